@@ -1,0 +1,49 @@
+# Everything a newcomer needs: `make demo` and `make test`. Both build .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: help venv demo test quick lint types contracts unit parity format clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+
+venv: $(STAMP)  ## build .venv with the tested versions, when it is missing or older than pyproject.toml
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,test]"
+	@touch $@
+
+demo: venv  ## distil, verify and export a search model for your Python libraries; about four minutes on two cores
+	$(BIN)/jdistill demo
+
+test: venv lint types contracts unit  ## everything CI runs
+
+quick: venv  ## the fast tests only
+	$(BIN)/python -m pytest -q -m "not slow"
+
+unit: venv
+	$(BIN)/python -m pytest -q
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv
+	$(BIN)/basedpyright
+
+contracts: venv
+	$(BIN)/lint-imports
+
+parity: venv  ## the table of every loss against its reference
+	$(BIN)/python -m tests.losses.parity
+
+format: venv  ## sort imports and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and what runs have left
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo runs stores

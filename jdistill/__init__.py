@@ -1,0 +1,25 @@
+"""Distil large text-embedding models into small ones with JAX.
+
+    >>> model = jdistill.load("runs/my-student")            # doctest: +SKIP
+    >>> model.encode(["some text"]).shape                   # doctest: +SKIP
+    (1, 384)
+
+The river: text -> teacher -> store -> loader -> student -> losses -> train -> checkpoint -> evaluate -> export.
+Nothing heavy is imported before it is used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Model", "__version__", "load"]
+
+if TYPE_CHECKING:
+    from jdistill.model import Model, load
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("load", "Model"):
+        from jdistill import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module 'jdistill' has no attribute {name!r}")

@@ -1,0 +1,185 @@
+"""Typed configuration: frozen pydantic models, YAML files, `key=value` overrides and errors that help.
+
+A configuration is validated once, after file and overrides are merged. Whatever the user got wrong is raised as
+`UserError`, whose text is one paragraph: where, what is wrong with the value, what is expected, what to do.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class UserError(ValueError):
+    """A mistake of the user's, told in one paragraph; the command line prints it without a traceback, exit code 2."""
+
+
+class Config(BaseModel):
+    """Base of every configuration section: unknown keys are errors, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+
+C = TypeVar("C", bound=Config)
+
+BRANCHES = {"str", "int", "float", "bool", "none", "constrained-str", "constrained-int", "constrained-float"}
+"""How pydantic names the branches of a union of plain types in the location of an error."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers (`1e-4` is a number, not a string) and no duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"key {key!r} stands twice, first in line {node.start_mark.line + 1}. Keep one.")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+      UserError: if the file is missing, is not YAML or does not hold a mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        hint = f" Did you mean '{path.parent / near[0]}'?" if near else ""
+        raise UserError(f"{path}: no such file.{hint}")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds {type(content).__name__}, expected a mapping of sections such as 'student:'.")
+    return content
+
+
+def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`content` with `key.path=value` strings written over it; values are read as YAML.
+
+    Raises:
+      UserError: if an override is not of the form `key=value`.
+    """
+    merged = _copy(content)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise UserError(f"override {override!r}: expected key=value, for example train.steps=500.")
+        *parents, last = path.split(".")
+        section = merged
+        for key in parents:
+            if not isinstance(section.get(key), dict):
+                section[key] = {}
+            section = section[key]
+        section[last] = yaml.load(text, Loader=_Loader)
+    return merged
+
+
+def parse(model: type[C], content: Mapping[str, Any], *, where: str) -> C:
+    """Validate `content` as a `model`; `where` (a file, or "command line") opens every message.
+
+    Raises:
+      UserError: listing every mistake at once.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(explain(error, model, where=where)) from error
+
+
+def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
+    """The configuration in a YAML file with `key=value` overrides applied."""
+    return parse(model, apply_overrides(load_yaml(path), overrides), where=str(path))
+
+
+def dump_yaml(config: Config) -> str:
+    """The whole configuration, defaults included, as YAML that `load_config` reads back to an equal value."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> str:
+    """A validation error as lines of `where: key.path: what is wrong. What to do.`, one mistake each."""
+    lines = []
+    for item in error.errors():
+        path, sections = _walk(model, item["loc"])
+        section = sections[0] if sections else None
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{where}: {path}: unknown key.{_did_you_mean(str(item['loc'][-1]), section)}")
+        elif item["type"] == "missing":
+            lines.append(f"{where}: {path}: missing. {_expected(section, str(item['loc'][-1]))}".rstrip())
+        elif item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            tags = sorted(str(m.model_fields["kind"].default) for m in sections if "kind" in m.model_fields)
+            tag = item.get("ctx", {}).get("tag")
+            near = difflib.get_close_matches(str(tag), tags, n=1) if tag is not None else []
+            hint = f" Did you mean '{near[0]}'?" if near else f" Expected one of: {', '.join(tags)}."
+            problem = f"unknown kind {tag!r}." if tag is not None else "has no 'kind'."
+            lines.append(f"{where}: {path}: {problem}{hint}")
+        elif item["type"] == "value_error":
+            lines.append(f"{where}: {path + ': ' if path else ''}{item.get('ctx', {}).get('error')}")
+        else:
+            message = item["msg"][0].lower() + item["msg"][1:]
+            lines.append(f"{where}: {path}: is {_shown(item['input'])}; {message}.")
+    return "\n".join(lines)
+
+
+def _copy(content: Any) -> Any:
+    return {key: _copy(value) for key, value in content.items()} if isinstance(content, Mapping) else content
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[str, list[type[BaseModel]]]:
+    """The dotted path a user would write, and the models in which its last key is looked up."""
+    section: Any = model
+    shown: list[str] = []
+    for i, key in enumerate(location):
+        candidates = _models(section)
+        tags = {m: m.model_fields["kind"].default for m in candidates if "kind" in m.model_fields}
+        if key in tags.values() and key not in {f for m in candidates for f in m.model_fields}:
+            section = next(m for m, tag in tags.items() if tag == key)  # pydantic names the union member; users do not
+            continue
+        if key in {m.__name__ for m in candidates} or key in BRANCHES or (isinstance(key, str) and "[" in key):
+            continue  # the branch of a plain union
+        shown.append(str(key))
+        if i < len(location) - 1:
+            field = next((m.model_fields[key] for m in candidates if key in m.model_fields), None)
+            section = field.annotation if field is not None else section
+    return ".".join(shown), _models(section)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _did_you_mean(key: str, section: type[BaseModel] | None) -> str:
+    if section is None:
+        return ""
+    fields = list(section.model_fields)
+    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else f" Known keys: {', '.join(fields)}."
+
+
+def _expected(section: type[BaseModel] | None, key: str) -> str:
+    field = section.model_fields.get(key) if section is not None else None
+    return field.description or "" if field is not None else ""

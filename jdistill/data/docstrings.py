@@ -1,0 +1,230 @@
+"""Text that every installation already has: the docstrings of the Python packages installed beside jdistill.
+
+A docstring's summary is a short question that its body answers, so a collection of them can train a student and
+measure retrieval without a download. Source files are parsed, never imported. Whole modules, chosen by a hash of their
+name, are held out; modules are read in the order of that hash until enough texts are found, so equal package versions
+give an equal corpus on every machine.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from jdistill.config import UserError
+
+STANDARD_LIBRARY = "stdlib"
+PACKAGES = (
+    STANDARD_LIBRARY,
+    *("datasets", "flax", "fsspec", "grain", "huggingface_hub", "jax", "networkx", "numpy", "optax", "orbax", "pandas"),
+    *("pydantic", "scipy", "sentence_transformers", "sklearn", "sympy", "torch", "transformers"),
+)
+"""What `pip install jdistill[demo]` always brings. Listed, so that nothing else in the environment changes the corpus."""
+
+HELDOUT_SHARE = 0.12
+"""Share of the modules whose texts are never trained on."""
+
+PER_MODULE = 12
+"""Most docstrings taken from one module: a few huge modules would otherwise drown the rest."""
+
+_SKIPPED_FOLDERS = frozenset(
+    # Tests, copies of other packages, what is no part of a package, and model zoos whose files repeat each other.
+    "__pycache__ _testing _vendor dist-packages ensurepip extern external _external externals generated idlelib "
+    "lib-dynload lib2to3 models site-packages test testing tests third_party turtledemo vendor vendored".split()
+)
+_LARGEST_FILE = 1_000_000  # bytes; beyond this, files are generated
+_SUMMARY_WORDS = range(3, 41)
+_FEWEST_BODY_WORDS = 8
+_DOCTEST = re.compile(r"^[ \t]*>>>.*\n?(?:[ \t]*\S.*\n?)*", re.MULTILINE)  # the prompt, and all lines to the next blank
+_UNDERLINE = re.compile(r"^[ \t]*([-=~^*+#.])\1{2,}[ \t]*$", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^[ \t]*\.\. [\w-]+::", re.MULTILINE)
+_ROLE = re.compile(r":[\w:]+:`[~!]?([^`]*)`")
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z])")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+
+
+class Docstring(NamedTuple):
+    """The docstring of one module, class or function, in two parts, both on one line and free of markup."""
+
+    package: str
+    module: str
+    """Dotted, the package included: `torch.nn.functional`."""
+    name: str
+    """Dotted inside the module: `Adam.step`; empty for the module's own docstring."""
+    summary: str
+    body: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Docstrings to train on, and docstrings of other modules to measure with."""
+
+    train: list[Docstring]
+    heldout: list[Docstring]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over every text in order, hexadecimal: equal corpora have equal fingerprints."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.heldout):
+            for docstring in split:
+                digest.update("\0".join(docstring).encode() + b"\1")
+            digest.update(b"\2")
+        return digest.hexdigest()
+
+
+def docstring_corpus(*, train: int = 8000, heldout: int = 1500, roots: Mapping[str, Path] | None = None) -> Corpus:
+    """A fixed sample of the installed packages' docstrings, split by module.
+
+    No summary and no body occurs twice, case and punctuation aside, neither inside a split nor across both.
+
+    Args:
+      train: how many docstrings to train on, > 0.
+      heldout: how many docstrings of held-out modules, > 0.
+      roots: package name -> its folder; the folders of `PACKAGES` where None.
+    Raises:
+      UserError: if a package of `PACKAGES` is not installed, or if the packages hold fewer docstrings than asked for.
+    """
+    roots = _installed(PACKAGES) if roots is None else roots
+    modules = sorted((_number(module), module, package, path) for package, module, path in _modules(roots))
+    seen: set[str] = set()
+    # The held-out texts are chosen first, so that a text which both sides have is never trained on.
+    splits = {
+        "held-out": (heldout, [entry for entry in modules if entry[0] < HELDOUT_SHARE]),
+        "training": (train, [entry for entry in modules if entry[0] >= HELDOUT_SHARE]),
+    }
+    found: dict[str, list[Docstring]] = {}
+    for split, (wanted, entries) in splits.items():
+        found[split] = _choose(entries, wanted, seen)
+        if len(found[split]) < wanted:
+            raise UserError(
+                f"docstrings of {', '.join(roots)}: {wanted} {split} texts were asked for, but the installed packages "
+                f"hold {len(found[split])}. Ask for fewer, or reinstall the packages with their .py files."
+            )
+    return Corpus(train=found["training"], heldout=found["held-out"])
+
+
+def docstrings(source: bytes) -> Iterator[tuple[str, str]]:
+    """`(name, docstring)` of a source file's module, classes, methods and top-level functions.
+
+    Nothing is run. A file that does not parse has none.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other people's invalid escape sequences
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    pending: list[tuple[str, ast.AST]] = [("", tree)]
+    while pending:
+        name, node = pending.pop()
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                yield name, text
+        if isinstance(node, ast.Module | ast.ClassDef | ast.If | ast.Try | ast.ExceptHandler):
+            # Statements only: function bodies and expressions are most of a tree and hold nothing to find.
+            for child in ast.iter_child_nodes(node):
+                own = getattr(child, "name", None) if isinstance(child, ast.ClassDef | ast.FunctionDef) else None
+                pending.append((f"{name}.{own}".strip(".") if own else name, child))
+
+
+def split_docstring(text: str) -> tuple[str, str] | None:
+    """A docstring's summary and body as prose, or None where either is missing, too short or no prose.
+
+    The summary is the first sentence of the first paragraph. Doctests, underlines and reStructuredText markup go.
+    """
+    text = _DOCTEST.sub("\n", text)
+    text = _DIRECTIVE.sub("", _UNDERLINE.sub("", text))
+    text = _ROLE.sub(r"\1", text).replace("`", "")
+    first, _, rest = text.strip().partition("\n\n")
+    sentence, *others = _SENTENCE_END.split(" ".join(first.split()), maxsplit=1)
+    summary, body = sentence, " ".join([*others, *rest.split()])
+    if len(summary.split()) not in _SUMMARY_WORDS or len(_WORD.findall(summary)) < _SUMMARY_WORDS.start:
+        return None
+    words = _WORD.findall(body)
+    if len(words) < _FEWEST_BODY_WORDS or sum(map(len, words)) < 0.5 * len(body):
+        return None
+    if any(0xD800 <= ord(character) < 0xE000 for character in summary + body):
+        return None  # half a character: no tokenizer takes it
+    return summary, body
+
+
+def _choose(modules: Sequence[tuple[float, str, str, Path]], wanted: int, seen: set[str]) -> list[Docstring]:
+    """The first `wanted` docstrings of `modules`, in their order; adds the texts to `seen`."""
+    chosen: list[Docstring] = []
+    for _, module, package, path in modules:
+        if len(chosen) >= wanted:
+            break
+        found = []
+        for name, text in docstrings(_read(path)):
+            parts = split_docstring(text)
+            if parts is not None:
+                found.append(Docstring(package, module, name, *parts))
+        kept = 0
+        for docstring in sorted(found, key=lambda d: _digest(*d)):
+            texts = {_normal(docstring.summary), _normal(docstring.body)}
+            if kept < PER_MODULE and not texts & seen:
+                chosen.append(docstring)
+                seen |= texts
+                kept += 1
+    return chosen[:wanted]
+
+
+def _installed(packages: Sequence[str]) -> dict[str, Path]:
+    """The folder of each package, found without importing it."""
+    folders: dict[str, Path] = {}
+    missing: list[str] = []
+    for package in packages:
+        spec = None if package == STANDARD_LIBRARY else importlib.util.find_spec(package)
+        if package == STANDARD_LIBRARY:
+            folders[package] = Path(sysconfig.get_path("stdlib"))
+        elif spec is not None and spec.submodule_search_locations:
+            folders[package] = Path(next(iter(spec.submodule_search_locations)))
+        else:
+            missing.append(package)
+    if missing:
+        raise UserError(
+            f"docstring corpus: {', '.join(missing)} not installed, but the demo's text is made of the docstrings of "
+            f"{', '.join(packages)}. Run `pip install 'jdistill[demo]'`."
+        )
+    return folders
+
+
+def _modules(roots: Mapping[str, Path]) -> Iterator[tuple[str, str, Path]]:
+    """`(package, module, file)` of every module worth reading, in no particular order."""
+    for package, root in roots.items():
+        pending = [(root, () if package == STANDARD_LIBRARY else (package,))]
+        while pending:
+            folder, parents = pending.pop()
+            for entry in folder.iterdir():
+                if entry.suffix == ".py" and entry.is_file():
+                    last = () if entry.stem == "__init__" else (entry.stem,)
+                    yield package, ".".join((*parents, *last)), entry
+                elif "." not in entry.name and entry.name not in _SKIPPED_FOLDERS and entry.is_dir():
+                    pending.append((entry, (*parents, entry.name)))
+
+
+def _read(path: Path) -> bytes:
+    """A source file, or nothing where it cannot hold a docstring worth having."""
+    source = path.read_bytes() if path.stat().st_size <= _LARGEST_FILE else b""
+    return source if b'"""' in source or b"'''" in source else b""
+
+
+def _normal(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _digest(*parts: str) -> bytes:
+    return hashlib.sha256("\0".join(parts).encode()).digest()
+
+
+def _number(module: str) -> float:
+    """A module's own random number in [0, 1), the same everywhere."""
+    return int.from_bytes(_digest(module)[:8], "big") / 2**64

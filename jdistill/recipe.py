@@ -1,0 +1,72 @@
+"""A Recipe: one whole run as one value, assembled from the rooms' own sections.
+
+Rooms never see the recipe; each is handed its own section. What spans sections is checked here, before any work.
+"""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from jdistill.config import Config
+from jdistill.data import SourceConfig
+from jdistill.evaluate import Evaluator, FidelityConfig
+from jdistill.export import ExportConfig
+from jdistill.loader import LoaderConfig
+from jdistill.losses import Loss
+from jdistill.student import StudentConfig
+from jdistill.teacher import TeacherConfig
+from jdistill.train import TrainConfig
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Recipe(Config):
+    """One distillation run: text, teachers, student, losses, training, evaluation, export."""
+
+    name: Name = "student"
+    """Name of the run and of the exported model."""
+    seed: int = 42
+    """Decides the order of rows, the dropout and every random initial value."""
+    store: str
+    """Folder of texts and teacher vectors; made by `jdistill embed`, read by `jdistill train`."""
+    run: str
+    """Folder of checkpoints, metrics.jsonl and the resolved recipe."""
+    data: dict[Name, SourceConfig] = Field(min_length=1)
+    """Name -> where texts come from."""
+    teachers: dict[Name, TeacherConfig] = Field(min_length=1)
+    """Name -> model whose vectors are learned; losses refer to teachers by this name."""
+    student: StudentConfig
+    losses: dict[Name, Loss] = Field(min_length=1)
+    """Name -> term of the training loss; the name is also the term's metric."""
+    loader: LoaderConfig = LoaderConfig()
+    train: TrainConfig
+    evaluate: dict[Name, Evaluator] = Field(default_factory=dict)
+    """Name -> evaluation, run during training and by `jdistill evaluate`."""
+    fidelity: FidelityConfig | None = FidelityConfig()
+    """Comparison with the teachers' vectors of the held-out rows, where there are any; null switches it off."""
+    export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="after")
+    def _terms_name_known_teachers(self) -> "Recipe":
+        for name, term in self.losses.items():
+            if term.teacher is not None and term.teacher not in self.teachers:
+                known = ", ".join(self.teachers)
+                raise ValueError(f"losses.{name}.teacher: no teacher is called '{term.teacher}'. Known: {known}.")
+            if term.needs_teacher and term.teacher is None and len(self.teachers) > 1:
+                known = ", ".join(self.teachers)
+                raise ValueError(f"losses.{name}.teacher: there are several teachers ({known}); name one.")
+        return self
+
+    @model_validator(mode="after")
+    def _some_data_trains(self) -> "Recipe":
+        if all(source.role != "train" for source in self.data.values()):
+            raise ValueError("data: every source has the role 'heldout'. Give at least one the role 'train'.")
+        return self
+
+    def terms(self) -> dict[str, Loss]:
+        """The loss terms, each with the teacher it learns from filled in."""
+        only = next(iter(self.teachers)) if len(self.teachers) == 1 else None
+        return {
+            name: term.model_copy(update={"teacher": term.teacher or only}) if term.needs_teacher else term
+            for name, term in self.losses.items()
+        }

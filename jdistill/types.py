@@ -1,0 +1,81 @@
+"""The few shapes that rooms share.
+
+Axis letters, everywhere: `b` rows of this shard, `n` rows of the whole batch, `c` documents of a row
+(its positive, then its hard negatives), `k = c - 1` hard negatives, `l` tokens, `d` width.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Tokens(NamedTuple):
+    """Texts as token ids, padded to one static length."""
+
+    ids: Int[Array, "... l"]
+    mask: Bool[Array, "... l"]
+    """True where a token is real, False where it is padding."""
+
+
+class Columns(NamedTuple):
+    """Vectors of a batch, in the order of its texts."""
+
+    queries: Float[Array, "n d"] | None
+    """None where the rows are plain texts."""
+    documents: Float[Array, "n c d"]
+    """Of each row: its document, then its hard negatives. A plain text is a document."""
+
+
+class Batch(NamedTuple):
+    """One step's input. Rows lie on the first axis of every array, so one sharding fits all."""
+
+    queries: Tokens | None
+    """`[n, l]`; None where the rows are plain texts."""
+    documents: Tokens
+    """`[n, c, l]`."""
+    targets: dict[str, Columns]
+    """Teacher name -> the teacher's vectors of the same texts."""
+    scores: Float[Array, " n"] | None
+    """The label of each row, where the data has one."""
+    query_ids: Int[Array, " n"] | None
+    """Equal numbers are equal texts (numbers of the store, int32)."""
+    document_ids: Int[Array, "n c"]
+
+
+class Side(NamedTuple):
+    """What a loss sees of the student, or of one teacher."""
+
+    queries: Float[Array, "b d"] | None
+    documents: Float[Array, "b d"]
+    negatives: Float[Array, "b k d"]
+    """This shard's hard negatives; `k` may be 0."""
+    all_queries: Float[Array, "n d"] | None
+    all_documents: Float[Array, "m d"]
+    """The whole batch: all positives, then all first negatives, ... (`m = n * c`, column-major)."""
+
+
+class View(NamedTuple):
+    """Everything a loss may look at. Arrays only: no mesh, no model, no configuration."""
+
+    student: Side
+    teacher: Side | None
+    """The teacher this term learns from; None for a term without one."""
+    rows: Int[Array, " b"]
+    """Index of each row in the whole batch, which is also the column of its document in `all_documents`."""
+    scores: Float[Array, " b"] | None
+    """The label of each row."""
+    parameters: dict[str, Array]
+    """This term's own learnable values, such as a temperature; empty for most terms."""
+    progress: Float[Array, ""]
+    """Share of the training that is done, in [0, 1); schedules read it."""
+
+
+class Metrics(NamedTuple):
+    """What one step reports, as scalars on the device; the loop fetches them when it logs."""
+
+    loss: Float[Array, ""]
+    terms: dict[str, Float[Array, ""]]
+    """Each term's mean, before its weight."""
+    gradient_norm: Float[Array, ""]
+    """Global L2 norm before clipping."""
+    update_norm: Float[Array, ""]
