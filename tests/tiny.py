@@ -27,8 +27,15 @@ SENTENCES = (
     "Three men see a blue house under the tree.",
 )
 
-_MODES = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken")
-_LEGACY_KEY = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "mean_sqrt_len": "mean_sqrt_len_tokens"}
+# Mode -> key of 1_Pooling/config.json in releases before 5.4.
+_POOLING_KEYS = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
 
 
 def tiny_bert_folder(
@@ -148,7 +155,7 @@ def write_tokenizer(
 
 def _write_modules(folder: Path, width: int, pooling: Sequence[str], normalize: bool) -> None:
     (folder / "1_Pooling").mkdir(exist_ok=True)
-    keys = {f"pooling_mode_{_LEGACY_KEY.get(mode, mode)}": mode in pooling for mode in _MODES}
+    keys = {key: mode in pooling for mode, key in _POOLING_KEYS.items()}
     _write_json(
         folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **keys, "include_prompt": True}
     )

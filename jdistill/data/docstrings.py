@@ -25,7 +25,7 @@ PACKAGES = (
     *("datasets", "flax", "fsspec", "grain", "huggingface_hub", "jax", "networkx", "numpy", "optax", "orbax", "pandas"),
     *("pydantic", "scipy", "sentence_transformers", "sklearn", "sympy", "torch", "transformers"),
 )
-"""What `pip install jdistill[demo]` always brings. Listed, so that nothing else in the environment changes the corpus."""
+"""What `pip install jdistill[demo]` always brings; listed, so that nothing else that is installed has a say."""
 
 HELDOUT_SHARE = 0.12
 """Share of the modules whose texts are never trained on."""
@@ -34,18 +34,24 @@ PER_MODULE = 12
 """Most docstrings taken from one module: a few huge modules would otherwise drown the rest."""
 
 _SKIPPED_FOLDERS = frozenset(
-    # Tests, copies of other packages, what is no part of a package, and model zoos whose files repeat each other.
-    "__pycache__ _testing _vendor dist-packages ensurepip extern external _external externals generated idlelib "
-    "lib-dynload lib2to3 models site-packages test testing tests third_party turtledemo vendor vendored".split()
+    [
+        *("__pycache__", "_testing", "test", "testing", "tests", "generated"),
+        *("_external", "_vendor", "extern", "external", "externals", "third_party", "vendor", "vendored"),  # copies
+        *("dist-packages", "lib-dynload", "site-packages"),  # no part of the standard library
+        *("ensurepip", "idlelib", "lib2to3", "turtledemo"),  # not in every build of it
+        "models",  # model zoos, whose files repeat each other
+    ]
 )
-_LARGEST_FILE = 1_000_000  # bytes; beyond this, files are generated
+_LARGEST_FILE = 200_000  # bytes; larger files are mostly tables, and slow to parse
 _SUMMARY_WORDS = range(3, 41)
 _FEWEST_BODY_WORDS = 8
+_DEFINITION = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _DOCTEST = re.compile(r"^[ \t]*>>>.*\n?(?:[ \t]*\S.*\n?)*", re.MULTILINE)  # the prompt, and all lines to the next blank
 _UNDERLINE = re.compile(r"^[ \t]*([-=~^*+#.])\1{2,}[ \t]*$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^[ \t]*\.\. [\w-]+::", re.MULTILINE)
 _ROLE = re.compile(r":[\w:]+:`[~!]?([^`]*)`")
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z])")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -124,15 +130,15 @@ def docstrings(source: bytes) -> Iterator[tuple[str, str]]:
     pending: list[tuple[str, ast.AST]] = [("", tree)]
     while pending:
         name, node = pending.pop()
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, _DEFINITION):
             text = ast.get_docstring(node)
             if text:
                 yield name, text
         if isinstance(node, ast.Module | ast.ClassDef | ast.If | ast.Try | ast.ExceptHandler):
-            # Statements only: function bodies and expressions are most of a tree and hold nothing to find.
+            # Not into functions and expressions: they are most of a tree and hold nothing to find.
             for child in ast.iter_child_nodes(node):
-                own = getattr(child, "name", None) if isinstance(child, ast.ClassDef | ast.FunctionDef) else None
-                pending.append((f"{name}.{own}".strip(".") if own else name, child))
+                own = getattr(child, "name", "") if isinstance(child, _DEFINITION) else ""
+                pending.append((f"{name}.{own}".strip("."), child))
 
 
 def split_docstring(text: str) -> tuple[str, str] | None:
@@ -151,7 +157,7 @@ def split_docstring(text: str) -> tuple[str, str] | None:
     words = _WORD.findall(body)
     if len(words) < _FEWEST_BODY_WORDS or sum(map(len, words)) < 0.5 * len(body):
         return None
-    if any(0xD800 <= ord(character) < 0xE000 for character in summary + body):
+    if _SURROGATE.search(text):
         return None  # half a character: no tokenizer takes it
     return summary, body
 
@@ -200,7 +206,7 @@ def _installed(packages: Sequence[str]) -> dict[str, Path]:
 def _modules(roots: Mapping[str, Path]) -> Iterator[tuple[str, str, Path]]:
     """`(package, module, file)` of every module worth reading, in no particular order."""
     for package, root in roots.items():
-        pending = [(root, () if package == STANDARD_LIBRARY else (package,))]
+        pending: list[tuple[Path, tuple[str, ...]]] = [(root, () if package == STANDARD_LIBRARY else (package,))]
         while pending:
             folder, parents = pending.pop()
             for entry in folder.iterdir():

@@ -25,6 +25,17 @@ class LossConfig(Config):
     weight: float = Field(1.0, ge=0, description="Factor of this term in the sum.")
     teacher: str | None = Field(None, description="Which teacher to learn from; may be left out where there is one.")
 
+    @property
+    def student_space(self) -> str:
+        """Key of the student's vectors that this term sees: "student", or "teacher:<name>" when projected.
+
+        Raises:
+          ValueError: if the term learns from a teacher whose name was not filled in.
+        """
+        if self.needs_teacher and self.teacher is None:
+            raise ValueError(f"{self.kind} learns from a teacher, but the name of the teacher was not filled in")
+        return f"teacher:{self.teacher}" if self.space == "teacher" else "student"
+
     def __call__(self, view: View) -> Float[Array, " b"]:
         raise NotImplementedError
 

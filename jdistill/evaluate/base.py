@@ -1,0 +1,88 @@
+"""What every evaluator is: a configuration that can be called on an encode function and returns named numbers."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from jdistill.config import Config, UserError
+
+SideName: TypeAlias = Literal["query", "document"]
+
+
+class Encode(Protocol):
+    """Texts to vectors, with the model's prompt of that side put in front of each text."""
+
+    def __call__(self, texts: list[str], *, side: SideName) -> Float[np.ndarray, "n d"]:
+        """One float32 vector per text, in order."""
+        ...
+
+
+class EvaluatorConfig(Config):
+    """One named measurement. A subclass adds `kind: Literal["its_name"]`, its options, `primary` and `__call__`.
+
+    Files are read on the first call and kept, so that evaluating every few hundred steps reads them once.
+    """
+
+    primary: ClassVar[str]
+    """The metric that stands for the whole: what `keep_best` watches and what short tables show. Higher is better."""
+
+    kind: str
+
+    def __call__(self, encode: Encode) -> dict[str, float]:
+        """Metric name -> value, such as `{"spearman_cosine": 0.83}`.
+
+        Raises:
+          UserError: if a file is missing or does not hold what the configuration says.
+        """
+        raise NotImplementedError
+
+
+def vectors(encode: Encode, texts: list[str], *, side: SideName) -> Float[np.ndarray, "n d"]:
+    """`encode`'s answer as float32, checked: one finite vector per text.
+
+    Raises:
+      ValueError: if it is not; a metric of such vectors would be a number without meaning.
+    """
+    embeddings = np.asarray(encode(texts, side=side), np.float32)
+    if embeddings.ndim != 2 or len(embeddings) != len(texts):
+        raise ValueError(f"encode gave an array {embeddings.shape} for {len(texts)} texts, expected [{len(texts)}, d]")
+    if not np.isfinite(embeddings).all():
+        rows = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+        raise ValueError(f"encode gave NaN or infinity for {len(rows)} of {len(texts)} texts, first in row {rows[0]}")
+    return embeddings
+
+
+def unit(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Rows of length 1; a zero row stays zero (torch's `F.normalize`: divide by max(norm, 1e-12))."""
+    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-12)
+
+
+def as_texts(values: Sequence[Any], *, where: str) -> list[str]:
+    """A column as a non-empty list of strings; `where` names file and column.
+
+    Raises:
+      UserError: naming the first row that is no text.
+    """
+    if not values:
+        raise UserError(f"{where}: holds no rows, expected at least one.")
+    for row, value in enumerate(values, start=1):
+        if not isinstance(value, str):
+            shown = "empty" if value is None else f"{value!r} ({type(value).__name__})"
+            raise UserError(f"{where}, row {row}: is {shown}, expected a text. Repair the row, or name another column.")
+    return list(values)
+
+
+def as_numbers(values: Sequence[Any], *, where: str) -> Float[np.ndarray, " n"]:
+    """A column as float64; `where` names file and column.
+
+    Raises:
+      UserError: naming the first row that is no finite number.
+    """
+    for row, value in enumerate(values, start=1):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            raise UserError(
+                f"{where}, row {row}: is {value!r}, expected a finite number. Repair the row, or name another column."
+            )
+    return np.asarray(values, np.float64)

@@ -1,0 +1,62 @@
+"""The best columns of each row of a score matrix, without ever holding the whole matrix."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jdistill.evaluate.base import unit
+
+
+def best_columns(
+    queries: Float[np.ndarray, "q d"],
+    corpus: Iterable[Float[np.ndarray, "m d"]],
+    *,
+    top: int,
+    similarity: Literal["cosine", "dot"] = "cosine",
+    exclude: Int[np.ndarray, " q"] | None = None,
+) -> Int[np.ndarray, "q k"]:
+    """Columns of the best documents of each query, best first; among equals the lower column comes first.
+
+    The corpus comes in chunks and only `top` candidates a query survive each, so memory is O(q * (chunk + top)).
+
+    Args:
+      queries: float32, `[q, d]`.
+      corpus: chunks `[m, d]` of the document vectors, in the order of the columns; at least one.
+      top: how many documents to keep.
+      similarity: cosine or dot product.
+      exclude: a column that each query must not get, `[q]`; -1 for none.
+
+    Returns:
+      `[q, k]` with `k = min(top, documents)`; -1 stands last where an excluded column left fewer than `k`.
+    """
+    queries = unit(queries) if similarity == "cosine" else queries
+    columns = np.empty((len(queries), 0), np.int64)
+    scores = np.empty((len(queries), 0), queries.dtype)
+    start = 0
+    for chunk in corpus:
+        fresh = queries @ (unit(chunk) if similarity == "cosine" else chunk).T
+        if exclude is not None:
+            rows = np.flatnonzero((exclude >= start) & (exclude < start + len(chunk)))
+            fresh[rows, exclude[rows] - start] = -np.inf
+        new_columns = np.broadcast_to(np.arange(start, start + len(chunk)), fresh.shape)
+        # The columns kept so far are lower than the chunk's and come first: the first among equals is the lower column.
+        scores = np.concatenate([scores, fresh], axis=1)
+        best = first_best(scores, top)
+        columns = np.take_along_axis(np.concatenate([columns, new_columns], axis=1), best, axis=1)
+        scores = np.take_along_axis(scores, best, axis=1)
+        start += len(chunk)
+    return np.where(np.isneginf(scores), -1, columns)
+
+
+def first_best(scores: Float[np.ndarray, "q m"], top: int) -> Int[np.ndarray, "q k"]:
+    """Positions of the `min(top, m)` highest scores of each row, best first; ties go to the lower position."""
+    top = min(top, scores.shape[1])
+    threshold = -np.partition(-scores, top - 1, axis=1)[:, top - 1 : top]
+    above, equal = scores > threshold, scores == threshold
+    room = top - above.sum(axis=1, keepdims=True)
+    chosen = above | (equal & (np.cumsum(equal, axis=1) <= room))
+    positions = np.nonzero(chosen)[1].reshape(len(scores), top)
+    order = np.argsort(-np.take_along_axis(scores, positions, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(positions, order, axis=1)

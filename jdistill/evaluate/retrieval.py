@@ -1,0 +1,223 @@
+"""Retrieval: queries against a corpus, scored by trec_eval's own code.
+
+How a ranking is made, exactly:
+- Documents are ordered by score, highest first. Documents with equal float32 scores are ordered by ascending id,
+  compared as strings. (sentence-transformers does so too; trec_eval would take the descending id.) trec_eval is handed
+  ranks instead of scores, so its own rule never applies.
+- A document whose id equals the query's is ranked like any other, as in sentence-transformers. Where queries are drawn
+  from the corpus (ArguAna, Quora) set `exclude_self`, as BEIR and MTEB do.
+- Queries without a relevant document are left out. A relevant document that the corpus lacks counts as not found.
+- nDCG's gain is the judgment itself, so graded judgments count; those of 0 or less are not relevant.
+- `map@k` divides by the number of relevant documents as trec_eval does; sentence-transformers by min(k, that number).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import pytrec_eval
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveInt
+
+from jdistill.config import Config, UserError
+from jdistill.data import read_columns
+from jdistill.evaluate.base import Encode, EvaluatorConfig, as_numbers, as_texts, vectors
+from jdistill.evaluate.ranking import best_columns
+
+
+class CorpusFile(Config):
+    """Where the documents lie."""
+
+    file: str = Field(description="Parquet, CSV or JSON-lines file, one document a row.")
+    id: str = Field("id", description="Column of the ids: strings or integers, each once.")
+    text: str = Field("text", description="Column of the texts.")
+    title: str | None = Field(None, description="Column of titles to put before the text, with a space, as BEIR does.")
+
+
+class QueriesFile(Config):
+    """Where the queries lie."""
+
+    file: str = Field(description="Parquet, CSV or JSON-lines file, one query a row.")
+    id: str = Field("id", description="Column of the ids: strings or integers, each once.")
+    text: str = Field("text", description="Column of the texts.")
+
+
+class QrelsFile(Config):
+    """Where the judgments lie: which document answers which query."""
+
+    file: str = Field(description="Parquet, CSV or JSON-lines file, one judged pair a row.")
+    query: str = Field("qid", description="Column of the query ids.")
+    document: str = Field("docid", description="Column of the document ids.")
+    score: str | None = Field("score", description="Column of whole-number judgments; null counts every row as 1.")
+
+
+class Task(NamedTuple):
+    """A retrieval task in memory, documents in ascending order of their ids."""
+
+    query_ids: list[str]
+    queries: list[str]
+    document_ids: list[str]
+    documents: list[str]
+    judgments: dict[str, dict[str, int]]
+    """Query id -> document id -> judgment."""
+
+
+class Retrieval(EvaluatorConfig):
+    """Ranking quality on judged queries, over three files: corpus, queries and judgments (qrels).
+
+    Metrics: `ndcg@k`, `mrr@k`, `map@k`, `recall@k` and `accuracy@k` (a relevant document among the first k), all means
+    over queries, in [0, 1]. The module's text tells how ties, ids and missing documents are treated.
+
+    Source:
+      van Gysel and de Rijke 2018, arXiv:1805.01597 (pytrec_eval); Thakur et al. 2021, arXiv:2104.08663 (BEIR).
+      Parity: sentence-transformers InformationRetrievalEvaluator, for judgments of 0 and 1.
+    """
+
+    primary: ClassVar[str] = "ndcg@10"
+
+    kind: Literal["retrieval"] = "retrieval"
+    corpus: CorpusFile = Field(description="The documents.")
+    queries: QueriesFile = Field(description="The queries.")
+    qrels: QrelsFile = Field(description="The judgments.")
+    similarity: Literal["cosine", "dot"] = Field("cosine", description="Score of a query and a document.")
+    ndcg: tuple[PositiveInt, ...] = Field((10,), description="Cut-offs of nDCG; 10 is always measured.")
+    mrr: tuple[PositiveInt, ...] = Field((10,), description="Cut-offs of the mean reciprocal rank.")
+    map: tuple[PositiveInt, ...] = Field((100,), description="Cut-offs of the mean average precision.")
+    recall: tuple[PositiveInt, ...] = Field((10, 100), description="Cut-offs of recall.")
+    accuracy: tuple[PositiveInt, ...] = Field((1, 10), description="Cut-offs of accuracy.")
+    exclude_self: bool = Field(False, description="Never rank a document whose id is the query's.")
+    chunk_size: PositiveInt = Field(16384, description="Documents encoded and scored at a time; bounds the memory.")
+
+    def __call__(self, encode: Encode) -> dict[str, float]:
+        task = self._task
+        cutoffs = self._cutoffs
+        best = best_columns(
+            vectors(encode, task.queries, side="query"),
+            self._corpus_vectors(encode),
+            top=max(k for ks in cutoffs.values() for k in ks),
+            similarity=self.similarity,
+            exclude=self._own_document() if self.exclude_self else None,
+        )
+        rankings = {
+            query: [task.document_ids[column] for column in row if column >= 0]
+            for query, row in zip(task.query_ids, best, strict=True)
+        }
+        return ranking_metrics(rankings, task.judgments, cutoffs=cutoffs)
+
+    @property
+    def _cutoffs(self) -> dict[str, tuple[int, ...]]:
+        ndcg = tuple(sorted({10, *self.ndcg}))
+        return {"ndcg": ndcg, "mrr": self.mrr, "map": self.map, "recall": self.recall, "accuracy": self.accuracy}
+
+    def _corpus_vectors(self, encode: Encode) -> Iterator[Float[np.ndarray, "m d"]]:
+        documents = self._task.documents
+        for start in range(0, len(documents), self.chunk_size):
+            yield vectors(encode, documents[start : start + self.chunk_size], side="document")
+
+    def _own_document(self) -> Int[np.ndarray, " q"]:
+        column = {document: i for i, document in enumerate(self._task.document_ids)}
+        return np.asarray([column.get(query, -1) for query in self._task.query_ids])
+
+    @cached_property
+    def _task(self) -> Task:
+        return _read_task(self.corpus, self.queries, self.qrels)
+
+
+def ranking_metrics(
+    rankings: Mapping[str, Sequence[str]],
+    judgments: Mapping[str, Mapping[str, int]],
+    *,
+    cutoffs: Mapping[str, Sequence[int]],
+) -> dict[str, float]:
+    """Means over the queries of trec_eval's measures.
+
+    Args:
+      rankings: query id -> document ids, best first.
+      judgments: query id -> document id -> judgment; a query without any ranking counts 0.
+      cutoffs: name among ndcg, mrr, map, recall, accuracy -> the values of k.
+
+    Returns:
+      `name@k` -> value in [0, 1].
+    """
+    metrics = {}
+    for name, ks in cutoffs.items():
+        for k in dict.fromkeys(ks):
+            run = {query: {d: float(-rank) for rank, d in enumerate(ids[:k])} for query, ids in rankings.items()}
+            run = {query: ids for query, ids in run.items() if ids}
+            measure = MEASURES[name]
+            results = pytrec_eval.RelevanceEvaluator(
+                {query: dict(documents) for query, documents in judgments.items()},
+                {measure if measure == "recip_rank" else f"{measure}.{k}"},
+            ).evaluate(run)
+            key = measure if measure == "recip_rank" else f"{measure}_{k}"
+            values = [results[query][key] if query in results else 0.0 for query in rankings]
+            metrics[f"{name}@{k}"] = float(np.mean(values))
+    return metrics
+
+
+MEASURES = {"ndcg": "ndcg_cut", "mrr": "recip_rank", "map": "map_cut", "recall": "recall", "accuracy": "success"}
+"""Our names -> trec_eval's. `recip_rank` knows no cut-off, so the ranking itself is cut."""
+
+
+def _read_task(corpus: CorpusFile, queries: QueriesFile, qrels: QrelsFile) -> Task:
+    columns = read_columns(corpus.file, [corpus.id, corpus.text, *([corpus.title] if corpus.title else [])])
+    document_ids = _unique_ids(columns[corpus.id], where=f"{corpus.file}, column {corpus.id!r}")
+    documents = as_texts(columns[corpus.text], where=f"{corpus.file}, column {corpus.text!r}")
+    if corpus.title:
+        titles = [title or "" for title in columns[corpus.title]]
+        documents = [f"{title} {text}".strip() for title, text in zip(titles, documents, strict=True)]
+    order = sorted(range(len(documents)), key=document_ids.__getitem__)
+
+    columns = read_columns(queries.file, [queries.id, queries.text])
+    query_ids = _unique_ids(columns[queries.id], where=f"{queries.file}, column {queries.id!r}")
+    texts = as_texts(columns[queries.text], where=f"{queries.file}, column {queries.text!r}")
+
+    judgments = _read_judgments(qrels)
+    judged = {query for query, documents in judgments.items() if any(score > 0 for score in documents.values())}
+    kept = [row for row, query in enumerate(query_ids) if query in judged]
+    if not kept:
+        raise UserError(
+            f"{qrels.file}: column {qrels.query!r} names no query of {queries.file} with a judgment above 0. Expected "
+            f"ids such as {query_ids[0]!r}; check the columns of qrels and queries."
+        )
+    known = set(document_ids)
+    if not any(document in known for row in kept for document in judgments[query_ids[row]]):
+        raise UserError(
+            f"{qrels.file}: column {qrels.document!r} names no document of {corpus.file}. Expected ids such as "
+            f"{document_ids[0]!r}; check the columns of qrels and corpus."
+        )
+    return Task(
+        query_ids=[query_ids[row] for row in kept],
+        queries=[texts[row] for row in kept],
+        document_ids=[document_ids[i] for i in order],
+        documents=[documents[i] for i in order],
+        judgments={query_ids[row]: judgments[query_ids[row]] for row in kept},
+    )
+
+
+def _read_judgments(qrels: QrelsFile) -> dict[str, dict[str, int]]:
+    columns = read_columns(qrels.file, [qrels.query, qrels.document, *([qrels.score] if qrels.score else [])])
+    if qrels.score:
+        where = f"{qrels.file}, column {qrels.score!r}"
+        scores = as_numbers(columns[qrels.score], where=where)
+        if (fractions := np.flatnonzero(scores != np.round(scores))).size:
+            row = int(fractions[0])
+            raise UserError(f"{where}, row {row + 1}: is {scores[row]:g}, expected a whole number such as 0, 1 or 2.")
+    else:
+        scores = np.ones(len(columns[qrels.query]))
+    judgments: dict[str, dict[str, int]] = {}
+    for query, document, score in zip(columns[qrels.query], columns[qrels.document], scores, strict=True):
+        judgments.setdefault(str(query), {})[str(document)] = int(score)
+    return judgments
+
+
+def _unique_ids(values: Sequence[Any], *, where: str) -> list[str]:
+    ids = [str(value) for value in values]
+    seen: set[str] = set()
+    for row, (value, name) in enumerate(zip(values, ids, strict=True), start=1):
+        if value is None or name in seen:
+            problem = "is empty" if value is None else f"repeats {name!r}"
+            raise UserError(f"{where}, row {row}: {problem}, expected an id that no other row has.")
+        seen.add(name)
+    return ids

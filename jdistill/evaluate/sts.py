@@ -1,0 +1,98 @@
+"""Semantic textual similarity: whether scores of sentence pairs rise with the scores that people gave."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+from scipy import stats
+
+from jdistill.config import UserError
+from jdistill.data import read_columns
+from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, as_numbers, as_texts, unit, vectors
+
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+
+
+class STS(EvaluatorConfig):
+    """Correlation of the model's pair scores with human scores, over a file of sentence pairs.
+
+    Metrics: `pearson_<similarity>` and `spearman_<similarity>`, in [-1, 1]. Spearman over cosine is the usual headline.
+
+    Source:
+      Reimers and Gurevych 2019, arXiv:1908.10084, section 4.
+      Parity: sentence-transformers EmbeddingSimilarityEvaluator, which encodes without any prompt; here the prompt of
+      `side` is used, so a model with an empty document prompt is measured alike.
+    """
+
+    primary: ClassVar[str] = "spearman_cosine"
+
+    kind: Literal["sts"] = "sts"
+    file: str = Field(description="Parquet, CSV or JSON-lines file of scored pairs.")
+    sentence1: str = Field("sentence1", description="Column of the first texts.")
+    sentence2: str = Field("sentence2", description="Column of the second texts.")
+    score: str = Field("score", description="Column of the human scores, on any scale.")
+    similarities: tuple[Similarity, ...] = Field(("cosine",), description="Scores to correlate, besides cosine.")
+    side: SideName = Field("document", description="Whose prompt goes in front of both texts.")
+
+    def __call__(self, encode: Encode) -> dict[str, float]:
+        sentences1, sentences2, scores = self._pairs
+        both = vectors(encode, sentences1 + sentences2, side=self.side)
+        first, second = both[: len(scores)], both[len(scores) :]
+        return sts(first, second, scores, similarities=dict.fromkeys(("cosine", *self.similarities)))
+
+    @cached_property
+    def _pairs(self) -> tuple[list[str], list[str], Float[np.ndarray, " n"]]:
+        columns = read_columns(self.file, [self.sentence1, self.sentence2, self.score])
+        sentences1 = as_texts(columns[self.sentence1], where=f"{self.file}, column {self.sentence1!r}")
+        sentences2 = as_texts(columns[self.sentence2], where=f"{self.file}, column {self.sentence2!r}")
+        where = f"{self.file}, column {self.score!r}"
+        scores = as_numbers(columns[self.score], where=where)
+        if (scores == scores[0]).all():
+            raise UserError(
+                f"{where}: all {len(scores)} scores are {scores[0]:g}, so nothing can correlate with them. Expected at "
+                "least two different scores; name another column or another file."
+            )
+        return sentences1, sentences2, scores
+
+
+def sts(
+    first: Float[np.ndarray, "n d"],
+    second: Float[np.ndarray, "n d"],
+    scores: Float[np.ndarray, " n"],
+    *,
+    similarities: Sequence[Similarity] | dict[Similarity, None] = ("cosine",),
+) -> dict[str, float]:
+    """Pearson and Spearman correlation of pair scores with `scores`.
+
+    Args:
+      first: vectors of the first texts, `[n, d]`.
+      second: vectors of the second texts, `[n, d]`.
+      scores: human scores, `[n]`, not all equal.
+      similarities: which pair scores; distances are negated, so higher is always more alike.
+
+    Returns:
+      `pearson_x` and `spearman_x` of each similarity. A collapsed model, whose pair scores are all equal, gets 0.
+    """
+    metrics = {}
+    for name in similarities:
+        predicted = SIMILARITIES[name](first.astype(np.float64), second.astype(np.float64))
+        collapsed = np.ptp(predicted) <= 1e-12 * max(1.0, float(np.abs(predicted).max()))
+        metrics[f"pearson_{name}"] = 0.0 if collapsed else _pearson(predicted, scores)
+        metrics[f"spearman_{name}"] = 0.0 if collapsed else _pearson(stats.rankdata(predicted), stats.rankdata(scores))
+    return metrics
+
+
+def _pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+SIMILARITIES = {
+    "cosine": lambda x, y: (unit(x) * unit(y)).sum(axis=1),
+    "dot": lambda x, y: (x * y).sum(axis=1),
+    "euclidean": lambda x, y: -np.linalg.norm(x - y, axis=1),
+    "manhattan": lambda x, y: -np.abs(x - y).sum(axis=1),
+}
+"""Score of each pair `([n, d], [n, d]) -> [n]`; higher is more alike."""

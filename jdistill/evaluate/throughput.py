@@ -1,0 +1,46 @@
+"""Throughput: texts per second through the whole of `encode`, tokeniser included."""
+
+import statistics
+import time
+from functools import cached_property
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+
+from jdistill.data import read_columns
+from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, as_texts
+
+
+class Throughput(EvaluatorConfig):
+    """Speed on the texts of a file. Metric: `rows_per_second`, the median of several passes after a warm-up."""
+
+    primary: ClassVar[str] = "rows_per_second"
+
+    kind: Literal["throughput"] = "throughput"
+    file: str = Field(description="Parquet, CSV or JSON-lines file of texts.")
+    text: str = Field("text", description="Column of the texts.")
+    limit: PositiveInt = Field(1000, description="Use the first so many texts.")
+    passes: PositiveInt = Field(3, description="Timed passes over the texts; the median counts.")
+    side: SideName = Field("document", description="Whose prompt goes in front of the texts.")
+
+    def __call__(self, encode: Encode) -> dict[str, float]:
+        return {"rows_per_second": rows_per_second(encode, self._texts, passes=self.passes, side=self.side)}
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        column = read_columns(self.file, [self.text])[self.text]
+        return as_texts(column[: self.limit], where=f"{self.file}, column {self.text!r}")
+
+
+def rows_per_second(encode: Encode, texts: list[str], *, passes: int = 3, side: SideName = "document") -> float:
+    """Median speed over `passes` after one untimed pass, which compiles whatever must be compiled.
+
+    `encode` answers with NumPy arrays, so the device is done when it returns.
+    """
+    encode(texts, side=side)
+    seconds = []
+    for _ in range(passes):
+        start = time.perf_counter()
+        encode(texts, side=side)
+        seconds.append(time.perf_counter() - start)
+    return len(texts) / statistics.median(seconds)

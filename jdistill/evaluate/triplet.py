@@ -1,0 +1,57 @@
+"""Triplets: whether the anchor is closer to its positive than to its negative."""
+
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+
+from jdistill.data import read_columns
+from jdistill.evaluate.base import Encode, EvaluatorConfig, as_texts, unit, vectors
+
+
+class Triplet(EvaluatorConfig):
+    """Share of triplets whose positive scores higher than the negative, over a file of triplets.
+
+    Metric: `cosine_accuracy`, in [0, 1]. Anchors are encoded as queries, the others as documents.
+
+    Source:
+      Parity: sentence-transformers TripletEvaluator (since 6.0, which brought the sides).
+    """
+
+    primary: ClassVar[str] = "cosine_accuracy"
+
+    kind: Literal["triplet"] = "triplet"
+    file: str = Field(description="Parquet, CSV or JSON-lines file of triplets.")
+    anchor: str = Field("anchor", description="Column of the anchors.")
+    positive: str = Field("positive", description="Column of the texts that belong to the anchor.")
+    negative: str = Field("negative", description="Column of the texts that do not.")
+    margin: float = Field(0.0, description="By how much cosine similarity the positive must win, in [-2, 2].")
+
+    def __call__(self, encode: Encode) -> dict[str, float]:
+        anchors, positives, negatives = self._triplets
+        queries = vectors(encode, anchors, side="query")
+        documents = vectors(encode, positives + negatives, side="document")
+        n = len(anchors)
+        return {"cosine_accuracy": triplet_accuracy(queries, documents[:n], documents[n:], margin=self.margin)}
+
+    @cached_property
+    def _triplets(self) -> tuple[list[str], list[str], list[str]]:
+        names = [self.anchor, self.positive, self.negative]
+        columns = read_columns(self.file, names)
+        anchors, positives, negatives = (as_texts(columns[c], where=f"{self.file}, column {c!r}") for c in names)
+        return anchors, positives, negatives
+
+
+def triplet_accuracy(
+    anchors: Float[np.ndarray, "n d"],
+    positives: Float[np.ndarray, "n d"],
+    negatives: Float[np.ndarray, "n d"],
+    *,
+    margin: float = 0.0,
+) -> float:
+    """Share of rows with cos(anchor, positive) > cos(anchor, negative) + margin; a draw is a loss."""
+    anchors = unit(anchors)
+    wins = (anchors * unit(positives)).sum(axis=1) > (anchors * unit(negatives)).sum(axis=1) + margin
+    return float(wins.mean())

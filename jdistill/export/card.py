@@ -1,0 +1,245 @@
+"""The model card: what this student is, where it comes from, how good it is, and how all that was measured."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+import jdistill
+from jdistill.evaluate import format_table
+from jdistill.export.citations import citations
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """One teacher, as the store's manifest knows it."""
+
+    name: str
+    model: str
+    """Hub id or folder."""
+    revision: str | None = None
+    weight_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class CardInfo:
+    """Everything a card tells. All numbers are measured; what is not known is left out, never guessed."""
+
+    name: str
+    teachers: Sequence[TeacherInfo]
+    width: int
+    max_length: int | None
+    """Tokens, special ones included; None where there is no limit."""
+    architecture: Mapping[str, Any]
+    """Row -> value, such as `{"encoder": "BERT", "layers": 3}`."""
+    losses: Mapping[str, Mapping[str, Any]]
+    """Name of the term -> its options, with `kind` and `weight`."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Row -> value, such as `{"steps": 1000, "rows per step": 256}`."""
+    results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Model -> `evaluator/metric` -> value. The student itself is under `name`; others, such as the teacher or the
+    student before training, under names of their own."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """Evaluator -> its `kind`, where it is in `results`."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Side -> what is put in front of each text."""
+    initialised_from: str | None = None
+    """Hub id or folder of the model that the student started from."""
+    max_difference: float | None = None
+    """Largest difference between the exported and the trained model's vectors, as `verify` measured it."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Package -> version."""
+    recipe: str | None = None
+    """The resolved recipe as YAML."""
+    language: Sequence[str] = ()
+    license: str | None = None
+
+
+def write_card(folder: str | Path, info: CardInfo) -> Path:
+    """Write `README.md` into an exported folder."""
+    path = Path(folder) / "README.md"
+    path.write_text(make_card(info), encoding="utf-8")
+    return path
+
+
+def make_card(info: CardInfo) -> str:
+    """The card as Markdown with the YAML front matter that the Hugging Face hub reads."""
+    sections = [
+        f"---\n{_metadata(info).to_yaml()}\n---",
+        f"# {info.name}",
+        _summary(info),
+        _usage(info),
+        _heading("Model", _table({**info.architecture, **_facts(info)})),
+        _heading("Teachers", _teachers(info.teachers)),
+        _heading("Evaluation", _evaluation(info)),
+        _heading("Training", _training(info)),
+        _heading("Versions", _table(info.versions)),
+        _recipe(info.recipe),
+        _heading("Citation", f"```bibtex\n{citations(_kinds(info.losses))}\n```"),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _metadata(info: CardInfo) -> ModelCardData:
+    return ModelCardData(
+        language=list(info.language) or None,
+        license=info.license,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "distillation", "jdistill"],
+        base_model=_hub_id(info.initialised_from),
+        model_name=info.name,
+        eval_results=list(_eval_results(info)) or None,
+    )
+
+
+_TASKS = {
+    "sts": ("semantic-similarity", "Semantic Similarity"),
+    "triplet": ("triplet", "Triplet"),
+    "retrieval": ("information-retrieval", "Information Retrieval"),
+    "fidelity": ("knowledge-distillation", "Knowledge Distillation"),
+}
+"""Kind of evaluator -> the hub's name of the task, and its title. Speed is no task: it belongs to a machine."""
+
+
+def _eval_results(info: CardInfo) -> Iterator[EvalResult]:
+    for full_name, value in info.results.get(info.name, {}).items():
+        evaluator, _, metric = full_name.rpartition("/")
+        kind = info.kinds.get(evaluator, "")
+        if kind not in _TASKS or value != value:
+            continue
+        task, title = _TASKS[kind]
+        yield EvalResult(
+            task_type=task,
+            task_name=title,
+            dataset_type=evaluator,
+            dataset_name=evaluator,
+            metric_type=metric,
+            metric_name=metric.replace("_", " ").capitalize(),
+            metric_value=round(float(value), 6),
+        )
+
+
+def _summary(info: CardInfo) -> str:
+    teachers = _sentence([f"`{_model_name(teacher.model)}`" for teacher in info.teachers])
+    start = f", starting from `{_model_name(info.initialised_from)}`" if info.initialised_from else ""
+    return (
+        f"A sentence embedding model: it maps text to a vector of {info.width} numbers, for semantic search, "
+        f"clustering and similarity. It was distilled from {teachers}{start} with jdistill, which trains in JAX and "
+        "writes a folder that sentence-transformers and transformers load as it is."
+    )
+
+
+def _usage(info: CardInfo) -> str:
+    if any(info.prompts.values()):
+        encode = 'queries = model.encode(["a question"], prompt_name="query")\n'
+        encode += 'documents = model.encode(["an answer", "something else"], prompt_name="document")\n'
+    else:
+        encode = 'queries = model.encode(["a question"])\ndocuments = model.encode(["an answer", "something else"])\n'
+    return _heading(
+        "Usage",
+        "With sentence-transformers:\n\n```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+        f'model = SentenceTransformer("{info.name}")\n{encode}'
+        "print(model.similarity(queries, documents))\n```\n\n"
+        "With jdistill, in JAX and without torch:\n\n```python\nimport jdistill\n\n"
+        f'model = jdistill.load("{info.name}")\n{encode}'
+        "print(queries @ documents.T)\n```",
+    )
+
+
+def _facts(info: CardInfo) -> dict[str, Any]:
+    facts: dict[str, Any] = {"width of the vectors": info.width}
+    if info.max_length is not None:
+        facts["longest input"] = f"{info.max_length} tokens"
+    facts |= {f"prompt of a {side}": f"`{prompt}`" for side, prompt in info.prompts.items() if prompt}
+    return facts
+
+
+def _teachers(teachers: Sequence[TeacherInfo]) -> str:
+    lines = ["| name | model | revision | weights (sha256) |", "|---|---|---|---|"]
+    for teacher in teachers:
+        cells = (teacher.name, _model_name(teacher.model), teacher.revision or "-", teacher.weight_hash or "-")
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _evaluation(info: CardInfo) -> str:
+    parts = []
+    if info.results:
+        parts.append(f"```text\n{format_table(info.results, width=100)}```")
+    if info.max_difference is not None:
+        parts.append(
+            "This folder was loaded again with sentence-transformers and its vectors compared with those of the "
+            f"trained model: the largest difference of any number was {info.max_difference:.1e}."
+        )
+    return "\n\n".join(parts)
+
+
+def _training(info: CardInfo) -> str:
+    parts = []
+    if info.losses:
+        lines = ["| loss | kind | weight | options |", "|---|---|---|---|"]
+        for name, options in info.losses.items():
+            rest = {key: value for key, value in options.items() if key not in ("kind", "weight") and value is not None}
+            shown = ", ".join(f"{key}={value}" for key, value in rest.items())
+            cells = (name, options["kind"], f"{options.get('weight', 1.0):g}", shown or "-")
+            lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        parts.append("\n".join(lines))
+    if info.training:
+        parts.append(_table(info.training))
+    return "\n\n".join(parts)
+
+
+def _recipe(recipe: str | None) -> str:
+    if not recipe:
+        return ""
+    return (
+        "<details>\n<summary>The resolved recipe</summary>\n\n"
+        f"Made with jdistill {jdistill.__version__}; `jdistill train` on this file repeats the run.\n\n"
+        f"```yaml\n{recipe.rstrip()}\n```\n\n</details>"
+    )
+
+
+def _kinds(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The kinds of all terms, those inside wrappers such as matryoshka too."""
+    found = []
+    for options in losses.values():
+        found.append(str(options["kind"]))
+        found += _kinds(
+            {key: value for key, value in options.items() if isinstance(value, Mapping) and "kind" in value}
+        )
+    return found
+
+
+def _heading(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}" if body else ""
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    if not rows:
+        return ""
+    return "\n".join(["| | |", "|---|---|", *(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items())])
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _sentence(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith((".", "/", "~")) or model.count("/") > 1 or Path(model).exists()
+
+
+def _model_name(model: str) -> str:
+    """A hub id as it is; of a folder its name, since where it lay on one machine tells a reader nothing."""
+    return Path(model).name if _is_path(model) else model
+
+
+def _hub_id(model: str | None) -> str | None:
+    """The model where it can be a hub id; the hub refuses cards whose base model is a path."""
+    return None if model is None or _is_path(model) else model

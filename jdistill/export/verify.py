@@ -1,0 +1,250 @@
+"""Proof that an export is the student: load the folder as users will, and compare vectors.
+
+This file may import torch, inside its functions; nothing else of the room does. Loading is offline and never runs code
+that a folder brings along.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+PROBES = (
+    "A short sentence.",
+    "word",
+    "",
+    "  Space   around,\tand\nlines between.  ",
+    "Punctuation?! (all of it): \"quotes\", 'single' - 50% #tags @names & 3.14",
+    "Grüße aus Köln, où les élèves étudient à l'école; mañana será otro día.",
+    "Здравствуй, мир. 你好,世界。こんにちは世界。 안녕하세요. مرحبا بالعالم. नमस्ते दुनिया",
+    "Emoji 🙂🚀 and e\u0301 in two code points, zero\u200bwidth, ﬁ ligature, \uff21 full width",
+    "internationalisation antidisestablishmentarianism Donaudampfschifffahrtsgesellschaft " + "x" * 200,
+    "The quick brown fox jumps over the lazy dog while seven wizards quietly box. " * 12,
+    "A text that is longer than any model here reads, so that it must be cut at the same token. " * 120,
+)
+"""Texts that differ where implementations differ: empty, long, odd spaces, many scripts, unknown words."""
+
+Load = Callable[[Path], Callable[[list[str], str], Float[np.ndarray, "n d"]]]
+"""Folder -> function of texts and the name of a prompt ("" for none)."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One way of loading, with one prompt, against the student."""
+
+    loader: str
+    """`sentence-transformers` or `transformers`."""
+    prompt: str
+    """Name of the prompt; "" without one."""
+    max_difference: float
+    """Largest difference of any number, in units of the longest vector (of 1 where vectors are shorter)."""
+    min_cosine: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What the comparison found; `str()` of it is meant for people."""
+
+    folder: str
+    texts: int
+    tolerance: float
+    checks: tuple[Check, ...]
+    versions: Mapping[str, str]
+    """Package -> version that loaded the folder."""
+
+    @property
+    def max_difference(self) -> float:
+        """Over all checks. NaN anywhere makes it infinite, so it never passes."""
+        return max(float(np.nan_to_num(check.max_difference, nan=np.inf)) for check in self.checks)
+
+    @property
+    def min_cosine(self) -> float:
+        """Over all checks."""
+        return min(float(np.nan_to_num(check.min_cosine, nan=-np.inf)) for check in self.checks)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every difference is within the tolerance."""
+        return self.max_difference <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "equals the student" if self.passed else "DIFFERS from the student"
+        lines = [
+            f"{self.folder} {verdict}: largest difference {self.max_difference:.1e} (tolerance {self.tolerance:.0e}), "
+            f"smallest cosine {self.min_cosine:.6f}, on {self.texts} texts"
+        ]
+        for check in self.checks:
+            prompt = f", prompt '{check.prompt}'" if check.prompt else ""
+            how = f"{check.loader} {self.versions[check.loader]}{prompt}"
+            lines.append(f"  {how:<45} {check.max_difference:.1e}  cosine >= {check.min_cosine:.6f}")
+        return "\n".join(lines)
+
+
+def verify(
+    folder: str | Path,
+    texts: Sequence[str],
+    vectors: Mapping[str, Float[np.ndarray, "n d"]],
+    *,
+    tolerance: float = 1e-5,
+) -> Verification:
+    """Encode `texts` with the exported folder and compare with the student's `vectors`.
+
+    The folder is loaded with sentence-transformers and, where it holds a transformer, also with transformers'
+    AutoModel, whose output goes through pooling and the later modules as their configuration files describe them.
+
+    Args:
+      folder: a folder that `export_model` wrote.
+      texts: what to encode, such as `PROBES` and some of the user's own.
+      vectors: name of a prompt ("" for none, "query", "document") -> the student's vectors `[n, d]` of all texts.
+      tolerance: largest difference to accept; 1e-5 suits float32.
+
+    Returns:
+      The result, whether it passed or not.
+
+    Raises:
+      ValueError: if there is nothing to compare.
+    """
+    if not texts or not vectors:
+        raise ValueError("verify needs at least one text and one set of vectors")
+    folder = Path(folder)
+    loaders: dict[str, Load] = {"sentence-transformers": _sentence_transformers}
+    if (folder / "config.json").is_file():
+        loaders["transformers"] = _transformers
+    checks = []
+    with _offline():
+        for loader, load in loaders.items():
+            encode = load(folder)
+            for name, ours in vectors.items():
+                theirs = encode(list(texts), name)
+                checks.append(Check(loader, name, *_compare(np.asarray(ours, np.float32), theirs)))
+    return Verification(str(folder), len(texts), tolerance, tuple(checks), _versions())
+
+
+def _compare(ours: Float[np.ndarray, "n d"], theirs: Float[np.ndarray, "n d"]) -> tuple[float, float]:
+    if ours.shape != theirs.shape:
+        raise ValueError(f"the student gave vectors {ours.shape}, the exported folder {theirs.shape}")
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    lengths = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
+    difference = np.abs(ours - theirs).max() / max(1.0, lengths[0].max())
+    both_zero = (lengths[0] == 0) & (lengths[1] == 0)
+    cosine = np.where(both_zero, 1.0, (ours * theirs).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-300))
+    return float(difference), float(cosine.min())
+
+
+def _sentence_transformers(folder: Path) -> Callable[[list[str], str], Float[np.ndarray, "n d"]]:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=False)
+
+    def encode(texts: list[str], prompt: str) -> Float[np.ndarray, "n d"]:
+        return np.asarray(model.encode(texts, prompt_name=prompt or None, show_progress_bar=False), np.float32)
+
+    return encode
+
+
+def _transformers(folder: Path) -> Callable[[list[str], str], Float[np.ndarray, "n d"]]:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    encoder = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False).eval().float()
+    max_length = _read(folder / "sentence_bert_config.json")["max_seq_length"]
+    prompts = _read(folder / "config_sentence_transformers.json")["prompts"]
+    modules = [_later_module(folder, module) for module in _read(folder / "modules.json")[1:]]
+
+    def encode(texts: list[str], prompt: str) -> Float[np.ndarray, "n d"]:
+        rows = []
+        for start in range(0, len(texts), 32):
+            prompted = [prompts.get(prompt, "") + text for text in texts[start : start + 32]]
+            inputs = tokenizer(prompted, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+            with torch.inference_mode():
+                output: Any = encoder(**inputs).last_hidden_state
+            mask = inputs["attention_mask"]
+            for module in modules:
+                output = module(output, mask)
+            rows.append(output.numpy())
+        return np.concatenate(rows)
+
+    return encode
+
+
+def _later_module(folder: Path, module: Mapping[str, str]) -> Callable[[Any, Any], Any]:
+    """A module of `modules.json` in plain torch: (hidden states or vectors, attention mask) -> vectors."""
+    import torch
+    from safetensors.torch import load_file
+
+    path, name = folder / module["path"], module["type"].rpartition(".")[2]
+    if name == "Pooling":
+        config = _read(path / "config.json")
+        modes = [mode for key, mode in _POOLING.items() if config.get(key)]
+        return lambda hidden, mask: torch.cat([mode(hidden, mask) for mode in modes], dim=-1)
+    if name == "Dense":
+        tensors = load_file(path / "model.safetensors")
+        return lambda vectors, _: torch.nn.functional.linear(vectors, tensors["linear.weight"], tensors["linear.bias"])
+    if name == "Normalize":
+        return lambda vectors, _: torch.nn.functional.normalize(vectors, dim=-1)
+    raise ValueError(f"{folder}: module '{name}' is not one that jdistill writes")
+
+
+def _mean(hidden: Any, mask: Any) -> Any:
+    return _total(hidden, mask) / mask.sum(1, keepdim=True).clamp(min=1e-9)
+
+
+def _mean_sqrt_len(hidden: Any, mask: Any) -> Any:
+    return _total(hidden, mask) / mask.sum(1, keepdim=True).clamp(min=1e-9).sqrt()
+
+
+def _total(hidden: Any, mask: Any) -> Any:
+    return (hidden * mask[:, :, None]).sum(1)
+
+
+def _weighted_mean(hidden: Any, mask: Any) -> Any:
+    weights = mask.cumsum(1) * mask  # 1 for the first real token, 2 for the second, ...
+    return (hidden * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)
+
+
+def _row(hidden: Any, position: Any) -> Any:
+    return hidden.gather(1, position[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
+
+
+_POOLING: Mapping[str, Callable[[Any, Any], Any]] = {
+    "pooling_mode_cls_token": lambda hidden, mask: _row(hidden, mask.argmax(1)),
+    "pooling_mode_max_tokens": lambda hidden, mask: hidden.masked_fill(mask[:, :, None] == 0, -np.inf).amax(1),
+    "pooling_mode_mean_tokens": _mean,
+    "pooling_mode_mean_sqrt_len_tokens": _mean_sqrt_len,
+    "pooling_mode_weightedmean_tokens": _weighted_mean,
+    "pooling_mode_lasttoken": lambda hidden, mask: _row(hidden, mask.cumsum(1).argmax(1)),
+}
+"""Key of `1_Pooling/config.json` -> the maths; several are concatenated in this order."""
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep the libraries from calling home, and from drawing progress bars, while they load."""
+    from huggingface_hub import constants
+    from transformers.utils import logging
+
+    offline, bars = constants.HF_HUB_OFFLINE, logging.is_progress_bar_enabled()
+    constants.HF_HUB_OFFLINE = True
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package) for package in ("sentence-transformers", "transformers", "torch")}
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,85 @@
+"""Plans of successive epochs: another order each time, but always the same number of steps and the same shapes.
+
+Only so is a step's batch known from its number alone, and the length of an epoch, of a schedule and of a progress bar
+true. Without equal texts this holds by itself. With them, how many batches a random order needs may vary: such an
+order is refused and another is drawn, and if none will do, the batches of epoch 0 come again in another order.
+"""
+
+import threading
+from collections import OrderedDict
+
+import numpy as np
+from jaxtyping import Int
+
+from jdistill.loader.plan import Buckets, Plan, Shape, plan_epoch
+from jdistill.loader.waiting import Texts
+
+_ATTEMPTS = 3
+_KEPT = 2
+"""Plans kept in memory: prefetching reaches into the next epoch before this one ends."""
+
+
+class Epochs:
+    """The plan of each epoch, computed once; safe to call from several threads."""
+
+    def __init__(self, buckets: Buckets, texts: Texts, *, batch_rows: int, keep_last: bool, seed: int):
+        self._buckets = buckets
+        self._texts = texts
+        self._batch_rows = batch_rows
+        self._keep_last = keep_last
+        self._seed = seed
+        self._lock = threading.Lock()
+        self._plans: OrderedDict[int, Plan] = OrderedDict()
+        self.first = self._shuffled(self._attempt(0, 0), 0)
+        self.shapes = tuple(Shape(int(q), int(d)) for q, d in np.unique(self.first.shapes, axis=0))
+        """Every shape that a batch of any epoch has, ascending."""
+
+    def plan(self, epoch: int) -> Plan:
+        """The plan of this epoch; the last two asked for are kept."""
+        if epoch == 0:
+            return self.first
+        with self._lock:
+            if epoch not in self._plans:
+                self._plans[epoch] = self._make(epoch)
+                while len(self._plans) > _KEPT:
+                    self._plans.popitem(last=False)
+            self._plans.move_to_end(epoch)
+            return self._plans[epoch]
+
+    def _make(self, epoch: int) -> Plan:
+        for attempt in range(_ATTEMPTS):
+            plan = self._fitted(self._attempt(epoch, attempt))
+            if plan is not None:
+                return self._shuffled(plan, epoch)
+        return self._shuffled(self.first, epoch)
+
+    def _attempt(self, epoch: int, attempt: int) -> Plan:
+        order = permutation(len(self._buckets.of_row), self._seed, epoch, attempt)
+        return plan_epoch(
+            self._buckets, self._texts, order, batch_rows=self._batch_rows, keep_last=self._keep_last
+        )
+
+    def _fitted(self, plan: Plan) -> Plan | None:
+        """The plan with exactly the steps and shapes of epoch 0, or None where that cannot be."""
+        steps = len(self.first.rows)
+        if len(plan.rows) < steps or (self._keep_last and len(plan.rows) > steps):
+            return None
+        known = np.array(sorted(self.shapes, key=sum), np.int32)
+        fits = (known[None, :, :] >= plan.shapes[:steps, None, :]).all(axis=-1)
+        if not fits.any(axis=1).all():
+            return None
+        return Plan(plan.rows[:steps], known[fits.argmax(axis=1)])
+
+    def _shuffled(self, plan: Plan, epoch: int) -> Plan:
+        order = permutation(len(plan.rows), self._seed, epoch, _ATTEMPTS)
+        return Plan(plan.rows[order], plan.shapes[order])
+
+
+def permutation(n: int, *key: int) -> Int[np.ndarray, " n"]:
+    """A random order of `n` things, fixed by the key.
+
+    Sorts raw random bits, because NumPy promises those, not `Generator.permutation`, to be the same in every release:
+    a run resumed after an upgrade must see the rows it would have seen.
+    """
+    bits = np.random.Philox(np.random.SeedSequence([part % 2**64 for part in key])).random_raw(n)
+    return np.argsort(bits, kind="stable")

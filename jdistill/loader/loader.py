@@ -1,0 +1,245 @@
+"""The loader: `batch(step)` is a pure function of (seed, step, store), so that a run resumes from its step alone."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Literal, Protocol
+
+import grain
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jdistill.config import UserError
+from jdistill.loader.config import LoaderConfig
+from jdistill.loader.epochs import Epochs
+from jdistill.loader.lengths import static_lengths
+from jdistill.loader.plan import Buckets, Plan, Shape, make_buckets
+from jdistill.loader.waiting import shared_texts
+from jdistill.types import Batch, Columns, Tokens
+
+
+class Rows(Protocol):
+    """What the loader needs of a store's rows; texts are numbers into the store."""
+
+    @property
+    def queries(self) -> Int[np.ndarray, " n"] | None: ...
+    @property
+    def documents(self) -> Int[np.ndarray, "n c"]: ...
+    @property
+    def scores(self) -> Float[np.ndarray, " n"] | None: ...
+
+
+class TokenTable(Protocol):
+    """What the loader needs of a token cache."""
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " texts"]: ...
+    def pad(
+        self, ids: Int[np.ndarray, "..."], length: int
+    ) -> tuple[Int[np.ndarray, "... l"], Bool[np.ndarray, "... l"]]: ...
+
+
+class TeacherVectors(Protocol):
+    """What the loader needs of a teacher."""
+
+    def take(
+        self, ids: Int[np.ndarray, "..."], side: Literal["query", "document"]
+    ) -> Float[np.ndarray, "... d"]: ...
+
+
+class Loader:
+    """Batches of a store's rows.
+
+    Args:
+      config: composition and padding.
+      rows: which texts form a row.
+      queries: tokens of the texts as queries; None where rows are plain texts.
+      documents: tokens of the texts as documents.
+      teachers: name -> the teacher's vectors.
+      global_batch_size: rows per step over all devices and hosts.
+      seed: decides the order of the rows.
+    Raises:
+      UserError: if there are fewer rows than `global_batch_size`, or if equal texts rule out `no_duplicates`.
+    """
+
+    def __init__(
+        self,
+        config: LoaderConfig,
+        *,
+        rows: Rows,
+        queries: TokenTable | None,
+        documents: TokenTable,
+        teachers: Mapping[str, TeacherVectors],
+        global_batch_size: int,
+        seed: int,
+    ):
+        if (queries is None) != (rows.queries is None):
+            raise ValueError("the queries' token table must be given exactly where the rows have queries")
+        _check_rows(len(rows.documents), global_batch_size)
+        self.config = config
+        self.global_batch_size = global_batch_size
+        self._rows = rows
+        self._queries = queries
+        self._documents = documents
+        self._teachers = dict(teachers)
+        query_lengths = _query_lengths(rows, queries)
+        document_lengths = documents.lengths[rows.documents]
+        self._tokens = query_lengths + document_lengths.sum(axis=1, dtype=np.int64)
+        self._epochs = Epochs(
+            _buckets(config, rows, query_lengths, document_lengths),
+            shared_texts(_all_texts(rows)) if config.no_duplicates else {},
+            batch_rows=global_batch_size,
+            keep_last=config.last_batch == "keep",
+            seed=seed,
+        )
+        self.fingerprint = _fingerprint(config, rows, query_lengths, document_lengths, global_batch_size, seed)
+        """Equal for two loaders exactly if they yield the same batches (teacher vectors aside)."""
+
+    @property
+    def row_count(self) -> int:
+        """Rows of the store that this loader draws from."""
+        return len(self._rows.documents)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch: exact, and the same for every epoch."""
+        return len(self._epochs.first.rows)
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Every pair of padded lengths that occurs, ascending: one compiled program each."""
+        return self._epochs.shapes
+
+    @property
+    def padding(self) -> float:
+        """Share of padding among all tokens of the first epoch, in [0, 1)."""
+        return self._padding(self._epochs.first)
+
+    def batch_padding(self, step: int) -> float:
+        """Share of padding among the tokens of this step's batch, in [0, 1)."""
+        plan, i = self._planned(step)
+        return self._padding(Plan(plan.rows[i : i + 1], plan.shapes[i : i + 1]))
+
+    def batch(self, step: int, host: tuple[int, int] = (0, 1)) -> Batch:
+        """The batch of a step, as NumPy arrays.
+
+        Args:
+          step: number of updates done before, >= 0.
+          host: `(index, count)` yields this host's contiguous share of the rows of the same global batch.
+        """
+        plan, i = self._planned(step)
+        rows = plan.rows[i][_share(self.global_batch_size, host)]
+        query_length, document_length = (int(length) for length in plan.shapes[i])
+        query_ids = None if self._rows.queries is None else self._rows.queries[rows]
+        document_ids = self._rows.documents[rows]
+        queries = None
+        if query_ids is not None and self._queries is not None:
+            queries = Tokens(*self._queries.pad(query_ids, query_length))
+        return Batch(
+            queries=queries,
+            documents=Tokens(*self._documents.pad(document_ids, document_length)),
+            targets={
+                name: Columns(
+                    queries=None if query_ids is None else teacher.take(query_ids, "query"),
+                    documents=teacher.take(document_ids, "document"),
+                )
+                for name, teacher in self._teachers.items()
+            },
+            scores=None if self._rows.scores is None else self._rows.scores[rows],
+            query_ids=query_ids,
+            document_ids=document_ids,
+        )
+
+    def stream(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """The batches of steps `start` to `stop - 1`, in order, `config.prefetch` of them prepared ahead."""
+        if start >= stop:
+            return
+        ahead = self.config.prefetch
+        options = grain.ReadOptions(num_threads=min(ahead, 2), prefetch_buffer_size=ahead)
+        batches = iter(grain.MapDataset.source(_Steps(self, stop, host))[start:stop].to_iter_dataset(options))
+        try:
+            yield from batches
+        finally:
+            batches.close()  # pyright: ignore[reportAttributeAccessIssue]  # ends its threads
+
+    def _planned(self, step: int) -> tuple[Plan, int]:
+        epoch, i = divmod(step, self.steps_per_epoch)
+        return self._epochs.plan(epoch), i
+
+    def _padding(self, plan: Plan) -> float:
+        real = int(self._tokens[plan.rows].sum())
+        columns = self._rows.documents.shape[1]
+        padded = int((plan.shapes[:, 0] + plan.shapes[:, 1] * columns).sum()) * plan.rows.shape[1]
+        return 1.0 - real / padded
+
+
+class _Steps:
+    """Element `i` is the batch of step `i`: what grain calls a random-access source."""
+
+    def __init__(self, loader: Loader, stop: int, host: tuple[int, int]):
+        self._loader = loader
+        self._stop = stop
+        self._host = host
+
+    def __len__(self) -> int:
+        return self._stop
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._loader.batch(int(step), self._host)
+
+
+def _check_rows(rows: int, global_batch_size: int) -> None:
+    if rows == 0:
+        raise UserError("store: there are no rows to train on. Give at least one data source the role 'train'.")
+    if rows < global_batch_size:
+        raise UserError(
+            f"train.global_batch_size={global_batch_size}: the store holds only {rows} rows to train on. "
+            f"Use at most {rows}, or add data."
+        )
+
+
+def _share(rows: int, host: tuple[int, int]) -> slice:
+    index, count = host
+    if rows % count or not 0 <= index < count:
+        raise ValueError(f"host {index} of {count}: {rows} rows cannot be shared evenly")
+    return slice(index * rows // count, (index + 1) * rows // count)
+
+
+def _query_lengths(rows: Rows, queries: TokenTable | None) -> Int[np.ndarray, " n"]:
+    if rows.queries is None or queries is None:
+        return np.zeros(len(rows.documents), np.int64)
+    return queries.lengths[rows.queries].astype(np.int64)
+
+
+def _all_texts(rows: Rows) -> Int[np.ndarray, "n t"]:
+    return rows.documents if rows.queries is None else np.column_stack([rows.queries, rows.documents])
+
+
+def _buckets(
+    config: LoaderConfig, rows: Rows, queries: Int[np.ndarray, " n"], documents: Int[np.ndarray, "n c"]
+) -> Buckets:
+    multiple, shapes = config.pad_to_multiple, config.shapes
+    longest = documents.max(axis=1)
+    plain = rows.queries is None
+    return make_buckets(
+        queries,
+        longest,
+        query_lengths=(0,) if plain else static_lengths(queries, multiple=multiple.query, at_most=shapes.query),
+        document_lengths=static_lengths(longest, multiple=multiple.document, at_most=shapes.document),
+    )
+
+
+def _fingerprint(
+    config: LoaderConfig,
+    rows: Rows,
+    queries: Int[np.ndarray, " n"],
+    documents: Int[np.ndarray, "n c"],
+    global_batch_size: int,
+    seed: int,
+) -> str:
+    settings = config.model_dump(mode="json", exclude={"prefetch"})
+    digest = hashlib.sha256(json.dumps([settings, global_batch_size, seed], sort_keys=True).encode())
+    for array in (rows.queries, rows.documents, rows.scores, queries, documents):
+        digest.update(b"none" if array is None else str((array.shape, array.dtype.str)).encode())
+        digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,93 @@
+"""Rows that wait for a batch, handed out so that no text stands in two rows of a batch.
+
+A row that meets one of its texts in the batch being filled is parked under that text. The next batch looks once at
+the head of each parked line instead of at every parked row, so the work per batch is bounded by the batch, not by the
+number of duplicates.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Int
+
+Texts = Mapping[int, tuple[int, ...]]
+"""Row -> its texts that other rows hold too. A row that shares no text is absent: it fits every batch."""
+
+
+def shared_texts(texts: Int[np.ndarray, "n t"]) -> Texts:
+    """Which rows hold a text that another row holds too.
+
+    Args:
+      texts: numbers of all texts of each row, `[n, t]`; a row may hold a text twice.
+    """
+    ordered = np.sort(texts, axis=1)
+    first = np.ones_like(ordered, bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    rows_of_text = np.bincount(ordered[first])
+    shared = first & (rows_of_text[ordered] > 1)
+    rows, columns = np.nonzero(shared)
+    numbers, starts = np.unique(rows, return_index=True)
+    values = ordered[rows, columns].tolist()
+    ends = [*starts[1:].tolist(), len(values)]
+    return {
+        row: tuple(values[start:end])
+        for row, start, end in zip(numbers.tolist(), starts.tolist(), ends, strict=True)
+    }
+
+
+class Waiting:
+    """A queue of rows; batches leave it in order, except that rows wait while a text of theirs is taken."""
+
+    def __init__(self, rows: Int[np.ndarray, " n"], texts: Texts):
+        self._rows = rows
+        self._texts = texts
+        self._next = 0
+        self._parked: dict[int, deque[int]] = {}
+        self._parked_rows = 0
+
+    def __len__(self) -> int:
+        return len(self._rows) - self._next + self._parked_rows
+
+    def take(self, size: int) -> Int[np.ndarray, " rows"]:
+        """The next batch: `size` rows, or fewer where no other waiting row fits beside them."""
+        if not self._texts:
+            batch = self._rows[self._next : self._next + size]
+            self._next += len(batch)
+            return batch
+        batch: list[int] = []
+        seen: set[int] = set()
+        self._from_parked(batch, seen, size)
+        while len(batch) < size and self._next < len(self._rows):
+            self._place(int(self._rows[self._next]), batch, seen)
+            self._next += 1
+        return np.array(batch, np.int32)
+
+    def rest(self) -> Int[np.ndarray, " rows"]:
+        """Every row that still waits; the queue is empty afterwards."""
+        parked = [row for line in self._parked.values() for row in line]
+        rest = np.concatenate([np.array(parked, np.int32), self._rows[self._next :].astype(np.int32)])
+        self._parked, self._parked_rows, self._next = {}, 0, len(self._rows)
+        return rest
+
+    def _from_parked(self, batch: list[int], seen: set[int], size: int) -> None:
+        for text in list(self._parked):  # in the order in which lines were opened: who waits longest goes first
+            line = self._parked[text]
+            while line and text not in seen and len(batch) < size:
+                self._parked_rows -= 1
+                self._place(line.popleft(), batch, seen)
+            if not line:
+                del self._parked[text]
+            if len(batch) == size:
+                return
+
+    def _place(self, row: int, batch: list[int], seen: set[int]) -> None:
+        """Put the row into the batch, or park it under the text that stands in its way."""
+        texts = self._texts.get(row, ())
+        for text in texts:
+            if text in seen:
+                self._parked.setdefault(text, deque()).append(row)
+                self._parked_rows += 1
+                return
+        batch.append(row)
+        seen.update(texts)

@@ -1,0 +1,182 @@
+"""Match each student vector with the teacher's vector of the same text (`embed_*`).
+
+The student's vectors are those projected to the teacher's width. A row's value is the mean over the texts it has, its
+query, its document and each hard negative, so every column counts alike, as in sentence-transformers' EmbedDistillLoss.
+No term here looks at another row: the value of a batch is that of its parts, and nothing is gathered.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from pydantic import PositiveFloat
+
+from jdistill.losses.base import LossConfig, float32, sides
+from jdistill.losses.maths import cosine, norm
+from jdistill.types import View
+
+
+class EmbedCosine(LossConfig):
+    """One minus the cosine of the angle between student and teacher vector."""
+
+    space: ClassVar[Literal["student", "teacher"]] = "teacher"
+    needs_teacher: ClassVar[bool] = True
+    kind: Literal["embed_cosine"] = "embed_cosine"
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        return over_columns(view, embed_cosine)
+
+
+class EmbedL2(LossConfig):
+    """Euclidean distance between student and teacher vector."""
+
+    space: ClassVar[Literal["student", "teacher"]] = "teacher"
+    needs_teacher: ClassVar[bool] = True
+    kind: Literal["embed_l2"] = "embed_l2"
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        return over_columns(view, embed_l2)
+
+
+class EmbedMSE(LossConfig):
+    """Mean squared difference between the elements of student and teacher vector."""
+
+    space: ClassVar[Literal["student", "teacher"]] = "teacher"
+    needs_teacher: ClassVar[bool] = True
+    kind: Literal["embed_mse"] = "embed_mse"
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        return over_columns(view, embed_mse)
+
+
+class EmbedKL(LossConfig):
+    """KL divergence of the student's softmax over embedding dimensions from the teacher's."""
+
+    space: ClassVar[Literal["student", "teacher"]] = "teacher"
+    needs_teacher: ClassVar[bool] = True
+    kind: Literal["embed_kl"] = "embed_kl"
+    temperature: PositiveFloat = 1.0
+    """Divides both vectors before the softmax. Elements of unit vectors are small: 1 makes both nearly uniform."""
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        return over_columns(view, lambda student, teacher: embed_kl(student, teacher, temperature=self.temperature))
+
+
+def over_columns(view: View, distance: Callable[[Array, Array], Array]) -> Float[Array, " b"]:
+    """Mean of `distance` over the texts of each row.
+
+    Raises:
+      ValueError: if there is no teacher, if the widths differ, or if only one side has queries.
+    """
+    student, teacher = sides(view)
+    if student.documents.shape[-1] != teacher.documents.shape[-1]:
+        raise ValueError(
+            f"embed_* losses compare vectors of one width, but the student's have {student.documents.shape[-1]} and the "
+            f"teacher's {teacher.documents.shape[-1]}; project the student, or use score_* losses"
+        )
+    pairs = [(student.documents[:, None], teacher.documents[:, None]), (student.negatives, teacher.negatives)]
+    if student.queries is not None and teacher.queries is not None:
+        pairs.append((student.queries[:, None], teacher.queries[:, None]))
+    elif student.queries is not teacher.queries:
+        raise ValueError("one of student and teacher has vectors of queries, the other has none")
+    return jnp.concatenate([distance(s, t) for s, t in pairs], axis=1).mean(axis=1)
+
+
+def embed_cosine(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"]) -> Float[Array, "*b"]:
+    """Turn each student vector to where the teacher's points, whatever their lengths.
+
+    The default of distillation: it trains best of the `embed_*` family, since lengths do not compete with directions.
+        loss = 1 - s.t / (max(|s|, 1e-8) max(|t|, 1e-8))
+
+    Args:
+      student: vectors projected to the teacher's width, any float; maths runs in float32.
+      teacher: the teacher's vectors of the same texts.
+
+    Returns:
+      Value of each vector, in [0, 2]; 1 where either vector is zero.
+
+    Source:
+      Kim et al. 2023, arXiv:2301.12005, sections 4.1 and 4.2, with cosine in place of their Euclidean distance.
+      Parity: sentence-transformers EmbedDistillLoss(distance_metric="cosine").
+
+    Example:
+      >>> embed_cosine(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 3.0]])).tolist()
+      [1.0]
+    """
+    return 1 - cosine(student, teacher)
+
+
+def embed_l2(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"]) -> Float[Array, "*b"]:
+    """Bring each student vector to where the teacher's ends.
+
+        loss = |s - t|
+
+    Args:
+      student: vectors projected to the teacher's width, any float; maths runs in float32.
+      teacher: the teacher's vectors of the same texts.
+
+    Returns:
+      Distance of each pair, >= 0; its gradient is 0 where the vectors are equal.
+
+    Source:
+      Kim et al. 2023, arXiv:2301.12005, equations 7 and 8.
+      Parity: sentence-transformers EmbedDistillLoss(distance_metric="l2").
+
+    Example:
+      >>> embed_l2(jnp.array([[3.0, 0.0]]), jnp.array([[0.0, 4.0]])).tolist()
+      [5.0]
+    """
+    return norm(float32(student) - float32(teacher))
+
+
+def embed_mse(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"]) -> Float[Array, "*b"]:
+    """Bring each element of the student's vector to the teacher's.
+
+        loss = |s - t|^2 / d
+
+    Args:
+      student: vectors projected to the teacher's width, any float; maths runs in float32.
+      teacher: the teacher's vectors of the same texts.
+
+    Returns:
+      Mean over the elements of each pair, >= 0. For unit vectors it is at most 4 / d, so it wants a large weight.
+
+    Source:
+      Reimers and Gurevych 2020, arXiv:2004.09813, equation 1.
+      Parity: sentence-transformers MSELoss, which is EmbedDistillLoss(distance_metric="mse").
+
+    Example:
+      >>> embed_mse(jnp.array([[3.0, 0.0]]), jnp.array([[0.0, 4.0]])).tolist()
+      [12.5]
+    """
+    return jnp.square(float32(student) - float32(teacher)).mean(axis=-1)
+
+
+def embed_kl(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"], *, temperature: float) -> Float[Array, "*b"]:
+    """Read each vector's elements as logits and match the distributions.
+
+    Adding one number to all elements of a vector changes nothing here. The factor T^2 keeps the size of the gradient
+    nearly independent of the temperature, which then only decides how much the largest elements count.
+        loss = T^2 KL(softmax(t / T) || softmax(s / T))
+
+    Args:
+      student: vectors projected to the teacher's width, any float; maths runs in float32.
+      teacher: the teacher's vectors of the same texts.
+      temperature: T, > 0; 1 by default. About 1 / sqrt(d) gives the elements of unit vectors a spread of one.
+
+    Returns:
+      Divergence of each pair in nats, times T^2; >= 0 up to rounding.
+
+    Source:
+      Hinton et al. 2015, arXiv:1503.02531, section 2, over embedding dimensions in place of classes.
+      Parity: torch.nn.functional.kl_div(log_softmax(s / T), softmax(t / T)) * T^2, summed over elements.
+
+    Example:
+      >>> round(float(embed_kl(jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 1.0]]), temperature=1.0)[0]), 4)
+      0.1109
+    """
+    log_student = jax.nn.log_softmax(float32(student) / temperature, axis=-1)
+    log_teacher = jax.nn.log_softmax(float32(teacher) / temperature, axis=-1)
+    return jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), axis=-1) * temperature**2

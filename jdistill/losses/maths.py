@@ -1,0 +1,57 @@
+"""Norms and similarities in float32, with torch's guards, so that neither a value nor a gradient is ever NaN.
+
+Every function takes any float dtype and computes in float32; matrix products ask for full precision, because a
+temperature of 0.01 multiplies the error of a bfloat16 or TF32 product by a hundred.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jdistill.losses.base import float32
+
+Similarity = Literal["cosine", "dot"]
+
+
+def root(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """Square root with gradient 0, not infinity, where `x` is 0; 0 where rounding made `x` negative."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.zeros_like(x))
+
+
+def norm(x: Float[Array, "*b d"]) -> Float[Array, "*b"]:
+    """Euclidean length of each vector. The gradient at a zero vector is 0, as torch.norm has it (jnp's is NaN)."""
+    x = float32(x)
+    return root(jnp.sum(x * x, axis=-1))
+
+
+def normalise(x: Float[Array, "*b d"], *, eps: float = 1e-12) -> Float[Array, "*b d"]:
+    """`x / max(|x|, eps)`; a zero vector stays zero.
+
+    The default `eps` is that of torch.nn.functional.normalize. As there, the gradient that a zero vector receives is the
+    incoming one divided by `eps`: huge, but finite.
+    """
+    x = float32(x)
+    return x / jnp.maximum(norm(x), eps)[..., None]
+
+
+def cosine(a: Float[Array, "*b d"], b: Float[Array, "*b d"]) -> Float[Array, "*b"]:
+    """Cosine of the angle between paired vectors, 0 where either is zero.
+
+    Each length is at least 1e-8, the guard of torch.nn.functional.cosine_similarity.
+    """
+    return jnp.sum(normalise(a, eps=1e-8) * normalise(b, eps=1e-8), axis=-1)
+
+
+def matmul(a: Float[Array, "b d"], b: Float[Array, "d c"]) -> Float[Array, "b c"]:
+    """Matrix product in float32 on every backend."""
+    return jnp.matmul(float32(a), float32(b), precision=jax.lax.Precision.HIGHEST)
+
+
+def scores(a: Float[Array, "b d"], b: Float[Array, "c d"], *, similarity: Similarity) -> Float[Array, "b c"]:
+    """Similarity of every row of `a` with every row of `b`."""
+    if similarity == "cosine":
+        a, b = normalise(a), normalise(b)
+    return matmul(a, b.T)

@@ -1,0 +1,103 @@
+"""Match z-scored similarity matrices: how the batch's texts lie to each other, not where they lie.
+
+The mean and standard deviation belong to the whole batch's matrix, which no device holds. They follow from the means
+and Gram matrices of the gathered vectors, so a device computes only its own rows of scores and talks to no other.
+"""
+
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from pydantic import PositiveFloat
+
+from jdistill.losses.base import LossConfig, float32, sides
+from jdistill.losses.maths import Similarity, matmul, normalise, root
+from jdistill.types import Side, View
+
+
+class ScoreZscore(LossConfig):
+    """Squared difference between the student's and the teacher's z-scored similarities; widths may differ."""
+
+    needs_teacher: ClassVar[bool] = True
+    kind: Literal["score_zscore"] = "score_zscore"
+    similarity: Similarity = "cosine"
+    """How two texts are scored."""
+    candidates: Literal["documents", "all"] = "documents"
+    """Columns of the matrix: every row's document, or the hard negatives too."""
+    eps: PositiveFloat = 1e-6
+    """Added to the standard deviation, so that a batch of equal rows gives zeros."""
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        student, teacher = (
+            zscores(*_operands(side, self.candidates), view.rows, similarity=self.similarity, eps=self.eps)
+            for side in sides(view)
+        )
+        return jnp.square(student - teacher).mean(axis=1)
+
+
+def zscores(
+    texts: Float[Array, "n d"],
+    candidates: Float[Array, "m d"],
+    rows: Int[Array, " b"],
+    *,
+    similarity: Similarity = "cosine",
+    eps: float = 1e-6,
+) -> Float[Array, "b m"]:
+    """Some rows of the batch's `n x m` similarity matrix, minus the whole matrix's mean, over its standard deviation.
+
+    The mean squared difference of two such matrices is the loss `score_zscore`: it compares a student with a teacher of
+    another width and another spread of scores, since every matrix has mean 0 and deviation 1. With S = T C^T,
+    T = 1 t^T + T' and C = 1 c^T + C', where t and c are means over rows:
+        S_ij - mean(S) = t'_i.c_j + t.c'_j
+        sum_ij (S_ij - mean(S))^2 = m sum_i (t'_i.c)^2 + n sum_j (t.c'_j)^2 + <T'^T T', C'^T C'>
+    Each sum is of non-negative terms, so nothing cancels even where all scores are nearly equal.
+
+    Args:
+      texts: vectors of the whole batch's queries, `[n, d]`, any float; maths runs in float32.
+      candidates: vectors they are scored against, of the whole batch, `[m, d]`.
+      rows: which rows of the matrix to return, `[b]`, values in `[0, n)`.
+      similarity: `"cosine"`, or `"dot"` for raw inner products.
+      eps: added to the (unbiased) standard deviation; in units of the scores, > 0.
+
+    Returns:
+      `[b, m]`, zeros where all scores of the batch are equal.
+
+    Source:
+      The loss of the embedding-distillation project by approximated-intelligence, which has no `eps` and whose columns
+      are the batch's passages. Here `eps` keeps a batch of one, or of equal rows, from dividing by zero.
+
+    Example:
+      >>> print(zscores(jnp.eye(2), jnp.eye(2), jnp.arange(2)).round(2))
+      [[ 0.87 -0.87]
+       [-0.87  0.87]]
+    """
+    unit = normalise if similarity == "cosine" else float32
+    # The barrier makes each vector one rounded value; recomputed in two fusions, equal rows would differ in a last bit.
+    texts, candidates = jax.lax.optimization_barrier((unit(texts), unit(candidates)))
+    n, m = texts.shape[0], candidates.shape[0]
+    text_mean, candidate_mean = _mean(texts), _mean(candidates)
+    text_offsets, candidate_offsets = texts - text_mean, candidates - candidate_mean
+
+    by_text = matmul(text_offsets, candidate_mean.T)
+    by_candidate = matmul(text_mean, candidate_offsets.T)
+    gram = matmul(text_offsets.T, text_offsets) * matmul(candidate_offsets.T, candidate_offsets)
+    squares = m * jnp.sum(by_text**2) + n * jnp.sum(by_candidate**2) + jnp.sum(gram)
+    deviation = root(squares / max(n * m - 1, 1))
+    return (matmul(text_offsets[rows], candidates.T) + by_candidate) / (deviation + eps)
+
+
+def _mean(x: Float[Array, "n d"]) -> Float[Array, "1 d"]:
+    """Mean over rows, exact when all rows are equal (a plain sum rounds, and z-scoring would blow the rest up)."""
+    pivot = jax.lax.stop_gradient(x[:1])
+    return pivot + jnp.mean(x - pivot, axis=0, keepdims=True)
+
+
+def _operands(side: Side, candidates: Literal["documents", "all"]) -> tuple[Array, Array]:
+    """Texts of the batch and their candidates; rows without queries are scored against each other."""
+    n = side.all_documents.shape[0] // (1 + side.negatives.shape[1])
+    documents = side.all_documents[:n]
+    return (
+        documents if side.all_queries is None else side.all_queries,
+        side.all_documents if candidates == "all" else documents,
+    )

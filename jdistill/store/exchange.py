@@ -1,0 +1,270 @@
+"""Teacher vectors as columns of a Hugging Face data set, out and in, bit by bit; `datasets` is imported on first use.
+
+A column `document` has its vectors in `document_embedding`. float16 stays float16; bfloat16 and int8, which Arrow does
+not know as vectors, travel as the float32 values they stand for, and become the same bits again if the description
+asks for their dtype.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+from pydantic import Field
+
+from jdistill.config import Config, UserError
+from jdistill.store.files import open_array
+from jdistill.store.reader import Rows, Store
+from jdistill.store.teacher_writer import TeacherWriter
+from jdistill.store.vectors import DTYPES, SideName, to_float32, to_stored
+from jdistill.store.writer import write_texts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_PIECE = 2048  # rows in memory at once
+
+
+class VectorColumns(Config):
+    """Which columns of a data set hold texts; the vectors of column X are in the column X + `suffix`."""
+
+    query: str | None = None
+    """Column of queries; null where rows are plain texts."""
+    document: str = "document"
+    """Column of documents."""
+    negatives: list[str] = Field(default_factory=list)
+    """Columns of hard negatives, one text each."""
+    score: str | None = None
+    """Column of numbers."""
+    suffix: str = "_embedding"
+    """What a vector column has behind the name of its text column."""
+
+    @property
+    def texts(self) -> list[str]:
+        """All text columns: queries first, then documents, then negatives."""
+        return [column for column in (self.query, self.document, *self.negatives) if column is not None]
+
+
+def to_dataset(store: Store, role: str, teacher: str) -> "Dataset":
+    """The rows of one role with their texts and one teacher's vectors, in their order.
+
+    Columns: `query`, `document`, `negative_1` ..., `score` as far as rows have them, each text column with its
+    `*_embedding` of fixed length. The teacher's description is the data set's description, as JSON. The table is made
+    in memory; `save_to_disk` or `push_to_hub` share it.
+
+    Raises:
+      UserError: if the store has no such role or teacher.
+    """
+    import datasets
+    from datasets.table import InMemoryTable
+
+    vectors, rows = store.teacher(teacher), store.rows(role)
+    columns = _exported(rows)
+    pieces = []
+    for first in range(0, len(rows.documents), _PIECE):
+        part = slice(first, first + _PIECE)
+        piece: dict[str, pa.Array] = {}
+        embeddings: dict[str, pa.Array] = {}
+        for column, (side, ids) in zip(columns.texts, _sides(rows), strict=True):
+            piece[column] = pa.array(store.texts.take(ids[part]), pa.string())
+            values = vectors.take(ids[part], side)
+            values = values.astype(np.float16) if vectors.dtype == "float16" else values
+            embeddings[column + columns.suffix] = pa.FixedSizeListArray.from_arrays(values.reshape(-1), vectors.width)
+        if rows.scores is not None:
+            piece["score"] = pa.array(rows.scores[part], pa.float32())
+        pieces.append(pa.table({**piece, **embeddings}))
+    info = datasets.DatasetInfo(description=json.dumps(vectors.manifest["description"], ensure_ascii=False))
+    return datasets.Dataset(InMemoryTable(pa.concat_tables(pieces)), info=info)
+
+
+def from_dataset(
+    dataset: "Dataset",
+    columns: VectorColumns | None,
+    path: str | Path,
+    description: Mapping[str, Any] | None,
+    *,
+    teacher: str,
+    role: str = "train",
+) -> Store:
+    """A store of a data set's texts and vectors; the other way of `to_dataset`.
+
+    Called again with the same texts and another teacher's name, it adds that teacher to the store.
+
+    Args:
+      dataset: texts, and of each text column a column of vectors.
+      columns: which column is what; None: as `to_dataset` names them.
+      path: folder of the store.
+      description: of the teacher, see TeacherWriter; None: as `to_dataset` left it in the data set's description.
+        Prompts are "" and the dtype is the column's where it does not say. The width is the column's.
+      teacher: the teacher's name in the store.
+      role: what the rows are for.
+
+    Raises:
+      UserError: if a column is missing or holds something else, if the dtype cannot hold the vectors exactly, or if
+        a text that occurs twice has two vectors.
+    """
+    columns = columns or _named(dataset)
+    needed = [*columns.texts, *(column + columns.suffix for column in columns.texts), columns.score]
+    missing = [column for column in needed if column is not None and column not in dataset.column_names]
+    if missing:
+        raise UserError(f"data set: has no column {', '.join(missing)}. It has: {', '.join(dataset.column_names)}.")
+    read = _Reader(dataset.with_format("arrow"), columns)
+    write_texts(path, [(teacher, role, read.rows())], fingerprint={"data set": read.hash_of_texts(), "role": role})
+    store = Store.open(path)
+    given = description if description is not None else json.loads(dataset.info.description or "{}")
+    first = read.raw(0, np.array([0]))
+    described = {
+        "prompts": {"query": "", "document": ""},
+        "dtype": str(first.dtype) if str(first.dtype) in DTYPES else "float32",
+        **given,
+        "width": first.shape[1],
+    }
+    writer = TeacherWriter(store, teacher, described)
+    places = _Places(writer, store.rows(role))
+    for shard in writer.missing():
+        writer.write(shard, _exact(read.take(places.of_shard(shard)), writer.description["dtype"]))
+    _require_one_vector_each(read, places, store.rows(role))
+    writer.finish()
+    return store
+
+
+class _Row(NamedTuple):
+    query: str | None
+    document: str
+    negatives: tuple[str, ...]
+    score: float | None
+
+
+class _Reader:
+    """Texts and vectors of a data set. A place is `column * rows + row`, columns as in `VectorColumns.texts`."""
+
+    def __init__(self, dataset: Any, columns: VectorColumns) -> None:
+        self.dataset = dataset
+        self.columns = columns
+
+    def rows(self) -> Iterator[_Row]:
+        has_query = self.columns.query is not None
+        for first, table in self._pieces():
+            texts = [table.column(column).to_pylist() for column in self.columns.texts]
+            for column, values in zip(self.columns.texts, texts, strict=True):
+                for i, value in enumerate(values):
+                    if not isinstance(value, str) or not value.strip():
+                        raise UserError(
+                            f"data set, row {first + i + 1}, column '{column}': is {value!r}, expected a text."
+                        )
+            scores = table.column(self.columns.score).to_pylist() if self.columns.score else [None] * len(table)
+            for row, score in zip(zip(*texts, strict=True), scores, strict=True):
+                query, document, *negatives = row if has_query else (None, *row)
+                yield _Row(query, document, tuple(negatives), score)
+
+    def hash_of_texts(self) -> str:
+        digest = hashlib.sha256()
+        for row in self.rows():
+            digest.update(json.dumps(row).encode())
+        return digest.hexdigest()
+
+    def raw(self, column: int, rows: Int[np.ndarray, " n"]) -> np.ndarray:
+        """`[n, d]` in the column's own type."""
+        name = self.columns.texts[column] + self.columns.suffix
+        values = self.dataset.select_columns(name)[rows.tolist()].column(name).combine_chunks()
+        flat = values.flatten() if isinstance(values.type, pa.FixedSizeListType | pa.ListType) else pa.array([])
+        if values.null_count or flat.null_count or not pa.types.is_floating(flat.type) or len(flat) % len(rows):
+            raise UserError(f"data set, column '{name}': is {values.type}, expected vectors of one width. Convert it.")
+        return flat.to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+
+    def take(self, places: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
+        """float32 vectors of these places."""
+        column, row = np.divmod(places, len(self.dataset))
+        vectors: np.ndarray | None = None
+        for i in np.unique(column):
+            values = self.raw(int(i), row[column == i])
+            exact = values.astype(np.float32)
+            if not np.array_equal(exact, values, equal_nan=True):
+                raise UserError(
+                    f"data set, column '{self.columns.texts[i]}{self.columns.suffix}': is {values.dtype}, and float32 "
+                    "cannot hold its values exactly. Cast the column to float32."
+                )
+            vectors = np.empty((len(places), exact.shape[1]), np.float32) if vectors is None else vectors
+            if vectors.shape[1] != exact.shape[1]:
+                raise UserError(
+                    f"data set: vectors have widths {vectors.shape[1]} and {exact.shape[1]}, expected one width."
+                )
+            vectors[column == i] = exact
+        assert vectors is not None
+        return vectors
+
+    def _pieces(self) -> Iterator[tuple[int, pa.Table]]:
+        names = [*self.columns.texts, *([self.columns.score] if self.columns.score else [])]
+        first = 0
+        for table in self.dataset.select_columns(names).iter(batch_size=_PIECE):
+            yield first, table
+            first += len(table)
+
+
+class _Places:
+    """Where in the data set each vector of the store is taken from: the first occurrence of its text on its side."""
+
+    def __init__(self, writer: TeacherWriter, rows: Rows) -> None:
+        self.writer = writer
+        count = len(rows.documents)
+        self.index = {side: open_array(writer.folder / f"index.{side}.npy") for side in ("query", "document")}
+        self.of_vector = np.full(writer.rows, -1, np.int64)
+        # Backwards, and queries last, so that the first occurrence stays.
+        for column, (side, ids) in reversed(list(enumerate(_sides(rows)))):
+            vectors = self.index[side][ids]
+            self.of_vector[vectors[::-1]] = column * count + np.arange(count)[::-1]
+
+    def of_shard(self, shard: int) -> Int[np.ndarray, " s"]:
+        first = shard * self.writer.plan["shard_rows"]
+        return self.of_vector[first : first + self.writer.size(shard)]
+
+
+def _require_one_vector_each(read: _Reader, places: _Places, rows: Rows) -> None:
+    """Refuse a text with two vectors: the store keeps one, so the other would be lost."""
+    count = len(rows.documents)
+    for column, (side, ids) in enumerate(_sides(rows)):
+        kept = places.of_vector[places.index[side][ids]]
+        again = np.flatnonzero(kept != column * count + np.arange(count))
+        for first in range(0, len(again), _PIECE):
+            part = again[first : first + _PIECE]
+            differ = (read.take(column * count + part) != read.take(kept[part])).any(axis=1)
+            if differ.any():
+                row = int(part[np.argmax(differ)])
+                other, other_row = divmod(int(kept[row]), count)
+                raise UserError(
+                    f"data set, row {row + 1}, column '{read.columns.texts[column]}': the text has another vector than "
+                    f"in row {other_row + 1}, column '{read.columns.texts[other]}'. If queries and documents had "
+                    "different prompts, give both in the description; else the vectors are not one teacher's."
+                )
+
+
+def _exact(vectors: Float[np.ndarray, "n d"], dtype: str) -> Float[np.ndarray, "n d"]:
+    if not np.array_equal(to_float32(to_stored(vectors, dtype), dtype), vectors, equal_nan=True):
+        raise UserError(f"data set: dtype {dtype} cannot hold the vectors exactly. Describe them with dtype: float32.")
+    return vectors
+
+
+def _sides(rows: Rows) -> list[tuple[SideName, Int[np.ndarray, " n"]]]:
+    """Side and text numbers of each text column, in the order of `VectorColumns.texts`."""
+    documents: list[tuple[SideName, Any]] = [("document", column) for column in np.asarray(rows.documents).T]
+    return documents if rows.queries is None else [("query", np.asarray(rows.queries)), *documents]
+
+
+def _exported(rows: Rows) -> VectorColumns:
+    return VectorColumns(
+        query=None if rows.queries is None else "query",
+        negatives=[f"negative_{i}" for i in range(1, rows.documents.shape[1])],
+        score=None if rows.scores is None else "score",
+    )
+
+
+def _named(dataset: Any) -> VectorColumns:
+    names = dataset.column_names
+    negatives = [name for i in range(1, len(names)) if (name := f"negative_{i}") in names]
+    return VectorColumns(
+        query="query" if "query" in names else None, negatives=negatives, score="score" if "score" in names else None
+    )

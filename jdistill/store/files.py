@@ -1,0 +1,185 @@
+"""Files that are whole or absent: written beside their place, synced, then renamed; killed writers leave no half file.
+
+A file in the making is called `.NAME.HOST.PID.tmp`, so that several processes can write the same file, and what a
+dead process left behind can be told from what a living one is writing.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from jdistill.config import UserError
+
+_HOST = socket.gethostname().replace(".", "-") or "localhost"
+
+
+def temporary(path: Path) -> Path:
+    """Where this process prepares what will be renamed to `path`; on the same file system."""
+    return path.parent / f".{path.name}.{_HOST}.{os.getpid()}.tmp"
+
+
+def remove_stale(folder: Path, *, all_hosts: bool = False) -> None:
+    """Delete what dead processes of this machine left unfinished in `folder`, subfolders included.
+
+    With `all_hosts` also what other machines' processes left, alive or not: for when nothing is left to write.
+    """
+    for path in sorted(folder.rglob(".*.tmp")):
+        *_, host, pid, _ = path.name.split(".")
+        if (all_hosts and host != _HOST) or (host == _HOST and pid.isdigit() and not _alive(int(pid))):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def publish(made: Path, path: Path) -> None:
+    """Rename a synced file to its place, durably."""
+    try:
+        os.replace(made, path)
+    except FileNotFoundError:  # another process was faster with the same file, and has tidied up
+        if not path.is_file():
+            raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync(file: IO[Any]) -> None:
+    """Bring what was written to disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def save_array(path: Path, array: np.ndarray) -> str:
+    """Write one .npy file atomically; returns its sha256."""
+    made = temporary(path)
+    with made.open("wb") as file:
+        np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+        sync(file)
+    digest = sha256_of(made)
+    publish(made, path)
+    return digest
+
+
+def save_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically; equal content gives equal bytes."""
+    made = temporary(path)
+    with made.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        sync(file)
+    publish(made, path)
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """The mapping in a file that `save_json` wrote.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not valid JSON: {error}. The file is damaged; delete its folder, and make it anew."
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: holds {type(content).__name__}, expected a mapping. Delete its folder, and make it anew."
+        )
+    return content
+
+
+def open_array(path: Path) -> np.ndarray:
+    """A memory-mapped .npy file, read-only.
+
+    Raises:
+      UserError: if it is missing or damaged.
+    """
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: missing or damaged: {error}. Delete the folder it lies in, and make it anew."
+        ) from error
+    return mapped.view(np.ndarray)  # plain arrays index several times faster than np.memmap
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def as_stored(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What `content` is after a round trip through JSON (tuples become lists), so that both compare equal."""
+    return json.loads(json.dumps(content))
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], *, prefix: str = "") -> list[str]:
+    """Each field that differs, as `name: stored value, not wanted value`; only fields of both are compared."""
+    found = []
+    for key in wanted:
+        if key not in stored:
+            continue
+        old, new = stored[key], wanted[key]
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, prefix=f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key} is {_shown(old)} there and {_shown(new)} here")
+    return found
+
+
+class ArrayStream:
+    """A one-dimensional .npy file whose length is known only at its end."""
+
+    def __init__(self, path: Path, dtype: type[np.generic]) -> None:
+        self.path = path
+        self.dtype = np.dtype(dtype)
+        self.length = 0
+        self._file = path.open("wb")
+        self._write_header()
+
+    def append(self, values: np.ndarray | bytes) -> None:
+        """Add values of the stream's dtype, or their bytes."""
+        data = values if isinstance(values, bytes) else np.ascontiguousarray(values, self.dtype).data
+        self._file.write(data)
+        self.length += len(data) // self.dtype.itemsize if isinstance(data, bytes) else len(values)
+
+    def close(self) -> None:
+        """Write the length into the header, and sync."""
+        end = self._file.tell()
+        self._file.seek(0)
+        self._write_header()
+        assert end == self._file.tell() + self.length * self.dtype.itemsize, "numpy changed the header's length"
+        sync(self._file)
+        self._file.close()
+
+    def _write_header(self) -> None:
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 70 else text[:67] + "..."
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

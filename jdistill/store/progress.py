@@ -1,0 +1,68 @@
+"""How long work shows itself: a bar with rate and time left on a terminal, one calm line now and then elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress:
+    """Counts finished pieces of work; use as a context manager.
+
+    Args:
+      title: what is done, such as `embed minilm`.
+      total: number of pieces; None if unknown.
+      unit: name of the pieces, in the plural.
+      done: pieces that an earlier process finished; they count, but not for the rate.
+    """
+
+    def __init__(self, title: str, total: int | None, *, unit: str = "texts", done: int = 0) -> None:
+        self.title, self.total, self.unit, self.done = title, total, unit, done
+        self._already = done
+        self._start = self._told = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total, initial=done, desc=title, unit=f" {unit}", unit_scale=True, dynamic_ncols=True
+            )
+
+    def advance(self, pieces: int) -> None:
+        """Count `pieces` more."""
+        self.done += pieces
+        if self._bar is not None:
+            self._bar.update(pieces)
+        elif time.monotonic() - self._told >= _SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        """Where the work stands, such as `embed minilm: 1,200 of 4,000 texts (30%), 85 texts/s, 33 s left`."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        rate = (self.done - self._already) / seconds
+        pace = f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2f} {self.unit}/s"
+        if self.total is None:
+            return f"{self.title}: {self.done:,} {self.unit}, {pace}"
+        left = f", {_duration((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""
+        share = self.done / max(self.total, 1)
+        return f"{self.title}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%}), {pace}{left}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None and self._told > self._start:  # whoever saw it under way sees it end
+            print(self.line(), file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,147 @@
+"""A store that is open: texts, rows and teachers, memory-mapped and checked."""
+
+import difflib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jdistill.config import UserError
+from jdistill.store.files import load_json, open_array
+from jdistill.store.vectors import TeacherVectors
+from jdistill.store.writer import FORMAT
+
+
+class Rows(NamedTuple):
+    """The rows of one role, as numbers of texts."""
+
+    queries: Int[np.ndarray, " n"] | None
+    """int32; None where rows are plain texts."""
+    documents: Int[np.ndarray, "n c"]
+    """int32; of each row its document, then its hard negatives."""
+    scores: Float[np.ndarray, " n"] | None
+    """float32; None where rows have no score."""
+
+
+class Texts:
+    """All texts of a store, by number."""
+
+    def __init__(self, folder: Path, sha256: str) -> None:
+        self.folder = folder
+        self.sha256 = sha256
+        """Identity of all texts together; what is derived from them is keyed by it."""
+        self._offsets = open_array(folder / "offsets.npy")
+        self._values = open_array(folder / "values.npy").data
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, number: int) -> str:
+        if not 0 <= number < len(self):
+            raise IndexError(f"text {number} of {len(self)}")
+        return str(self._values[self._offsets[number] : self._offsets[number + 1]], "utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), 8192):
+            yield from self.take(np.arange(first, min(first + 8192, len(self))))
+
+    def take(self, ids: Int[np.ndarray, " n"]) -> list[str]:
+        """The texts of these numbers, in this order."""
+        ids = np.asarray(ids)
+        starts, ends = self._offsets[ids].tolist(), self._offsets[ids + 1].tolist()
+        return [str(self._values[a:b], "utf-8") for a, b in zip(starts, ends, strict=True)]
+
+    def __reduce__(self) -> tuple[Any, ...]:  # another process opens the files itself
+        return Texts, (self.folder, self.sha256)
+
+
+class Store:
+    """Texts, rows and teacher vectors of one data set; `Store.open` is the way in."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open what `write_texts` wrote.
+
+        Raises:
+          UserError: if there is no complete store, or one of a later format.
+        """
+        path = Path(path)
+        if not (path / "manifest.json").is_file():
+            state = "is incomplete" if (path / "texts").is_dir() else "does not exist"
+            raise UserError(f"store at {path}: {state}. Make it with `jdistill embed`, or give another path.")
+        manifest = load_json(path / "manifest.json")
+        if manifest.get("format") != FORMAT:
+            raise UserError(
+                f"store at {path}: has format {manifest.get('format')}, but this version reads format {FORMAT}. "
+                "Use the version of jdistill that wrote it, or make it anew."
+            )
+        return cls(path, manifest)
+
+    @cached_property
+    def texts(self) -> Texts:
+        """All texts, by number."""
+        return Texts(self.path / "texts", self.manifest["texts"]["sha256"])
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Names of the parts of the data, such as `train` and `heldout`."""
+        return tuple(self.manifest["roles"])
+
+    def rows(self, role: str) -> Rows:
+        """The rows of one role, memory-mapped.
+
+        Raises:
+          UserError: if the store has no such role.
+        """
+        if role not in self.roles:
+            raise UserError(
+                f"store at {self.path}: has no rows of the role '{role}'. It has: {', '.join(self.roles)}. "
+                f"Give a source of the data the role '{role}', and make the store anew."
+            )
+        folder, files = self.path / "rows" / role, self.manifest["roles"][role]["files"]
+        parts = {
+            part: open_array(folder / f"{part}.npy") if part in files else None
+            for part in ("queries", "documents", "scores")
+        }
+        assert parts["documents"] is not None
+        return Rows(parts["queries"], parts["documents"], parts["scores"])
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Names of the teachers whose vectors are complete, sorted."""
+        return tuple(sorted(p.parent.name for p in (self.path / "teachers").glob("*/manifest.json")))
+
+    def teacher(self, name: str) -> TeacherVectors:
+        """The vectors of one teacher, memory-mapped.
+
+        Raises:
+          UserError: if there are none, if they are incomplete, or if they are those of other texts.
+        """
+        folder = self.path / "teachers" / name
+        if not (folder / "manifest.json").is_file():
+            raise UserError(f"store at {self.path}: {self._why_not(name)}")
+        vectors = TeacherVectors(folder)
+        if vectors.manifest["texts"] != self.texts.sha256:
+            raise UserError(
+                f"store at {self.path}: teacher '{name}' was embedded for other texts. "
+                f"Delete {folder}, and run `jdistill embed` again."
+            )
+        return vectors
+
+    def _why_not(self, name: str) -> str:
+        folder = self.path / "teachers" / name
+        if (folder / "plan.json").is_file():
+            shards = load_json(folder / "plan.json")["shards"]
+            done = len(list((folder / "shards").glob("*.json")))
+            return f"teacher '{name}' is incomplete: {done} of {shards} shards. Run `jdistill embed` again to go on."
+        near = difflib.get_close_matches(name, self.teachers, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        known = ", ".join(self.teachers) or "none"
+        return f"has no teacher '{name}'. It has: {known}.{hint} Run `jdistill embed` to add it."

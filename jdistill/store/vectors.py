@@ -1,0 +1,153 @@
+"""Teacher vectors on disk: how numbers are stored, and how they are read.
+
+    teachers/NAME/plan.json              description, texts, number of rows and shards; written before any vector
+    teachers/NAME/keys.npy               uint8 [u, 16]: of each vector, sha256 of its prompted text, first 16 bytes
+    teachers/NAME/texts.npy              int32 [u]: of each vector, the number of the text it was made from
+    teachers/NAME/index.query.npy        int32 [N]: text -> row of its vector with the query prompt, or -1
+    teachers/NAME/index.document.npy     the same with the document prompt
+    teachers/NAME/shards/00000.npy       [s, d]: the vectors of rows 0 .. s - 1
+    teachers/NAME/shards/00000.json      rows and sha256 of the shard; written after it: a shard counts only with it
+    teachers/NAME/manifest.json          plan and every shard's sha256; written last: then the teacher is complete
+
+Stored types: float32 and float16 as they are; bfloat16, which .npy does not know, as its bit pattern in uint16; int8 as
+round(x / scale) with one float32 scale per row beside it (00000.scales.npy), where 127 * scale is the row's largest
+absolute value. Scales have 16 significant bits, so that int8 -> float32 -> int8 gives the same bits again.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Float, Int
+
+from jdistill.config import UserError
+from jdistill.store.files import load_json, open_array
+
+SideName = Literal["query", "document"]
+SIDES: tuple[SideName, SideName] = ("query", "document")
+
+DTYPES = ("float32", "float16", "bfloat16", "int8")
+
+
+class Stored(NamedTuple):
+    """Vectors as they lie on disk."""
+
+    values: np.ndarray
+    """`[n, d]` float32, float16, uint16 (bfloat16's bits) or int8."""
+    scales: Float[np.ndarray, " n"] | None
+    """float32; of int8 only."""
+
+
+def to_stored(vectors: Float[np.ndarray, "n d"], dtype: str) -> Stored:
+    """float32 vectors in a stored type, rounded to nearest even."""
+    vectors = np.asarray(vectors, np.float32)
+    if dtype == "bfloat16":
+        return Stored(vectors.astype(ml_dtypes.bfloat16).view(np.uint16), None)
+    if dtype == "int8":
+        scales = _round_up(np.abs(vectors).max(axis=1) / np.float32(127))
+        safe = np.where(scales > 0, scales, np.float32(1))
+        return Stored(np.rint(vectors / safe[:, None]).astype(np.int8), scales)
+    with np.errstate(over="ignore"):  # whoever writes refuses infinite values, with the text that gave them
+        return Stored(vectors.astype(np.dtype(dtype)), None)
+
+
+def to_float32(stored: Stored, dtype: str) -> Float[np.ndarray, "n d"]:
+    """Stored vectors as float32; exact, except that int8 was rounded when it was stored."""
+    if dtype == "bfloat16":
+        return stored.values.view(ml_dtypes.bfloat16).astype(np.float32)
+    if stored.scales is not None:
+        return stored.values.astype(np.float32) * stored.scales[:, None]
+    return stored.values.astype(np.float32)
+
+
+def shard_name(shard: int) -> str:
+    """File name of a shard, without suffix."""
+    return f"{shard:05d}"
+
+
+class TeacherVectors:
+    """The vectors of one teacher, by text and side. Cheap to open and to send to another process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = load_json(folder / "manifest.json")
+        description = self.manifest["description"]
+        self.dtype: str = description["dtype"]
+        """Stored type: float32, float16, bfloat16 or int8."""
+        self.width: int = description["width"]
+        self._shard_rows: int = self.manifest["shard_rows"]
+        self._index = {side: open_array(folder / f"index.{side}.npy") for side in SIDES}
+        self._shard = lru_cache(maxsize=None)(self._open_shard)
+
+    def __len__(self) -> int:
+        """Number of vectors; texts that both sides share count once."""
+        return self.manifest["rows"]
+
+    def take(self, ids: Int[np.ndarray, "*shape"], side: SideName) -> Float[np.ndarray, "*shape d"]:
+        """The vectors of these texts, float32.
+
+        Args:
+          ids: numbers of texts, of any shape.
+          side: whose prompt stood in front of the text.
+
+        Raises:
+          UserError: if the teacher has no vector of one of them on that side.
+        """
+        ids = np.asarray(ids)
+        rows = self._index[side][ids.reshape(-1)].astype(np.int64)
+        if rows.size and rows.min() < 0:
+            missing = ids.reshape(-1)[rows < 0]
+            raise UserError(
+                f"{self.folder}: has no vector of text {missing[0]} as a {side} ({len(missing)} of {ids.size} texts "
+                f"asked for). The rows use it on the other side only; check which side is asked for."
+            )
+        return to_float32(self._gather(rows), self.dtype).reshape(*ids.shape, self.width)
+
+    def shard(self, shard: int) -> Float[np.ndarray, "s d"]:
+        """All vectors of one shard, float32."""
+        return to_float32(self._shard(shard), self.dtype)
+
+    def _gather(self, rows: Int[np.ndarray, " n"]) -> Stored:
+        values = np.empty((len(rows), self.width), _LAID_OUT[self.dtype])
+        scales = np.empty(len(rows), np.float32) if self.dtype == "int8" else None
+        order = np.argsort(rows, kind="stable")  # one visit per shard, and in the order of the disk
+        shards = rows[order] // self._shard_rows
+        for part in np.split(order, np.flatnonzero(np.diff(shards)) + 1):
+            if not len(part):
+                continue
+            shard, within = rows[part[0]] // self._shard_rows, rows[part] % self._shard_rows
+            stored = self._shard(int(shard))
+            values[part] = stored.values[within]
+            if scales is not None and stored.scales is not None:
+                scales[part] = stored.scales[within]
+        return Stored(values, scales)
+
+    def _open_shard(self, shard: int) -> Stored:
+        name = self.folder / "shards" / shard_name(shard)
+        values = open_array(name.with_suffix(".npy"))
+        rows = min(self._shard_rows, len(self) - shard * self._shard_rows)
+        if values.shape != (rows, self.width) or values.dtype != _LAID_OUT[self.dtype]:
+            raise UserError(
+                f"{name}.npy: is {values.dtype} {list(values.shape)}, expected {_LAID_OUT[self.dtype]} "
+                f"[{rows}, {self.width}]. Delete {self.folder}, and run `jdistill embed` again."
+            )
+        return Stored(values, open_array(name.with_suffix(".scales.npy")) if self.dtype == "int8" else None)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # another process opens the files itself
+        return TeacherVectors, (self.folder,)
+
+
+_LAID_OUT = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(np.uint16),
+    "int8": np.dtype(np.int8),
+}
+
+
+def _round_up(scales: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The next float32 with 16 significant bits."""
+    bits = scales.astype(np.float32).view(np.uint32)
+    return ((bits + np.uint32(0xFF)) & np.uint32(0xFFFFFF00)).view(np.float32)

@@ -1,0 +1,91 @@
+"""Reading a whole store again: every file against its hash, every vector against the text it was made from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jdistill.store.files import load_json, open_array, sha256_of
+from jdistill.store.reader import Store
+from jdistill.store.teacher_writer import prompted_keys
+from jdistill.store.vectors import SIDES, SideName, shard_name
+
+
+def verify(store: Store) -> list[str]:
+    """What is wrong with a store, one sentence per problem; empty if nothing is.
+
+    Checks the sha256 of texts, rows and shards, that rows name texts that exist, and of each vector that its key is
+    the hash of its prompted text. Damaged files are found, missing ones too; it reads everything once.
+    """
+    problems = list(_file_problems(store.path / "texts", store.manifest["texts"]["files"]))
+    for role, content in store.manifest["roles"].items():
+        problems += _file_problems(store.path / "rows" / role, content["files"])
+    if problems:  # what builds on the texts cannot be judged
+        return problems
+    for role in store.roles:
+        rows = store.rows(role)
+        for part in (rows.documents, rows.queries):
+            if part is not None and (part.min() < 0 or part.max() >= len(store.texts)):
+                problems.append(f"rows of the role '{role}' name texts that do not exist")
+    for name in store.teachers:
+        problems += _teacher_problems(store, name)
+    return problems
+
+
+def _teacher_problems(store: Store, name: str) -> Iterator[str]:
+    folder = store.path / "teachers" / name
+    manifest = load_json(folder / "manifest.json")
+    if manifest["texts"] != store.texts.sha256:
+        yield f"teacher '{name}' was embedded for other texts"
+        return
+    for shard, content in enumerate(manifest["hashes"]):
+        names = {"values": f"{shard_name(shard)}.npy", "scales": f"{shard_name(shard)}.scales.npy"}
+        files = {names[key]: digest for key, digest in content["files"].items()}
+        yield from _file_problems(folder / "shards", files, suffix="")
+    absent = [file for file in ("keys", "texts", "index.query", "index.document") if not _is_there(folder, file)]
+    if absent:
+        yield f"{folder}: missing or damaged: {', '.join(f'{file}.npy' for file in absent)}"
+        return
+    yield from _key_problems(store, folder)
+
+
+def _key_problems(store: Store, folder: Path) -> Iterator[str]:
+    manifest = load_json(folder / "manifest.json")
+    keys, owners = open_array(folder / "keys.npy"), open_array(folder / "texts.npy")
+    if len(keys) != manifest["rows"] or len(owners) != manifest["rows"]:
+        yield f"{folder}: has {len(keys)} keys for {manifest['rows']} vectors"
+        return
+    for side in SIDES:
+        part = slice(0, manifest["query_rows"]) if side == "query" else slice(manifest["query_rows"], None)
+        yield from _wrong_keys(store, folder, side, np.asarray(owners[part]), keys[part])
+        index = open_array(folder / f"index.{side}.npy")
+        if len(index) != len(store.texts):
+            yield f"{folder}: index.{side}.npy has {len(index)} texts, the store {len(store.texts)}"
+            continue
+        asked = np.flatnonzero(index >= 0)
+        yield from _wrong_keys(store, folder, side, asked, keys[index[asked]])
+
+
+def _wrong_keys(store: Store, folder: Path, side: SideName, ids: np.ndarray, keys: np.ndarray) -> Iterator[str]:
+    prompt = load_json(folder / "manifest.json")["description"]["prompts"][side]
+    found = b"".join(prompted_keys(store.texts, ids, prompt))
+    wrong = np.flatnonzero((np.frombuffer(found, np.uint8).reshape(-1, 16) != keys).any(axis=1))
+    if len(wrong):
+        yield f"{folder}: {len(wrong)} {side} vectors are not those of their texts, first text {ids[wrong[0]]}"
+
+
+def _file_problems(folder: Path, files: dict[str, str], *, suffix: str = ".npy") -> Iterator[str]:
+    for name, digest in files.items():
+        path = folder / f"{name}{suffix}"
+        if not path.is_file():
+            yield f"{path}: missing"
+        elif sha256_of(path) != digest:
+            yield f"{path}: damaged (its sha256 is not the manifest's)"
+
+
+def _is_there(folder: Path, file: str) -> bool:
+    try:
+        open_array(folder / f"{file}.npy")
+    except ValueError:
+        return False
+    return True

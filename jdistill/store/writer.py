@@ -1,0 +1,231 @@
+"""Texts and rows: every text once, numbered in the order of its first occurrence; rows are numbers of texts.
+
+    manifest.json              written last: a folder without it is no store
+    texts/values.npy           uint8: all texts as UTF-8, one behind the other
+    texts/offsets.npy          int64 [N + 1]: text i is values[offsets[i]:offsets[i + 1]]
+    rows/ROLE/documents.npy    int32 [n, c]: of each row its document, then its hard negatives
+    rows/ROLE/queries.npy      int32 [n]; absent where rows are plain texts
+    rows/ROLE/scores.npy       float32 [n]; absent where rows have no score
+    teachers/NAME/             see vectors.py
+    tokens/KEY/                see tokens.py
+
+All of it is made in a hidden folder and moved into place file by file. A killed writer starts over; its result has the
+same bytes as an undisturbed one's.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from array import array
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from jdistill.config import UserError
+from jdistill.store.files import (
+    ArrayStream,
+    as_stored,
+    differences,
+    load_json,
+    remove_stale,
+    save_array,
+    save_json,
+    sha256_of,
+    sync_folder,
+    temporary,
+)
+from jdistill.store.progress import Progress
+
+FORMAT = 1
+_PIECE = 1000  # rows between two looks at the clock
+
+
+class Row(Protocol):
+    """What a store keeps of a training example."""
+
+    @property
+    def query(self) -> str | None:
+        """None where the row is a plain text."""
+        ...
+
+    @property
+    def document(self) -> str:
+        """The document, or the plain text."""
+        ...
+
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """Hard negatives, as many in every row of a role."""
+        ...
+
+    @property
+    def score(self) -> float | None:
+        """None where the row has no label."""
+        ...
+
+
+def write_texts(
+    path: str | Path, sources: Iterable[tuple[str, str, Iterable[Row]]], *, fingerprint: Mapping[str, Any]
+) -> None:
+    """Write the texts and rows of all sources, or do nothing if the store is there.
+
+    Args:
+      path: folder of the store.
+      sources: name, role and rows of each source. Rows of one role must all have the same parts (query, number of
+        negatives, score). Nothing is read where the store is there already.
+      fingerprint: what decides the rows, as JSON; a store with another fingerprint is refused.
+
+    Raises:
+      UserError: if the folder holds a store of other data, if rows of a role differ in their parts, or if a text is
+        not valid Unicode.
+    """
+    path = Path(path)
+    fingerprint = as_stored(fingerprint)
+    if (path / "manifest.json").is_file():
+        _require_same_data(path, fingerprint)
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    remove_stale(path)
+    made = temporary(path / "texts")
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        manifest = _write_all(made, sources)
+        for file in sorted(made.rglob("*.npy")):
+            place = path / file.relative_to(made)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
+            sync_folder(place.parent)
+        sync_folder(path)
+        save_json(path / "manifest.json", {"format": FORMAT, "fingerprint": fingerprint, **manifest})
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def require_name(name: str, *, what: str) -> None:
+    """Refuse a name that cannot be a folder's.
+
+    Raises:
+      UserError: if it has other characters than letters, digits, '.', '_' and '-', or starts with one of the latter.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"{what} {name!r}: expected letters, digits, '.', '_' and '-' only. Rename it.")
+
+
+def _require_same_data(path: Path, fingerprint: Mapping[str, Any]) -> None:
+    stored = load_json(path / "manifest.json").get("fingerprint", {})
+    if stored == fingerprint:
+        return
+    changed = differences(stored, fingerprint)
+    changed += [f"{key} is only there" for key in stored if key not in fingerprint]
+    changed += [f"{key} is only here" for key in fingerprint if key not in stored]
+    raise UserError(
+        f"store at {path}: was made from other data: {'; '.join(changed)}. "
+        f"Give another path for the store, or delete {path} to make it anew."
+    )
+
+
+def _write_all(folder: Path, sources: Iterable[tuple[str, str, Iterable[Row]]]) -> dict[str, Any]:
+    texts = _TextTable(folder / "texts")
+    roles: dict[str, _RowTable] = {}
+    with Progress("read rows", None, unit="rows") as progress:
+        for name, role, rows in sources:
+            require_name(role, what="role")
+            table = roles.setdefault(role, _RowTable(role))
+            before = len(table)
+            for row in rows:
+                table.append(row, name, texts)
+                if len(table) % _PIECE == 0:
+                    progress.advance(_PIECE)
+            table.sources.append({"name": name, "rows": len(table) - before})
+    empty = [role for role, table in roles.items() if not len(table)]
+    if empty or not roles:
+        raise UserError(f"data: {', '.join(empty) or 'no source'}: no rows. Give each role at least one row.")
+    return {
+        "texts": texts.close(),
+        "roles": {role: table.save(folder / "rows" / role) for role, table in roles.items()},
+    }
+
+
+class _TextTable:
+    """Texts as they come, each once. In memory: 16 bytes of hash and a number per text, not the text."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.offsets = array("q", [0])
+        self._numbers: dict[bytes, int] = {}
+        self._values = ArrayStream(folder / "values.npy", np.uint8)
+
+    def number(self, text: str, source: str) -> int:
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"data.{source}: the text {text[:60]!r} is not valid Unicode: {error.reason}. Repair the text."
+            ) from None
+        key = hashlib.sha256(data).digest()[:16]
+        number = self._numbers.setdefault(key, len(self._numbers))
+        if number == len(self.offsets) - 1:
+            self._values.append(data)
+            self.offsets.append(self.offsets[-1] + len(data))
+        return number
+
+    def close(self) -> dict[str, Any]:
+        self._values.close()
+        hashes = {
+            "values": sha256_of(self.folder / "values.npy"),
+            "offsets": save_array(self.folder / "offsets.npy", np.asarray(self.offsets, np.int64)),
+        }
+        both = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()
+        return {"count": len(self._numbers), "bytes": self.offsets[-1], "sha256": both, "files": hashes}
+
+
+class _RowTable:
+    """The rows of one role; all have the same parts as the first."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+        self.sources: list[dict[str, Any]] = []
+        self.parts: tuple[bool, int, bool] | None = None
+        self.queries, self.documents, self.scores = array("i"), array("i"), array("f")
+
+    def __len__(self) -> int:
+        return 0 if self.parts is None else len(self.documents) // (1 + self.parts[1])
+
+    def append(self, row: Row, source: str, texts: _TextTable) -> None:
+        parts = (row.query is not None, len(row.negatives), row.score is not None)
+        if self.parts is None:
+            self.parts = parts
+        elif parts != self.parts:
+            raise UserError(
+                f"data.{source}: its rows hold {_told(parts)}, but rows of the role '{self.role}' before it hold "
+                f"{_told(self.parts)}. Map the same columns in every source of a role, or give it a store of its own."
+            )
+        if row.query is not None:
+            self.queries.append(texts.number(row.query, source))
+        self.documents.append(texts.number(row.document, source))
+        self.documents.extend([texts.number(text, source) for text in row.negatives])
+        if row.score is not None:
+            self.scores.append(row.score)
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        assert self.parts is not None
+        folder.mkdir(parents=True)
+        width = 1 + self.parts[1]
+        documents = np.asarray(self.documents, np.int32).reshape(-1, width)
+        arrays: dict[str, np.ndarray] = {"documents": documents}
+        if self.parts[0]:
+            arrays["queries"] = np.asarray(self.queries, np.int32)
+        if self.parts[2]:
+            arrays["scores"] = np.asarray(self.scores, np.float32)
+        hashes = {name: save_array(folder / f"{name}.npy", value) for name, value in arrays.items()}
+        return {"rows": len(documents), "documents": width, "sources": self.sources, "files": hashes}
+
+
+def _told(parts: tuple[bool, int, bool]) -> str:
+    query, negatives, score = parts
+    pair = "a query and a document" if query else "a plain text"
+    return f"{pair}, {negatives} negatives and {'a' if score else 'no'} score"

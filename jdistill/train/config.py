@@ -1,0 +1,97 @@
+"""How a student is trained: length of the run, optimizer, and what happens at which step."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from jdistill.config import Config
+
+
+def _whole_from_one_on(value: float) -> float:
+    if value >= 1 and value != int(value):
+        raise ValueError(f"is {value}; from 1 on it counts steps, so give a whole number, or a share below 1")
+    return value
+
+
+StepsOrShare = Annotated[float, Field(ge=0), AfterValidator(_whole_from_one_on)]
+"""From 1 on a number of steps; below 1 a share of the whole run."""
+
+
+class AdamWConfig(Config):
+    """Adam with decoupled weight decay, under a learning rate schedule."""
+
+    kind: Literal["adamw"] = "adamw"
+    """Which optimizer."""
+    peak_lr: float = Field(1e-4, gt=0)
+    """Learning rate after warmup, the largest of the run; per step, not scaled by batch size."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes on after warmup: down to 0 on a line, down to 0 on half a cosine, or not at all."""
+    warmup: StepsOrShare = 0.1
+    """Steps over which the learning rate rises from 0 to `peak_lr` (>= 1), or their share of the run (< 1)."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decay of matrices and embedding tables, multiplied by the learning rate. Biases, norms and losses' own
+    parameters do not decay."""
+    b1: float = Field(0.9, ge=0, lt=1)
+    """Decay rate of the running mean of gradients."""
+    b2: float = Field(0.999, ge=0, lt=1)
+    """Decay rate of the running mean of squared gradients."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the root of the mean of squares."""
+    clip_norm: float | None = Field(1.0, gt=0)
+    """Largest global norm of the gradient, above which it is scaled down; null does not clip."""
+
+
+class KeepBest(Config):
+    """The student is the best one that evaluation saw, instead of the last one."""
+
+    metric: str
+    """Name of a metric, as evaluation reports it."""
+    mode: Literal["max", "min"] = "max"
+    """Whether larger or smaller is better."""
+
+
+class TrainConfig(Config):
+    """One training run."""
+
+    steps: int | None = Field(None, ge=1)
+    """Updates in the whole run. Give this or `epochs`."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the rows, such as 1 or 0.5. Give this or `steps`."""
+    global_batch_size: int = Field(256, ge=1)
+    """Rows per update over all devices and hosts."""
+    optimizer: AdamWConfig = AdamWConfig()
+    """How gradients become updates."""
+    log_every: int = Field(50, ge=1)
+    """Steps between lines of metrics.jsonl and of the log; loss and norms are those of the logged step."""
+    evaluate_every: StepsOrShare | None = Field(0.1, gt=0)
+    """Steps between evaluations (>= 1), or their share of the run (< 1); null evaluates only at the end."""
+    evaluate_at_start: bool = True
+    """Evaluate before the first update too."""
+    save_every: int = Field(1000, ge=1)
+    """Steps between checkpoints; the last step is always saved. A killed run goes on from its last checkpoint."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """How many of the latest checkpoints stay on disk, besides the best one."""
+    keep_best: KeepBest | None = None
+    """Which metric decides which step's student is the result; null takes the last step's."""
+    sinks: list[Literal["tensorboard", "wandb"]] = []
+    """Where metrics go besides metrics.jsonl; needs the extra of the same name."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if (self.steps is None) == (self.epochs is None):
+            given = "neither is" if self.steps is None else "both are"
+            raise ValueError(f"steps and epochs: {given} given. Give exactly one, such as steps: 1000 or epochs: 1.")
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Updates in the whole run, at least 1."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round((self.epochs or 0) * steps_per_epoch))
+
+
+def in_steps(value: float, total: int) -> int:
+    """A `StepsOrShare` as a number of steps; a share above 0 is at least one step."""
+    if value >= 1 or value == 0:
+        return int(value)
+    return max(1, round(value * total))

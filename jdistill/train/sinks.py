@@ -1,0 +1,139 @@
+"""Where metrics go. Sinks receive plain floats: the loop owns the one transfer from the device."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from jdistill.config import UserError
+
+
+class Sink(Protocol):
+    """A place for metrics."""
+
+    def start(self, recipe: Mapping[str, Any], step: int) -> None:
+        """Begin, or go on after `step` updates: what was written of later steps is taken back."""
+        ...
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the values of a step."""
+        ...
+
+    def close(self) -> None:
+        """Nothing follows."""
+        ...
+
+
+class JsonLines:
+    """`metrics.jsonl`: one object per line, `{"step": ..., "time": <seconds since 1970>, name: value, ...}`."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "metrics.jsonl"
+        self._file = None
+
+    def start(self, recipe: Mapping[str, Any], step: int) -> None:
+        kept = [line for line in self._lines() if line["step"] <= step] if step else []
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        if self._file is None:
+            raise ValueError("the sink was not started")
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
+        self._file.flush()  # a killed process loses no line, and a checkpoint never knows more than this file
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """The complete lines; a process killed while writing may leave half a line at the end."""
+        lines = []
+        for text in self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []:
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+        return lines
+
+
+class TensorBoard:
+    """Event files in `tensorboard/`, written by tensorboardX: no TensorFlow needed."""
+
+    def __init__(self, folder: Path):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise _missing("tensorboard", "tensorboardX") from error
+        self._folder = folder / "tensorboard"
+        self._make = SummaryWriter
+        self._writer: Any = None
+
+    def start(self, recipe: Mapping[str, Any], step: int) -> None:
+        self._writer = self._make(str(self._folder), purge_step=step + 1)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandB:
+    """A run of Weights & Biases, in the project `jdistill`; a resumed run goes on as the same one."""
+
+    def __init__(self, folder: Path):
+        try:
+            import wandb  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise _missing("wandb", "wandb") from error
+        self._wandb = wandb
+        self._folder = folder
+        self._run: Any = None
+
+    def start(self, recipe: Mapping[str, Any], step: int) -> None:
+        known = self._folder / "wandb_run_id"
+        identity = known.read_text(encoding="utf-8") if step and known.is_file() else None
+        self._run = self._wandb.init(
+            project="jdistill",
+            name=str(recipe.get("name", self._folder.name)),
+            config=dict(recipe),
+            dir=str(self._folder),
+            id=identity,
+            resume="allow",
+        )
+        known.write_text(self._run.id, encoding="utf-8")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()
+
+
+_OPTIONAL: dict[str, Callable[[Path], Sink]] = {"tensorboard": TensorBoard, "wandb": WandB}
+
+
+def make_sinks(names: list[Any], folder: Path) -> list[Sink]:
+    """`metrics.jsonl` always, then the named ones.
+
+    Raises:
+      UserError: if one is named whose package is not installed.
+    """
+    return [JsonLines(folder), *(_OPTIONAL[name](folder) for name in names)]
+
+
+def _missing(sink: str, package: str) -> UserError:
+    return UserError(
+        f"train.sinks: '{sink}' needs the package {package}, which is not installed. "
+        f"Install it with `pip install 'jdistill[{sink}]'`, or take it off the list; metrics.jsonl is always written."
+    )

@@ -1,0 +1,34 @@
+"""Everything that training changes, as one value."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
+
+from jdistill.losses import LossConfig
+from jdistill.train.optimizer import AdamW, AdamWState
+
+
+class TrainState(NamedTuple):
+    """A run between two steps. Saved and restored whole, a run goes on as if never stopped."""
+
+    step: Int[Array, ""]
+    """Updates done, int32."""
+    params: dict[str, PyTree[Array]]
+    """`{"student": ..., "losses": {term: {...}}}`: all that the optimizer changes, float32."""
+    opt_state: AdamWState
+
+
+def make_state(params: PyTree[Array], terms: Mapping[str, LossConfig], optimizer: AdamW) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      params: the student's parameters; copied, because a step gives its input's memory to its output.
+      terms: the loss terms, whose learnable values become parameters.
+      optimizer: makes its own state.
+    """
+    losses = {name: values for name, term in terms.items() if (values := term.parameters())}
+    every = {"student": jax.tree.map(lambda x: jnp.array(x, copy=True), params), "losses": losses}
+    return TrainState(jnp.zeros((), jnp.int32), every, optimizer.init(every))

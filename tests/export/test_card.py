@@ -1,0 +1,113 @@
+import dataclasses
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from jdistill.export.card import CardInfo, TeacherInfo, make_card, write_card
+
+INFO = CardInfo(
+    name="tiny-student",
+    teachers=[TeacherInfo("big", "org/big-model", "abc123", "0" * 64), TeacherInfo("other", "org/other")],
+    width=32,
+    max_length=128,
+    architecture={"encoder": "BERT", "layers": 3, "pooling": "mean"},
+    losses={
+        "vectors": {"kind": "embed_mse", "weight": 1.0, "teacher": "big"},
+        "contrast": {"kind": "info_nce", "weight": 0.5, "temperature": 0.05, "directions": ["q|d"], "note": None},
+        "prefixes": {"kind": "matryoshka", "weight": 1.0, "loss": {"kind": "score_kl"}},
+    },
+    training={"steps": 1000, "rows per step": 256},
+    results={
+        "big": {"stsb/spearman_cosine": 0.8672},
+        "tiny-student": {
+            "stsb/spearman_cosine": 0.84123456789,
+            "xquad/ndcg@10": 0.5,
+            "speed/rows_per_second": 900.0,
+            "fidelity/cosine": float("nan"),
+        },
+        "before training": {"stsb/spearman_cosine": 0.7},
+    },
+    kinds={"stsb": "sts", "xquad": "retrieval", "speed": "throughput", "fidelity": "fidelity"},
+    prompts={"query": "query: ", "document": ""},
+    initialised_from="org/base",
+    max_difference=2.4e-7,
+    versions={"jdistill": "0.1.0", "jax": "0.10.2"},
+    recipe="name: tiny-student\nseed: 42\n",
+    language=["en", "de"],
+    license="apache-2.0",
+)
+
+
+def test_the_hub_parses_it_and_finds_the_measured_numbers():
+    data = ModelCard(make_card(INFO), ignore_metadata_errors=False).data
+    assert data.library_name == "sentence-transformers"
+    assert data.pipeline_tag == "sentence-similarity"
+    assert data.base_model == "org/base"
+    assert data.language == ["en", "de"]
+    assert data.license == "apache-2.0"
+    assert data.model_name == "tiny-student"
+    found = {(r.task_type, r.dataset_name, r.metric_type): r.metric_value for r in data.eval_results}
+    assert found == {  # of the student alone; neither speed nor what is not a number
+        ("semantic-similarity", "stsb", "spearman_cosine"): 0.841235,
+        ("information-retrieval", "xquad", "ndcg@10"): 0.5,
+    }
+
+
+def test_it_tells_everything_it_was_told():
+    card = make_card(INFO)
+    for told in (
+        "`org/big-model` and `org/other`",
+        "| big | org/big-model | abc123 | " + "0" * 64 + " |",
+        "starting from `org/base`",
+        "| layers | 3 |",
+        "| longest input | 128 tokens |",
+        "| prompt of a query | `query: ` |",
+        "| contrast | info_nce | 0.5 | temperature=0.05, directions=['q\\|d'] |",
+        "| steps | 1000 |",
+        "before training",
+        "2.4e-07",
+        "| jax | 0.10.2 |",
+        'prompt_name="query"',
+        'jdistill.load("tiny-student")',
+        "<details>",
+        "seed: 42",
+        "arxiv.org/abs/1807.03748",  # info_nce
+        "arxiv.org/abs/1503.02531",  # score_kl, inside matryoshka
+    ):
+        assert told in card, told
+    assert card.count("arxiv.org/abs/1908.10084") == 1
+
+
+def test_what_is_not_known_is_left_out():
+    bare = CardInfo(
+        name="s",
+        teachers=[TeacherInfo("t", "org/t")],
+        width=8,
+        max_length=None,
+        architecture={},
+        losses={"vectors": {"kind": "embed_cosine", "weight": 1.0}},
+    )
+    card = make_card(bare)
+    assert "Evaluation" not in card
+    assert "recipe" not in card
+    assert "prompt" not in card
+    assert "None" not in card
+    front = yaml.safe_load(card.split("---")[1])
+    assert "model-index" not in front
+    assert "base_model" not in front
+
+
+@pytest.mark.parametrize("model", ["./folder", "/tmp/some/model", "~/model"])
+def test_paths_of_one_machine_stay_out_of_the_card(model):
+    card = make_card(
+        dataclasses.replace(INFO, initialised_from=model, teachers=[TeacherInfo("t", "/home/someone/teacher")])
+    )
+    assert "base_model" not in yaml.safe_load(card.split("---")[1])
+    assert "/home" not in card
+    assert f"`{model.rpartition('/')[2]}`" in card
+
+
+def test_writes_the_readme(tmp_path):
+    assert write_card(tmp_path, INFO).read_text(encoding="utf-8") == make_card(INFO)
+    assert ModelCard.load(tmp_path / "README.md").data.model_name == "tiny-student"
