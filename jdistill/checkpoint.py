@@ -114,11 +114,12 @@ def load_student_params(run: str | Path) -> PyTree[Array]:
     if not steps:
         raise UserError(f"{run}: holds no complete checkpoint. Train it first with `jdistill train`.")
     result = load_result(run)
-    step = steps[-1] if result is None else result["best_step"] or result["step"]
-    if result is not None and result["best_step"] is not None:
-        step = result["best_step"]
+    step = steps[-1] if result is None else _result_step(result)
     if step not in steps:
-        raise UserError(f"{run}: result.json names step {step}, but its checkpoint is gone. Train again from {steps[-1]}.")
+        raise UserError(
+            f"{run}: result.json names step {step}, but its checkpoint is gone. Delete result.json and train again: the "
+            f"run goes on from step {steps[-1]}."
+        )
     return _load_item(_folder(run) / str(step) / "student")
 
 
@@ -132,6 +133,10 @@ def load_result(run: str | Path) -> dict[str, Any] | None:
     """What result.json holds; None while the run is not finished."""
     path = Path(run) / "result.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _result_step(result: Mapping[str, Any]) -> int:
+    return result["step"] if result["best_step"] is None else result["best_step"]
 
 
 def save_result(run: str | Path, result: Mapping[str, Any]) -> None:

@@ -50,7 +50,7 @@ _DOCTEST = re.compile(r"^[ \t]*>>>.*\n?(?:[ \t]*\S.*\n?)*", re.MULTILINE)  # the
 _UNDERLINE = re.compile(r"^[ \t]*([-=~^*+#.])\1{2,}[ \t]*$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^[ \t]*\.\. [\w-]+::", re.MULTILINE)
 _ROLE = re.compile(r":[\w:]+:`[~!]?([^`]*)`")
-_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z])")
+_SENTENCE_END = re.compile(r"(?<=[\w)\]'\"]{2}[.!?])\s+(?=[A-Z])")  # not after "e.g." or an initial
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 

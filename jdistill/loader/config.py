@@ -30,5 +30,5 @@ class LoaderConfig(Config):
     no_duplicates: bool = False
     """No text stands in two rows of a batch, as query, document or negative: for in-batch negatives, where an equal
     text would be a false negative. A row that finds no place waits for a later batch of the same epoch."""
-    prefetch: int = Field(2, ge=0)
+    prefetch: int = Field(default=2, ge=0)
     """Batches prepared ahead by background threads; 0 prepares each when it is asked for."""

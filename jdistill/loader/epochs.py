@@ -15,6 +15,7 @@ from jdistill.loader.plan import Buckets, Plan, Shape, plan_epoch
 from jdistill.loader.waiting import Texts
 
 _ATTEMPTS = 3
+"""Orders that are tried per epoch before the batches of epoch 0 come again."""
 _KEPT = 2
 """Plans kept in memory: prefetching reaches into the next epoch before this one ends."""
 
@@ -55,9 +56,7 @@ class Epochs:
 
     def _attempt(self, epoch: int, attempt: int) -> Plan:
         order = permutation(len(self._buckets.of_row), self._seed, epoch, attempt)
-        return plan_epoch(
-            self._buckets, self._texts, order, batch_rows=self._batch_rows, keep_last=self._keep_last
-        )
+        return plan_epoch(self._buckets, self._texts, order, batch_rows=self._batch_rows, keep_last=self._keep_last)
 
     def _fitted(self, plan: Plan) -> Plan | None:
         """The plan with exactly the steps and shapes of epoch 0, or None where that cannot be."""

@@ -16,6 +16,7 @@ def static_lengths(lengths: Int[np.ndarray, " n"], *, multiple: int, at_most: in
       lengths: real tokens of each text, `[n]`, `n >= 1`, values >= 0.
       multiple: every padded length is a multiple of this.
       at_most: how many lengths there may be; fewer are returned where more would save nothing.
+
     Returns:
       Ascending padded lengths; the last is no shorter than the longest text.
     """

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import grain
 import numpy as np
@@ -22,29 +22,42 @@ class Rows(Protocol):
     """What the loader needs of a store's rows; texts are numbers into the store."""
 
     @property
-    def queries(self) -> Int[np.ndarray, " n"] | None: ...
+    def queries(self) -> Int[np.ndarray, " n"] | None:
+        """The query of each row, None where rows are plain texts."""
+        ...
+
     @property
-    def documents(self) -> Int[np.ndarray, "n c"]: ...
+    def documents(self) -> Int[np.ndarray, "n c"]:
+        """Of each row its document, then its hard negatives."""
+        ...
+
     @property
-    def scores(self) -> Float[np.ndarray, " n"] | None: ...
+    def scores(self) -> Float[np.ndarray, " n"] | None:
+        """The label of each row, None where there is none."""
+        ...
 
 
 class TokenTable(Protocol):
     """What the loader needs of a token cache."""
 
     @property
-    def lengths(self) -> Int[np.ndarray, " texts"]: ...
+    def lengths(self) -> Int[np.ndarray, " texts"]:
+        """Tokens of each text."""
+        ...
+
     def pad(
         self, ids: Int[np.ndarray, "..."], length: int
-    ) -> tuple[Int[np.ndarray, "... l"], Bool[np.ndarray, "... l"]]: ...
+    ) -> tuple[Int[np.ndarray, "... l"], Bool[np.ndarray, "... l"]]:
+        """Tokens of these texts and which of them are real, padded to `length`."""
+        ...
 
 
 class TeacherVectors(Protocol):
     """What the loader needs of a teacher."""
 
-    def take(
-        self, ids: Int[np.ndarray, "..."], side: Literal["query", "document"]
-    ) -> Float[np.ndarray, "... d"]: ...
+    def take(self, ids: Int[np.ndarray, "..."], side: Literal["query", "document"]) -> Float[np.ndarray, "... d"]:
+        """The vectors of these texts, float32."""
+        ...
 
 
 class Loader:
@@ -58,6 +71,7 @@ class Loader:
       teachers: name -> the teacher's vectors.
       global_batch_size: rows per step over all devices and hosts.
       seed: decides the order of the rows.
+
     Raises:
       UserError: if there are fewer rows than `global_batch_size`, or if equal texts rule out `no_duplicates`.
     """
@@ -130,22 +144,20 @@ class Loader:
         plan, i = self._planned(step)
         rows = plan.rows[i][_share(self.global_batch_size, host)]
         query_length, document_length = (int(length) for length in plan.shapes[i])
-        query_ids = None if self._rows.queries is None else self._rows.queries[rows]
-        document_ids = self._rows.documents[rows]
-        queries = None
-        if query_ids is not None and self._queries is not None:
-            queries = Tokens(*self._queries.pad(query_ids, query_length))
+        # Any: NumPy arrays here; the shared types name what they are once they lie on the devices.
+        document_ids: Any = np.asarray(self._rows.documents[rows])
+        documents: Any = self._documents.pad(document_ids, document_length)
+        query_ids: Any = None
+        queries: Any = None
+        if self._rows.queries is not None and self._queries is not None:
+            query_ids = np.asarray(self._rows.queries[rows])
+            queries = self._queries.pad(query_ids, query_length)
+        scores: Any = None if self._rows.scores is None else np.asarray(self._rows.scores[rows])
         return Batch(
-            queries=queries,
-            documents=Tokens(*self._documents.pad(document_ids, document_length)),
-            targets={
-                name: Columns(
-                    queries=None if query_ids is None else teacher.take(query_ids, "query"),
-                    documents=teacher.take(document_ids, "document"),
-                )
-                for name, teacher in self._teachers.items()
-            },
-            scores=None if self._rows.scores is None else self._rows.scores[rows],
+            queries=None if queries is None else Tokens(*queries),
+            documents=Tokens(*documents),
+            targets={name: _targets(teacher, query_ids, document_ids) for name, teacher in self._teachers.items()},
+            scores=scores,
             query_ids=query_ids,
             document_ids=document_ids,
         )
@@ -184,8 +196,14 @@ class _Steps:
     def __len__(self) -> int:
         return self._stop
 
-    def __getitem__(self, step: int) -> Batch:
-        return self._loader.batch(int(step), self._host)
+    def __getitem__(self, index: int) -> Batch:
+        return self._loader.batch(int(index), self._host)
+
+
+def _targets(teacher: TeacherVectors, query_ids: Any, document_ids: Any) -> Columns:
+    queries: Any = None if query_ids is None else teacher.take(query_ids, "query")
+    documents: Any = teacher.take(document_ids, "document")
+    return Columns(queries, documents)
 
 
 def _check_rows(rows: int, global_batch_size: int) -> None:

@@ -50,7 +50,8 @@ def make_buckets(
     Args:
       queries: tokens of each row's query, `[n]`.
       documents: tokens of each row's longest document, `[n]`.
-      query_lengths, document_lengths: ascending padded lengths.
+      query_lengths: ascending padded lengths of queries.
+      document_lengths: ascending padded lengths of documents.
     """
     query = np.searchsorted(query_lengths, queries)
     document = np.searchsorted(document_lengths, documents)
@@ -70,11 +71,12 @@ def plan_epoch(
       order: a permutation of all rows.
       batch_rows: rows per batch, at most the number of rows.
       keep_last: complete short batches with rows of other batches; otherwise leave their rows out.
+
     Raises:
       UserError: if equal texts make batches without duplicates impossible, or nearly all repeats.
     """
     batches: list[Int[np.ndarray, " rows"]] = []
-    shapes: list[Int[np.ndarray, "2"]] = []
+    shapes: list[Int[np.ndarray, 2]] = []
     left: list[Int[np.ndarray, " rows"]] = []
     grouped = order[np.argsort(buckets.of_row[order], kind="stable")]
     starts = np.searchsorted(buckets.of_row[grouped], np.arange(len(buckets.shapes) + 1))
@@ -87,8 +89,8 @@ def plan_epoch(
     _mix(batches, shapes, np.concatenate(left), buckets, texts, order, batch_rows=batch_rows, keep_last=keep_last)
     if not batches:
         raise UserError(
-            f"train.global_batch_size={batch_rows}: no batch can be filled from {len(order)} rows without a text standing "
-            "in two rows. Lower train.global_batch_size, or set loader.no_duplicates to false."
+            f"train.global_batch_size={batch_rows}: no batch can be filled from {len(order)} rows without a text "
+            "standing in two rows. Lower train.global_batch_size, or set loader.no_duplicates to false."
         )
     return Plan(np.stack(batches).astype(np.int32), np.stack(shapes))
 

@@ -31,8 +31,7 @@ def shared_texts(texts: Int[np.ndarray, "n t"]) -> Texts:
     values = ordered[rows, columns].tolist()
     ends = [*starts[1:].tolist(), len(values)]
     return {
-        row: tuple(values[start:end])
-        for row, start, end in zip(numbers.tolist(), starts.tolist(), ends, strict=True)
+        row: tuple(values[start:end]) for row, start, end in zip(numbers.tolist(), starts.tolist(), ends, strict=True)
     }
 
 
@@ -47,14 +46,13 @@ class Waiting:
         self._parked_rows = 0
 
     def __len__(self) -> int:
-        return len(self._rows) - self._next + self._parked_rows
+        return max(len(self._rows) - self._next, 0) + self._parked_rows
 
     def take(self, size: int) -> Int[np.ndarray, " rows"]:
         """The next batch: `size` rows, or fewer where no other waiting row fits beside them."""
         if not self._texts:
-            batch = self._rows[self._next : self._next + size]
-            self._next += len(batch)
-            return batch
+            self._next += size
+            return self._rows[self._next - size : self._next]
         batch: list[int] = []
         seen: set[int] = set()
         self._from_parked(batch, seen, size)

@@ -6,7 +6,6 @@ and Gram matrices of the gathered vectors, so a device computes only its own row
 
 from typing import ClassVar, Literal
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat
@@ -14,6 +13,10 @@ from pydantic import PositiveFloat
 from jdistill.losses.base import LossConfig, float32, sides
 from jdistill.losses.maths import Similarity, matmul, normalise, root
 from jdistill.types import Side, View
+
+
+ROUNDING = 1e-6
+"""Scores that deviate less than this share of their mean differ by float32 rounding only."""
 
 
 class ScoreZscore(LossConfig):
@@ -26,7 +29,7 @@ class ScoreZscore(LossConfig):
     candidates: Literal["documents", "all"] = "documents"
     """Columns of the matrix: every row's document, or the hard negatives too."""
     eps: PositiveFloat = 1e-6
-    """Added to the standard deviation, so that a batch of equal rows gives zeros."""
+    """Added to the standard deviation of the scores, which bounds the gradient of a student that collapses."""
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         student, teacher = (
@@ -51,7 +54,7 @@ def zscores(
     T = 1 t^T + T' and C = 1 c^T + C', where t and c are means over rows:
         S_ij - mean(S) = t'_i.c_j + t.c'_j
         sum_ij (S_ij - mean(S))^2 = m sum_i (t'_i.c)^2 + n sum_j (t.c'_j)^2 + <T'^T T', C'^T C'>
-    Each sum is of non-negative terms, so nothing cancels even where all scores are nearly equal.
+    None of the three sums is negative, so nothing cancels even where all scores are nearly equal.
 
     Args:
       texts: vectors of the whole batch's queries, `[n, d]`, any float; maths runs in float32.
@@ -61,11 +64,11 @@ def zscores(
       eps: added to the (unbiased) standard deviation; in units of the scores, > 0.
 
     Returns:
-      `[b, m]`, zeros where all scores of the batch are equal.
+      `[b, m]`; zeros with no gradient if all scores of the batch are equal, as they are in a batch of one.
 
     Source:
       The loss of the embedding-distillation project by approximated-intelligence, which has no `eps` and whose columns
-      are the batch's passages. Here `eps` keeps a batch of one, or of equal rows, from dividing by zero.
+      are the batch's passages; there a batch of one, or of equal rows, divides by zero.
 
     Example:
       >>> print(zscores(jnp.eye(2), jnp.eye(2), jnp.arange(2)).round(2))
@@ -73,10 +76,9 @@ def zscores(
        [-0.87  0.87]]
     """
     unit = normalise if similarity == "cosine" else float32
-    # The barrier makes each vector one rounded value; recomputed in two fusions, equal rows would differ in a last bit.
-    texts, candidates = jax.lax.optimization_barrier((unit(texts), unit(candidates)))
+    texts, candidates = unit(texts), unit(candidates)
     n, m = texts.shape[0], candidates.shape[0]
-    text_mean, candidate_mean = _mean(texts), _mean(candidates)
+    text_mean, candidate_mean = texts.mean(axis=0, keepdims=True), candidates.mean(axis=0, keepdims=True)
     text_offsets, candidate_offsets = texts - text_mean, candidates - candidate_mean
 
     by_text = matmul(text_offsets, candidate_mean.T)
@@ -84,13 +86,11 @@ def zscores(
     gram = matmul(text_offsets.T, text_offsets) * matmul(candidate_offsets.T, candidate_offsets)
     squares = m * jnp.sum(by_text**2) + n * jnp.sum(by_candidate**2) + jnp.sum(gram)
     deviation = root(squares / max(n * m - 1, 1))
-    return (matmul(text_offsets[rows], candidates.T) + by_candidate) / (deviation + eps)
 
-
-def _mean(x: Float[Array, "n d"]) -> Float[Array, "1 d"]:
-    """Mean over rows, exact when all rows are equal (a plain sum rounds, and z-scoring would blow the rest up)."""
-    pivot = jax.lax.stop_gradient(x[:1])
-    return pivot + jnp.mean(x - pivot, axis=0, keepdims=True)
+    centred = matmul(text_offsets[rows], candidates.T) + by_candidate
+    mean = jnp.sum(text_mean * candidate_mean)
+    all_equal = deviation <= ROUNDING * jnp.abs(mean)
+    return jnp.where(all_equal, 0.0, centred / (deviation + eps))
 
 
 def _operands(side: Side, candidates: Literal["documents", "all"]) -> tuple[Array, Array]:

@@ -1,1 +1,18 @@
-"""TODO"""
+"""The student: text to tokens to vectors. `make_student` builds one, its parameters are a plain dict of arrays."""
+
+from jdistill.student.config import Architecture, Prompts, StudentConfig
+from jdistill.student.init import make_student
+from jdistill.student.student import Student, load_architecture, save_architecture, to_hf_tensors
+from jdistill.student.tokenizer import Tokenizer
+
+__all__ = [
+    "Architecture",
+    "Prompts",
+    "Student",
+    "StudentConfig",
+    "Tokenizer",
+    "load_architecture",
+    "make_student",
+    "save_architecture",
+    "to_hf_tensors",
+]

@@ -1,1 +1,8 @@
-"""TODO"""
+"""Texts to teacher vectors: the one room, with export/verify.py, in which torch is used; imported on first use."""
+
+from jdistill.teacher.config import TeacherConfig, TeacherPrompts
+from jdistill.teacher.describe import describe
+from jdistill.teacher.embed import embed
+from jdistill.teacher.model import Teacher
+
+__all__ = ["Teacher", "TeacherConfig", "TeacherPrompts", "describe", "embed"]

@@ -22,22 +22,22 @@ class AdamWConfig(Config):
 
     kind: Literal["adamw"] = "adamw"
     """Which optimizer."""
-    peak_lr: float = Field(1e-4, gt=0)
+    peak_lr: float = Field(default=1e-4, gt=0)
     """Learning rate after warmup, the largest of the run; per step, not scaled by batch size."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rate goes on after warmup: down to 0 on a line, down to 0 on half a cosine, or not at all."""
     warmup: StepsOrShare = 0.1
     """Steps over which the learning rate rises from 0 to `peak_lr` (>= 1), or their share of the run (< 1)."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """Decay of matrices and embedding tables, multiplied by the learning rate. Biases, norms and losses' own
     parameters do not decay."""
-    b1: float = Field(0.9, ge=0, lt=1)
+    b1: float = Field(default=0.9, ge=0, lt=1)
     """Decay rate of the running mean of gradients."""
-    b2: float = Field(0.999, ge=0, lt=1)
+    b2: float = Field(default=0.999, ge=0, lt=1)
     """Decay rate of the running mean of squared gradients."""
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the mean of squares."""
-    clip_norm: float | None = Field(1.0, gt=0)
+    clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest global norm of the gradient, above which it is scaled down; null does not clip."""
 
 
@@ -53,27 +53,27 @@ class KeepBest(Config):
 class TrainConfig(Config):
     """One training run."""
 
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Updates in the whole run. Give this or `epochs`."""
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
     """Passes over the rows, such as 1 or 0.5. Give this or `steps`."""
-    global_batch_size: int = Field(256, ge=1)
+    global_batch_size: int = Field(default=256, ge=1)
     """Rows per update over all devices and hosts."""
     optimizer: AdamWConfig = AdamWConfig()
     """How gradients become updates."""
-    log_every: int = Field(50, ge=1)
+    log_every: int = Field(default=50, ge=1)
     """Steps between lines of metrics.jsonl and of the log; loss and norms are those of the logged step."""
-    evaluate_every: StepsOrShare | None = Field(0.1, gt=0)
+    evaluate_every: StepsOrShare | None = Field(default=0.1, gt=0)
     """Steps between evaluations (>= 1), or their share of the run (< 1); null evaluates only at the end."""
     evaluate_at_start: bool = True
     """Evaluate before the first update too."""
-    save_every: int = Field(1000, ge=1)
+    save_every: int = Field(default=1000, ge=1)
     """Steps between checkpoints; the last step is always saved. A killed run goes on from its last checkpoint."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
     """How many of the latest checkpoints stay on disk, besides the best one."""
     keep_best: KeepBest | None = None
     """Which metric decides which step's student is the result; null takes the last step's."""
-    sinks: list[Literal["tensorboard", "wandb"]] = []
+    sinks: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
     """Where metrics go besides metrics.jsonl; needs the extra of the same name."""
 
     @model_validator(mode="after")

@@ -73,8 +73,10 @@ class AdamW:
     ) -> tuple[PyTree[Array], AdamWState, Norms]:
         """Parameters and state after one update; `step` counts the updates done before."""
         config = self.config
-        norm = optax.global_norm(gradients)
-        shrink = jnp.float32(1.0) if config.clip_norm is None else config.clip_norm / jnp.maximum(norm, config.clip_norm)
+        norm = optax.tree.norm(gradients)
+        shrink = (
+            jnp.float32(1.0) if config.clip_norm is None else config.clip_norm / jnp.maximum(norm, config.clip_norm)
+        )
         t = (step + 1).astype(jnp.float32)
         rate = self.schedule(step)
         mean_bias, square_bias = 1 - config.b1**t, 1 - config.b2**t
@@ -93,7 +95,7 @@ class AdamW:
         new_params, mean, square = jax.lax.optimization_barrier(
             jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0, 0)), new)
         )
-        change = optax.global_norm(jax.tree.map(jnp.subtract, new_params, params))
+        change = optax.tree.norm(jax.tree.map(jnp.subtract, new_params, params))
         return new_params, AdamWState(mean, square), Norms(norm, change)
 
 

@@ -35,6 +35,7 @@ class JsonLines:
         self._file = None
 
     def start(self, recipe: Mapping[str, Any], step: int) -> None:
+        """See Sink."""
         kept = [line for line in self._lines() if line["step"] <= step] if step else []
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -42,6 +43,7 @@ class JsonLines:
         self._file = self.path.open("a", encoding="utf-8")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See Sink."""
         if self._file is None:
             raise ValueError("the sink was not started")
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -49,6 +51,7 @@ class JsonLines:
         self._file.flush()  # a killed process loses no line, and a checkpoint never knows more than this file
 
     def close(self) -> None:
+        """See Sink."""
         if self._file is not None:
             self._file.close()
 
@@ -76,13 +79,16 @@ class TensorBoard:
         self._writer: Any = None
 
     def start(self, recipe: Mapping[str, Any], step: int) -> None:
+        """See Sink."""
         self._writer = self._make(str(self._folder), purge_step=step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See Sink."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """See Sink."""
         if self._writer is not None:
             self._writer.close()
 
@@ -100,6 +106,7 @@ class WandB:
         self._run: Any = None
 
     def start(self, recipe: Mapping[str, Any], step: int) -> None:
+        """See Sink."""
         known = self._folder / "wandb_run_id"
         identity = known.read_text(encoding="utf-8") if step and known.is_file() else None
         self._run = self._wandb.init(
@@ -113,9 +120,11 @@ class WandB:
         known.write_text(self._run.id, encoding="utf-8")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See Sink."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
+        """See Sink."""
         if self._run is not None:
             self._run.finish()
 

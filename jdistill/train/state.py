@@ -32,3 +32,15 @@ def make_state(params: PyTree[Array], terms: Mapping[str, LossConfig], optimizer
     losses = {name: values for name, term in terms.items() if (values := term.parameters())}
     every = {"student": jax.tree.map(lambda x: jnp.array(x, copy=True), params), "losses": losses}
     return TrainState(jnp.zeros((), jnp.int32), every, optimizer.init(every))
+
+
+def to_parts(state: TrainState) -> dict[str, PyTree[Array]]:
+    """The state as named parts of a checkpoint; `"student"` can be read without the rest."""
+    rest = {"step": state.step, "losses": state.params["losses"], "opt_state": state.opt_state}
+    return {"student": state.params["student"], "rest": rest}
+
+
+def from_parts(parts: Mapping[str, PyTree[Array]]) -> TrainState:
+    """What `to_parts` took apart."""
+    rest = parts["rest"]
+    return TrainState(rest["step"], {"student": parts["student"], "losses": rest["losses"]}, rest["opt_state"])

@@ -20,11 +20,13 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 class Student(Protocol):
     """What training needs of a student."""
 
-    def encode(
-        self, params: PyTree[Array], tokens: Tokens, *, dropout_key: Array | None = None
-    ) -> Float[Array, "n d"]: ...
+    def encode(self, params: PyTree[Array], tokens: Tokens, *, dropout_key: Array | None = None) -> Float[Array, "n d"]:
+        """Pooled vectors of texts; without a key, no dropout."""
+        ...
 
-    def project(self, params: PyTree[Array], embeddings: Float[Array, "n d"], teacher: str) -> Float[Array, "n t"]: ...
+    def project(self, params: PyTree[Array], embeddings: Float[Array, "n d"], teacher: str) -> Float[Array, "n t"]:
+        """The same vectors in a teacher's space."""
+        ...
 
 
 def make_train_step(

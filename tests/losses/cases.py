@@ -79,7 +79,7 @@ def whole_matrix_zscore(similarity: str = "cosine", candidates: str = "documents
         centred = matrix - matrix.mean()
         # torch.std has no gradient where all scores are equal, and divides by zero for a single one; a norm does neither.
         deviation = torch.norm(centred) / max(matrix.numel() - 1, 1) ** 0.5
-        return centred / (deviation + eps)
+        return centred / (deviation + eps) if deviation > 1e-6 * matrix.mean().abs() else 0 * matrix
 
     return lambda student, teacher: (zscored(student) - zscored(teacher)).square().mean()
 

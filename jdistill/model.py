@@ -1,0 +1,167 @@
+"""A finished model: `load` takes a folder or a hub id, `Model.encode` turns texts into vectors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+from tqdm import tqdm
+
+from jdistill.config import UserError
+from jdistill.student import Student, load_architecture
+from jdistill.student.config import Dtype
+from jdistill.student.hf_folder import locate, read_folder
+from jdistill.student.init import from_pretrained
+from jdistill.types import Tokens
+
+_CHUNK = 8192
+"""Texts that are tokenised at once."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A student with its weights."""
+
+    student: Student
+    params: PyTree[Array]
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Name -> what is put in front of every text; left out: the student's own, `query` and `document`."""
+    default_prompt_name: str | None = None
+    """Prompt of a call that names none."""
+    truncate_dim: int | None = None
+    """Width of the vectors of a call that names none; None: whole."""
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            object.__setattr__(self, "prompts", self.student.prompts.model_dump())
+
+    @property
+    def width(self) -> int:
+        """Width of the vectors."""
+        return self.student.width if self.truncate_dim is None else min(self.truncate_dim, self.student.width)
+
+    def encode(
+        self,
+        texts: list[str],
+        *,
+        batch_size: int = 64,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+        progress: bool = False,
+    ) -> Float[np.ndarray, "n d"]:
+        """One float32 vector per text, in the order of the texts; of unit length where the model normalises.
+
+        Texts are sorted by length and padded to one of a fixed series of lengths, so that only a few programs are ever
+        compiled. The first call with texts of a new length takes seconds longer than the next.
+
+        Args:
+          texts: `n` strings; may be empty.
+          batch_size: texts per program run, >= 1.
+          prompt_name: which of `prompts` to put in front of each text.
+          prompt: put this in front instead.
+          truncate_dim: keep this many leading numbers, at unit length again where the model normalises.
+          progress: show a progress bar.
+        Raises:
+          UserError: if there is no prompt of that name, `texts` is one string, or a number is out of range.
+        """
+        if isinstance(texts, str):
+            raise UserError("encode: texts is one string; give a list of strings, such as ['some text'].")
+        if batch_size < 1 or (truncate_dim is not None and truncate_dim < 1):
+            raise UserError(f"encode: batch_size {batch_size} and truncate_dim {truncate_dim} must be at least 1.")
+        before = self._prompt(prompt_name, prompt)
+        width = self.width if truncate_dim is None else min(truncate_dim, self.student.width)
+        vectors = np.empty((len(texts), self.student.width), np.float32)
+        ids = self._tokenize([before + text for text in texts])
+        order = np.argsort([-len(row) for row in ids], kind="stable")
+        with tqdm(total=len(texts), unit="text", disable=not progress) as bar:
+            waiting: tuple[np.ndarray, Array] | None = None
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                tokens = _pad([ids[i] for i in rows], batch_size, self.student.tokenizer.pad_id)
+                result = _encode(self.student, {k: v for k, v in self.params.items() if k != "projection"}, tokens)
+                _keep(vectors, waiting, bar)  # the device works on `result` meanwhile
+                waiting = (rows, result)
+            _keep(vectors, waiting, bar)
+        return _truncate(vectors, width, self.student.normalizes)
+
+    def _prompt(self, name: str | None, prompt: str | None) -> str:
+        if prompt is not None:
+            return prompt
+        if name is None:
+            return self.prompts.get(self.default_prompt_name or "", "")
+        if name not in self.prompts:
+            raise UserError(f"encode: no prompt is called {name!r}. Known: {', '.join(self.prompts) or 'none'}.")
+        return self.prompts[name]
+
+    def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
+        tokenizer, length = self.student.tokenizer, self.student.max_length
+        chunks = (texts[i : i + _CHUNK] for i in range(0, len(texts), _CHUNK))
+        return [np.asarray(row, np.int32) for chunk in chunks for row in tokenizer.encode(chunk, length)]
+
+
+def load(path: str | Path, *, revision: str | None = None, dtype: Dtype = "float32") -> Model:
+    """The model in a run folder, an exported folder, any supported Hugging Face folder, or behind a hub id.
+
+    Args:
+      path: folder or hub id.
+      revision: branch, tag or commit on the hub.
+      dtype: in which the encoder computes; vectors are float32 all the same.
+    Raises:
+      UserError: if there is no such model, or it is of a kind that is not supported.
+    """
+    if (Path(path) / "architecture").is_dir():
+        return _load_run(Path(path), dtype)
+    found = read_folder(locate(str(path), revision=revision))
+    student, params = from_pretrained(found, dtype=dtype)
+    return Model(student, params, found.prompts, found.default_prompt_name, found.truncate_dim)
+
+
+def _load_run(folder: Path, dtype: Dtype) -> Model:
+    from jdistill.checkpoint import load_student_params
+
+    saved = load_architecture(folder / "architecture")
+    student = Student(saved.config.model_copy(update={"dtype": dtype}), saved.tokenizer)
+    return Model(student, load_student_params(folder))
+
+
+@partial(jax.jit, static_argnums=0)
+def _encode(student: Student, params: PyTree[Array], tokens: Tokens) -> Float[Array, "n d"]:
+    return student.encode(params, tokens)
+
+
+def _pad(rows: list[np.ndarray], batch_size: int, pad_id: int) -> Tokens:
+    """Rows of one static shape: as long as `static_length` says, as many as the next power of two or `batch_size`."""
+    length = static_length(max(len(row) for row in rows))
+    count = min(batch_size, 1 << (len(rows) - 1).bit_length())
+    ids = np.full((count, length), pad_id, np.int32)
+    lengths = np.ones(count, np.int64)  # filling rows have one token, so that they give numbers
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        lengths[i] = len(row)
+    return Tokens(jnp.asarray(ids), jnp.asarray(np.arange(length)[None, :] < lengths[:, None]))
+
+
+def static_length(length: int) -> int:
+    """The padded length of a text: the next multiple of an eighth (at least 8) of the next power of two."""
+    step = max(8, (1 << max(length - 1, 1).bit_length()) // 8)
+    return max(-(-length // step), 1) * step
+
+
+def _keep(vectors: Float[np.ndarray, "n d"], waiting: tuple[np.ndarray, Array] | None, bar: Any) -> None:
+    if waiting is not None:
+        rows, result = waiting
+        vectors[rows] = np.asarray(result)[: len(rows)]
+        bar.update(len(rows))
+
+
+def _truncate(vectors: Float[np.ndarray, "n d"], width: int, normalizes: bool) -> Float[np.ndarray, "n e"]:
+    if width == vectors.shape[1]:
+        return vectors
+    vectors = vectors[:, :width]
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) if normalizes else vectors.copy()

@@ -1,0 +1,42 @@
+"""Attention: the one function through which every encoder attends."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jdistill.student.layers import dropout
+
+_MASKED = -1e9
+"""Score of a masked key. Finite, so that a row without any key gives the mean of the values and not NaN."""
+
+
+def attention(
+    queries: Float[Array, "n l h d"],
+    keys: Float[Array, "n m h d"],
+    values: Float[Array, "n m h d"],
+    mask: Bool[Array, "n m"],
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+) -> Float[Array, "n l h d"]:
+    """Scaled dot-product attention of `h` heads, softmax in float32.
+
+        out_i = sum_j softmax_j(q_i k_j / sqrt(d)) v_j
+
+    Args:
+      queries: `[n, l, h, d]`, any float.
+      keys: `[n, m, h, d]`.
+      values: `[n, m, h, d]`.
+      mask: True where a key may be attended. A row without any such key gives finite values without meaning.
+      dropout_rate: share of attention weights to drop, where a key is given.
+      dropout_key: a key for this call, or None.
+    Returns:
+      `[n, l, h, d]` in the dtype of `values`.
+    Source:
+      Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
+    """
+    scale = queries.shape[-1] ** -0.5
+    scores = jnp.einsum("nlhd,nmhd->nhlm", queries, keys, preferred_element_type=jnp.float32) * scale
+    weights = jax.nn.softmax(jnp.where(mask[:, None, None, :], scores, _MASKED), axis=-1)
+    weights = dropout(weights, dropout_rate, dropout_key).astype(values.dtype)
+    return jnp.einsum("nhlm,nmhd->nlhd", weights, values)

@@ -1,0 +1,81 @@
+"""What a user writes under `student:`, and what comes of it: the resolved architecture."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from jdistill.config import Config
+from jdistill.student.encoders import Encoder
+from jdistill.student.head import HeadModule
+from jdistill.student.pooling import Mode
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class Prompts(Config):
+    """What is put in front of every text of a side."""
+
+    query: str = ""
+    """In front of queries."""
+    document: str = ""
+    """In front of documents."""
+
+
+class StudentConfig(Config):
+    """The model that learns. Give `init` to start from a trained model, or `encoder` and `tokenizer` to start at random."""
+
+    init: str | None = None
+    """Folder or Hugging Face id of the model to start from: weights, tokenizer, and whatever is left out below."""
+    revision: str | None = None
+    """Branch, tag or commit of `init` on the hub."""
+    keep_layers: list[Annotated[int, Field(ge=0)]] | None = None
+    """Layers of `init` to keep, counted from 0, in the order they are to run in; left out: all."""
+    encoder: Encoder | None = None
+    """The architecture. With `init` it may be left out; `kind: static` makes its word embeddings the student's table."""
+    tokenizer: str | None = None
+    """Folder or Hugging Face id of the tokenizer; left out: that of `init`."""
+    pooling: list[Mode] | Mode | None = None
+    """How token vectors become one; several are concatenated. Left out: as in `init`, else mean."""
+    normalize: bool | None = None
+    """Whether vectors have unit length. Left out: as in `init`, else true."""
+    max_length: int | None = Field(None, ge=3)
+    """Tokens after which texts are cut, special ones included. Left out: as in `init`."""
+    prompts: Prompts = Prompts()
+    """Per side; those of `init` are not taken over."""
+    projection: Literal["auto", "linear", "none"] = "auto"
+    """From the student's to each teacher's space while training. `auto`: a linear one where the widths differ."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of embeddings, attention weights and hidden values that are dropped while training."""
+    dtype: Dtype = "float32"
+    """In which the encoder computes; parameters, pooling and losses are float32. `bfloat16` is for accelerators."""
+
+    @model_validator(mode="after")
+    def _has_a_beginning(self) -> "StudentConfig":
+        if self.init is None and (self.encoder is None or self.tokenizer is None):
+            raise ValueError(
+                "give 'init' (a model to start from), or both 'encoder' and 'tokenizer' to start from random weights."
+            )
+        if self.init is None and self.keep_layers is not None:
+            raise ValueError("'keep_layers' chooses layers of 'init', which is missing. Set num_hidden_layers instead.")
+        return self
+
+
+class Architecture(Config):
+    """A student without its weights, everything resolved. Written beside every checkpoint."""
+
+    encoder: Encoder
+    """Turns tokens into vectors."""
+    pooling: list[Mode]
+    """Turns a text's vectors into one."""
+    head: list[HeadModule]
+    """What follows the pooling."""
+    max_length: int | None
+    """Tokens after which texts are cut, special ones included; None: never."""
+    prompts: Prompts
+    """Per side."""
+    projections: dict[str, int]
+    """Teacher -> its width, for the teachers that the student is projected to."""
+    dropout: float
+    """Rate while training."""
+    dtype: Dtype
+    """In which the encoder computes."""

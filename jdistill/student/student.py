@@ -1,0 +1,119 @@
+"""A Student: everything about the model but its weights, which are a plain dict that travels separately."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, PyTree
+
+from jdistill.config import UserError, parse
+from jdistill.student import weights
+from jdistill.student.config import Architecture, Prompts
+from jdistill.student.head import Dense, Normalize, apply_head
+from jdistill.student.pooling import pool
+from jdistill.student.projection import project
+from jdistill.student.tokenizer import Tokenizer
+from jdistill.types import Tokens
+
+NO_LIMIT = 1_000_000
+"""`max_length` of a student that never cuts a text, for callers that need a number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Student:
+    """Architecture and tokenizer. Compared by identity, so it can be a static argument of `jax.jit`."""
+
+    config: Architecture
+    tokenizer: Tokenizer
+    _graph: nnx.GraphDef = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        module = nnx.eval_shape(lambda: make_module(self.config, jax.random.key(0)))
+        object.__setattr__(self, "_graph", nnx.split(module)[0])
+
+    @property
+    def width(self) -> int:
+        """Width of the vectors."""
+        dense = [module for module in self.config.head if isinstance(module, Dense)]
+        return dense[-1].out_features if dense else self.config.encoder.width * len(self.config.pooling)
+
+    @property
+    def prompts(self) -> Prompts:
+        """What is put in front of the texts of each side."""
+        return self.config.prompts
+
+    @property
+    def max_length(self) -> int:
+        """Tokens after which texts are cut, special ones included."""
+        return NO_LIMIT if self.config.max_length is None else self.config.max_length
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether vectors have unit length."""
+        return bool(self.config.head) and isinstance(self.config.head[-1], Normalize)
+
+    def encode(self, params: PyTree[Array], tokens: Tokens, *, dropout_key: Array | None = None) -> Float[Array, "n d"]:
+        """One float32 vector per row of tokens, pooled, and of unit length where the student normalises.
+
+        Args:
+          params: `{"encoder": ..., "head": ...}`; more is not looked at.
+          tokens: `[n, l]` each.
+          dropout_key: a key for this call while training; without one nothing is dropped.
+        """
+        encoder = nnx.merge(self._graph, params["encoder"])
+        hidden = encoder(tokens, dropout_key=dropout_key)
+        return apply_head(self.config.head, params.get("head", {}), pool(hidden, tokens.mask, self.config.pooling))
+
+    def project(self, params: PyTree[Array], embeddings: Float[Array, "n d"], teacher: str) -> Float[Array, "n t"]:
+        """The student's vectors in a teacher's space; unchanged where the student has no projection to it."""
+        if teacher not in self.config.projections:
+            return embeddings
+        return project(params["projection"][teacher], embeddings)
+
+
+def make_module(config: Architecture, key: Array) -> nnx.Module:
+    """The encoder with random parameters."""
+    return config.encoder.make_module(dtype=jnp.dtype(config.dtype), dropout=config.dropout, rngs=nnx.Rngs(params=key))
+
+
+def random_encoder(config: Architecture, key: Array) -> dict[str, Any]:
+    """Random parameters of the encoder, as nested dicts."""
+    return jax.jit(lambda k: nnx.to_pure_dict(nnx.state(make_module(config, k), nnx.Param)))(key)
+
+
+def encoder_shapes(config: Architecture) -> dict[str, Any]:
+    """The shapes of the encoder's parameters, as nested dicts."""
+    module = nnx.eval_shape(lambda: make_module(config, jax.random.key(0)))
+    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+
+
+def to_hf_tensors(student: Student, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The encoder's weights under their Hugging Face names, float32. `student.config.encoder.to_hf()` is the config."""
+    return weights.to_hf(student.config.encoder.weights(), params["encoder"])
+
+
+def save_architecture(student: Student, folder: str | Path) -> None:
+    """Write everything but the weights: `student.json` and the tokenizer's files."""
+    folder = Path(folder)
+    student.tokenizer.save(folder)
+    text = json.dumps(student.config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    (folder / "student.json").write_text(text, encoding="utf-8")
+
+
+def load_architecture(folder: str | Path) -> Student:
+    """The student that `save_architecture` wrote.
+
+    Raises:
+      UserError: if the folder does not hold one.
+    """
+    path = Path(folder) / "student.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: has no student.json, so it is not the architecture of a run.")
+    config = parse(Architecture, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    return Student(config, Tokenizer.from_folder(folder, special_tokens=config.encoder.special_tokens))

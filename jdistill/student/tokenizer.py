@@ -1,0 +1,148 @@
+"""The student's tokenizer: a `tokenizer.json` run by the `tokenizers` library, without torch.
+
+Padding and truncation that the file may carry are switched off; lengths are the caller's business.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import tokenizers
+from tokenizers.normalizers import Lowercase, Sequence
+
+from jdistill.config import UserError
+
+_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
+"""Small files that transformers reads beside tokenizer.json; carried along unread, but for the first."""
+
+
+class Tokenizer:
+    """Texts -> token ids, as transformers' fast tokenizers give them."""
+
+    def __init__(self, definition: dict[str, Any], companions: dict[str, str], *, special_tokens: bool) -> None:
+        """Use `from_folder`."""
+        self._definition = {**definition, "padding": None, "truncation": None}
+        self._companions = companions
+        self._special_tokens = special_tokens
+        self._config: dict[str, Any] = json.loads(companions.get("tokenizer_config.json", "{}"))
+        self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self._definition))
+        self._tokenizer.encode_special_tokens = False
+        self._truncated_to: int | None = None
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, *, special_tokens: bool = True, lowercase: bool = False) -> "Tokenizer":
+        """The tokenizer in a folder.
+
+        Args:
+          folder: holds tokenizer.json and, as a rule, tokenizer_config.json.
+          special_tokens: whether `encode` adds the special tokens, such as [CLS] and [SEP].
+          lowercase: lower-case texts first, even where the file does not say so.
+        Raises:
+          UserError: if there is no tokenizer.json, or it cannot be read.
+        """
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(
+                f"{folder}: has no tokenizer.json. Write one with transformers: "
+                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+            )
+        try:
+            definition = json.loads(path.read_text(encoding="utf-8"))
+            companions = {
+                name: (folder / name).read_text(encoding="utf-8") for name in _COMPANIONS if (folder / name).is_file()
+            }
+            tokenizer = cls(definition, companions, special_tokens=special_tokens)
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"{path}: not a tokenizer that this release of `tokenizers` reads: {error}") from error
+        return tokenizer._lowercased() if lowercase else tokenizer
+
+    def _lowercased(self) -> "Tokenizer":
+        before = self._tokenizer.normalizer
+        self._tokenizer.normalizer = Lowercase() if before is None else Sequence([Lowercase(), before])
+        definition = json.loads(self._tokenizer.to_str())
+        return Tokenizer(definition, self._companions, special_tokens=self._special_tokens)
+
+    def with_special_tokens(self, special_tokens: bool) -> "Tokenizer":
+        """The same, adding special tokens or not."""
+        return Tokenizer(self._definition, self._companions, special_tokens=special_tokens)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of what decides the tokens: the definition in canonical form, special tokens, side of truncation."""
+        content = [self._definition, self._special_tokens, self._truncation_side]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows that a table of tokens must have: the largest id plus one."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token, 0 where there is none. Masks hide padding, so the value never matters to a vector."""
+        token = self._config.get("pad_token") or self._special_tokens_map.get("pad_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        return (self._tokenizer.token_to_id(token) if token else None) or 0
+
+    @property
+    def model_max_length(self) -> int | None:
+        """Longest input according to tokenizer_config.json; None where it names none (or transformers' 1e30)."""
+        length = self._config.get("model_max_length")
+        return int(length) if length is not None and length < 1_000_000_000 else None
+
+    def encode(self, texts: list[str], max_length: int | None) -> list[list[int]]:
+        """Token ids of each text, special tokens included where there are any, at most `max_length` of them.
+
+        Raises:
+          ValueError: if `max_length` leaves no room for a token between the special ones.
+        """
+        self._truncate(max_length)
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=self._special_tokens)
+        return [encoding.ids for encoding in encodings]
+
+    def save(self, folder: str | Path, *, max_length: int | None = None) -> None:
+        """Write tokenizer.json and its companions; `from_folder` reads them back, and so does transformers.
+
+        With `max_length`, tokenizer_config.json names it as `model_max_length`, and a tokenizer without special tokens
+        also has it as truncation in tokenizer.json, which is where StaticEmbedding obeys it.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._truncate(None if self._special_tokens else max_length)
+        (folder / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
+        self._truncate(None)
+        for name, text in self._companions.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        config = self._config or {"tokenizer_class": "PreTrainedTokenizerFast"}
+        if max_length is not None:
+            config = {**config, "model_max_length": max_length}
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+    @property
+    def _truncation_side(self) -> Literal["left", "right"]:
+        return self._config.get("truncation_side", "right")
+
+    @property
+    def _special_tokens_map(self) -> dict[str, Any]:
+        return json.loads(self._companions.get("special_tokens_map.json", "{}"))
+
+    def _truncate(self, max_length: int | None) -> None:
+        if max_length == self._truncated_to:
+            return
+        if max_length is None:
+            self._tokenizer.no_truncation()
+        else:
+            reserved = self._tokenizer.num_special_tokens_to_add(is_pair=False) if self._special_tokens else 0
+            if max_length <= reserved:
+                raise ValueError(f"max_length {max_length} leaves no room beside {reserved} special tokens")
+            self._tokenizer.enable_truncation(max_length, direction=self._truncation_side)
+        self._truncated_to = max_length
+
+
+def truncation_in(folder: str | Path) -> int | None:
+    """The truncation that a tokenizer.json itself carries; None without."""
+    definition = json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))
+    return (definition.get("truncation") or {}).get("max_length")

@@ -1,0 +1,112 @@
+"""Weight tables: which Hugging Face tensor is which parameter, exhaustive in both directions.
+
+A table is a plain list of `Weight`s. A tensor without a row and a row without a tensor are errors, all of them told at
+once; what may be ignored is listed by the encoder, too.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import PyTree
+
+from jdistill.config import UserError
+
+
+class Weight(NamedTuple):
+    """One tensor."""
+
+    key: str
+    """Its name in a Hugging Face file, without the model's prefix."""
+    path: str
+    """Its place among the parameters, levels separated by dots."""
+    transpose: bool = False
+    """Torch keeps linear layers as `[out, in]`; ours are `[in, out]`."""
+
+
+def from_hf(
+    table: Sequence[Weight],
+    tensors: Mapping[str, np.ndarray],
+    shapes: PyTree,
+    *,
+    where: str,
+    prefix: str = "",
+    ignored: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Nested float32 parameters out of Hugging Face tensors.
+
+    Args:
+      table: a row for every parameter.
+      tensors: name -> array of any float dtype.
+      shapes: nested dict with the parameters' shapes (anything with `.shape`).
+      where: the file or folder, for the message.
+      prefix: taken off a tensor's name where it is there, such as `bert.`.
+      ignored: regular expressions of names (after the prefix) that need no row.
+    Raises:
+      UserError: listing every tensor without a row, every parameter without a tensor and every wrong shape.
+    """
+    named = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    rows = {weight.key: weight for weight in table}
+    expected = flatten(shapes)
+    unknown = sorted(k for k in named if k not in rows and not any(re.fullmatch(p, k) for p in ignored))
+    missing = sorted(k for k in rows if k not in named)
+    filled = {
+        weight.path: named[key].T if weight.transpose else named[key] for key, weight in rows.items() if key in named
+    }
+    wrong = [
+        f"{path} is {tuple(value.shape)} instead of {tuple(expected[path].shape)}"
+        for path, value in filled.items()
+        if tuple(value.shape) != tuple(expected[path].shape)
+    ]
+    problems = [
+        f"{len(found)} {what} ({', '.join(found)})"
+        for found, what in (
+            (unknown, "tensors that this architecture does not have"),
+            (missing, "tensors missing"),
+            (wrong, "tensors of another shape"),
+        )
+        if found
+    ]
+    if problems:
+        raise UserError(
+            f"{where}: the weights do not fit the architecture: {'; '.join(problems)}. "
+            "Check that config.json and the weights belong together and that the kind of encoder is right."
+        )
+    return nest({path: np.ascontiguousarray(value, dtype=np.float32) for path, value in filled.items()})
+
+
+def to_hf(table: Sequence[Weight], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors of nested parameters under their Hugging Face names, float32, contiguous.
+
+    Raises:
+      ValueError: if table and parameters do not cover each other.
+    """
+    flat = flatten(params)
+    if set(flat) != {weight.path for weight in table}:
+        raise ValueError(f"table and parameters differ: {sorted(set(flat) ^ {weight.path for weight in table})}")
+    arrays = {weight: np.asarray(flat[weight.path], dtype=np.float32) for weight in table}
+    return {
+        weight.key: np.ascontiguousarray(array.T if weight.transpose else array) for weight, array in arrays.items()
+    }
+
+
+def flatten(tree: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
+    """`{"a": {"b": x}}` as `{"a.b": x}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{parent}.{key}" if parent else str(key)
+        flat |= flatten(value, path) if isinstance(value, Mapping) else {path: value}
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a.b": x}` as `{"a": {"b": x}}`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, last = path.split(".")
+        level = tree
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        level[last] = value
+    return tree

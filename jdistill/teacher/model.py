@@ -1,0 +1,224 @@
+"""A loaded teacher: texts to float32 vectors, the same bits whoever asks and in whatever order.
+
+torch and sentence-transformers are imported when a teacher is made, not when this module is.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from jdistill.config import UserError
+from jdistill.store import Prompted
+from jdistill.teacher.config import TeacherConfig
+from jdistill.teacher.describe import find_folder, is_commit, require_model, weight_hash
+
+
+class Teacher:
+    """A sentence-transformers model, ready to embed.
+
+    Args:
+      config: which model, and how it is asked.
+      name: the teacher's name in the configuration, for messages.
+
+    Raises:
+      UserError: if the model cannot be loaded, or does not allow what the configuration asks for.
+    """
+
+    def __init__(self, config: TeacherConfig, *, name: str = "teacher") -> None:
+        self.config = config
+        self._where = f"teachers.{name}"
+        self._model = _load(config, self._where)
+        self._prompts = _resolve_prompts(config, self._model)
+        modules = [type(module).__name__ for module in self._model]
+        self._normalizes_itself = "Normalize" in modules
+        if config.normalize is False and self._normalizes_itself:
+            _remove_normalize(self._model)
+            self._normalizes_itself = False
+        self._normalize = self._normalizes_itself if config.normalize is None else config.normalize
+        _set_max_length(self._model, config.max_length, self._where)
+        full = self._forward(["width"], "document", "").shape[1]
+        if config.truncate_dim is not None and config.truncate_dim > full:
+            raise UserError(
+                f"{self._where}: truncate_dim is {config.truncate_dim}, but the model's width is {full}. Lower it."
+            )
+        self.width = config.truncate_dim or full
+        """Length of each vector."""
+        self.description = self._describe(modules)
+        """Everything that decides the vectors, as JSON; the store records and compares it."""
+
+    def encode(
+        self, texts: Sequence[str], *, side: Literal["query", "document"] = "document"
+    ) -> Float[np.ndarray, "n d"]:
+        """Vectors of raw texts, float32 `[n, d]`, with the prompt of that side put in front of each.
+
+        Raises:
+          UserError: if a vector is not finite, naming its text.
+        """
+        return self.encode_prompted([Prompted(side, self._prompts[side], text) for text in texts])
+
+    def encode_prompted(
+        self, texts: Sequence[Prompted], *, advance: Callable[[int], None] = lambda n: None
+    ) -> Float[np.ndarray, "n d"]:
+        """Vectors of texts whose side and prompt are given; calls `advance` with the number of each batch's texts."""
+        vectors = np.empty((len(texts), self.width), np.float32)
+        groups: dict[tuple[Literal["query", "document"], str], list[int]] = {}
+        for i, (side, prompt, _) in enumerate(texts):
+            groups.setdefault((side, prompt), []).append(i)
+        for (side, prompt), members in groups.items():
+            members.sort(key=lambda i: -len(texts[i].text))  # batches of like length waste little on padding
+            for first in range(0, len(members), self.config.batch_size):
+                batch = members[first : first + self.config.batch_size]
+                vectors[batch] = self._finished(
+                    self._forward([texts[i].text for i in batch], side, prompt), batch, texts
+                )
+                advance(len(batch))
+        return vectors
+
+    def _forward(self, texts: list[str], side: Literal["query", "document"], prompt: str) -> Float[np.ndarray, "n w"]:
+        # A prompt is always given, if only "": the model would else put in its default prompt.
+        encode = self._model.encode_query if side == "query" else self._model.encode_document
+        vectors = encode(texts, prompt=prompt, batch_size=len(texts), show_progress_bar=False, convert_to_numpy=True)
+        return np.asarray(vectors, np.float32)
+
+    def _finished(
+        self, vectors: Float[np.ndarray, "n w"], members: list[int], texts: Sequence[Prompted]
+    ) -> Float[np.ndarray, "n d"]:
+        vectors = vectors[:, : self.width]
+        if vectors.shape[1] != self.width:
+            raise UserError(f"{self._where}: gave width {vectors.shape[1]} after {self.width}. Check the model's code.")
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            bad = texts[members[int(np.argmin(finite))]]
+            raise UserError(
+                f"{self._where}: the vector of the {bad.side} {(bad.prompt + bad.text)[:80]!r} is NaN or infinite. "
+                "Set precision: float32 (or bfloat16), or remove the text from the data."
+            )
+        # The model's own unit length does not survive truncation, and is rough in half precision.
+        rough = self.config.truncate_dim is not None or self.config.precision != "float32"
+        if self._normalize and (rough or not self._normalizes_itself):
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
+        return vectors
+
+    def _describe(self, modules: list[str]) -> dict[str, Any]:
+        config, folder = self.config, find_folder(self.config)
+        hub = folder is not None and not Path(config.model).expanduser().is_dir()
+        commit = folder.name if hub and folder is not None and is_commit(folder.name) else None
+        return {
+            "model": config.model,
+            "revision": commit or config.revision,
+            "weight_hash": (folder and weight_hash(folder)) or _hash_state(self._model),
+            "prompts": dict(self._prompts),
+            "pooling": _pooling(self._model),
+            "normalize": self._normalize,
+            "max_length": _max_length(self._model),
+            "truncate_dim": config.truncate_dim,
+            "precision": config.precision,
+            "routes": "per side" if "Router" in modules or "Asym" in modules else "shared",
+            "dtype": config.dtype,
+            "width": self.width,
+        }
+
+
+def _load(config: TeacherConfig, where: str) -> Any:
+    require_model(config, where=where)
+    try:
+        import torch
+        import transformers
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise UserError(f"{where}: needs PyTorch: {error}. Install it: pip install 'jdistill[teacher]'.") from error
+    local = Path(config.model).expanduser()
+    shows_bars = transformers.utils.logging.is_progress_bar_enabled()
+    if local.is_dir():  # a bar is for a download; reading a folder takes a moment
+        transformers.utils.logging.disable_progress_bar()
+    device = _device(torch) if config.device == "auto" else config.device
+    precision = getattr(torch, config.precision)
+    recent = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 56)
+    try:
+        model = SentenceTransformer(
+            str(local) if local.is_dir() else config.model,
+            revision=config.revision,
+            device=device,
+            trust_remote_code=config.trust_remote_code,
+            # Weights are never read by pickle.
+            model_kwargs={"dtype" if recent else "torch_dtype": precision, "use_safetensors": True},
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:400].rstrip(".")
+        raise UserError(
+            f"{where}: model '{config.model}' cannot be loaded: {reason}. Expected a folder with safetensors weights "
+            "or an id of the hub that can be reached; check model, revision, device and trust_remote_code."
+        ) from error
+    finally:
+        if shows_bars:
+            transformers.utils.logging.enable_progress_bar()
+    return model.to(precision).eval()
+
+
+def _device(torch: Any) -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _resolve_prompts(config: TeacherConfig, model: Any) -> Mapping[Literal["query", "document"], str]:
+    own: Mapping[str, str] = model.prompts or {}
+    query, document = config.prompts.query, config.prompts.document
+    return {
+        "query": (own.get("query") or "") if query is None else query,
+        "document": (own.get("document") or "") if document is None else document,
+    }
+
+
+def _remove_normalize(model: Any) -> None:
+    for key, module in list(model.named_children()):
+        if type(module).__name__ == "Normalize":
+            del model._modules[key]
+
+
+def _set_max_length(model: Any, max_length: int | None, where: str) -> None:
+    if max_length is None:
+        return
+    inner = getattr(getattr(model[0], "auto_model", None), "config", None)
+    # RoBERTa's kind starts counting positions behind the padding id.
+    offset = (getattr(inner, "pad_token_id", 0) or 0) + 1 if "roberta" in getattr(inner, "model_type", "") else 0
+    most = getattr(inner, "max_position_embeddings", None)
+    if most is not None and max_length > most - offset:
+        raise UserError(f"{where}: max_length is {max_length}, but the model has {most - offset} positions. Lower it.")
+    try:
+        model.max_seq_length = max_length
+    except AttributeError as error:
+        raise UserError(
+            f"{where}: max_length is {max_length}, but {type(model[0]).__name__} has no limit to set. Leave it out."
+        ) from error
+
+
+def _max_length(model: Any) -> int | None:
+    length = getattr(model, "max_seq_length", None)
+    return int(length) if length is not None and math.isfinite(length) else None
+
+
+def _pooling(model: Any) -> str | None:
+    for module in model:
+        if type(module).__name__ == "Pooling":
+            # Its name since sentence-transformers 5.4, and before.
+            mode = module.pooling_mode if hasattr(module, "pooling_mode") else module.get_pooling_mode_str()
+            return mode if isinstance(mode, str) else "+".join(mode)
+    return None
+
+
+def _hash_state(model: Any) -> str:
+    """sha256 over names, types and bytes of the weights, for models without safetensors files at hand."""
+    import torch
+
+    whole = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        data = tensor.detach().cpu().contiguous()
+        whole.update(f"{name} {data.dtype} {list(data.shape)}\n".encode())
+        whole.update(data.reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()

@@ -1,0 +1,134 @@
+"""The training loop, to be read aloud: batch, step, log?, evaluate?, save?, stop.
+
+The host runs at most two steps ahead of the devices and waits for them only there, and where it logs, evaluates or
+saves. A killed run goes on from its last complete checkpoint and ends bit for bit as if never killed, because the
+batch and the dropout of a step follow from its number.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+
+from jdistill.checkpoint import load_result, load_student_params
+from jdistill.config import UserError
+from jdistill.losses import LossConfig
+from jdistill.parallel import check_rows
+from jdistill.train.config import TrainConfig, in_steps
+from jdistill.train.console import Console
+from jdistill.train.run import Evaluate, Loader, Run, TrainResult
+from jdistill.train.state import TrainState
+from jdistill.train.step import Student
+
+
+def train(
+    config: TrainConfig,
+    *,
+    student: Student,
+    params: PyTree[Array],
+    terms: Mapping[str, LossConfig],
+    loader: Loader,
+    evaluate: Evaluate | None,
+    folder: str | Path,
+    recipe: dict[str, Any],
+    mesh: Mesh,
+    seed: int,
+) -> TrainResult:
+    """Train a student, or go on with a run that was killed.
+
+    Args:
+      config: length, optimizer, and what happens when.
+      student: turns tokens into vectors.
+      params: its parameters before the first step; not changed.
+      terms: name -> loss, teachers filled in.
+      loader: batches by step, `config.global_batch_size` rows each.
+      evaluate: student parameters -> metrics; None for no evaluation.
+      folder: checkpoints, metrics.jsonl, config.yaml and result.json; holding checkpoints, the run goes on from them.
+      recipe: the resolved recipe, plain values; a folder begun with another is refused.
+      mesh: the devices.
+      seed: decides dropout.
+
+    Raises:
+      UserError: if the folder holds another run, if rows do not divide over the devices, if a sink's package or the
+        metric of `keep_best` is missing, or if the loss stops being finite.
+    """
+    folder = Path(folder)
+    _check(config, loader, evaluate, mesh)
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(
+        config,
+        student=student,
+        terms=terms,
+        loader=loader,
+        evaluate=evaluate,
+        folder=folder,
+        recipe=recipe,
+        mesh=mesh,
+        seed=seed,
+    )
+    try:
+        return _train(run, params)
+    finally:
+        run.close()
+
+
+def _train(run: Run, params: PyTree[Array]) -> TrainResult:
+    state, resumed = run.begin(params)
+    step = int(state.step)
+    console = Console(run.total, start=step, rows=run.loader.global_batch_size, quiet=jax.process_index() != 0)
+    try:
+        result = load_result(run.folder)
+        if resumed and result is not None and result["step"] == step == run.total:
+            console.say(f"run at {run.folder}: is finished, {step} of {run.total} steps. Nothing to do.")
+            return TrainResult(load_student_params(run.folder), step, result["best_step"], result["evaluation"])
+        console.say(run.headline(state, step))
+        state = _loop(run, state, step, resumed=resumed, console=console)
+        return run.finish(state, console)
+    finally:
+        console.close()
+
+
+def _loop(run: Run, state: TrainState, step: int, *, resumed: bool, console: Console) -> TrainState:
+    """From `step` to the end."""
+    config, checked = run.config, step
+    evaluate_every = in_steps(config.evaluate_every, run.total) if config.evaluate_every else run.total
+    in_flight: deque[Array] = deque()
+    if config.evaluate_at_start and not resumed and run.evaluate(state, step, console):
+        run.save(state, step, console)
+    for batch in run.batches(step):  # 1. the batch, prepared in the background
+        state, metrics = run.train_step(state, batch)  # 2. the step, which the devices do while the host goes on
+        step += 1
+        console.advance()
+        in_flight.append(metrics.loss)
+        if len(in_flight) > 2:  # two steps ahead keep the devices busy; more would only hold batches in memory
+            in_flight.popleft().block_until_ready()
+
+        logs = step % config.log_every == 0 or step == run.total
+        evaluates = step % evaluate_every == 0 or step == run.total
+        saves = step % config.save_every == 0 or step == run.total
+        if logs or evaluates or saves:
+            metrics = jax.device_get(metrics)
+            run.check_finite(metrics, checked, step)
+            checked = step
+        if logs:  # 3. the numbers of this step
+            run.log(step, metrics, console)
+        if evaluates:  # 4. the student as it is now; a new best one is always saved
+            saves |= run.evaluate(state, step, console)
+        if saves:  # 5. what the run goes on from if it is killed
+            run.save(state, step, console)
+    return state  # 6. stop: the stream of batches ends with the last step
+
+
+def _check(config: TrainConfig, loader: Loader, evaluate: Evaluate | None, mesh: Mesh) -> None:
+    if config.global_batch_size != loader.global_batch_size:
+        raise ValueError(f"the loader yields {loader.global_batch_size} rows, the configuration says otherwise")
+    check_rows(loader.global_batch_size, mesh)
+    if config.keep_best is not None and evaluate is None:
+        raise UserError(
+            f"train.keep_best: nothing is evaluated, so '{config.keep_best.metric}' is never known. "
+            "Add an evaluation, or drop keep_best."
+        )

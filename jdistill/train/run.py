@@ -1,0 +1,236 @@
+"""One run in one folder: what the loop calls to begin, log, evaluate, save and finish."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import yaml
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+
+from jdistill.checkpoint import Checkpoints, save_result
+from jdistill.config import UserError
+from jdistill.losses import LossConfig
+from jdistill.parallel import replicated, row_sharding
+from jdistill.train.config import TrainConfig
+from jdistill.train.console import Console
+from jdistill.train.optimizer import AdamW
+from jdistill.train.resume import Best, Note, check_same_run, read_note
+from jdistill.train.sinks import Sink, make_sinks
+from jdistill.train.state import TrainState, from_parts, make_state, to_parts
+from jdistill.train.step import Student, learning_rate, make_train_step
+from jdistill.types import Batch, Metrics
+
+Evaluate = Callable[[PyTree[Array]], dict[str, float]]
+"""Student parameters -> metric name -> value."""
+
+
+class Loader(Protocol):
+    """What training needs of a loader."""
+
+    fingerprint: str
+    """Equal exactly for loaders that yield the same batches."""
+    global_batch_size: int
+
+    @property
+    def row_count(self) -> int:
+        """Rows it draws from."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch."""
+        ...
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Every pair of padded lengths that occurs."""
+        ...
+
+    @property
+    def padding(self) -> float:
+        """Share of padding among all tokens."""
+        ...
+
+    def batch_padding(self, step: int) -> float:
+        """Share of padding in the batch of a step."""
+        ...
+
+    def stream(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """The rows of this host in the batches of steps `start` to `stop - 1`."""
+        ...
+
+
+class TrainResult(NamedTuple):
+    """What a run gave."""
+
+    params: PyTree[Array]
+    """Of the student: the best ones where the run keeps the best, else the last."""
+    step: int
+    """Updates done."""
+    best_step: int | None
+    """The step that `params` are of, where the run keeps the best."""
+    evaluation: dict[str, float]
+    """Of `params`; empty without evaluation."""
+
+
+class Run:
+    """One training run in one folder; `train` makes and runs it."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        student: Student,
+        terms: Mapping[str, LossConfig],
+        loader: Loader,
+        evaluate: Evaluate | None,
+        folder: Path,
+        recipe: dict[str, Any],
+        mesh: Mesh,
+        seed: int,
+    ):
+        self.config = config
+        self.loader = loader
+        self._evaluate = evaluate
+        self.folder = folder
+        self.recipe: dict[str, Any] = json.loads(json.dumps(recipe))  # as a checkpoint gives it back
+        self.mesh = mesh
+        self.total = config.total_steps(loader.steps_per_epoch)
+        self.optimizer = AdamW(config.optimizer, self.total)
+        self.terms = terms
+        self.train_step = make_train_step(student, terms, self.optimizer, mesh, seed=seed, total_steps=self.total)
+        self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
+        self.sinks: list[Sink] = make_sinks(config.sinks, folder) if jax.process_index() == 0 else []
+        self.evaluation: dict[str, float] | None = None
+        self.best: Best | None = None
+
+    def begin(self, params: PyTree[Array]) -> tuple[TrainState, bool]:
+        """The state to go on from, and whether it comes from a checkpoint."""
+        state = jax.device_put(make_state(params, self.terms, self.optimizer), replicated(self.mesh))
+        step = self.checkpoints.latest()
+        if step is not None:
+            note = read_note(self.checkpoints.note(step))
+            check_same_run(self.folder, note, self.recipe, self.loader.fingerprint, step=step)
+            state = from_parts(self.checkpoints.restore(step, to_parts(state)))
+            self.evaluation, self.best = note.evaluation, note.best
+        if jax.process_index() == 0:
+            text = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True, width=120)
+            (self.folder / "config.yaml").write_text(text, encoding="utf-8")
+        for sink in self.sinks:
+            sink.start(self.recipe, step or 0)
+        return state, step is not None
+
+    def headline(self, state: TrainState, step: int) -> str:
+        """Everything that decides the run, in one line."""
+        loader, size = self.loader, sum(x.size for x in jax.tree.leaves(state.params["student"]))
+        devices = self.mesh.devices.flat
+        epochs = self.total / loader.steps_per_epoch
+        shapes = " ".join(f"{q}x{d}" if q else f"{d}" for q, d in loader.shapes)
+        return (
+            f"{self.recipe.get('name', self.folder.name)}: {size / 1e6:.2f}M parameters | {devices[0].device_kind} x "
+            f"{len(devices)} | {loader.row_count:,} rows, {loader.global_batch_size:,} per step | {self.total:,} steps = "
+            f"{epochs:.2f} epochs | lengths {shapes}, {loader.padding:.0%} padding | {' + '.join(self.terms)}"
+            + (f" | goes on from step {step}" if step else "")
+        )
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """Batches on the devices, rows split over them."""
+        rows = row_sharding(self.mesh)
+        for batch in self.loader.stream(start, self.total, (jax.process_index(), jax.process_count())):
+            yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
+
+    def log(self, step: int, metrics: Metrics, console: Console) -> None:
+        """Tell everyone the numbers of a step; `metrics` lie on the host."""
+        values = {
+            "train/loss": float(metrics.loss),
+            **{f"train/loss/{name}": float(value) for name, value in metrics.terms.items()},
+            "train/gradient_norm": float(metrics.gradient_norm),
+            "train/update_norm": float(metrics.update_norm),
+            "train/learning_rate": learning_rate(self.optimizer, step),
+            "train/padding": self.loader.batch_padding(step - 1),
+            "train/rows_per_second": console.rate(step),
+        }
+        for sink in self.sinks:
+            sink.scalars(step, values)
+        console.log(step, metrics, values)
+
+    def evaluate(self, state: TrainState, step: int, console: Console) -> bool:
+        """Whether the student is the best so far, and the run keeps the best."""
+        if self._evaluate is None:
+            return False
+        began = time.perf_counter()
+        self.evaluation = {name: float(value) for name, value in self._evaluate(state.params["student"]).items()}
+        console.pause(time.perf_counter() - began)
+        for sink in self.sinks:
+            sink.scalars(step, {f"evaluate/{name}": value for name, value in self.evaluation.items()})
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in self.evaluation.items())
+        console.say(f"step {step:>{len(str(self.total))}}/{self.total}  evaluation  {shown}")
+        return self._note_best(step, self.evaluation)
+
+    def _note_best(self, step: int, evaluation: dict[str, float]) -> bool:
+        keep = self.config.keep_best
+        if keep is None:
+            return False
+        if keep.metric not in evaluation:
+            raise UserError(
+                f"train.keep_best.metric: evaluation reports no '{keep.metric}'. It reports: {', '.join(evaluation)}."
+            )
+        value = evaluation[keep.metric]
+        sign = 1 if keep.mode == "max" else -1
+        if math.isnan(value) or (self.best is not None and sign * value <= sign * self.best.value):
+            return False
+        self.best = Best(step, value, evaluation)
+        return True
+
+    def save(self, state: TrainState, step: int, console: Console) -> None:
+        """Begin to write a checkpoint; the best one so far stays, however old."""
+        began = time.perf_counter()
+        note = Note(self.recipe, self.loader.fingerprint, self.evaluation, self.best)
+        best = None if self.best is None else self.best.step
+        self.checkpoints.save(step, to_parts(state), note.as_json(), best=best)
+        console.pause(time.perf_counter() - began)
+
+    def check_finite(self, metrics: Metrics, checked: int, step: int) -> None:
+        """Stop where a number is not finite, before it reaches a checkpoint.
+
+        Raises:
+          UserError: naming the steps between which it happened, the terms, and the last good checkpoint.
+        """
+        numbers = {"loss": metrics.loss, **metrics.terms, "|g|": metrics.gradient_norm}
+        if all(math.isfinite(float(number)) for number in numbers.values()):
+            return
+        self.checkpoints.wait()
+        last = self.checkpoints.latest()
+        shown = ", ".join(f"{name}={float(number):.4g}" for name, number in numbers.items())
+        raise UserError(
+            f"run at {self.folder}: the loss or its gradient stopped being finite between steps {checked} and {step}: "
+            f"{shown}. Last good checkpoint: {'none' if last is None else f'step {last}'}. Lower "
+            "train.optimizer.peak_lr or train.optimizer.clip_norm, or raise a loss's temperature, and train into "
+            "another `run` folder."
+        )
+
+    def finish(self, state: TrainState, console: Console) -> TrainResult:
+        """Write result.json, and take the best parameters where the run keeps the best."""
+        self.checkpoints.wait()
+        best_step = None if self.best is None else self.best.step
+        evaluation = (self.evaluation if self.best is None else self.best.evaluation) or {}
+        if jax.process_index() == 0:
+            result = {"step": self.total, "best_step": best_step, "evaluation": evaluation}
+            save_result(self.folder, result)
+        params = state.params["student"]
+        if best_step is not None and best_step != self.total:
+            like = {"student": params}
+            params = self.checkpoints.restore(best_step, like)["student"]
+            console.say(f"the best student is that of step {best_step}")
+        return TrainResult(params, self.total, best_step, evaluation)
+
+    def close(self) -> None:
+        """End background threads and files."""
+        self.checkpoints.close()
+        for sink in self.sinks:
+            sink.close()

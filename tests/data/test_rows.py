@@ -1,0 +1,133 @@
+import json
+import math
+
+import pytest
+
+from jdistill.config import UserError, parse
+from jdistill.data import ColumnMap, Row, SourceConfig, fingerprint, read_rows
+
+PAIRS = ColumnMap(query="q", document="d", negatives="n", score="s")
+GOOD = {"q": "who", "d": "he", "n": ["she", "it"], "s": 1}
+
+
+@pytest.fixture
+def source(tmp_path):
+    def make(rows, columns=PAIRS, **options):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return SourceConfig(path=str(path), columns=columns, **options)
+
+    return make
+
+
+def test_pairs(source):
+    rows = list(read_rows("x", source([GOOD, {**GOOD, "q": "where", "s": "0.25"}])))
+    assert rows == [Row("who", "he", ("she", "it"), 1.0), Row("where", "he", ("she", "it"), 0.25)]
+
+
+def test_plain_texts_are_documents(source):
+    assert list(read_rows("x", source([GOOD], ColumnMap(text="d")))) == [Row(None, "he", (), None)]
+
+
+def test_negatives_may_lie_in_several_columns(source):
+    rows = [{"q": "a", "d": "b", "n1": "c", "n2": ["d", "e"]}]
+    columns = ColumnMap(query="q", document="d", negatives=["n1", "n2"])
+    assert next(read_rows("x", source(rows, columns))).negatives == ("c", "d", "e")
+
+
+def test_texts_keep_their_spaces(source):
+    assert next(read_rows("x", source([{"d": " he\n"}], ColumnMap(text="d")))).document == " he\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"q": ""}, "row 2, column 'q': is '', expected a text. Repair the row, or set data.x.empty: drop"),
+        ({"q": " \n"}, "row 2, column 'q': is ' .n', expected a text"),
+        ({"d": None}, "row 2, column 'd': holds no value, expected a text"),
+        ({"d": 7}, r"row 2, column 'd': is 7 \(int\), expected a text. Convert the column"),
+        ({"n": ["she", ""]}, "row 2, column 'n': is '', expected a text"),
+        ({"n": ["she"]}, "row 2, column 'n': holds 1 negatives, expected 2 in every row. .*empty: drop"),
+        ({"n": ["a", "b", "c"]}, "row 2, column 'n': holds 3 negatives, but the rows before hold 2. Set .*: 2"),
+        ({"n": []}, "row 2, column 'n': holds no negatives"),
+        ({"s": None}, "row 2, column 's': holds no value, expected a number"),
+        ({"s": "high"}, "row 2, column 's': is 'high', expected a finite number"),
+        ({"s": math.nan}, "row 2, column 's': is nan, expected a finite number"),
+    ],
+)
+def test_wrong_values_name_file_row_column_and_value(source, change, told):
+    rows = read_rows("x", source([GOOD, {**GOOD, **change}]))
+    assert next(rows).document == "he"
+    with pytest.raises(UserError, match=r"data.x: .*rows.jsonl, " + told):
+        next(rows)
+
+
+def test_drop_leaves_out_what_is_empty_and_says_so(source, caplog):
+    rows = [{**GOOD, "n": []}, {**GOOD, "q": None}, GOOD, {**GOOD, "n": ["one"]}, {**GOOD, "s": None}]
+    assert list(read_rows("x", source(rows, empty="drop"))) == [Row("who", "he", ("she", "it"), 1.0)]
+    assert "1 rows kept, 4 dropped" in caplog.text
+
+
+def test_drop_forgives_no_wrong_value(source):
+    with pytest.raises(UserError, match="is 7"):
+        list(read_rows("x", source([GOOD, {**GOOD, "q": 7}], empty="drop")))
+
+
+def test_keep_negatives_cuts_and_demands(source):
+    columns = ColumnMap(query="q", document="d", negatives="n", keep_negatives=2)
+    rows = read_rows("x", source([{**GOOD, "n": ["a", "b", "c"]}, {**GOOD, "n": ["a"]}], columns))
+    assert next(rows).negatives == ("a", "b")
+    with pytest.raises(UserError, match="holds 1 negatives, expected 2"):
+        next(rows)
+
+
+def test_no_rows_are_refused(source):
+    with pytest.raises(UserError, match="data.x: .*rows.jsonl: empty: there are no rows"):
+        list(read_rows("x", source([])))
+    with pytest.raises(UserError, match="all 2 rows lack a text"):
+        list(read_rows("x", source([{"d": ""}, {"d": None}], ColumnMap(text="d"), empty="drop")))
+
+
+def test_limit_counts_kept_rows_and_reads_no_further(source):
+    rows = [{"d": ""}, {"d": "a"}, {"d": "b"}, {"d": 7}]
+    found = read_rows("x", source(rows, ColumnMap(text="d"), empty="drop", limit=2))
+    assert [row.document for row in found] == ["a", "b"]
+
+
+def test_missing_file_and_column_name_the_source(source, tmp_path):
+    with pytest.raises(UserError, match=r"data.x: .*rows.jsonl: has no column 'dd'. It has: q, d, n, s"):
+        list(read_rows("x", source([GOOD], ColumnMap(text="dd"))))
+    with pytest.raises(UserError, match=r"data.x: .*none.csv: no such file"):
+        list(read_rows("x", SourceConfig(path=str(tmp_path / "none.csv"), columns=ColumnMap(text="t"))))
+
+
+def test_a_key_may_be_left_out_of_some_rows(source):
+    rows = [{"d": "a"}, {"d": "b", "q": "c"}]
+    found = list(read_rows("x", source(rows, ColumnMap(query="q", document="d"), empty="drop")))
+    assert found == [Row("c", "b", (), None)]
+
+
+def test_fingerprint_changes_with_content_and_configuration(source):
+    first = fingerprint(source([GOOD]))
+    assert first == fingerprint(source([GOOD]))
+    assert json.loads(json.dumps(first)) == first
+    assert first != fingerprint(source([GOOD], limit=1))
+    assert first != fingerprint(source([{**GOOD, "q": "whe"}]))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"columns": {"text": "t"}}, "give one of 'path'"),
+        ({"path": "a", "dataset": "b", "columns": {"text": "t"}}, "give one of 'path'"),
+        ({"path": "a", "streaming": True, "columns": {"text": "t"}}, "streaming: for a 'dataset' only"),
+        ({"path": "a", "columns": {}}, "names no texts"),
+        ({"path": "a", "columns": {"text": "t", "query": "q"}}, "excludes query"),
+        ({"path": "a", "columns": {"document": "t"}}, "'query' is missing"),
+        ({"path": "a", "columns": {"text": "t", "keep_negatives": 2}}, "'negatives' names no column"),
+        ({"path": "a", "columns": {"texts": "t"}}, "columns.texts: unknown key. Did you mean 'text'"),
+    ],
+)
+def test_configuration_mistakes(content, told):
+    with pytest.raises(UserError, match=told):
+        parse(SourceConfig, content, where="x.yaml")
