@@ -113,7 +113,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from jdistill import verbs
 
-    print(verbs.export(options.run, options.out, options.overrides))
+    verification = verbs.export(options.run, options.out, options.overrides)
+    if verification is None:
+        print(f"{options.out} is written, but not verified: pip install 'jdistill[teacher]' brings what compares it.")
+    else:
+        print(verification)
 
 
 def _show(options: argparse.Namespace) -> None:

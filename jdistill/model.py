@@ -22,6 +22,9 @@ from jdistill.types import Tokens
 _CHUNK = 8192
 """Texts that are tokenised at once."""
 
+_MANY = 4096
+"""So many texts repay the compilation of more programs that pad less."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -83,7 +86,9 @@ class Model:
             waiting: tuple[np.ndarray, Array] | None = None
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                tokens = _pad([ids[i] for i in rows], batch_size, self.student.tokenizer.pad_id)
+                tokens = _pad(
+                    [ids[i] for i in rows], batch_size, self.student.tokenizer.pad_id, fine=len(texts) > _MANY
+                )
                 result = _encode(self.student, {k: v for k, v in self.params.items() if k != "projection"}, tokens)
                 _keep(vectors, waiting, bar)  # the device works on `result` meanwhile
                 waiting = (rows, result)
@@ -135,9 +140,9 @@ def _encode(student: Student, params: PyTree[Array], tokens: Tokens) -> Float[Ar
     return student.encode(params, tokens)
 
 
-def _pad(rows: list[np.ndarray], batch_size: int, pad_id: int) -> Tokens:
+def _pad(rows: list[np.ndarray], batch_size: int, pad_id: int, *, fine: bool) -> Tokens:
     """Rows of one static shape: as long as `static_length` says, as many as the next power of two or `batch_size`."""
-    length = static_length(max(len(row) for row in rows))
+    length = static_length(max(len(row) for row in rows), fine=fine)
     count = min(batch_size, 1 << (len(rows) - 1).bit_length())
     ids = np.full((count, length), pad_id, np.int32)
     lengths = np.ones(count, np.int64)  # filling rows have one token, so that they give numbers
@@ -147,9 +152,12 @@ def _pad(rows: list[np.ndarray], batch_size: int, pad_id: int) -> Tokens:
     return Tokens(jnp.asarray(ids), jnp.asarray(np.arange(length)[None, :] < lengths[:, None]))
 
 
-def static_length(length: int) -> int:
-    """The padded length of a text: the next multiple of an eighth (at least 8) of the next power of two."""
-    step = max(8, (1 << max(length - 1, 1).bit_length()) // 8)
+def static_length(length: int, *, fine: bool) -> int:
+    """The padded length of a text: a multiple of 16, from 64 on of ever larger steps; twice as many when `fine`.
+
+    Up to 512 tokens these are 10 lengths, or 20: so many programs at most are compiled, whatever is encoded.
+    """
+    step = max(16, (1 << max(length - 1, 1).bit_length()) // 4) // (2 if fine else 1)
     return max(-(-length // step), 1) * step
 
 

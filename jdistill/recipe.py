@@ -33,7 +33,7 @@ class Recipe(Config):
     """Folder of checkpoints, metrics.jsonl and the resolved recipe."""
     data: dict[Name, SourceConfig] = Field(min_length=1)
     """Name -> where texts come from."""
-    teachers: dict[Name, TeacherConfig] = Field(min_length=1)
+    teachers: dict[Name, TeacherConfig] = Field(default_factory=dict)
     """Name -> model whose vectors are learned; losses refer to teachers by this name."""
     student: StudentConfig
     losses: dict[Name, Loss] = Field(min_length=1)
@@ -52,9 +52,10 @@ class Recipe(Config):
             if term.teacher is not None and term.teacher not in self.teachers:
                 known = ", ".join(self.teachers)
                 raise ValueError(f"losses.{name}.teacher: no teacher is called '{term.teacher}'. Known: {known}.")
-            if term.needs_teacher and term.teacher is None and len(self.teachers) > 1:
-                known = ", ".join(self.teachers)
-                raise ValueError(f"losses.{name}.teacher: there are several teachers ({known}); name one.")
+            if term.needs_teacher and term.teacher is None and len(self.teachers) != 1:
+                known = f"there are several teachers ({', '.join(self.teachers)}); name one"
+                problem = known if self.teachers else f"'{term.kind}' learns from a teacher; add one under 'teachers'"
+                raise ValueError(f"losses.{name}.teacher: {problem}.")
         return self
 
     @model_validator(mode="after")

@@ -75,8 +75,8 @@ def export_model(
     folder = Path(folder)
     modules = [*_encoder(student, params), *_head(student, params)]
     if projection == "dense":
-        weights = params["projection"][projected_to(student, teacher)]
-        modules.append(_dense(weights, activation="identity"))
+        name = projected_to(student, teacher)
+        modules.append(_dense(params["projection"][name], activation="identity"))
         modules += [_NORMALIZE] * student.normalizes
     with _replacing(folder) as fresh:
         for i, module in enumerate(modules):
@@ -118,15 +118,15 @@ def projected_to(student: Student, teacher: str | None) -> str:
     known = list(student.config.projections)
     if not known:
         raise UserError(
-            "export.projection: is 'dense', but this student was trained without a projection, so its own vectors are the "
-            "result. Set it to 'drop'."
+            "export.projection: is 'dense', but this student was trained without a projection, so its own vectors are "
+            "the result. Set it to 'drop'."
         )
     if teacher is None and len(known) > 1:
         raise UserError(f"export.teacher: there are projections to {' and '.join(known)}. Name one of them.")
     if teacher is not None and teacher not in known:
         raise UserError(
-            f"export.teacher: there is no projection to '{teacher}', only to {' and '.join(known)}. Name one of these, or "
-            "set export.projection to 'drop'."
+            f"export.teacher: there is no projection to '{teacher}', only to {' and '.join(known)}. Name one of these, "
+            "or set export.projection to 'drop'."
         )
     return teacher if teacher is not None else known[0]
 
@@ -248,6 +248,6 @@ def _refuse_foreign(folder: Path) -> None:
     if foreign := sorted(present - ours):
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(
-            f"{folder}: holds files that no export wrote ({foreign[0]}{more}), which replacing the folder would delete. "
-            "Expected a new folder or an earlier export; name another place, or move the files."
+            f"{folder}: holds files that no export wrote ({foreign[0]}{more}); they would be lost. Expected a new "
+            "folder or an earlier export: name another place, or move the files."
         )

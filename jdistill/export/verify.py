@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jdistill.export.hf import POOLING_KEYS
+
 PROBES = (
     "A short sentence.",
     "word",
@@ -181,11 +183,14 @@ def _later_module(folder: Path, module: Mapping[str, str]) -> Callable[[Any, Any
     path, name = folder / module["path"], module["type"].rpartition(".")[2]
     if name == "Pooling":
         config = _read(path / "config.json")
-        modes = [mode for key, mode in _POOLING.items() if config.get(key)]
-        return lambda hidden, mask: torch.cat([mode(hidden, mask) for mode in modes], dim=-1)
+        modes = config.get("pooling_mode") or [mode for key, mode in POOLING_KEYS.items() if config.get(key)]
+        return lambda hidden, mask: torch.cat([_POOLING[mode](hidden, mask) for mode in modes], dim=-1)
     if name == "Dense":
         tensors = load_file(path / "model.safetensors")
-        return lambda vectors, _: torch.nn.functional.linear(vectors, tensors["linear.weight"], tensors["linear.bias"])
+        is_tanh = _read(path / "config.json")["activation_function"].endswith("Tanh")
+        activation = torch.tanh if is_tanh else torch.nn.Identity()
+        weight, bias = tensors["linear.weight"], tensors.get("linear.bias")
+        return lambda vectors, _: activation(torch.nn.functional.linear(vectors, weight, bias))
     if name == "Normalize":
         return lambda vectors, _: torch.nn.functional.normalize(vectors, dim=-1)
     raise ValueError(f"{folder}: module '{name}' is not one that jdistill writes")
@@ -213,29 +218,32 @@ def _row(hidden: Any, position: Any) -> Any:
 
 
 _POOLING: Mapping[str, Callable[[Any, Any], Any]] = {
-    "pooling_mode_cls_token": lambda hidden, mask: _row(hidden, mask.argmax(1)),
-    "pooling_mode_max_tokens": lambda hidden, mask: hidden.masked_fill(mask[:, :, None] == 0, -np.inf).amax(1),
-    "pooling_mode_mean_tokens": _mean,
-    "pooling_mode_mean_sqrt_len_tokens": _mean_sqrt_len,
-    "pooling_mode_weightedmean_tokens": _weighted_mean,
-    "pooling_mode_lasttoken": lambda hidden, mask: _row(hidden, mask.cumsum(1).argmax(1)),
+    "cls": lambda hidden, mask: _row(hidden, mask.argmax(1)),
+    "max": lambda hidden, mask: hidden.masked_fill(mask[:, :, None] == 0, -np.inf).amax(1),
+    "mean": _mean,
+    "mean_sqrt_len": _mean_sqrt_len,
+    "mean_sqrt_len_tokens": _mean_sqrt_len,
+    "weightedmean": _weighted_mean,
+    "lasttoken": lambda hidden, mask: _row(hidden, mask.cumsum(1).argmax(1)),
 }
-"""Key of `1_Pooling/config.json` -> the maths; several are concatenated in this order."""
+"""Mode -> the maths, written anew in torch: the student's own could not prove itself."""
 
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Keep the libraries from calling home, and from drawing progress bars, while they load."""
+    """Keep the libraries from calling home while they load, and from telling that BERT's pooler, unused, is not there."""
     from huggingface_hub import constants
     from transformers.utils import logging
 
-    offline, bars = constants.HF_HUB_OFFLINE, logging.is_progress_bar_enabled()
+    offline, bars, verbosity = constants.HF_HUB_OFFLINE, logging.is_progress_bar_enabled(), logging.get_verbosity()
     constants.HF_HUB_OFFLINE = True
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = offline
+        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
 

@@ -1,7 +1,7 @@
 """Rows of a store -> batches of static shapes; the batch of a step is a pure function of (seed, step, store)."""
 
+from jdistill.loader.buckets import Shape
 from jdistill.loader.config import LoaderConfig, PerSide
 from jdistill.loader.loader import Loader
-from jdistill.loader.plan import Shape
 
 __all__ = ["Loader", "LoaderConfig", "PerSide", "Shape"]

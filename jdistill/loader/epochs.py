@@ -1,8 +1,9 @@
 """Plans of successive epochs: another order each time, but always the same number of steps and the same shapes.
 
 Only so is a step's batch known from its number alone, and the length of an epoch, of a schedule and of a progress bar
-true. Without equal texts this holds by itself. With them, how many batches a random order needs may vary: such an
-order is refused and another is drawn, and if none will do, the batches of epoch 0 come again in another order.
+true. Without equal texts this holds by itself. With them, how many batches a random order needs may vary: an
+order that needs more is refused and another is drawn, and if none will do, the batches of epoch 0 come again in another
+order.
 """
 
 import threading
@@ -11,11 +12,14 @@ from collections import OrderedDict
 import numpy as np
 from jaxtyping import Int
 
-from jdistill.loader.plan import Buckets, Plan, Shape, plan_epoch
+from jdistill.loader.buckets import Buckets, Shape
+from jdistill.loader.plan import Plan, plan_epoch
 from jdistill.loader.waiting import Texts
 
 _ATTEMPTS = 3
 """Orders that are tried per epoch before the batches of epoch 0 come again."""
+_REPEATED = 50
+"""Where an order needs fewer batches than epoch 0 did, up to one in this many of its batches comes twice."""
 _KEPT = 2
 """Plans kept in memory: prefetching reaches into the next epoch before this one ends."""
 
@@ -61,11 +65,14 @@ class Epochs:
     def _fitted(self, plan: Plan) -> Plan | None:
         """The plan with exactly the steps and shapes of epoch 0, or None where that cannot be."""
         steps = len(self.first.rows)
-        if len(plan.rows) < steps or (self._keep_last and len(plan.rows) > steps):
+        missing = steps - len(plan.rows)
+        if self._keep_last and 0 < missing <= steps // _REPEATED:
+            plan = Plan(*(np.concatenate([part, part[:missing]]) for part in plan))
+        elif missing > 0 or (self._keep_last and missing < 0):
             return None
         known = np.array(sorted(self.shapes, key=sum), np.int32)
         fits = (known[None, :, :] >= plan.shapes[:steps, None, :]).all(axis=-1)
-        if not fits.any(axis=1).all():
+        if not fits.any(axis=-1).all():
             return None
         return Plan(plan.rows[:steps], known[fits.argmax(axis=1)])
 

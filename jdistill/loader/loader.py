@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jdistill.config import UserError
+from jdistill.loader.buckets import Buckets, Shape, make_buckets
 from jdistill.loader.config import LoaderConfig
 from jdistill.loader.epochs import Epochs
 from jdistill.loader.lengths import static_lengths
-from jdistill.loader.plan import Buckets, Plan, Shape, make_buckets
+from jdistill.loader.plan import Plan
 from jdistill.loader.waiting import shared_texts
 from jdistill.types import Batch, Columns, Tokens
 

@@ -5,29 +5,16 @@ buckets is combined, short rows first, into mixed batches of the larger shape. A
 text numbers, so that a plan costs no data access, and depends on nothing but its arguments.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from jdistill.config import UserError
+from jdistill.loader.buckets import Buckets
+from jdistill.loader.swap import merge
 from jdistill.loader.waiting import Texts, Waiting
-
-
-class Shape(NamedTuple):
-    """Padded lengths of a batch, in tokens."""
-
-    query: int
-    """0 where the rows are plain texts."""
-    document: int
-
-
-class Buckets(NamedTuple):
-    """The bucket of each row, and what a bucket is padded to."""
-
-    of_row: Int[np.ndarray, " n"]
-    shapes: Int[np.ndarray, "buckets 2"]
-    """Query and document length, in ascending order of (document, query)."""
 
 
 class Plan(NamedTuple):
@@ -36,28 +23,6 @@ class Plan(NamedTuple):
     rows: Int[np.ndarray, "steps rows"]
     shapes: Int[np.ndarray, "steps 2"]
     """Query and document length of each batch."""
-
-
-def make_buckets(
-    queries: Int[np.ndarray, " n"],
-    documents: Int[np.ndarray, " n"],
-    *,
-    query_lengths: tuple[int, ...],
-    document_lengths: tuple[int, ...],
-) -> Buckets:
-    """Sort rows by the padded lengths of their query and of their longest document.
-
-    Args:
-      queries: tokens of each row's query, `[n]`.
-      documents: tokens of each row's longest document, `[n]`.
-      query_lengths: ascending padded lengths of queries.
-      document_lengths: ascending padded lengths of documents.
-    """
-    query = np.searchsorted(query_lengths, queries)
-    document = np.searchsorted(document_lengths, documents)
-    of_row = document * len(query_lengths) + query
-    shapes = [(q, d) for d in document_lengths for q in query_lengths]
-    return Buckets(of_row.astype(np.int32), np.array(shapes, np.int32))
 
 
 def plan_epoch(
@@ -75,79 +40,88 @@ def plan_epoch(
     Raises:
       UserError: if equal texts make batches without duplicates impossible, or nearly all repeats.
     """
-    batches: list[Int[np.ndarray, " rows"]] = []
-    shapes: list[Int[np.ndarray, 2]] = []
-    left: list[Int[np.ndarray, " rows"]] = []
-    grouped = order[np.argsort(buckets.of_row[order], kind="stable")]
-    starts = np.searchsorted(buckets.of_row[grouped], np.arange(len(buckets.shapes) + 1))
-    for bucket, shape in enumerate(buckets.shapes):
-        waiting = Waiting(grouped[starts[bucket] : starts[bucket + 1]], texts)
-        while len(waiting) >= batch_rows and len(batch := waiting.take(batch_rows)) == batch_rows:
-            batches.append(batch)
-            shapes.append(shape)
-        left.append(waiting.rest())
-    _mix(batches, shapes, np.concatenate(left), buckets, texts, order, batch_rows=batch_rows, keep_last=keep_last)
+    batches, left = _full_batches(buckets, texts, order, batch_rows)
+    mixed, short = _mixed_batches(left, texts, batch_rows)
+    if len(short) > 1:
+        merge(short, [*batches, *mixed], buckets, texts, batch_rows=batch_rows)
+        mixed += [batch for batch in short if len(batch) == batch_rows]
+        short = [batch for batch in short if 0 < len(batch) < batch_rows]
+    if keep_last:
+        _check_not_mostly_repeats(len(batches) + len(mixed) + len(short), len(order), batch_rows)
+        mixed += _completed(short, buckets, texts, order, batch_rows)
+    batches += mixed
     if not batches:
         raise UserError(
             f"train.global_batch_size={batch_rows}: no batch can be filled from {len(order)} rows without a text "
             "standing in two rows. Lower train.global_batch_size, or set loader.no_duplicates to false."
         )
-    return Plan(np.stack(batches).astype(np.int32), np.stack(shapes))
+    rows = np.stack([np.asarray(batch, np.int32) for batch in batches])
+    return Plan(rows, buckets.shapes[buckets.of_row[rows]].max(axis=1))
 
 
-def _mix(
-    batches: list[Int[np.ndarray, " rows"]],
-    shapes: list[Int[np.ndarray, "2"]],
-    left: Int[np.ndarray, " left"],
-    buckets: Buckets,
-    texts: Texts,
-    order: Int[np.ndarray, " n"],
-    *,
-    batch_rows: int,
-    keep_last: bool,
-) -> None:
-    """Append batches of the rows that their buckets left over."""
-    limit = 2 * -(-len(order) // batch_rows)
+def _full_batches(
+    buckets: Buckets, texts: Texts, order: Int[np.ndarray, " n"], batch_rows: int
+) -> tuple[list[list[int]], Int[np.ndarray, " left"]]:
+    """Batches of one bucket each, and the rows that are left over, short ones first."""
+    batches: list[list[int]] = []
+    left: list[Int[np.ndarray, " rows"]] = []
+    grouped = order[np.argsort(buckets.of_row[order], kind="stable")]
+    starts = np.searchsorted(buckets.of_row[grouped], np.arange(len(buckets.shapes) + 1))
+    for start, end in pairwise(starts):
+        waiting = Waiting(grouped[start:end], texts)
+        batch: list[int] = []
+        while len(waiting) >= batch_rows and len(batch := waiting.take(batch_rows)) == batch_rows:
+            batches.append(batch)
+            batch = []
+        left += [np.array(batch, np.int32), waiting.rest()]
+    return batches, np.concatenate(left)
+
+
+def _mixed_batches(
+    left: Int[np.ndarray, " left"], texts: Texts, batch_rows: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Batches across buckets: those that are full, and those that are not."""
     waiting = Waiting(left, texts)
-    start = 0
+    batches: list[list[int]] = []
     while len(waiting):
-        batch = waiting.take(batch_rows)
-        if len(batch) < batch_rows and not keep_last:
-            return
+        batches.append(waiting.take(batch_rows))
+    return [b for b in batches if len(b) == batch_rows], [b for b in batches if len(b) < batch_rows]
+
+
+def _completed(
+    short: list[list[int]], buckets: Buckets, texts: Texts, order: Int[np.ndarray, " n"], batch_rows: int
+) -> list[list[int]]:
+    """Short batches filled up with rows that are no longer than theirs, each time other ones."""
+    completed, start = [], 0
+    for batch in short:
         shape = buckets.shapes[buckets.of_row[batch]].max(axis=0)
-        if len(batch) < batch_rows:
-            fits = (buckets.shapes <= shape).all(axis=1)[buckets.of_row[order]]
-            batch, start = _complete(batch, order[fits], texts, batch_rows=batch_rows, start=start)
-        batches.append(batch)
-        shapes.append(shape)
-        if len(batches) > limit:
+        fits = (buckets.shapes <= shape[None, :]).all(axis=1)[buckets.of_row[order]]
+        # Rows that fit come first; only where they do not suffice, longer ones make the batch longer.
+        candidates = np.concatenate([np.roll(order[fits], -start), order[~fits]]).tolist()
+        inside, seen = set(batch), {text for row in batch for text in texts.get(row, ())}
+        rows = list(batch)
+        for tried, row in enumerate(candidates):
+            if row not in inside and seen.isdisjoint(texts.get(row, ())):
+                rows.append(row)
+                seen.update(texts.get(row, ()))
+            if len(rows) == batch_rows:
+                start += tried + 1
+                break
+        else:
             raise UserError(
-                f"loader.no_duplicates: {len(order)} rows need more than {limit} batches of {batch_rows} rows, most of "
-                "them repeats, because some texts stand in very many rows. Remove those rows from the data, lower "
-                "train.global_batch_size, or set loader.last_batch to drop or loader.no_duplicates to false."
+                f"train.global_batch_size={batch_rows}: the last batch of an epoch cannot be filled without a text "
+                "standing in two rows. Lower train.global_batch_size, or set loader.last_batch to drop or "
+                "loader.no_duplicates to false."
             )
+        completed.append(rows)
+    return completed
 
 
-def _complete(
-    batch: Int[np.ndarray, " short"],
-    candidates: Int[np.ndarray, " m"],
-    texts: Texts,
-    *,
-    batch_rows: int,
-    start: int,
-) -> tuple[Int[np.ndarray, " rows"], int]:
-    """Fill up a batch with candidates from `start` on, around the end, and say where to start next time."""
-    inside = set(batch.tolist())
-    seen = {text for row in inside for text in texts.get(row, ())}
-    rows = batch.tolist()
-    for i in range(len(candidates)):
-        row = int(candidates[(start + i) % len(candidates)])
-        if row not in inside and seen.isdisjoint(texts.get(row, ())):
-            rows.append(row)
-            seen.update(texts.get(row, ()))
-        if len(rows) == batch_rows:
-            return np.array(rows, np.int32), start + i + 1
-    raise UserError(
-        f"train.global_batch_size={batch_rows}: the last batch of an epoch cannot be filled without a text standing in "
-        "two rows. Lower train.global_batch_size, or set loader.last_batch to drop or loader.no_duplicates to false."
-    )
+def _check_not_mostly_repeats(batches: int, rows: int, batch_rows: int) -> None:
+    limit = 2 * -(-rows // batch_rows)
+    if batches > limit:
+        raise UserError(
+            f"loader.no_duplicates: {rows} rows need {batches} batches of {batch_rows} rows, most of them repeats, "
+            "because some texts stand in very many rows. Remove those rows from the data, lower "
+            "train.global_batch_size, or set loader.last_batch to drop or loader.no_duplicates to false."
+        )

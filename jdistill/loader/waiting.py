@@ -29,7 +29,7 @@ def shared_texts(texts: Int[np.ndarray, "n t"]) -> Texts:
     rows, columns = np.nonzero(shared)
     numbers, starts = np.unique(rows, return_index=True)
     values = ordered[rows, columns].tolist()
-    ends = [*starts[1:].tolist(), len(values)]
+    ends = [*starts[1:].tolist(), len(values)] if len(values) else []
     return {
         row: tuple(values[start:end]) for row, start, end in zip(numbers.tolist(), starts.tolist(), ends, strict=True)
     }
@@ -48,18 +48,18 @@ class Waiting:
     def __len__(self) -> int:
         return max(len(self._rows) - self._next, 0) + self._parked_rows
 
-    def take(self, size: int) -> Int[np.ndarray, " rows"]:
+    def take(self, size: int) -> list[int]:
         """The next batch: `size` rows, or fewer where no other waiting row fits beside them."""
         if not self._texts:
             self._next += size
-            return self._rows[self._next - size : self._next]
+            return self._rows[self._next - size : self._next].tolist()
         batch: list[int] = []
         seen: set[int] = set()
         self._from_parked(batch, seen, size)
         while len(batch) < size and self._next < len(self._rows):
             self._place(int(self._rows[self._next]), batch, seen)
             self._next += 1
-        return np.array(batch, np.int32)
+        return batch
 
     def rest(self) -> Int[np.ndarray, " rows"]:
         """Every row that still waits; the queue is empty afterwards."""

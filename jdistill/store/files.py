@@ -11,7 +11,8 @@ import shutil
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -141,7 +142,7 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], *, prefix:
 
 
 class ArrayStream:
-    """A one-dimensional .npy file whose length is known only at its end."""
+    """A one-dimensional .npy file whose length is known only at its end; a context manager."""
 
     def __init__(self, path: Path, dtype: type[np.generic]) -> None:
         self.path = path
@@ -156,14 +157,20 @@ class ArrayStream:
         self._file.write(data)
         self.length += len(data) // self.dtype.itemsize if isinstance(data, bytes) else len(values)
 
-    def close(self) -> None:
-        """Write the length into the header, and sync."""
-        end = self._file.tell()
-        self._file.seek(0)
-        self._write_header()
-        assert end == self._file.tell() + self.length * self.dtype.itemsize, "numpy changed the header's length"
-        sync(self._file)
-        self._file.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if kind is not None:
+                return
+            end = self._file.tell()
+            self._file.seek(0)
+            self._write_header()
+            assert end == self._file.tell() + self.length * self.dtype.itemsize, "numpy changed the header's length"
+            sync(self._file)
 
     def _write_header(self) -> None:
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}

@@ -141,7 +141,9 @@ class TeacherWriter:
                 f"The model changed its width; delete {self.folder}, and run `jdistill embed` again."
             )
         stored = to_stored(vectors, self.description["dtype"])
-        finite = np.all(np.isfinite(to_float32(stored, self.description["dtype"])), axis=1).reshape(-1)
+        with np.errstate(invalid="ignore"):
+            rounded = to_float32(stored, self.description["dtype"])
+        finite = np.all(np.isfinite(rounded), axis=1).reshape(-1)
         bad = np.flatnonzero(~finite | ~vectors.any(axis=1))
         if len(bad):
             what = "all zeros" if finite[bad[0]] else "NaN or infinite"

@@ -137,8 +137,7 @@ def _write(
     folder: Path, texts: Texts, used: Int[np.ndarray, " u"], tokenizer: Tokenizer, prompt: str, max_length: int
 ) -> None:
     lengths = np.zeros(len(texts), np.int64)
-    values = ArrayStream(folder / "values.npy", np.int32)
-    with Progress("tokenize", len(used)) as progress:
+    with ArrayStream(folder / "values.npy", np.int32) as values, Progress("tokenize", len(used)) as progress:
         for first in range(0, len(used), _BATCH):
             ids = used[first : first + _BATCH]
             tokens = tokenizer.encode([prompt + text for text in texts.take(ids)], max_length)
@@ -147,5 +146,4 @@ def _write(
                 raise ValueError(f"the tokenizer gave {lengths[ids].max()} tokens, but max_length is {max_length}")
             values.append(np.asarray([token for row in tokens for token in row], np.int32))
             progress.advance(len(ids))
-    values.close()
     save_array(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))

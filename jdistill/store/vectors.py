@@ -10,8 +10,8 @@
     teachers/NAME/manifest.json          plan and every shard's sha256; written last: then the teacher is complete
 
 Stored types: float32 and float16 as they are; bfloat16, which .npy does not know, as its bit pattern in uint16; int8 as
-round(x / scale) with one float32 scale per row beside it (00000.scales.npy), where 127 * scale is the row's largest
-absolute value. Scales have 16 significant bits, so that int8 -> float32 -> int8 gives the same bits again.
+round(x / scale) with one float32 scale per row beside it (00000.scales.npy): a 127th of the row's largest absolute
+value, rounded up to 16 significant bits, so that int8 -> float32 -> int8 gives the same bits again.
 """
 
 from functools import lru_cache
@@ -43,13 +43,13 @@ class Stored(NamedTuple):
 def to_stored(vectors: Float[np.ndarray, "n d"], dtype: str) -> Stored:
     """float32 vectors in a stored type, rounded to nearest even."""
     vectors = np.asarray(vectors, np.float32)
-    if dtype == "bfloat16":
-        return Stored(vectors.astype(ml_dtypes.bfloat16).view(np.uint16), None)
-    if dtype == "int8":
-        scales = _round_up(np.abs(vectors).max(axis=1) / np.float32(127))
-        safe = np.where(scales > 0, scales, np.float32(1))
-        return Stored(np.rint(vectors / safe[:, None]).astype(np.int8), scales)
-    with np.errstate(over="ignore"):  # whoever writes refuses infinite values, with the text that gave them
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever writes refuses what is not finite, naming its text
+        if dtype == "bfloat16":
+            return Stored(vectors.astype(ml_dtypes.bfloat16).view(np.uint16), None)
+        if dtype == "int8":
+            scales = _round_up(np.abs(vectors).max(axis=1) / np.float32(127))
+            safe = np.where(scales > 0, scales, np.float32(1))
+            return Stored(np.rint(vectors / safe[:, None]).astype(np.int8), scales)
         return Stored(vectors.astype(np.dtype(dtype)), None)
 
 
@@ -59,7 +59,7 @@ def to_float32(stored: Stored, dtype: str) -> Float[np.ndarray, "n d"]:
         return stored.values.view(ml_dtypes.bfloat16).astype(np.float32)
     if stored.scales is not None:
         return stored.values.astype(np.float32) * stored.scales[:, None]
-    return stored.values.astype(np.float32)
+    return stored.values.astype(np.float32, copy=False)
 
 
 def shard_name(shard: int) -> str:

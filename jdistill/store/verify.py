@@ -55,12 +55,15 @@ def _key_problems(store: Store, folder: Path) -> Iterator[str]:
     if len(keys) != manifest["rows"] or len(owners) != manifest["rows"]:
         yield f"{folder}: has {len(keys)} keys for {manifest['rows']} vectors"
         return
+    if owners.min() < 0 or owners.max() >= len(store.texts):
+        yield f"{folder}: texts.npy names texts that do not exist"
+        return
     for side in SIDES:
         part = slice(0, manifest["query_rows"]) if side == "query" else slice(manifest["query_rows"], None)
         yield from _wrong_keys(store, folder, side, np.asarray(owners[part]), keys[part])
         index = open_array(folder / f"index.{side}.npy")
-        if len(index) != len(store.texts):
-            yield f"{folder}: index.{side}.npy has {len(index)} texts, the store {len(store.texts)}"
+        if len(index) != len(store.texts) or index.max() >= len(keys):
+            yield f"{folder}: index.{side}.npy is not one of {len(store.texts)} texts and {len(keys)} vectors"
             continue
         asked = np.flatnonzero(index >= 0)
         yield from _wrong_keys(store, folder, side, asked, keys[index[asked]])

@@ -128,9 +128,13 @@ def _require_same_data(path: Path, fingerprint: Mapping[str, Any]) -> None:
 
 
 def _write_all(folder: Path, sources: Iterable[tuple[str, str, Iterable[Row]]]) -> dict[str, Any]:
-    texts = _TextTable(folder / "texts")
+    (folder / "texts").mkdir(parents=True)
     roles: dict[str, _RowTable] = {}
-    with Progress("read rows", None, unit="rows") as progress:
+    with (
+        ArrayStream(folder / "texts" / "values.npy", np.uint8) as values,
+        Progress("read rows", None, unit="rows") as progress,
+    ):
+        texts = _TextTable(values)
         for name, role, rows in sources:
             require_name(role, what="role")
             table = roles.setdefault(role, _RowTable(role))
@@ -144,7 +148,7 @@ def _write_all(folder: Path, sources: Iterable[tuple[str, str, Iterable[Row]]]) 
     if empty or not roles:
         raise UserError(f"data: {', '.join(empty) or 'no source'}: no rows. Give each role at least one row.")
     return {
-        "texts": texts.close(),
+        "texts": texts.save(folder / "texts"),
         "roles": {role: table.save(folder / "rows" / role) for role, table in roles.items()},
     }
 
@@ -152,12 +156,10 @@ def _write_all(folder: Path, sources: Iterable[tuple[str, str, Iterable[Row]]]) 
 class _TextTable:
     """Texts as they come, each once. In memory: 16 bytes of hash and a number per text, not the text."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        self.folder = folder
+    def __init__(self, values: ArrayStream) -> None:
         self.offsets = array("q", [0])
         self._numbers: dict[bytes, int] = {}
-        self._values = ArrayStream(folder / "values.npy", np.uint8)
+        self._values = values
 
     def number(self, text: str, source: str) -> int:
         try:
@@ -173,11 +175,10 @@ class _TextTable:
             self.offsets.append(self.offsets[-1] + len(data))
         return number
 
-    def close(self) -> dict[str, Any]:
-        self._values.close()
+    def save(self, folder: Path) -> dict[str, Any]:
         hashes = {
-            "values": sha256_of(self.folder / "values.npy"),
-            "offsets": save_array(self.folder / "offsets.npy", np.asarray(self.offsets, np.int64)),
+            "values": sha256_of(folder / "values.npy"),
+            "offsets": save_array(folder / "offsets.npy", np.asarray(self.offsets, np.int64)),
         }
         both = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()
         return {"count": len(self._numbers), "bytes": self.offsets[-1], "sha256": both, "files": hashes}

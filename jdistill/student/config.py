@@ -22,7 +22,7 @@ class Prompts(Config):
 
 
 class StudentConfig(Config):
-    """The model that learns. Give `init` to start from a trained model, or `encoder` and `tokenizer` to start at random."""
+    """The model that learns. Start from a trained one with `init`, or at random with `encoder` and `tokenizer`."""
 
     init: str | None = None
     """Folder or Hugging Face id of the model to start from: weights, tokenizer, and whatever is left out below."""
@@ -31,7 +31,7 @@ class StudentConfig(Config):
     keep_layers: list[Annotated[int, Field(ge=0)]] | None = None
     """Layers of `init` to keep, counted from 0, in the order they are to run in; left out: all."""
     encoder: Encoder | None = None
-    """The architecture. With `init` it may be left out; `kind: static` makes its word embeddings the student's table."""
+    """The architecture. May be left out with `init`; `kind: static` makes its word embeddings the student's table."""
     tokenizer: str | None = None
     """Folder or Hugging Face id of the tokenizer; left out: that of `init`."""
     pooling: list[Mode] | Mode | None = None

@@ -125,7 +125,8 @@ def _transformer(folder: Path) -> dict[str, Any]:
     kind = hf.get("model_type")
     if kind not in MODEL_TYPES:
         raise UserError(
-            f"{folder / 'config.json'}: model_type is {kind!r}, which is not supported. Supported: {', '.join(MODEL_TYPES)}."
+            f"{folder / 'config.json'}: model_type is {kind!r}, which is not supported. "
+            f"Supported: {', '.join(MODEL_TYPES)}."
         )
     encoder = MODEL_TYPES[kind].from_hf(hf, where=str(folder / "config.json"))
     settings = next(filter(None, map(_json, sorted(folder.glob("sentence_*_config.json")))), {})
@@ -142,7 +143,7 @@ def _transformer(folder: Path) -> dict[str, Any]:
 
 
 def _static(folder: Path) -> dict[str, Any]:
-    """The same of a StaticEmbedding module; model2vec's files (`embeddings`, `mapping`, `weights`) are folded into one table."""
+    """The same of a StaticEmbedding module; what model2vec keeps apart (`mapping`, `weights`) becomes one table."""
     tensors = dict(read_tensors(folder))
     if "embeddings" in tensors:
         table = tensors.pop("embeddings")
@@ -193,9 +194,9 @@ def _pooling(folder: Path) -> list[Mode]:
     if "pooling_mode" not in config:
         return [mode for key, mode in _POOLING_KEYS.items() if config.get(key)] or ["mean"]
     listed = config["pooling_mode"]
-    modes = [mode.removesuffix("_tokens") for mode in ([listed] if isinstance(listed, str) else listed)]
-    unknown = [mode for mode in modes if mode not in MODES]
-    if unknown or not modes:
+    names = [name.removesuffix("_tokens") for name in ([listed] if isinstance(listed, str) else listed)]
+    modes: list[Mode] = [mode for name in names for mode in MODES if mode == name]
+    if len(modes) != len(names) or not modes:
         raise UserError(f"{path}: pooling_mode is {listed!r}; supported: {', '.join(MODES)}.")
     return modes
 

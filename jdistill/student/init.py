@@ -201,8 +201,8 @@ def _check(architecture: Architecture, tokenizer: Tokenizer) -> None:
     encoder = architecture.encoder
     if tokenizer.vocab_size > encoder.vocab_size:
         raise UserError(
-            f"student.tokenizer: has {tokenizer.vocab_size} tokens, but the encoder's table has {encoder.vocab_size} rows. "
-            "Give the tokenizer that belongs to the model."
+            f"student.tokenizer: has {tokenizer.vocab_size} tokens, but the encoder's table has {encoder.vocab_size} "
+            "rows. Give the tokenizer that belongs to the model."
         )
     limit = encoder.max_positions
     if limit is not None and architecture.max_length is not None and architecture.max_length > limit:
@@ -212,7 +212,7 @@ def _check(architecture: Architecture, tokenizer: Tokenizer) -> None:
         )
     if encoder.kind == "static" and architecture.pooling != ["mean"]:
         raise UserError(
-            f"student.pooling: is {architecture.pooling}, but a static embedding is always averaged. Leave it out."
+            f"student.pooling: is {architecture.pooling}, but a static embedding is averaged. Leave it out."
         )
 
 

@@ -1,8 +1,8 @@
 """Pooling: from one vector per token to one per text, exactly as sentence-transformers does it.
 
-Each mode is a function `(hidden [n, l, d], mask [n, l]) -> [n, d]` in float32; several modes are concatenated in the order
-they are listed. Padding may lie on either side. A row of padding only gives zeros, except for `cls` (its first vector)
-and `max` (minus infinity), as it does there.
+Each mode is a function `(hidden [n, l, d], mask [n, l]) -> [n, d]` in float32; several modes are concatenated in the
+order they are listed. Padding may lie on either side. A row of padding only gives zeros, except for `cls` (its first
+vector) and `max` (minus infinity), as it does there.
 """
 
 from collections.abc import Callable, Sequence

@@ -15,8 +15,8 @@ def make_projection(key: Array, width: int, teacher_width: int) -> dict[str, Arr
     """Initial weights: `kernel [width, teacher_width]` and `bias [teacher_width]`, float32.
 
     The kernel is the identity where the widths are equal, otherwise random with orthonormal rows (or columns, if the
-    teacher is narrower). Towards a wider teacher it thus keeps every length and angle: training starts from the student's
-    own geometry. The bias starts at zero.
+    teacher is narrower). Towards a wider teacher it thus keeps every length and angle: training starts from the
+    student's own geometry. The bias starts at zero.
     """
     if width == teacher_width:
         kernel = jnp.eye(width, dtype=jnp.float32)

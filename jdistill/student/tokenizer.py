@@ -81,7 +81,7 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        """Id of the padding token, 0 where there is none. Masks hide padding, so the value never matters to a vector."""
+        """Id of the padding token, 0 where there is none. Masks hide padding, so no vector depends on it."""
         token = self._config.get("pad_token") or self._special_tokens_map.get("pad_token")
         token = token.get("content") if isinstance(token, dict) else token
         return (self._tokenizer.token_to_id(token) if token else None) or 0

@@ -18,11 +18,11 @@ from jdistill.checkpoint import load_result, load_student_params
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
 from jdistill.parallel import check_rows
+from jdistill.student import Student
 from jdistill.train.config import TrainConfig, in_steps
 from jdistill.train.console import Console
 from jdistill.train.run import Evaluate, Loader, Run, TrainResult
 from jdistill.train.state import TrainState
-from jdistill.train.step import Student
 
 
 def train(
@@ -47,7 +47,8 @@ def train(
       terms: name -> loss, teachers filled in.
       loader: batches by step, `config.global_batch_size` rows each.
       evaluate: student parameters -> metrics; None for no evaluation.
-      folder: checkpoints, metrics.jsonl, config.yaml and result.json; holding checkpoints, the run goes on from them.
+      folder: gets checkpoints, metrics.jsonl, config.yaml, architecture and result.json; where it holds checkpoints,
+        the run goes on from the last complete one.
       recipe: the resolved recipe, plain values; a folder begun with another is refused.
       mesh: the devices.
       seed: decides dropout.

@@ -18,7 +18,7 @@ from jdistill.train.config import AdamWConfig, in_steps
 DECAY_RULES: tuple[tuple[str, bool], ...] = (
     (r"losses/.*", False),
     (r".*/(bias|scale)", False),
-    (r".*/(kernel|embedding)", True),
+    (r".*/(kernel|words|positions|types)", True),
 )
 """Pattern of a parameter's whole path -> whether it decays. The first that matches counts; each parameter needs one."""
 

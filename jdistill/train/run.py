@@ -16,13 +16,14 @@ from jdistill.checkpoint import Checkpoints, save_result
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
 from jdistill.parallel import replicated, row_sharding
+from jdistill.student import Student, save_architecture
 from jdistill.train.config import TrainConfig
 from jdistill.train.console import Console
 from jdistill.train.optimizer import AdamW
 from jdistill.train.resume import Best, Note, check_same_run, read_note
 from jdistill.train.sinks import Sink, make_sinks
 from jdistill.train.state import TrainState, from_parts, make_state, to_parts
-from jdistill.train.step import Student, learning_rate, make_train_step
+from jdistill.train.step import learning_rate, make_train_step
 from jdistill.types import Batch, Metrics
 
 Evaluate = Callable[[PyTree[Array]], dict[str, float]]
@@ -95,6 +96,7 @@ class Run:
         seed: int,
     ):
         self.config = config
+        self.student = student
         self.loader = loader
         self._evaluate = evaluate
         self.folder = folder
@@ -121,6 +123,7 @@ class Run:
         if jax.process_index() == 0:
             text = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True, width=120)
             (self.folder / "config.yaml").write_text(text, encoding="utf-8")
+            save_architecture(self.student, self.folder / "architecture")
         for sink in self.sinks:
             sink.start(self.recipe, step or 0)
         return state, step is not None
@@ -133,8 +136,8 @@ class Run:
         shapes = " ".join(f"{q}x{d}" if q else f"{d}" for q, d in loader.shapes)
         return (
             f"{self.recipe.get('name', self.folder.name)}: {size / 1e6:.2f}M parameters | {devices[0].device_kind} x "
-            f"{len(devices)} | {loader.row_count:,} rows, {loader.global_batch_size:,} per step | {self.total:,} steps = "
-            f"{epochs:.2f} epochs | lengths {shapes}, {loader.padding:.0%} padding | {' + '.join(self.terms)}"
+            f"{len(devices)} | {loader.row_count:,} rows, {loader.global_batch_size:,} per step | {self.total:,} steps "
+            f"= {epochs:.2f} epochs | lengths {shapes}, {loader.padding:.0%} padding | {' + '.join(self.terms)}"
             + (f" | goes on from step {step}" if step else "")
         )
 

@@ -1,32 +1,20 @@
 """One update of the student: pure, compiled once per shape of batch."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from jdistill.losses import LossConfig
 from jdistill.parallel import make_objective, replicated, row_sharding
+from jdistill.student import Student
 from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState
 from jdistill.types import Batch, Columns, Metrics, Tokens
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-
-
-class Student(Protocol):
-    """What training needs of a student."""
-
-    def encode(self, params: PyTree[Array], tokens: Tokens, *, dropout_key: Array | None = None) -> Float[Array, "n d"]:
-        """Pooled vectors of texts; without a key, no dropout."""
-        ...
-
-    def project(self, params: PyTree[Array], embeddings: Float[Array, "n d"], teacher: str) -> Float[Array, "n t"]:
-        """The same vectors in a teacher's space."""
-        ...
 
 
 def make_train_step(

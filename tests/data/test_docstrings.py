@@ -63,7 +63,6 @@ def test_other_files_do_not_change_the_sample_but_other_texts_change_the_fingerp
         "syntax.py": b'"""Half a statement follows here.\n\nThis body has more than eight words in it."""\nx = (',
         "encoding.py": b'"""Not UTF-8 at all: \xff\xfe.\n\nThis body has more than eight words in it."""',
         "null.py": b'"""A null byte is here.\n\nThis body has more than eight words in it."""\0',
-        "escape.py": b'"""Short."""\nx = "\\d"\n',
         "cookie.py": b'# coding: nonsense\n"""No such encoding.\n\nThis body has more than eight words in it."""',
         "note.txt": b'"""Not a Python file really.\n\nThis body has more than eight words in it."""',
     }
@@ -102,10 +101,12 @@ def test_a_text_of_both_sides_is_held_out(tree: dict[str, Path]) -> None:
 def test_one_module_gives_a_few_texts_only(tree: dict[str, Path]) -> None:
     text = '\ndef f{i}():\n    """Explain the number {i} now.\n\n    ' + BODY + '\n    """\n'
     module = next(f"m{i}" for i in range(99) if room._number(f"alpha.m{i}") < 0.02)  # comes first
-    content = "".join(text.format(i=i, noun="number", verb="count") for i in range(60))
-    (tree["alpha"] / f"{module}.py").write_text(content)
+    functions = [text.format(i=i, noun="number", verb="count") for i in range(60)]
+    (tree["alpha"] / f"{module}.py").write_text("".join(functions))
     corpus = docstring_corpus(train=10, heldout=room.PER_MODULE + 1, roots=tree)
     assert Counter(d.module for d in corpus.heldout)[f"alpha.{module}"] == room.PER_MODULE
+    (tree["alpha"] / f"{module}.py").write_text("".join(reversed(functions)))
+    assert docstring_corpus(train=10, heldout=room.PER_MODULE + 1, roots=tree) == corpus
 
 
 def test_too_few_texts_and_missing_packages_are_told(tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +152,7 @@ def none(): pass
         "Outer.method": "Method.",
         "Fallback": r"Fall \d back.",
     }
+    assert list(docstrings(b'"""Invalid escape below."""\nx = "\\d"\n')) == [("", "Invalid escape below.")]
     assert list(docstrings(b"")) == []
     assert list(docstrings(b"(" * 100_000)) == []
 

@@ -85,7 +85,7 @@ def test_missing_file_guesses(tmp_path):
     write_csv(tmp_path / "rows.csv")
     with pytest.raises(UserError, match=r"row\.csv: no such file\. Did you mean .*rows\.csv"):
         find_files(str(tmp_path / "row.csv"))
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match=r"no such file"):
         read_columns(tmp_path / "nothing*.csv", ["q"])
 
 

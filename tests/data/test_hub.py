@@ -40,7 +40,7 @@ def test_saved_data_set_gives_rows(tmp_path):
 
 def test_what_cannot_be_loaded_is_the_users_mistake(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    with pytest.raises(UserError, match="cannot load split 'validation'"):
+    with pytest.raises(UserError, match=r"cannot load split 'validation'"):
         list(read_rows("x", SourceConfig(dataset=str(folder), split="validation", columns=COLUMNS)))
 
 

@@ -69,7 +69,7 @@ def test_drop_leaves_out_what_is_empty_and_says_so(source, caplog):
 
 
 def test_drop_forgives_no_wrong_value(source):
-    with pytest.raises(UserError, match="is 7"):
+    with pytest.raises(UserError, match=r"is 7"):
         list(read_rows("x", source([GOOD, {**GOOD, "q": 7}], empty="drop")))
 
 
@@ -77,14 +77,14 @@ def test_keep_negatives_cuts_and_demands(source):
     columns = ColumnMap(query="q", document="d", negatives="n", keep_negatives=2)
     rows = read_rows("x", source([{**GOOD, "n": ["a", "b", "c"]}, {**GOOD, "n": ["a"]}], columns))
     assert next(rows).negatives == ("a", "b")
-    with pytest.raises(UserError, match="holds 1 negatives, expected 2"):
+    with pytest.raises(UserError, match=r"holds 1 negatives, expected 2"):
         next(rows)
 
 
 def test_no_rows_are_refused(source):
-    with pytest.raises(UserError, match="data.x: .*rows.jsonl: empty: there are no rows"):
+    with pytest.raises(UserError, match=r"data.x: .*rows.jsonl: empty: there are no rows"):
         list(read_rows("x", source([])))
-    with pytest.raises(UserError, match="all 2 rows lack a text"):
+    with pytest.raises(UserError, match=r"all 2 rows lack a text"):
         list(read_rows("x", source([{"d": ""}, {"d": None}], ColumnMap(text="d"), empty="drop")))
 
 

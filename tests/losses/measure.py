@@ -1,12 +1,14 @@
 """What a loss gives on a batch, what its reference gives, and how far apart they are."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdistill.losses import LossConfig
 from jdistill.types import Columns, Side, View
 from tests.losses.cases import CASES, Case, Texts
 from tests.losses.inputs import INPUTS, Inputs, fits
@@ -31,44 +33,57 @@ def side(columns: Columns) -> Side:
     return Side(queries, documents[:, 0], documents[:, 1:], queries, jnp.concatenate(by_column))
 
 
-def view(case: Case, student: dict[str, Columns], teacher: Columns) -> View:
+def view(loss: LossConfig, student: dict[str, Columns], teacher: Columns) -> View:
+    """What a loss sees on one device."""
     return View(
-        student=side(student[case.loss.student_space]),
-        teacher=side(teacher) if case.loss.needs_teacher else None,
+        student=side(student[loss.student_space]),
+        teacher=side(teacher) if loss.needs_teacher else None,
         rows=jnp.arange(teacher.documents.shape[0]),
         scores=None,
-        parameters=case.loss.parameters(),
+        parameters=loss.parameters(),
         progress=jnp.float32(0),
     )
 
 
+def labels_for(inputs: Inputs) -> tuple[str, ...]:
+    return tuple(label for label, case in CASES.items() if fits(case, inputs))
+
+
 @functools.cache
-def ours(name: str) -> dict[str, Result]:
-    """Every loss on the batch called `name`, on one device, without jdistill.parallel."""
-    inputs = INPUTS[name]
-    cases = {label: case for label, case in CASES.items() if fits(case, inputs)}
-
-    def means(student: dict[str, Columns]) -> dict[str, jax.Array]:
-        return {label: case.loss(view(case, student, inputs.teacher)).mean() for label, case in cases.items()}
-
-    return differentiate(means, inputs.student, {label: case.loss.student_space for label, case in cases.items()})
+def ours(batch: str) -> dict[str, Result]:
+    """Every loss on the batch of that name, on one device, without jdistill.parallel."""
+    labels = labels_for(INPUTS[batch])
+    return results(_one_device(labels), labels, INPUTS[batch].student, INPUTS[batch].teacher)
 
 
-def differentiate(means, student: dict[str, Columns], spaces: dict[str, str]) -> dict[str, Result]:
-    """Value and gradient of each entry of `means(student)`, with one compilation for all of them."""
+@functools.cache
+def _one_device(labels: tuple[str, ...]) -> Callable:
+    def means(student: dict[str, Columns], teacher: Columns) -> dict[str, jax.Array]:
+        losses = {label: CASES[label].loss for label in labels}
+        return {label: loss(view(loss, student, teacher)).mean() for label, loss in losses.items()}
 
-    def chosen(student: dict[str, Columns], choice: dict[str, jax.Array]):
-        values = means(student)
+    return differentiated(means)
+
+
+def differentiated(means: Callable[[dict[str, Columns], Columns], dict[str, jax.Array]]) -> Callable:
+    """Value and gradient of any one entry of `means(student, teacher)`, compiled once for all entries."""
+
+    def chosen(student: dict[str, Columns], teacher: Columns, choice: dict[str, jax.Array]):
+        values = means(student, teacher)
         return jnp.stack([choice[label] * values[label] for label in values]).sum(), values
 
-    function = jax.jit(jax.value_and_grad(chosen, has_aux=True))
-    results = {}
-    for label, space in spaces.items():
-        choice = {other: jnp.float32(other == label) for other in spaces}
-        (_, values), gradient = function(jax.tree.map(jnp.asarray, student), choice)
-        arrays = [np.asarray(x, np.float64) for x in gradient[space] if x is not None]
-        results[label] = Result(float(values[label]), arrays)
-    return results
+    return jax.jit(jax.value_and_grad(chosen, has_aux=True))
+
+
+def results(function: Callable, labels: tuple[str, ...], student: dict[str, Columns], teacher: Columns):
+    """Result of each loss under a `differentiated` function."""
+    found = {}
+    for label in labels:
+        choice = {other: jnp.float32(other == label) for other in labels}
+        (_, values), gradient = function(student, teacher, choice)
+        arrays = [np.asarray(x, np.float64) for x in gradient[CASES[label].loss.student_space] if x is not None]
+        found[label] = Result(float(values[label]), arrays)
+    return found
 
 
 def reference(case: Case, inputs: Inputs) -> Result:

@@ -1,41 +1,50 @@
 """Every loss through the one shard_map, on any number of devices."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jdistill.parallel import make_mesh, make_objective, row_sharding
 from jdistill.types import Batch, Columns, Tokens
 from tests.losses.cases import CASES, TEACHER
-from tests.losses.inputs import INPUTS, Inputs, fits
-from tests.losses.measure import Result, differentiate
+from tests.losses.inputs import INPUTS
+from tests.losses.measure import Result, differentiated, labels_for, results
 
 
 @functools.cache
 def sharded(name: str, devices: int) -> dict[str, Result]:
-    """Every loss on the batch called `name`, its rows split over `devices`."""
-    inputs = INPUTS[name]
-    terms = {label: case.loss for label, case in CASES.items() if fits(case, inputs)}
-    mesh = make_mesh(jax.devices()[:devices])
-    objective = make_objective(terms, mesh)
-    parts = batch(inputs)
-
-    def means(student: dict[str, Columns]) -> dict[str, jax.Array]:
-        return objective(student, parts, {}, jnp.float32(0))[1]
-
-    student = jax.device_put(inputs.student, row_sharding(mesh))
-    return differentiate(means, student, {label: term.student_space for label, term in terms.items()})
+    """Every loss on the batch of that name, its rows split over `devices`."""
+    inputs, labels = INPUTS[name], labels_for(INPUTS[name])
+    rows = row_sharding(_mesh(devices))
+    student, teacher = jax.device_put((inputs.student, inputs.teacher), rows)
+    return results(_split(labels, devices), labels, student, teacher)
 
 
-def batch(inputs: Inputs) -> Batch:
+@functools.cache
+def _split(labels: tuple[str, ...], devices: int) -> Callable:
+    objective = make_objective({label: CASES[label].loss for label in labels}, _mesh(devices))
+
+    def means(student: dict[str, Columns], teacher: Columns) -> dict[str, jax.Array]:
+        return objective(student, batch(teacher), {}, jnp.float32(0))[1]
+
+    return differentiated(means)
+
+
+def _mesh(devices: int) -> Mesh:
+    return make_mesh(jax.devices()[:devices])
+
+
+def batch(teacher: Columns) -> Batch:
     """The parts of a Batch that an objective reads; the tokens are not among them."""
-    tokens = Tokens(jnp.zeros((inputs.rows, 1, 1), jnp.int32), jnp.ones((inputs.rows, 1, 1), bool))
+    rows = teacher.documents.shape[0]
     return Batch(
         queries=None,
-        documents=tokens,
-        targets={TEACHER: jax.tree.map(jnp.asarray, inputs.teacher)},
+        documents=Tokens(jnp.zeros((rows, 1, 1), jnp.int32), jnp.ones((rows, 1, 1), bool)),
+        targets={TEACHER: teacher},
         scores=None,
         query_ids=None,
-        document_ids=jnp.zeros((inputs.rows, 1), jnp.int32),
+        document_ids=jnp.zeros((rows, 1), jnp.int32),
     )

@@ -21,7 +21,7 @@ class Module(Protocol):
 
 
 class EncoderConfig(Config):
-    """One architecture. A subclass adds `kind`, its sizes and the members below; one file holds config, module, table."""
+    """One architecture. A subclass adds `kind`, its sizes and the members below, all in one file with its module."""
 
     hf_prefix: ClassVar[str] = ""
     """Taken off tensor names where it is there: checkpoints with a task head have it, bare ones do not."""

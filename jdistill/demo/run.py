@@ -1,0 +1,150 @@
+"""The demo itself: every verb once, and a table of what came of it."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jdistill import verbs
+from jdistill.config import apply_overrides, dump_yaml, parse
+from jdistill.demo.config import DemoConfig, demo_recipe, packaged_teacher
+from jdistill.demo.text import write_text
+from jdistill.evaluate import evaluate, fidelity, format_table, rows_per_second
+from jdistill.export.verify import Verification
+from jdistill.model import Model, load
+from jdistill.recipe import Recipe
+from jdistill.store import Store
+from jdistill.verbs.train import make_run_student
+
+Figures = dict[str, float]
+
+
+def run_demo(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Distil, evaluate, export and verify; returns what `summary.json` holds.
+
+    Args:
+      overrides: `key=value` options, see DemoConfig.
+
+    Raises:
+      UserError: for an unknown option, or where packages that the demo needs are missing.
+    """
+    began = time.perf_counter()
+    options = parse(DemoConfig, apply_overrides({}, overrides), where="demo")
+    out = Path(options.out)
+    teacher = options.teacher or packaged_teacher()
+
+    _say("1/5", "text: the docstrings of the Python packages installed here, read but never run")
+    corpus = write_text(out / "text", train=options.texts, heldout=options.heldout)
+    packages = len({docstring.package for docstring in corpus.train})
+    _say(
+        "", f"{len(corpus.train):,} to train on, {len(corpus.heldout):,} of other modules held out, {packages} packages"
+    )
+    example = corpus.heldout[0]
+    _say("", f'for example "{_short(example.summary)}" must find "{_short(example.body)}"')
+
+    recipe = parse(Recipe, demo_recipe(options, teacher), where="demo")
+    (out / f"{recipe.name}.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+    _say("2/5", f"embed: {Path(teacher).parent.name if options.teacher is None else teacher} embeds every text once")
+    verbs.embed(recipe)
+
+    _say("3/5", f"train: the student learns the teacher's vectors ({recipe.run})")
+    store = Store.open(recipe.store)
+    before = Model(*make_run_student(recipe, store))
+    verbs.train(recipe)
+
+    _say("4/5", "evaluate: each held-out summary must find its body among all held-out bodies")
+    figures = measure(recipe, store, teacher=load(teacher), before=before, after=load(recipe.run))
+
+    folder = out / recipe.name
+    _say("5/5", f"export: {folder}, loaded again with sentence-transformers")
+    verification = verbs.export(recipe.run, str(folder), results=figures)
+    assert verification is not None  # the teacher ran, so sentence-transformers is there
+    summary = summarise(figures, verification, seconds=time.perf_counter() - began)
+    summary["corpus"] = corpus.fingerprint
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    print(closing(summary, folder))
+    return summary
+
+
+def measure(recipe: Recipe, store: Store, *, teacher: Model, before: Model, after: Model) -> dict[str, Figures]:
+    """Retrieval, fidelity, size and speed of the three models, by name.
+
+    Of the teacher, the vectors in the store are judged: those that the student learned from.
+    """
+    rows = store.rows("heldout")
+    assert rows.queries is not None
+    ids = {"query": rows.queries, "document": rows.documents[:, 0]}
+    texts = {side: store.texts.take(numbers) for side, numbers in ids.items()}
+    stored = store.teacher("teacher")
+    vectors = {side: stored.take(numbers, side) for side, numbers in ids.items()}  # pyright: ignore[reportArgumentType]
+    known = {side: dict(zip(texts[side], vectors[side], strict=True)) for side in ids}
+    sample = texts["document"][:256]
+
+    figures: dict[str, Figures] = {}
+    for name, model in {"teacher": teacher, "student before": before, "student after": after}.items():
+        encode = _encoder(model)
+        recall = (lambda batch, *, side: np.stack([known[side][t] for t in batch])) if model is teacher else encode
+        search = evaluate(recipe.evaluate, recall)
+        figures[name] = {
+            "ndcg@10": search["search/ndcg@10"],
+            "recall@1": search["search/recall@1"],
+            "recall@10": search["search/recall@10"],
+            "cosine": fidelity(recall(texts["document"], side="document"), vectors["document"]).get("cosine", np.nan),
+            "parameters (M)": _size(model) / 1e6,
+            "MB": _size(model) * 4 / 1e6,
+            "rows/s": rows_per_second(encode, sample, passes=2),
+        }
+    return figures
+
+
+def summarise(figures: Mapping[str, Figures], verification: Verification, *, seconds: float) -> dict[str, Any]:
+    """Everything the demo measured, as plain values."""
+    teacher, after = figures["teacher"], figures["student after"]
+    return {
+        "models": {name: dict(values) for name, values in figures.items()},
+        "share_of_teacher": after["ndcg@10"] / teacher["ndcg@10"],
+        "speedup": after["rows/s"] / teacher["rows/s"],
+        "largest_difference": verification.max_difference,
+        "verified_with": verification.versions,
+        "seconds": round(seconds, 1),
+    }
+
+
+def closing(summary: Mapping[str, Any], folder: Path) -> str:
+    """The table, what it means, and how to go on."""
+    versions = ", ".join(f"{name} {version}" for name, version in summary["verified_with"].items())
+    return "\n".join(
+        [
+            "",
+            format_table(summary["models"]),
+            f"The student keeps {summary['share_of_teacher']:.1%} of the teacher's nDCG@10 and encodes "
+            f"{summary['speedup']:.1f} times as many rows per second.",
+            f"The exported folder's vectors differ from the trained student's by at most "
+            f"{summary['largest_difference']:.1e} ({versions}).",
+            f"{summary['seconds']:.0f} seconds in all; the same figures are in {folder.parent / 'summary.json'}.",
+            "",
+            f"Use it:  from sentence_transformers import SentenceTransformer; model = SentenceTransformer('{folder}')",
+        ]
+    )
+
+
+def _encoder(model: Model) -> Any:
+    return lambda texts, *, side: model.encode(texts)
+
+
+def _size(model: Model) -> int:
+    """Parameters that inference needs."""
+    params = {name: tree for name, tree in model.params.items() if name != "projection"}
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+def _short(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else text[: length - 1].rsplit(" ", 1)[0] + " ..."
+
+
+def _say(number: str, text: str) -> None:
+    print(f"{number:<4} {text}", flush=True)

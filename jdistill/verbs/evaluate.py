@@ -1,0 +1,75 @@
+"""`jdistill evaluate`: runs and models side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jdistill import evaluate as rooms
+from jdistill.config import UserError
+from jdistill.evaluate import EvaluatorConfig, Fidelity, format_json, format_table, primary_metrics
+from jdistill.model import Model, load
+from jdistill.recipe import Recipe
+from jdistill.store import Store
+from jdistill.student import Student
+from jdistill.verbs.show import load_recipe, run_recipe
+
+Evaluators = dict[str, EvaluatorConfig | Fidelity]
+
+
+def evaluate(models: Sequence[str], *, config: str | None = None, as_json: bool = False) -> str:
+    """Every model's metrics, as a table or as JSON.
+
+    Args:
+      models: run folders, model folders or hub ids.
+      config: YAML file whose evaluators are used; by default those of the first run folder among `models`.
+      as_json: JSON instead of a table.
+
+    Raises:
+      UserError: if there is nothing to evaluate with, or a model cannot be read.
+    """
+    recipe = _recipe(models, config)
+    made = Path(recipe.store, "manifest.json").is_file()
+    evaluators = make_evaluators(recipe, Store.open(recipe.store) if made else None)
+    if not evaluators:
+        raise UserError("evaluate: the recipe has no 'evaluate' section. Add one, or give a recipe with --config.")
+    results = {name: evaluate_model(evaluators, load(name)) for name in models}
+    if as_json:
+        return format_json(results).rstrip()
+    return f"{format_table(results)}\nmain metrics: {', '.join(primary_metrics(evaluators))}"
+
+
+def make_evaluators(recipe: Recipe, store: Store | None) -> Evaluators:
+    """The recipe's evaluators, and the fidelity to each teacher where the store has held-out rows."""
+    evaluators: Evaluators = dict(recipe.evaluate)
+    if recipe.fidelity is None or store is None or "heldout" not in store.roles:
+        return evaluators
+    documents = store.rows("heldout").documents[:, 0]
+    ids = documents[recipe.fidelity.rows(len(documents))]
+    for name in recipe.teachers:
+        vectors = store.teacher(name).take(ids, "document")
+        evaluators[f"fidelity_{name}"] = Fidelity(recipe.fidelity, store.texts.take(ids), vectors)
+    return evaluators
+
+
+def evaluate_params(evaluators: Mapping[str, Any], student: Student, params: Any) -> dict[str, float]:
+    """Every metric of a student with these parameters."""
+    return evaluate_model(evaluators, Model(student, params))
+
+
+def evaluate_model(evaluators: Mapping[str, Any], model: Model) -> dict[str, float]:
+    """Every metric of a model; queries and documents get the model's own prompts, where it has them."""
+    prompts = model.prompts
+
+    def encode(texts: list[str], *, side: str) -> Any:
+        return model.encode(texts, prompt_name=side if side in prompts else None)
+
+    return rooms.evaluate(evaluators, encode)
+
+
+def _recipe(models: Sequence[str], config: str | None) -> Recipe:
+    if config is not None:
+        return load_recipe(config)
+    for name in models:
+        if Path(name, "config.yaml").is_file():
+            return run_recipe(name)
+    raise UserError(f"evaluate: none of {', '.join(models)} is a run folder, so give a recipe with --config.")

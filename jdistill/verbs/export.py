@@ -1,0 +1,160 @@
+"""`jdistill export`: run folder to verified sentence-transformers folder."""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jdistill import checkpoint
+from jdistill.config import apply_overrides, dump_yaml, parse
+from jdistill.export import CardInfo, ExportConfig, TeacherInfo, write_card
+from jdistill.export.hf import export_model
+from jdistill.export.reference import reference_vectors
+from jdistill.export.verify import PROBES, Verification, verify
+from jdistill.model import Model, load
+from jdistill.recipe import Recipe
+from jdistill.store import Store
+from jdistill.verbs.show import run_recipe
+
+Results = Mapping[str, Mapping[str, float]]
+
+HELDOUT_TEXTS = 32
+"""How many held-out texts are compared, besides the probes."""
+
+
+def export(run: str, out: str, overrides: Sequence[str] = (), *, results: Results | None = None) -> Verification | None:
+    """Write a run's student as a sentence-transformers folder, and compare what the folder gives with the student.
+
+    Args:
+      run: run folder.
+      out: folder to write; an earlier export there is replaced.
+      overrides: `key=value` over the recipe's `export` section.
+      results: model -> metric -> value for the card; by default what evaluation measured during training.
+
+    Returns:
+      The comparison; None where sentence-transformers is not installed, so that nothing was compared.
+
+    Raises:
+      UserError: if `run` is no run folder, or `out` holds something else.
+      RuntimeError: if the exported folder's vectors differ by more than the tolerance.
+    """
+    recipe, model = run_recipe(run), load(run)
+    options = parse(ExportConfig, apply_overrides(recipe.export.model_dump(), overrides), where="export")
+    folder = export_model(
+        model.student, model.params, Path(out), projection=options.projection, teacher=options.teacher
+    )
+    verification = None
+    if _installed("sentence-transformers"):
+        texts = [*PROBES, *_heldout_texts(recipe)]
+        expected = reference_vectors(model, texts, projection=options.projection, teacher=options.teacher)
+        verification = verify(folder, texts, expected, tolerance=options.tolerance)
+    shown = results if results is not None else _measured(run, recipe.name)
+    write_card(folder, _card(recipe, run, model, options, verification, shown))
+    if verification is not None and not verification.passed:
+        raise RuntimeError(str(verification))
+    return verification
+
+
+def _heldout_texts(recipe: Recipe) -> list[str]:
+    if not Path(recipe.store, "manifest.json").is_file():
+        return []  # the store stayed on another machine
+    store = Store.open(recipe.store)
+    role = "heldout" if "heldout" in store.roles else "train"
+    return store.texts.take(store.rows(role).documents[:HELDOUT_TEXTS, 0])
+
+
+def _measured(run: str, name: str) -> dict[str, dict[str, float]]:
+    """What the run's own evaluations say: before the first step, and of its result."""
+    results = {}
+    metrics = Path(run, "metrics.jsonl")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    before = {
+        key.removeprefix("evaluate/"): value
+        for line in lines
+        if line["step"] == 0
+        for key, value in line.items()
+        if key.startswith("evaluate/") and value is not None
+    }
+    if before:
+        results[f"{name} before training"] = before
+    result = checkpoint.load_result(run)
+    if result is not None and result["evaluation"]:
+        results[name] = result["evaluation"]
+    return results
+
+
+def _card(
+    recipe: Recipe,
+    run: str,
+    model: Model,
+    options: ExportConfig,
+    verification: Verification | None,
+    results: Results,
+) -> CardInfo:
+    encoder = model.student.config.encoder
+    result = checkpoint.load_result(run) or {}
+    size = sum(x.size for x in _leaves({k: v for k, v in model.params.items() if k != "projection"}))
+    training: dict[str, Any] = {
+        "steps": result.get("step", "unfinished"),
+        "rows per step": recipe.train.global_batch_size,
+        "optimizer": recipe.train.optimizer.kind,
+        "peak learning rate": recipe.train.optimizer.peak_lr,
+        "schedule": recipe.train.optimizer.schedule,
+        "seed": recipe.seed,
+    }
+    if result.get("best_step") is not None:
+        training["best step"] = result["best_step"]
+    return CardInfo(
+        name=recipe.name,
+        teachers=_teachers(recipe),
+        width=model.student.width if options.projection == "drop" else max(model.student.config.projections.values()),
+        max_length=model.student.config.max_length,
+        architecture={
+            "encoder": encoder.kind,
+            "parameters": f"{size / 1e6:.2f} M",
+            "pooling": " + ".join(model.student.config.pooling),
+            "projection": options.projection,
+        },
+        losses={name: term.model_dump(mode="json") for name, term in recipe.terms().items()},
+        training=training,
+        results=results,
+        kinds={name: evaluator.kind for name, evaluator in recipe.evaluate.items()}
+        | {f"fidelity_{name}": "fidelity" for name in recipe.teachers},
+        prompts=model.student.prompts.model_dump(),
+        initialised_from=recipe.student.init,
+        max_difference=None if verification is None else verification.max_difference,
+        versions=_versions(),
+        recipe=dump_yaml(recipe),
+    )
+
+
+def _teachers(recipe: Recipe) -> list[TeacherInfo]:
+    made = Path(recipe.store, "manifest.json").is_file()
+    known = Store.open(recipe.store) if made else None
+    infos = []
+    for name, config in recipe.teachers.items():
+        stored = known.teacher(name).manifest["description"] if known and name in known.teachers else {}
+        infos.append(
+            TeacherInfo(name, config.model, stored.get("revision") or config.revision, stored.get("weight_hash"))
+        )
+    return infos
+
+
+def _leaves(tree: Any) -> list[Any]:
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _versions() -> dict[str, str]:
+    packages = ("jdistill", "jax", "flax", "optax", "torch", "transformers", "sentence-transformers")
+    return {name: importlib.metadata.version(name) for name in packages if _installed(name)}

@@ -1,0 +1,36 @@
+"""Rows that wait: order, completeness, and which rows can meet at all."""
+
+import numpy as np
+
+from jdistill.loader.waiting import Waiting, shared_texts
+
+
+def test_only_texts_of_several_rows_are_shared() -> None:
+    texts = np.array([[1, 2, 2], [3, 4, 5], [5, 6, 1], [7, 7, 7]])
+    assert shared_texts(texts) == {0: (1,), 1: (5,), 2: (1, 5)}
+
+
+def test_batches_leave_in_order_where_nothing_is_shared() -> None:
+    waiting = Waiting(np.array([3, 1, 4, 2, 5]), {})
+    assert [waiting.take(2) for _ in range(3)] == [[3, 1], [4, 2], [5]]
+    assert len(waiting) == 0
+
+
+def test_blocked_row_goes_first_in_the_next_batch() -> None:
+    waiting = Waiting(np.array([0, 1, 2, 3]), {0: (9,), 1: (9,)})
+    assert waiting.take(2) == [0, 2]
+    assert len(waiting) == 2
+    assert waiting.take(2) == [1, 3]
+
+
+def test_rest_gives_every_row_that_waits() -> None:
+    waiting = Waiting(np.arange(6), {0: (9,), 1: (9,), 2: (9, 8), 3: (8,)})
+    assert waiting.take(2) == [0, 3]
+    assert sorted(waiting.rest().tolist()) == [1, 2, 4, 5]
+    assert len(waiting) == 0
+
+
+def test_blocked_twice_moves_to_the_other_line() -> None:
+    waiting = Waiting(np.array([0, 1, 2]), {0: (7,), 1: (8,), 2: (7, 8)})
+    assert waiting.take(3) == [0, 1]
+    assert waiting.take(3) == [2]

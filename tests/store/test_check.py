@@ -1,0 +1,53 @@
+import pytest
+
+from jdistill.config import UserError
+from jdistill.store import check_teacher, check_width
+from tests.store.conftest import description, embed
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"weight_hash": "def"}, 'weight_hash is "abc" there and "def" here'),
+        ({"weight_hash": "def", "model": "other"}, 'model is "fake" there and "other" here; weight_hash is'),
+        ({"weight_hash": "def", "revision": "r2"}, 'revision is "r1" there and "r2" here; weight_hash is'),
+        (
+            {"prompts": {"query": "Q ", "document": "D "}},
+            'prompts.document is "" there and "D " here; prompts.query is',
+        ),
+        ({"max_length": 8}, "max_length is 16 there and 8 here"),
+        ({"normalize": True}, "normalize is false there and true here"),
+        ({"dtype": "float16"}, 'dtype is "float32" there and "float16" here'),
+        ({"width": 12}, "width is 6 there and 12 here"),
+    ],
+)
+def test_each_differing_field_is_named_with_both_values(make_store, changed, told):
+    store = make_store()
+    embed(store, "t")
+    with pytest.raises(UserError) as refused:
+        check_teacher(store, "t", dict(sorted(description(**changed).items())))
+    text = str(refused.value)
+    assert f"store at {store.path}: the vectors of teacher 't' were made differently: " in text
+    assert all(part in text for part in told.split("; "))
+    assert "another name to the teacher, or delete" in text
+    assert "\n" not in text
+
+
+def test_equal_weights_may_lie_elsewhere_and_unknown_fields_are_not_compared(make_store):
+    store = make_store()
+    embed(store, "t")
+    check_teacher(store, "t", description(model="moved/here", revision=None, something="new"))
+    check_teacher(store, "t", {"prompts": {"query": "query: "}})
+
+
+def test_missing_teacher_is_refused(make_store):
+    with pytest.raises(UserError, match=r"has no teacher 't'. It has: none. Run `jdistill embed`"):
+        check_teacher(make_store(), "t", {})
+
+
+def test_width_is_compared_with_the_student(make_store):
+    store = make_store()
+    embed(store, "t")
+    check_width(store, "t", 6)
+    with pytest.raises(UserError, match=r"has width 6, but student.projection is off and the student's width is 4"):
+        check_width(store, "t", 4)

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+
+from jdistill.config import UserError
+from jdistill.store import VectorColumns, from_dataset, to_dataset, verify
+from jdistill.store.vectors import DTYPES
+from tests.store.conftest import Row, description, embed, pairs
+
+datasets = pytest.importorskip("datasets")
+
+
+def same_vectors(one, other, name="fake"):
+    """Bit by bit: every stored vector of every row."""
+    a, b = one.teacher(name), other.teacher(name)
+    rows = one.rows("train")
+    sides = [(rows.documents, "document")] + ([] if rows.queries is None else [(rows.queries, "query")])
+    return all((a.take(ids, side) == b.take(ids, side)).all() for ids, side in sides)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_out_and_in_again_changes_nothing(make_store, tmp_path, dtype):
+    store = make_store()
+    embed(store, dtype=dtype)
+    dataset = to_dataset(store, "train", "fake")
+    dataset.save_to_disk(tmp_path / "shared")
+    again = from_dataset(datasets.load_from_disk(tmp_path / "shared"), None, tmp_path / "b", None, teacher="fake")
+    assert list(again.texts) == list(store.texts)
+    for one, other in zip(store.rows("train"), again.rows("train"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert same_vectors(store, again)
+    assert again.teacher("fake").manifest == store.teacher("fake").manifest | {
+        "shard_rows": 8192,
+        "shards": 1,
+        "hashes": again.teacher("fake").manifest["hashes"],
+    }
+    for file in ("texts/values.npy", "rows/train/documents.npy", "teachers/fake/keys.npy"):
+        assert (store.path / file).read_bytes() == (again.path / file).read_bytes()
+    assert verify(again) == []
+
+
+def test_columns_are_texts_scores_and_fixed_length_vectors(make_store):
+    store = make_store()
+    embed(store, dtype="float16")
+    dataset = to_dataset(store, "train", "fake")
+    assert dataset.column_names == [
+        *("query", "document", "negative_1", "score"),
+        *("query_embedding", "document_embedding", "negative_1_embedding"),
+    ]
+    assert [dataset[3][key] for key in ("query", "document", "negative_1", "score")] == list(
+        (row := pairs(20)[3])[:2] + row.negatives + (row.score,)
+    )
+    assert dataset.features["document_embedding"].length == 6
+    assert dataset.features["document_embedding"].feature.dtype == "float16"
+    want = store.teacher("fake").take(store.rows("train").queries[3:4], "query")[0]
+    np.testing.assert_array_equal(np.float32(dataset[3]["query_embedding"]), want)
+
+
+def test_plain_texts(make_store, tmp_path):
+    store = make_store([Row(None, "a"), Row(None, "b"), Row(None, "a")])
+    embed(store)
+    dataset = to_dataset(store, "train", "fake")
+    assert dataset.column_names == ["document", "document_embedding"]
+    assert same_vectors(store, from_dataset(dataset, None, tmp_path / "b", None, teacher="fake"))
+
+
+def own(**columns):
+    return datasets.Dataset.from_dict({"t": ["a", "b"], "t_vec": [[1.0, 2.0], [3.0, 4.0]], **columns})
+
+
+OWN = VectorColumns(document="t", suffix="_vec")
+
+
+def test_a_users_own_columns_and_a_second_teacher(tmp_path):
+    dataset = own(t_big=[[1.0] * 3, [2.0] * 3])
+    from_dataset(dataset, OWN, tmp_path / "s", {"model": "x"}, teacher="one")
+    big = VectorColumns(document="t", suffix="_big")
+    store = from_dataset(dataset, big, tmp_path / "s", {"model": "y"}, teacher="two")
+    assert store.teachers == ("one", "two")
+    np.testing.assert_array_equal(store.teacher("one").take(np.array([1, 0]), "document"), [[3, 4], [1, 2]])
+    assert (store.teacher("two").width, store.teacher("two").dtype) == (3, "float32")
+
+
+@pytest.mark.parametrize(
+    ("columns", "described", "told"),
+    [
+        ({"t_vec": [[0.1, 2.0], [3.0, 4.0]]}, {}, "is float64, and float32 cannot hold its values exactly"),
+        ({"t_vec": [[1.001, 2.0], [3.0, 4.0]]}, {"dtype": "float16"}, "dtype float16 cannot hold the vectors exactly"),
+        ({"t_vec": [[1.0, 2.0], [3.0]]}, {}, "expected vectors of one width"),
+        ({"t_vec": ["x", "y"]}, {}, "column 't_vec': is string, expected vectors"),
+        ({"t": ["a", ""]}, {}, "row 2, column 't': is '', expected a text"),
+        ({"t": ["a", "a"]}, {}, "row 2, column 't': the text has another vector than in row 1"),
+        ({"t_vec": [[1.0, 2.0], [float("nan"), 4.0]]}, {}, "the vector of the document 'b' is NaN"),
+    ],
+)
+def test_what_is_no_column_of_exact_vectors_is_refused(tmp_path, columns, described, told):
+    dataset = own(**columns)
+    if described:
+        dataset = dataset.cast_column("t_vec", datasets.Sequence(datasets.Value("float32")))
+    with pytest.raises(UserError, match=told):
+        from_dataset(dataset, OWN, tmp_path / "s", described, teacher="x")
+
+
+def test_missing_columns_are_listed(tmp_path):
+    with pytest.raises(UserError, match=r"has no column t_embedding. It has: t, t_vec"):
+        from_dataset(own(), VectorColumns(document="t"), tmp_path / "s", {}, teacher="x")
+
+
+def test_prompts_of_both_sides_come_from_the_description(tmp_path):
+    rows = {"query": ["a"], "query_embedding": [[1.0]], "document": ["a"], "document_embedding": [[2.0]]}
+    dataset = datasets.Dataset.from_dict(rows)
+    with pytest.raises(UserError, match=r"If queries and documents had different prompts"):
+        from_dataset(dataset, None, tmp_path / "a", {}, teacher="x")
+    described = description(prompts={"query": "q", "document": ""}, width=None)
+    store = from_dataset(dataset, None, tmp_path / "b", described, teacher="x")
+    assert store.teacher("x").take(np.array([0]), "query") == 1
+    assert store.teacher("x").take(np.array([0]), "document") == 2

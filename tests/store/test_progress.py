@@ -1,0 +1,36 @@
+import subprocess
+import sys
+
+from jdistill.store import progress
+from jdistill.store.progress import Progress
+
+
+def test_silent_when_quick(capsys):
+    with Progress("embed x", 10) as bar:
+        bar.advance(10)
+    assert capsys.readouterr().err == ""
+
+
+def test_calm_lines_with_rate_and_time_left_off_a_terminal(capsys, monkeypatch):
+    clock = iter([0.0, 40.0, 40.0, 40.0, 41.0, 50.0, 80.0, 80.0, 80.0, 81.0, 81.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with Progress("embed x", 1200, done=200) as bar:
+        bar.advance(400)
+        bar.advance(1)
+        bar.advance(599)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "embed x: 600 of 1,200 texts (50%), 10 texts/s, 60 s left"
+    assert all("embed x: 1,200 of 1,200 texts (100%)" in line for line in lines[1:])
+
+
+def test_unknown_total(monkeypatch):
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    bar = Progress("read rows", None, unit="rows")
+    bar.done = 5
+    assert bar.line() == "read rows: 5 rows, 0.50 rows/s"
+
+
+def test_the_room_imports_neither_torch_nor_jax_nor_datasets():
+    code = "import sys, jdistill.store; assert not {'datasets', 'torch', 'jax', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

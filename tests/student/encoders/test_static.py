@@ -1,0 +1,50 @@
+"""The static embedding and the union of encoders."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from pydantic import TypeAdapter
+
+from jdistill.config import UserError
+from jdistill.student import weights
+from jdistill.student.encoders import MODEL_TYPES, Encoder, StaticConfig
+from jdistill.types import Tokens
+
+
+def test_hidden_states_are_rows_of_the_table():
+    config = StaticConfig(vocab_size=5, hidden_size=3)
+    module = config.make_module(dtype=jnp.dtype("float32"), dropout=0.0, rngs=nnx.Rngs(params=0))
+    graph, state = nnx.split(module)
+    params = nnx.to_pure_dict(state)
+    hidden = nnx.merge(graph, params)(Tokens(jnp.array([[4, 0]]), jnp.ones((1, 2), bool)))
+    np.testing.assert_array_equal(hidden[0], np.asarray(params["words"])[[4, 0]])
+    tensors = weights.to_hf(config.weights(), params)
+    assert {key: value.shape for key, value in tensors.items()} == {"embedding.weight": (5, 3)}
+
+
+def test_there_are_no_layers_to_keep():
+    with pytest.raises(UserError, match="no layers"):
+        StaticConfig().keep_layers({}, [0])
+
+
+@pytest.mark.parametrize("kind", ["bert", "static"])
+def test_encoders_are_told_apart_by_kind(kind):
+    config = TypeAdapter(Encoder).validate_python({"kind": kind})
+    assert config.kind == kind
+
+
+def test_every_model_type_describes_itself():
+    for model_type, encoder in MODEL_TYPES.items():
+        assert encoder().to_hf()["model_type"] == model_type  # pyright: ignore[reportCallIssue]
+
+
+def test_every_table_covers_the_modules_parameters():
+    for config in (*(encoder() for encoder in MODEL_TYPES.values()), StaticConfig()):  # pyright: ignore[reportCallIssue]
+        module = nnx.eval_shape(
+            lambda config=config: config.make_module(dtype=jnp.dtype("float32"), dropout=0.0, rngs=nnx.Rngs(params=0))
+        )
+        paths = set(weights.flatten(nnx.to_pure_dict(nnx.split(module)[1])))
+        table = [weight.path for weight in config.weights()]
+        assert set(table) == paths
+        assert len(table) == len(paths)

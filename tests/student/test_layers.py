@@ -1,0 +1,59 @@
+"""Layers against float64 NumPy and, where torch has a word, against torch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdistill.student.layers import ACTIVATIONS, dense, dropout, keys, layer_norm, lookup
+
+
+def test_dense_takes_any_rank_with_the_gradient_of_the_formula():
+    rng = np.random.default_rng(0)
+    x, w, b = rng.normal(size=(2, 3, 4)), rng.normal(size=(4, 5)), rng.normal(size=5)
+    g = rng.normal(size=(2, 3, 5))
+    args = [jnp.asarray(a, jnp.float32) for a in (x, w, b)]
+    value, vjp = jax.vjp(dense, *args)
+    np.testing.assert_allclose(value, x @ w + b, atol=1e-5)
+    dx, dw, db = vjp(jnp.asarray(g, jnp.float32))
+    np.testing.assert_allclose(dx, g @ w.T, atol=1e-5)
+    np.testing.assert_allclose(dw, np.einsum("nli,nlo->io", x, g), atol=1e-5)
+    np.testing.assert_allclose(db, g.sum((0, 1)), atol=1e-5)
+
+
+def test_layer_norm_is_that_of_the_formula():
+    x = np.random.default_rng(0).normal(3, 2, size=(2, 3, 8))
+    scale, bias = np.arange(8.0), np.ones(8)
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * scale + bias
+    ours = layer_norm(*(jnp.asarray(a, jnp.float32) for a in (x, scale, bias)), epsilon=1e-5)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_transformers(name):
+    torch = pytest.importorskip("torch")
+    from transformers.activations import ACT2FN
+
+    x = np.linspace(-6, 6, 241, dtype=np.float32)
+    theirs = ACT2FN[name](torch.tensor(x)).numpy()
+    np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x)), theirs, atol=2e-6)
+
+
+def test_an_id_outside_the_table_gives_nan():
+    assert np.isnan(lookup(jnp.ones((3, 2)), jnp.array([3]), jnp.dtype("float32"))).all()
+
+
+def test_dropout_zeroes_the_share_and_keeps_the_mean():
+    x = jnp.ones((100, 100), jnp.float32)
+    dropped = dropout(x, 0.25, jax.random.key(0))
+    assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / 0.75)}
+    np.testing.assert_allclose((np.asarray(dropped) == 0).mean(), 0.25, atol=0.02)
+    np.testing.assert_allclose(dropped.mean(), 1.0, atol=0.02)
+
+
+def test_without_key_or_rate_nothing_is_dropped():
+    x = jnp.ones((2, 2), jnp.float32)
+    assert dropout(x, 0.5, None) is x
+    assert dropout(x, 0.0, jax.random.key(0)) is x
+    assert keys(None, 2) == [None, None]

@@ -1,0 +1,110 @@
+"""Tokens are those of transformers' fast tokenizers, whatever the text."""
+
+import json
+
+import pytest
+
+from jdistill.config import UserError
+from jdistill.student.tokenizer import Tokenizer
+from tests.tiny import SENTENCES, tiny_bert_folder, write_tokenizer
+
+ODD = [
+    *SENTENCES,
+    "   ",
+    "Ünïcödé naïve café ﬁn ½",
+    "你好,世界 こんにちは",
+    "emoji 🙂🚀👩‍👩‍👧 cat",
+    "tab\tnew\nline\u00a0nbsp\u200bzero",
+    "[CLS] in the text [SEP] [MASK]",
+    "the cat " * 100,
+    "x" * 300,
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_bert_folder(tmp_path_factory.mktemp("bert"), max_length=64)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("max_length", [3, 8, 64])
+def test_tokens_are_those_of_transformers(folder, max_length):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    expected = theirs(ODD, truncation=True, max_length=max_length)["input_ids"]
+    assert Tokenizer.from_folder(folder).encode(ODD, max_length) == expected
+
+
+@pytest.mark.parity
+def test_tokens_without_special_ones_are_those_of_static_embedding(folder):
+    tokenizers = pytest.importorskip("tokenizers")
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    expected = [encoding.ids for encoding in theirs.encode_batch(ODD, add_special_tokens=False)]
+    ours = Tokenizer.from_folder(folder, special_tokens=False)
+    assert ours.encode(ODD, None) == expected
+    assert ours.encode(ODD, 2) == [row[:2] for row in expected]
+
+
+def test_padding_and_truncation_of_the_file_are_ignored(folder, tmp_path):
+    write_tokenizer(tmp_path)
+    definition = json.loads((tmp_path / "tokenizer.json").read_text())
+    definition["padding"] = {
+        "strategy": {"Fixed": 128}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }  # fmt: skip
+    definition["truncation"] = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    plain, odd = Tokenizer.from_folder(folder), Tokenizer.from_folder(tmp_path)
+    assert odd.encode(ODD, 64) == plain.encode(ODD, 64)
+    assert odd.fingerprint == plain.fingerprint
+
+
+def test_fingerprint_tells_different_tokenizers_apart(folder, tmp_path):
+    write_tokenizer(tmp_path, vocab=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat"))
+    prints = {
+        Tokenizer.from_folder(folder).fingerprint,
+        Tokenizer.from_folder(folder, special_tokens=False).fingerprint,
+        Tokenizer.from_folder(tmp_path).fingerprint,
+    }
+    assert len(prints) == 3
+
+
+def test_pad_id_and_sizes(tmp_path):
+    write_tokenizer(tmp_path, vocab=("cat", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), max_length=77)
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert (tokenizer.pad_id, tokenizer.vocab_size, tokenizer.model_max_length) == (1, 6, 77)
+
+
+def test_save_and_read_back(folder, tmp_path):
+    tokenizer = Tokenizer.from_folder(folder)
+    tokenizer.encode(["cat"], 4)
+    tokenizer.save(tmp_path, max_length=48)
+    again = Tokenizer.from_folder(tmp_path)
+    assert again.fingerprint == tokenizer.fingerprint
+    assert again.encode(ODD, 20) == tokenizer.encode(ODD, 20)
+    assert again.model_max_length == 48
+    assert (tmp_path / "vocab.txt").read_text() == (folder / "vocab.txt").read_text()
+
+
+def test_lowercase_is_added_on_demand(tmp_path):
+    write_tokenizer(tmp_path)
+    definition = json.loads((tmp_path / "tokenizer.json").read_text())
+    definition["normalizer"]["lowercase"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    plain = Tokenizer.from_folder(tmp_path)
+    lower = Tokenizer.from_folder(tmp_path, lowercase=True)
+    assert lower.encode(["The CAT"], 9) == plain.encode(["the cat"], 9) != plain.encode(["The CAT"], 9)
+    assert lower.fingerprint != plain.fingerprint
+
+
+def test_no_room_for_a_token_is_an_error(folder):
+    with pytest.raises(ValueError, match="no room"):
+        Tokenizer.from_folder(folder).encode(["cat"], 2)
+
+
+def test_missing_or_broken_files_are_told(tmp_path):
+    with pytest.raises(UserError, match=r"no tokenizer\.json"):
+        Tokenizer.from_folder(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="not a tokenizer"):
+        Tokenizer.from_folder(tmp_path)

@@ -1,0 +1,36 @@
+"""What may stand under `train:`."""
+
+from typing import Any
+
+import pytest
+
+from jdistill.config import UserError, parse
+from jdistill.train import AdamWConfig, TrainConfig
+from jdistill.train.config import in_steps
+
+
+@pytest.mark.parametrize("content", [{}, {"steps": 5, "epochs": 1}])
+def test_exactly_one_length(content: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="Give exactly one"):
+        parse(TrainConfig, content, where="x.yaml")
+
+
+def test_half_a_step_is_refused() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.warmup: is 2\.5; from 1 on it counts steps"):
+        parse(TrainConfig, {"steps": 5, "optimizer": {"warmup": 2.5}}, where="x.yaml")
+
+
+def test_length_of_a_run() -> None:
+    assert TrainConfig(steps=7).total_steps(100) == 7
+    assert TrainConfig(epochs=2.5).total_steps(100) == 250
+    assert TrainConfig(epochs=0.001).total_steps(100) == 1
+
+
+@pytest.mark.parametrize(("value", "steps"), [(0, 0), (1, 1), (30, 30), (0.25, 50), (0.0001, 1)])
+def test_steps_or_share(value: float, steps: int) -> None:
+    assert in_steps(value, 200) == steps
+
+
+def test_every_field_is_described() -> None:
+    for model in (TrainConfig, AdamWConfig):
+        assert all(field.description for field in model.model_fields.values())

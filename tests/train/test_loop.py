@@ -1,0 +1,236 @@
+"""The loop as a whole: what a run leaves behind, and that a stopped run ends as if never stopped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jdistill.checkpoint import _load_item as load_item
+from jdistill.checkpoint import complete_steps, load_result, load_student_params, resolved_recipe
+from jdistill.config import UserError
+from jdistill.losses import EmbedCosine
+from jdistill.student import load_architecture
+from tests.train.tiny_run import run, table_length, tiny_loader
+
+TIMES = ("time", "train/rows_per_second")
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def assert_same(a: Any, b: Any) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+class KilledError(Exception):
+    pass
+
+
+def killed_at(step: int) -> Any:
+    """A loader whose batch of this step never comes."""
+    loader = tiny_loader()
+    stream = loader.stream
+
+    def until(start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Any:
+        for at, batch in enumerate(stream(start, stop, host), start):
+            if at == step:
+                raise KilledError
+            yield batch
+
+    loader.stream = until
+    return loader
+
+
+def state_of(folder: Path, step: int) -> dict[str, Any]:
+    """Every array of a checkpoint."""
+    return {name: load_item(folder / "checkpoints" / str(step) / name) for name in ("student", "rest")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, student: Any) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder, student)
+    return folder
+
+
+def test_run_folder_is_self_contained(whole: Path, student: Any) -> None:
+    assert complete_steps(whole) == [9, 12]
+    length = metrics(whole)[-1]["evaluate/length"]
+    assert load_result(whole) == {"step": 12, "best_step": None, "evaluation": {"length": length}}
+    assert load_architecture(whole / "architecture").config == student[0].config
+    assert resolved_recipe(whole)["train"]["steps"] == 12
+    steps = [line["step"] for line in metrics(whole)]
+    assert steps == [0, 2, 4, 4, 6, 8, 8, 10, 12, 12]
+
+
+def test_training_learns_and_leaves_the_given_parameters_alone(tmp_path: Path, student: Any) -> None:
+    before = jax.tree.map(np.array, student[1])
+    run(tmp_path, student, steps=40)
+    losses = [line["train/loss/align"] for line in metrics(tmp_path) if "train/loss/align" in line]
+    assert losses[-1] < 0.8 * losses[0]
+    assert_same(before, student[1])
+
+
+@pytest.mark.parametrize("at", [5, 7, 11])
+def test_killed_and_resumed_equals_never_killed(tmp_path: Path, student: Any, whole: Path, at: int) -> None:
+    with pytest.raises(KilledError):
+        run(tmp_path, student, loader=killed_at(at))
+    assert max(complete_steps(tmp_path)) < at
+    result = run(tmp_path, student)
+    assert metrics(tmp_path) == metrics(whole)
+    assert_same(state_of(tmp_path, 12), state_of(whole, 12))
+    assert_same(result.params, load_student_params(whole))
+    assert load_result(tmp_path) == load_result(whole)
+
+
+def test_resume_on_another_number_of_devices_is_close(tmp_path: Path, student: Any, whole: Path) -> None:
+    with pytest.raises(KilledError):
+        run(tmp_path, student, loader=killed_at(7))
+    result = run(tmp_path, student, devices=4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), result.params, load_student_params(whole))
+
+
+def test_killed_before_the_first_checkpoint_starts_anew(tmp_path: Path, student: Any, whole: Path) -> None:
+    with pytest.raises(KilledError):
+        run(tmp_path, student, loader=killed_at(2))
+    assert complete_steps(tmp_path) == []
+    run(tmp_path, student)
+    assert metrics(tmp_path) == metrics(whole)
+
+
+def test_finished_run_says_so(whole: Path, student: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (whole / "metrics.jsonl").read_bytes()
+    result = run(whole, student)
+    assert "finished" in capsys.readouterr().err
+    assert (whole / "metrics.jsonl").read_bytes() == before
+    assert_same(result.params, load_student_params(whole))
+
+
+def test_finished_but_for_the_result_writes_it(whole: Path, student: Any) -> None:
+    content = load_result(whole)
+    (whole / "result.json").unlink()
+    run(whole, student)
+    assert load_result(whole) == content
+
+
+def test_changed_recipe_is_refused(whole: Path, student: Any) -> None:
+    with pytest.raises(UserError, match=r"is at step 12.*train\.optimizer\.peak_lr: 0\.05 -> 0\.1"):
+        run(whole, student, optimizer={"peak_lr": 0.1, "warmup": 2})
+
+
+def test_changed_rows_are_refused(whole: Path, student: Any) -> None:
+    with pytest.raises(UserError, match="rows of the store"):
+        run(whole, student, loader=tiny_loader(seed=9))
+
+
+def test_settings_without_effect_may_change(tmp_path: Path, student: Any, whole: Path) -> None:
+    with pytest.raises(KilledError):
+        run(tmp_path, student, loader=killed_at(7))
+    result = run(tmp_path, student, save_every=5, log_every=4)
+    assert_same(result.params, load_student_params(whole))
+
+
+def test_best_student_is_kept_and_returned(tmp_path: Path, student: Any) -> None:
+    values = {0: 0.0, 4: 0.9, 8: 0.5, 12: 0.1}
+    seen: dict[int, Any] = {}
+
+    def evaluate(params: Any) -> dict[str, float]:
+        step = 4 * len(seen)
+        seen[step] = jax.tree.map(np.array, params)
+        return {"quality": values[step]}
+
+    best = {"metric": "quality", "mode": "max"}
+    result = run(tmp_path, student, evaluate=evaluate, keep_best=best, keep_checkpoints=1)
+    assert result.best_step == 4
+    assert result.evaluation == {"quality": 0.9}
+    assert complete_steps(tmp_path) == [4, 12]
+    assert_same(result.params, seen[4])
+    assert_same(load_student_params(tmp_path), seen[4])
+    assert load_result(tmp_path) == {"step": 12, "best_step": 4, "evaluation": {"quality": 0.9}}
+
+
+def test_best_survives_a_resume(tmp_path: Path, student: Any) -> None:
+    values = iter([0.5, 0.9, 0.1, 0.2])
+    best: dict[str, Any] = {
+        "evaluate": lambda _: {"quality": next(values)},
+        "keep_best": {"metric": "quality"},
+    }
+    with pytest.raises(KilledError):
+        run(tmp_path, student, loader=killed_at(7), **best)
+    assert run(tmp_path, student, **best).best_step == 4
+
+
+def test_smaller_is_better_with_mode_min(tmp_path: Path, student: Any) -> None:
+    values = iter([3.0, 2.0, 1.0, 2.0])
+    best = {"metric": "distance", "mode": "min"}
+    result = run(tmp_path, student, evaluate=lambda _: {"distance": next(values)}, keep_best=best)
+    assert result.best_step == 8
+
+
+def test_unknown_best_metric_is_refused_at_the_first_evaluation(tmp_path: Path, student: Any) -> None:
+    with pytest.raises(UserError, match=r"no 'quality'. It reports: length"):
+        run(tmp_path, student, keep_best={"metric": "quality"})
+    with pytest.raises(UserError, match="nothing is evaluated"):
+        run(tmp_path, student, evaluate=None, keep_best={"metric": "quality"})
+
+
+def test_unfinished_run_gives_its_last_complete_checkpoint(tmp_path: Path, student: Any) -> None:
+    with pytest.raises(UserError, match="no complete checkpoint"):
+        load_student_params(tmp_path)
+    with pytest.raises(KilledError):
+        run(tmp_path, student, loader=killed_at(7))
+    assert load_result(tmp_path) is None
+    assert_same(load_student_params(tmp_path), state_of(tmp_path, 6)["student"])
+
+
+def test_not_finite_stops_the_run(tmp_path: Path, student: Any) -> None:
+    """A single poisoned batch: the window, the terms and the last good checkpoint are named, nothing bad is saved."""
+    loader = tiny_loader()
+    batch_of = loader.batch
+
+    def poisoned(step: int, host: tuple[int, int] = (0, 1)) -> Any:
+        batch = batch_of(step, host)
+        if step == 4:
+            batch.targets["big"].documents[...] = np.nan
+        return batch
+
+    loader.batch = poisoned
+    with pytest.raises(UserError, match=r"between steps 4 and 6: loss=nan, align=nan, .*checkpoint: step 3") as error:
+        run(tmp_path, student, loader=loader, evaluate=None)
+    assert "peak_lr" in str(error.value)
+    assert complete_steps(tmp_path) == [3]
+
+
+def test_rows_must_divide_over_devices(tmp_path: Path, student: Any) -> None:
+    with pytest.raises(UserError, match="18 rows does not divide over 4 devices"):
+        run(tmp_path, student, global_batch_size=18, devices=4)
+    assert not any(tmp_path.iterdir())
+
+
+def test_first_line_names_what_decides_the_run(
+    tmp_path: Path, student: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, student, steps=2, terms={"align": EmbedCosine(teacher="big")}, evaluate=table_length)
+    lines = capsys.readouterr().err.splitlines()
+    for part in ("tiny:", "parameters", "cpu x 2", "100 rows", "16 per step", "2 steps", "padding", "align"):
+        assert part in lines[0]
+    assert lines[1].startswith("step 0/2  evaluation  length")
+    assert lines[2].startswith("step 2/2  loss")
+    assert all(part in lines[2] for part in ("align", "|g|", "lr", "rows/s", "padding", "eta"))
+
+
+def test_one_program_per_shape(tmp_path: Path, student: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Thirty steps of mixed lengths compile exactly as many training steps as there are shapes."""
+    loader = tiny_loader(batch=8, shapes={"query": 2, "document": 3}, longest=24)
+    with jax.log_compiles(), caplog.at_level("WARNING", logger="jax._src.interpreters.pxla"):
+        run(tmp_path, student, loader=loader, global_batch_size=8, steps=30, evaluate=None)
+    compiled = [r for r in caplog.records if "Compiling jit(train_step)" in r.getMessage()]
+    assert len(loader.shapes) > 3
+    assert len(compiled) == len(loader.shapes)

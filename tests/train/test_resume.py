@@ -1,0 +1,40 @@
+"""Which changes between two halves of a run are refused."""
+
+from typing import Any
+
+import pytest
+
+from jdistill.train.resume import Best, Note, differences, read_note
+
+RECIPE: dict[str, Any] = {
+    "run": "./a",
+    "losses": {"align": {"weight": 1.0}},
+    "train": {"steps": 10, "log_every": 5, "sinks": []},
+    "loader": {"prefetch": 2},
+    "evaluate": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"run": "./b"}, []),
+        ({"export": {"card": True}}, []),
+        ({"loader": {"prefetch": 0}}, []),
+        ({"train": {"steps": 10, "log_every": 1, "sinks": ["wandb"]}}, []),
+        ({"train": {"steps": 12, "log_every": 5, "sinks": []}}, ["train.steps: 10 -> 12"]),
+        ({"seed": 3}, ["seed: absent -> 3"]),
+        ({"evaluate": {"sts": {"kind": "sts"}}}, ["evaluate: {} -> absent", "evaluate.sts.kind: absent -> sts"]),
+        ({"losses": {"align": {"weight": 2.0}}}, ["losses.align.weight: 1.0 -> 2.0"]),
+    ],
+)
+def test_differences(change: dict[str, Any], told: list[str]) -> None:
+    assert differences(RECIPE, RECIPE | change) == told
+
+
+@pytest.mark.parametrize("best", [None, Best(3, 0.5, {"q": 0.5})])
+def test_note_survives_json(best: Best | None) -> None:
+    import json
+
+    note = Note(RECIPE, "abc", {"q": 0.1}, best)
+    assert read_note(json.loads(json.dumps(note.as_json()))) == note
