@@ -57,7 +57,7 @@ class Checkpoints:
           best: step whose checkpoint must stay, however old.
         """
         self._keep.best = best
-        arrays = {name: ocp.args.StandardSave(tree) for name, tree in parts.items()}
+        arrays = {name: ocp.args.StandardSave(tree) for name, tree in _own(dict(parts)).items()}
         self._manager.save(step, args=ocp.args.Composite(**arrays, **{_NOTE: ocp.args.JsonSave(dict(note))}))
 
     def note(self, step: int) -> dict[str, Any]:
@@ -79,6 +79,15 @@ class Checkpoints:
     def close(self) -> None:
         """Wait, then end the background threads."""
         self._manager.close()
+
+
+def _own(parts: dict[str, PyTree[Array]]) -> dict[str, PyTree[Array]]:
+    """Arrays that nobody else will want to overwrite while they are being written.
+
+    On a CPU, taking an array off the device copies nothing: a training step that reuses its memory would have to wait
+    until the whole checkpoint is on disk.
+    """
+    return jax.tree.map(jnp.copy, parts) if jax.default_backend() == "cpu" else parts
 
 
 class _Keep(checkpoint_managers.PreservationPolicy):

@@ -81,6 +81,7 @@ class Model:
         width = self.width if truncate_dim is None else min(truncate_dim, self.student.width)
         vectors = np.empty((len(texts), self.student.width), np.float32)
         ids = self._tokenize([before + text for text in texts])
+        params = {name: part for name, part in self.params.items() if name != "projection"}
         order = np.argsort([-len(row) for row in ids], kind="stable")
         with tqdm(total=len(texts), unit="text", disable=not progress) as bar:
             waiting: tuple[np.ndarray, Array] | None = None
@@ -89,7 +90,7 @@ class Model:
                 tokens = _pad(
                     [ids[i] for i in rows], batch_size, self.student.tokenizer.pad_id, fine=len(texts) > _MANY
                 )
-                result = _encode(self.student, {k: v for k, v in self.params.items() if k != "projection"}, tokens)
+                result = _encode(self.student, params, tokens)
                 _keep(vectors, waiting, bar)  # the device works on `result` meanwhile
                 waiting = (rows, result)
             _keep(vectors, waiting, bar)
@@ -132,7 +133,7 @@ def _load_run(folder: Path, dtype: Dtype) -> Model:
 
     saved = load_architecture(folder / "architecture")
     student = Student(saved.config.model_copy(update={"dtype": dtype}), saved.tokenizer)
-    return Model(student, load_student_params(folder))
+    return Model(student, jax.tree.map(jnp.asarray, load_student_params(folder)))
 
 
 @partial(jax.jit, static_argnums=0)

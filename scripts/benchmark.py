@@ -131,7 +131,7 @@ def main() -> None:
         def spearman(params) -> dict[str, float]:
             model = Model(student, params)
             encode = lambda texts, *, side: model.encode(texts, batch_size=128)  # noqa: E731
-            return {path: STS(file=path)(encode)["spearman_cosine"] for path in a.sts}
+            return {path: STS(path=path)(encode)["spearman_cosine"] for path in a.sts}
 
         before = spearman(params)
         began = time.perf_counter()

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# fmt: off
 WORDS = (
-    "the a cat dog bird man woman child house river tree sits runs sings reads over under near big small red blue old "
-    "new two three city train music water fire bread plays eats sees and or not is are was in on of to with ##s ##ing "
-    "##ed ##er ##ly"
-).split()
-VOCABULARY = (*SPECIAL, *WORDS, *"abcdefghijklmnopqrstuvwxyz0123456789.,!?'-", *(f"##{c}" for c in "abcdefghijklmnop"))
+    "the", "a", "cat", "dog", "bird", "man", "woman", "child", "house", "river", "tree", "sits", "runs",
+    "sings", "reads", "over", "under", "near", "big", "small", "red", "blue", "old", "new", "two", "three",
+    "city", "train", "music", "water", "fire", "bread", "plays", "eats", "sees", "and", "or", "not", "is",
+    "are", "was", "in", "on", "of", "to", "with", "##s", "##ing", "##ed", "##er", "##ly",
+)
+# fmt: on
+VOCABULARY = (*SPECIAL, *WORDS, *"bcdefghijklmnopqrstuvwxyz0123456789.,!?'-", *(f"##{c}" for c in "abcdefghijklmnop"))
 
 SENTENCES = (
     "The cat sits near the river.",

@@ -78,7 +78,8 @@ class SourceConfig(Config):
         if (self.path is None) == (self.dataset is None):
             raise ValueError("give one of 'path' (local files) and 'dataset' (a data set of the hub).")
         if self.path is not None:
-            extra = {"name", "split", "revision", "streaming"} & self.model_fields_set
+            hub_only = ("name", "split", "revision", "streaming")
+            extra = [key for key in hub_only if getattr(self, key) != type(self).model_fields[key].default]
             if extra:
-                raise ValueError(f"{', '.join(sorted(extra))}: for a 'dataset' only, but 'path' is given.")
+                raise ValueError(f"{', '.join(extra)}: for a 'dataset' only, but 'path' is given.")
         return self

@@ -43,6 +43,7 @@ class Fidelity:
     """Whose prompt the teacher saw, and the student gets."""
 
     def __call__(self, encode: Encode) -> dict[str, float]:
+        """The agreement with the teacher, as `fidelity` names it."""
         student = vectors(encode, self.texts, side=self.side)
         return fidelity(student, np.asarray(self.teacher, np.float32), neighbours=self.config.neighbours)
 

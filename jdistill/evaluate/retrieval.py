@@ -29,7 +29,7 @@ from jdistill.evaluate.ranking import best_columns
 class CorpusFile(Config):
     """Where the documents lie."""
 
-    file: str = Field(description="Parquet, CSV or JSON-lines file, one document a row.")
+    path: str = Field(description="Parquet, CSV or JSON-lines file, one document a row.")
     id: str = Field("id", description="Column of the ids: strings or integers, each once.")
     text: str = Field("text", description="Column of the texts.")
     title: str | None = Field(None, description="Column of titles to put before the text, with a space, as BEIR does.")
@@ -38,7 +38,7 @@ class CorpusFile(Config):
 class QueriesFile(Config):
     """Where the queries lie."""
 
-    file: str = Field(description="Parquet, CSV or JSON-lines file, one query a row.")
+    path: str = Field(description="Parquet, CSV or JSON-lines file, one query a row.")
     id: str = Field("id", description="Column of the ids: strings or integers, each once.")
     text: str = Field("text", description="Column of the texts.")
 
@@ -46,7 +46,7 @@ class QueriesFile(Config):
 class QrelsFile(Config):
     """Where the judgments lie: which document answers which query."""
 
-    file: str = Field(description="Parquet, CSV or JSON-lines file, one judged pair a row.")
+    path: str = Field(description="Parquet, CSV or JSON-lines file, one judged pair a row.")
     query: str = Field("qid", description="Column of the query ids.")
     document: str = Field("docid", description="Column of the document ids.")
     score: str | None = Field("score", description="Column of whole-number judgments; null counts every row as 1.")
@@ -90,6 +90,7 @@ class Retrieval(EvaluatorConfig):
     chunk_size: PositiveInt = Field(16384, description="Documents encoded and scored at a time; bounds the memory.")
 
     def __call__(self, encode: Encode) -> dict[str, float]:
+        """`name@k` of every cut-off."""
         task = self._task
         cutoffs = self._cutoffs
         best = best_columns(
@@ -161,30 +162,30 @@ MEASURES = {"ndcg": "ndcg_cut", "mrr": "recip_rank", "map": "map_cut", "recall":
 
 
 def _read_task(corpus: CorpusFile, queries: QueriesFile, qrels: QrelsFile) -> Task:
-    columns = read_columns(corpus.file, [corpus.id, corpus.text, *([corpus.title] if corpus.title else [])])
-    document_ids = _unique_ids(columns[corpus.id], where=f"{corpus.file}, column {corpus.id!r}")
-    documents = as_texts(columns[corpus.text], where=f"{corpus.file}, column {corpus.text!r}")
+    columns = read_columns(corpus.path, [corpus.id, corpus.text, *([corpus.title] if corpus.title else [])])
+    document_ids = _unique_ids(columns[corpus.id], where=f"{corpus.path}, column {corpus.id!r}")
+    documents = as_texts(columns[corpus.text], where=f"{corpus.path}, column {corpus.text!r}")
     if corpus.title:
         titles = [title or "" for title in columns[corpus.title]]
         documents = [f"{title} {text}".strip() for title, text in zip(titles, documents, strict=True)]
     order = sorted(range(len(documents)), key=document_ids.__getitem__)
 
-    columns = read_columns(queries.file, [queries.id, queries.text])
-    query_ids = _unique_ids(columns[queries.id], where=f"{queries.file}, column {queries.id!r}")
-    texts = as_texts(columns[queries.text], where=f"{queries.file}, column {queries.text!r}")
+    columns = read_columns(queries.path, [queries.id, queries.text])
+    query_ids = _unique_ids(columns[queries.id], where=f"{queries.path}, column {queries.id!r}")
+    texts = as_texts(columns[queries.text], where=f"{queries.path}, column {queries.text!r}")
 
     judgments = _read_judgments(qrels)
     judged = {query for query, documents in judgments.items() if any(score > 0 for score in documents.values())}
     kept = [row for row, query in enumerate(query_ids) if query in judged]
     if not kept:
         raise UserError(
-            f"{qrels.file}: column {qrels.query!r} names no query of {queries.file} with a judgment above 0. Expected "
+            f"{qrels.path}: column {qrels.query!r} names no query of {queries.path} with a judgment above 0. Expected "
             f"ids such as {query_ids[0]!r}; check the columns of qrels and queries."
         )
     known = set(document_ids)
     if not any(document in known for row in kept for document in judgments[query_ids[row]]):
         raise UserError(
-            f"{qrels.file}: column {qrels.document!r} names no document of {corpus.file}. Expected ids such as "
+            f"{qrels.path}: column {qrels.document!r} names no document of {corpus.path}. Expected ids such as "
             f"{document_ids[0]!r}; check the columns of qrels and corpus."
         )
     return Task(
@@ -197,9 +198,9 @@ def _read_task(corpus: CorpusFile, queries: QueriesFile, qrels: QrelsFile) -> Ta
 
 
 def _read_judgments(qrels: QrelsFile) -> dict[str, dict[str, int]]:
-    columns = read_columns(qrels.file, [qrels.query, qrels.document, *([qrels.score] if qrels.score else [])])
+    columns = read_columns(qrels.path, [qrels.query, qrels.document, *([qrels.score] if qrels.score else [])])
     if qrels.score:
-        where = f"{qrels.file}, column {qrels.score!r}"
+        where = f"{qrels.path}, column {qrels.score!r}"
         scores = as_numbers(columns[qrels.score], where=where)
         if (fractions := np.flatnonzero(scores != np.round(scores))).size:
             row = int(fractions[0])

@@ -30,7 +30,7 @@ class STS(EvaluatorConfig):
     primary: ClassVar[str] = "spearman_cosine"
 
     kind: Literal["sts"] = "sts"
-    file: str = Field(description="Parquet, CSV or JSON-lines file of scored pairs.")
+    path: str = Field(description="Parquet, CSV or JSON-lines file of scored pairs.")
     sentence1: str = Field("sentence1", description="Column of the first texts.")
     sentence2: str = Field("sentence2", description="Column of the second texts.")
     score: str = Field("score", description="Column of the human scores, on any scale.")
@@ -38,6 +38,7 @@ class STS(EvaluatorConfig):
     side: SideName = Field("document", description="Whose prompt goes in front of both texts.")
 
     def __call__(self, encode: Encode) -> dict[str, float]:
+        """`pearson_x` and `spearman_x` of every similarity."""
         sentences1, sentences2, scores = self._pairs
         both = vectors(encode, sentences1 + sentences2, side=self.side)
         first, second = both[: len(scores)], both[len(scores) :]
@@ -45,10 +46,10 @@ class STS(EvaluatorConfig):
 
     @cached_property
     def _pairs(self) -> tuple[list[str], list[str], Float[np.ndarray, " n"]]:
-        columns = read_columns(self.file, [self.sentence1, self.sentence2, self.score])
-        sentences1 = as_texts(columns[self.sentence1], where=f"{self.file}, column {self.sentence1!r}")
-        sentences2 = as_texts(columns[self.sentence2], where=f"{self.file}, column {self.sentence2!r}")
-        where = f"{self.file}, column {self.score!r}"
+        columns = read_columns(self.path, [self.sentence1, self.sentence2, self.score])
+        sentences1 = as_texts(columns[self.sentence1], where=f"{self.path}, column {self.sentence1!r}")
+        sentences2 = as_texts(columns[self.sentence2], where=f"{self.path}, column {self.sentence2!r}")
+        where = f"{self.path}, column {self.score!r}"
         scores = as_numbers(columns[self.score], where=where)
         if (scores == scores[0]).all():
             raise UserError(

@@ -17,19 +17,20 @@ class Throughput(EvaluatorConfig):
     primary: ClassVar[str] = "rows_per_second"
 
     kind: Literal["throughput"] = "throughput"
-    file: str = Field(description="Parquet, CSV or JSON-lines file of texts.")
+    path: str = Field(description="Parquet, CSV or JSON-lines file of texts.")
     text: str = Field("text", description="Column of the texts.")
     limit: PositiveInt = Field(1000, description="Use the first so many texts.")
     passes: PositiveInt = Field(3, description="Timed passes over the texts; the median counts.")
     side: SideName = Field("document", description="Whose prompt goes in front of the texts.")
 
     def __call__(self, encode: Encode) -> dict[str, float]:
+        """`rows_per_second`."""
         return {"rows_per_second": rows_per_second(encode, self._texts, passes=self.passes, side=self.side)}
 
     @cached_property
     def _texts(self) -> list[str]:
-        column = read_columns(self.file, [self.text])[self.text]
-        return as_texts(column[: self.limit], where=f"{self.file}, column {self.text!r}")
+        column = read_columns(self.path, [self.text])[self.text]
+        return as_texts(column[: self.limit], where=f"{self.path}, column {self.text!r}")
 
 
 def rows_per_second(encode: Encode, texts: list[str], *, passes: int = 3, side: SideName = "document") -> float:

@@ -23,13 +23,14 @@ class Triplet(EvaluatorConfig):
     primary: ClassVar[str] = "cosine_accuracy"
 
     kind: Literal["triplet"] = "triplet"
-    file: str = Field(description="Parquet, CSV or JSON-lines file of triplets.")
+    path: str = Field(description="Parquet, CSV or JSON-lines file of triplets.")
     anchor: str = Field("anchor", description="Column of the anchors.")
     positive: str = Field("positive", description="Column of the texts that belong to the anchor.")
     negative: str = Field("negative", description="Column of the texts that do not.")
     margin: float = Field(0.0, description="By how much cosine similarity the positive must win, in [-2, 2].")
 
     def __call__(self, encode: Encode) -> dict[str, float]:
+        """`cosine_accuracy`."""
         anchors, positives, negatives = self._triplets
         queries = vectors(encode, anchors, side="query")
         documents = vectors(encode, positives + negatives, side="document")
@@ -39,8 +40,8 @@ class Triplet(EvaluatorConfig):
     @cached_property
     def _triplets(self) -> tuple[list[str], list[str], list[str]]:
         names = [self.anchor, self.positive, self.negative]
-        columns = read_columns(self.file, names)
-        anchors, positives, negatives = (as_texts(columns[c], where=f"{self.file}, column {c!r}") for c in names)
+        columns = read_columns(self.path, names)
+        anchors, positives, negatives = (as_texts(columns[c], where=f"{self.path}, column {c!r}") for c in names)
         return anchors, positives, negatives
 
 

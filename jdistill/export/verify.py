@@ -231,7 +231,7 @@ _POOLING: Mapping[str, Callable[[Any, Any], Any]] = {
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Keep the libraries from calling home while they load, and from telling that BERT's pooler, unused, is not there."""
+    """Keep the libraries from calling home while they load, and from telling that the unused pooler is missing."""
     from huggingface_hub import constants
     from transformers.utils import logging
 

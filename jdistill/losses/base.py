@@ -37,6 +37,7 @@ class LossConfig(Config):
         return f"teacher:{self.teacher}" if self.space == "teacher" else "student"
 
     def __call__(self, view: View) -> Float[Array, " b"]:
+        """Value of each row, float32; its mean over the batch is the loss."""
         raise NotImplementedError
 
     def parameters(self) -> dict[str, Array]:

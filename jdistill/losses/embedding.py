@@ -26,6 +26,7 @@ class EmbedCosine(LossConfig):
     kind: Literal["embed_cosine"] = "embed_cosine"
 
     def __call__(self, view: View) -> Float[Array, " b"]:
+        """Value of each row, the mean over its texts."""
         return over_columns(view, embed_cosine)
 
 
@@ -37,6 +38,7 @@ class EmbedL2(LossConfig):
     kind: Literal["embed_l2"] = "embed_l2"
 
     def __call__(self, view: View) -> Float[Array, " b"]:
+        """Value of each row, the mean over its texts."""
         return over_columns(view, embed_l2)
 
 
@@ -48,6 +50,7 @@ class EmbedMSE(LossConfig):
     kind: Literal["embed_mse"] = "embed_mse"
 
     def __call__(self, view: View) -> Float[Array, " b"]:
+        """Value of each row, the mean over its texts."""
         return over_columns(view, embed_mse)
 
 
@@ -61,6 +64,7 @@ class EmbedKL(LossConfig):
     """Divides both vectors before the softmax. Elements of unit vectors are small: 1 makes both nearly uniform."""
 
     def __call__(self, view: View) -> Float[Array, " b"]:
+        """Value of each row, the mean over its texts."""
         return over_columns(view, lambda student, teacher: embed_kl(student, teacher, temperature=self.temperature))
 
 
@@ -73,8 +77,8 @@ def over_columns(view: View, distance: Callable[[Array, Array], Array]) -> Float
     student, teacher = sides(view)
     if student.documents.shape[-1] != teacher.documents.shape[-1]:
         raise ValueError(
-            f"embed_* losses compare vectors of one width, but the student's have {student.documents.shape[-1]} and the "
-            f"teacher's {teacher.documents.shape[-1]}; project the student, or use score_* losses"
+            f"embed_* losses compare vectors of one width, but the student's have {student.documents.shape[-1]} and "
+            f"the teacher's {teacher.documents.shape[-1]}; project the student, or use score_* losses"
         )
     pairs = [(student.documents[:, None], teacher.documents[:, None]), (student.negatives, teacher.negatives)]
     if student.queries is not None and teacher.queries is not None:

@@ -30,8 +30,8 @@ def norm(x: Float[Array, "*b d"]) -> Float[Array, "*b"]:
 def normalise(x: Float[Array, "*b d"], *, eps: float = 1e-12) -> Float[Array, "*b d"]:
     """`x / max(|x|, eps)`; a zero vector stays zero.
 
-    The default `eps` is that of torch.nn.functional.normalize. As there, the gradient that a zero vector receives is the
-    incoming one divided by `eps`: huge, but finite.
+    The default `eps` is that of torch.nn.functional.normalize. As there, the gradient that a zero vector receives is
+    the incoming one divided by `eps`: huge, but finite.
     """
     x = float32(x)
     return x / jnp.maximum(norm(x), eps)[..., None]

@@ -14,7 +14,6 @@ from jdistill.losses.base import LossConfig, float32, sides
 from jdistill.losses.maths import Similarity, matmul, normalise, root
 from jdistill.types import Side, View
 
-
 ROUNDING = 1e-6
 """Scores that deviate less than this share of their mean differ by float32 rounding only."""
 
@@ -32,6 +31,7 @@ class ScoreZscore(LossConfig):
     """Added to the standard deviation of the scores, which bounds the gradient of a student that collapses."""
 
     def __call__(self, view: View) -> Float[Array, " b"]:
+        """Mean over the columns of each row of the matrix."""
         student, teacher = (
             zscores(*_operands(side, self.candidates), view.rows, similarity=self.similarity, eps=self.eps)
             for side in sides(view)
@@ -87,10 +87,11 @@ def zscores(
     squares = m * jnp.sum(by_text**2) + n * jnp.sum(by_candidate**2) + jnp.sum(gram)
     deviation = root(squares / max(n * m - 1, 1))
 
-    centred = matmul(text_offsets[rows], candidates.T) + by_candidate
     mean = jnp.sum(text_mean * candidate_mean)
     all_equal = deviation <= ROUNDING * jnp.abs(mean)
-    return jnp.where(all_equal, 0.0, centred / (deviation + eps))
+    factor = jnp.where(all_equal, 0.0, 1 / (deviation + eps))
+    # Scaling the vectors, not the matrix, lets the backward pass do without a stored copy of the scores.
+    return matmul(text_offsets[rows] * factor, candidates.T) + by_candidate * factor
 
 
 def _operands(side: Side, candidates: Literal["documents", "all"]) -> tuple[Array, Array]:

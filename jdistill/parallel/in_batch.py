@@ -33,7 +33,7 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh) -> Objective:
 
     Returns:
       `objective(student, batch, parameters, progress) -> (loss, {term: mean before its weight})`, to be called under
-      `jax.jit`. `student` maps each term's `student_space` to the student's vectors of the batch, rows first; of `batch`
+      `jax.jit`. `student` maps each term's `student_space` to the student's vectors, rows first; of `batch`
       only `targets` and `scores` are read; `parameters` maps a term to its learnable values and may leave out terms
       that have none; `progress` is the share of training done. It raises UserError if the rows do not divide over the
       devices, and ValueError if vectors that a term needs are missing.
@@ -122,8 +122,8 @@ def check_rows(rows: int, mesh: Mesh) -> None:
     if rows % mesh.size:
         near = " or ".join(str(n) for n in (rows - rows % mesh.size, rows + mesh.size - rows % mesh.size) if n)
         raise UserError(
-            f"a batch of {rows} rows does not divide over {mesh.size} devices. Make the global batch size a multiple of "
-            f"{mesh.size}, such as {near}, or use fewer devices."
+            f"a batch of {rows} rows does not divide over {mesh.size} devices. Make the global batch size a multiple "
+            f"of {mesh.size}, such as {near}, or use fewer devices."
         )
 
 

@@ -9,7 +9,7 @@ AXES = ("data", "fsdp")
 """Both axes carry rows of the batch; "fsdp" will also split parameters."""
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm]
     """All devices on the axis "data", one on "fsdp".
 
     The axes are Auto, stated because JAX's own default is Explicit, under which a model must name every intermediate.

@@ -32,8 +32,8 @@ def check_width(store: Store, name: str, student_width: int) -> None:
     width = store.teacher(name).width
     if width != student_width:
         raise UserError(
-            f"store at {store.path}: teacher '{name}' has width {width}, but student.projection is off and the "
-            f"student's width is {student_width}. Turn the projection on, or use score losses."
+            f"store at {store.path}: teacher '{name}' has width {width}, but the student's width is "
+            f"{student_width} and student.projection is 'none'. Set student.projection: linear, or use score losses."
         )
 
 

@@ -24,6 +24,13 @@ DECAY_RULES: tuple[tuple[str, bool], ...] = (
 
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 
+SHAPES: dict[str, Callable[[Float[Array, ""]], Float[Array, ""]]] = {
+    "linear": lambda x: 1.0 - x,
+    "cosine": lambda x: 0.5 * (1.0 + jnp.cos(jnp.pi * x)),
+    "constant": jnp.ones_like,
+}
+"""Share of the way from warmup to the end -> share of the peak learning rate."""
+
 
 class AdamWState(NamedTuple):
     """Running means of the gradient and of its square, each in the form of the parameters, float32."""
@@ -102,18 +109,19 @@ class AdamW:
 def make_schedule(config: AdamWConfig, total_steps: int) -> Schedule:
     """Number of updates done -> learning rate of the next: up from 0 on a line, then down as `config.schedule` says.
 
-    Parity: transformers' get_linear_schedule_with_warmup and its siblings.
+    Parity: transformers' get_linear_schedule_with_warmup, get_cosine_schedule_with_warmup and
+    get_constant_schedule_with_warmup.
     """
     warmup = min(in_steps(config.warmup, total_steps), total_steps)
     rest = max(total_steps - warmup, 1)
-    after: dict[str, optax.Schedule] = {
-        "linear": optax.linear_schedule(config.peak_lr, 0.0, rest),
-        "cosine": optax.cosine_decay_schedule(config.peak_lr, rest),
-        "constant": optax.constant_schedule(config.peak_lr),
-    }
-    down = after[config.schedule]
-    joined = optax.join_schedules([optax.linear_schedule(0.0, config.peak_lr, warmup), down], [warmup])
-    return lambda step: jnp.asarray((joined if warmup else down)(step), jnp.float32)
+    shape = SHAPES[config.schedule]
+
+    def schedule(step: Int[Array, ""]) -> Float[Array, ""]:
+        t = step.astype(jnp.float32)
+        down = shape(jnp.clip((t - warmup) / rest, 0.0, 1.0))
+        return config.peak_lr * jnp.where(t < warmup, t / max(warmup, 1), down)
+
+    return schedule
 
 
 def decays(params: PyTree[Array]) -> PyTree[bool]:

@@ -106,8 +106,8 @@ class Run:
         self.optimizer = AdamW(config.optimizer, self.total)
         self.terms = terms
         self.train_step = make_train_step(student, terms, self.optimizer, mesh, seed=seed, total_steps=self.total)
-        self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
         self.sinks: list[Sink] = make_sinks(config.sinks, folder) if jax.process_index() == 0 else []
+        self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
         self.evaluation: dict[str, float] | None = None
         self.best: Best | None = None
 

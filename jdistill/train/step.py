@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from jdistill.losses import LossConfig
 from jdistill.parallel import make_objective, replicated, row_sharding
@@ -80,5 +80,4 @@ def encode_batch(
 
 def learning_rate(optimizer: AdamW, step: int) -> float:
     """The learning rate of the update that leads to `step`."""
-    count: Int[Array, ""] = jnp.asarray(step - 1, jnp.int32)
-    return float(optimizer.schedule(count))
+    return float(optimizer.schedule(jnp.int32(step - 1)))

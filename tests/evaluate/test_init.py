@@ -16,16 +16,16 @@ class _Constant(EvaluatorConfig):
 
 
 def test_kind_chooses_the_evaluator():
-    assert isinstance(TypeAdapter(Evaluator).validate_python({"kind": "sts", "file": "x.csv"}), STS)
+    assert isinstance(TypeAdapter(Evaluator).validate_python({"kind": "sts", "path": "x.csv"}), STS)
     with pytest.raises(ValidationError):
-        TypeAdapter(Evaluator).validate_python({"kind": "sts_", "file": "x.csv"})
+        TypeAdapter(Evaluator).validate_python({"kind": "sts_", "path": "x.csv"})
 
 
 def test_metrics_are_named_after_their_evaluator():
     evaluators = {"a": _Constant(), "b": _Constant()}
     assert evaluate(evaluators, lambda texts, side: None) == {"a/one": 1.0, "a/two": 2.0, "b/one": 1.0, "b/two": 2.0}
     assert primary_metrics(evaluators) == ["a/one", "b/one"]
-    assert primary_metrics({"nli": Triplet(file="x.csv")}) == ["nli/cosine_accuracy"]
+    assert primary_metrics({"nli": Triplet(path="x.csv")}) == ["nli/cosine_accuracy"]
 
 
 def test_every_option_is_described_and_kinds_are_told_apart():

@@ -16,12 +16,12 @@ def _evaluator(tmp_path, corpus, queries, qrels, **options):
     q, d, s = (list(column) for column in zip(*judged, strict=True))
     return Retrieval(
         corpus={
-            "file": write_parquet(tmp_path / "corpus.parquet", {"id": list(corpus), "text": list(corpus.values())})
+            "path": write_parquet(tmp_path / "corpus.parquet", {"id": list(corpus), "text": list(corpus.values())})
         },
         queries={
-            "file": write_parquet(tmp_path / "queries.parquet", {"id": list(queries), "text": list(queries.values())})
+            "path": write_parquet(tmp_path / "queries.parquet", {"id": list(queries), "text": list(queries.values())})
         },
-        qrels={"file": write_parquet(tmp_path / "qrels.parquet", {"qid": q, "docid": d, "score": s})},
+        qrels={"path": write_parquet(tmp_path / "qrels.parquet", {"qid": q, "docid": d, "score": s})},
         **options,
     )
 
@@ -124,9 +124,9 @@ def test_sides_titles_integer_ids_and_unjudged_queries(tmp_path):
     model = TableModel({text: np.array(vector) for text, vector in vectors.items()})
     corpus = {"number": [7, 8], "head": ["A", "B"], "body": ["title", "text"]}
     evaluator = Retrieval(
-        corpus={"file": write_csv(tmp_path / "c.csv", corpus), "id": "number", "text": "body", "title": "head"},
-        queries={"file": write_csv(tmp_path / "q.csv", {"id": [1, 2, 3], "text": ["judged", "not", "only zero"]})},
-        qrels={"file": write_csv(tmp_path / "r.csv", {"qid": [1, 3], "docid": [8, 7], "score": [1, 0]})},
+        corpus={"path": write_csv(tmp_path / "c.csv", corpus), "id": "number", "text": "body", "title": "head"},
+        queries={"path": write_csv(tmp_path / "q.csv", {"id": [1, 2, 3], "text": ["judged", "not", "only zero"]})},
+        qrels={"path": write_csv(tmp_path / "r.csv", {"qid": [1, 3], "docid": [8, 7], "score": [1, 0]})},
     )
     assert evaluator(model)["ndcg@10"] == 1.0
     assert model.calls == [("query", 1), ("document", 2)]
@@ -149,6 +149,6 @@ def test_files_that_do_not_fit_are_the_users_mistake(tmp_path, corpus, queries, 
 def test_an_id_that_stands_twice_is_named(tmp_path):
     file = write_parquet(tmp_path / "twice.parquet", {"id": ["1", "1"], "text": ["a", "b"]})
     evaluator = _evaluator(tmp_path, {"1": "a"}, {"q": "b"}, {"q": {"1": 1}})
-    evaluator = evaluator.model_copy(update={"corpus": evaluator.corpus.model_copy(update={"file": file})})
+    evaluator = evaluator.model_copy(update={"corpus": evaluator.corpus.model_copy(update={"path": file})})
     with pytest.raises(UserError, match=r"column 'id', row 2: repeats '1'"):
         evaluator(TableModel({}))

@@ -25,7 +25,7 @@ def test_equals_sentence_transformers(tmp_path):
     theirs = evaluation.EmbeddingSimilarityEvaluator(
         first, second, list(scores), similarity_fn_names=list(ALL), write_csv=False
     )(model)
-    ours = STS(file=file, similarities=ALL)(model)
+    ours = STS(path=file, similarities=ALL)(model)
     assert set(ours) == {f"{kind}_{name}" for kind in ("pearson", "spearman") for name in ALL}
     assert ours == pytest.approx({key: theirs[key] for key in ours}, abs=1e-6)
 
@@ -47,7 +47,7 @@ def test_a_collapsed_model_gets_zero_and_no_warning():
 def test_file_is_read_once_and_columns_and_side_are_options(tmp_path):
     first, second, _, file = _pairs(tmp_path, s1="left", s2="right")
     model = TableModel(random_table(first + second))
-    evaluator = STS(file=file, sentence1="left", sentence2="right", side="query")
+    evaluator = STS(path=file, sentence1="left", sentence2="right", side="query")
     before = evaluator(model)
     (tmp_path / "pairs.parquet").unlink()
     assert evaluator(model) == before
@@ -65,19 +65,19 @@ def test_file_is_read_once_and_columns_and_side_are_options(tmp_path):
 def test_bad_scores_are_the_users_mistake(tmp_path, scores, says):
     file = write_parquet(tmp_path / "x.parquet", {"sentence1": list("abc"), "sentence2": list("abc"), "score": scores})
     with pytest.raises(UserError, match=says):
-        STS(file=file)(TableModel({}))
+        STS(path=file)(TableModel({}))
 
 
 def test_a_missing_text_is_named(tmp_path):
     columns = {"sentence1": ["a", None], "sentence2": ["a", "b"], "score": [0.0, 1.0]}
     file = write_parquet(tmp_path / "x.parquet", columns)
     with pytest.raises(UserError, match=r"x\.parquet, column 'sentence1', row 2: is empty"):
-        STS(file=file)(TableModel({}))
+        STS(path=file)(TableModel({}))
 
 
 def test_unknown_similarity_is_refused():
     with pytest.raises(ValidationError):
-        STS(file="x.csv", similarities=("cosinus",))
+        STS(path="x.csv", similarities=("cosinus",))
 
 
 def test_vectors_that_are_not_finite_are_refused(tmp_path):
@@ -85,4 +85,4 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path):
     table = random_table(first + second)
     table["b2"][0] = np.nan
     with pytest.raises(ValueError, match="1 of 8 texts, first in row 6"):
-        STS(file=file)(TableModel(table))
+        STS(path=file)(TableModel(table))

@@ -25,7 +25,7 @@ def test_reads_the_first_texts_of_the_file(tmp_path):
         seen.append(texts)
         return np.zeros((len(texts), 2), np.float32)
 
-    metrics = Throughput(file=file, limit=2, passes=1)(encode)
+    metrics = Throughput(path=file, limit=2, passes=1)(encode)
     assert seen == [["a", "b"]] * 2
     assert metrics["rows_per_second"] > 0
     assert pytest.approx(metrics) == {Throughput.primary: metrics["rows_per_second"]}

@@ -21,7 +21,7 @@ def test_equals_sentence_transformers(tmp_path, margin):
     theirs = evaluation.TripletEvaluator(
         *columns.values(), margin=margin, similarity_fn_names=["cosine"], write_csv=False
     )(model)
-    assert Triplet(file=file, margin=margin)(model)["cosine_accuracy"] == pytest.approx(theirs["cosine_accuracy"])
+    assert Triplet(path=file, margin=margin)(model)["cosine_accuracy"] == pytest.approx(theirs["cosine_accuracy"])
 
 
 def test_a_draw_is_a_loss():
@@ -35,11 +35,11 @@ def test_a_draw_is_a_loss():
 def test_anchors_are_queries_and_the_rest_documents(tmp_path):
     columns, file = _triplets(tmp_path, n=5)
     model = TableModel(random_table([text for column in columns.values() for text in column]))
-    Triplet(file=file)(model)
+    Triplet(path=file)(model)
     assert model.calls == [("query", 5), ("document", 10)]
 
 
 def test_a_row_without_negative_is_named(tmp_path):
     file = write_parquet(tmp_path / "t.parquet", {"anchor": ["a"], "positive": ["b"], "negative": [None]})
     with pytest.raises(UserError, match="column 'negative', row 1: is"):
-        Triplet(file=file)(TableModel({}))
+        Triplet(path=file)(TableModel({}))

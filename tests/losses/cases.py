@@ -77,7 +77,7 @@ def whole_matrix_zscore(similarity: str = "cosine", candidates: str = "documents
             rows, columns = (torch.nn.functional.normalize(x, dim=-1) for x in (rows, columns))
         matrix = rows @ columns.T
         centred = matrix - matrix.mean()
-        # torch.std has no gradient where all scores are equal, and divides by zero for a single one; a norm does neither.
+        # torch.std divides by zero for a single score, and has no gradient where all are equal; a norm has.
         deviation = torch.norm(centred) / max(matrix.numel() - 1, 1) ** 0.5
         return centred / (deviation + eps) if deviation > 1e-6 * matrix.mean().abs() else 0 * matrix
 

@@ -65,14 +65,14 @@ def _one_device(labels: tuple[str, ...]) -> Callable:
     return differentiated(means)
 
 
-def differentiated(means: Callable[[dict[str, Columns], Columns], dict[str, jax.Array]]) -> Callable:
+def differentiated(means: Callable, **compiler_options: int) -> Callable:
     """Value and gradient of any one entry of `means(student, teacher)`, compiled once for all entries."""
 
     def chosen(student: dict[str, Columns], teacher: Columns, choice: dict[str, jax.Array]):
         values = means(student, teacher)
         return jnp.stack([choice[label] * values[label] for label in values]).sum(), values
 
-    return jax.jit(jax.value_and_grad(chosen, has_aux=True))
+    return jax.jit(jax.value_and_grad(chosen, has_aux=True), compiler_options=compiler_options)
 
 
 def results(function: Callable, labels: tuple[str, ...], student: dict[str, Columns], teacher: Columns):

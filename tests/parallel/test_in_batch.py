@@ -39,7 +39,9 @@ class Probe(LossConfig):
         }[self.reads]()
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize(
+    "devices", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 8]
+)
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.parity
 def test_sharded_equals_single_device(name: str, devices: int) -> None:
@@ -157,5 +159,5 @@ def test_missing_vectors_are_named() -> None:
 def test_plain_texts_cannot_be_contrasted() -> None:
     inputs = plain(queries=False)
     objective = make_objective({"a": InfoNCE()}, make_mesh())
-    with pytest.raises(UserError, match="info_nce.*plain texts without queries"):
+    with pytest.raises(UserError, match=r"info_nce.*plain texts without queries"):
         jax.jit(objective)(inputs.student, batch(inputs.teacher), {}, NOW)

@@ -49,5 +49,5 @@ def test_width_is_compared_with_the_student(make_store):
     store = make_store()
     embed(store, "t")
     check_width(store, "t", 6)
-    with pytest.raises(UserError, match=r"has width 6, but student.projection is off and the student's width is 4"):
+    with pytest.raises(UserError, match=r"has width 6, but the student's width is 4 and student.projection is 'none'"):
         check_width(store, "t", 4)

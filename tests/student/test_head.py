@@ -40,6 +40,4 @@ def test_modules_run_in_their_order():
     modules = [Normalize(), Dense(in_features=2, out_features=3, activation="tanh"), Normalize()]
     params = {"1": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
     inner = np.tanh(np.array([0.6, 0.8]) @ kernel + bias)
-    np.testing.assert_allclose(
-        apply_head(modules, params, jnp.asarray(x))[0], inner / np.linalg.norm(inner), rtol=1e-6
-    )
+    np.testing.assert_allclose(apply_head(modules, params, jnp.asarray(x))[0], inner / np.linalg.norm(inner), rtol=1e-6)

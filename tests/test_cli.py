@@ -1,0 +1,48 @@
+"""The command line: quick help, exit codes, and nothing heavy imported before it is needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+from jdistill import __version__, cli
+
+
+def test_help_is_one_screen_and_imports_neither_jax_nor_torch():
+    code = (
+        "import sys; from jdistill import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'jax', 'torch', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) <= 40
+    for verb in ("demo", "embed", "train", "evaluate", "export", "show"):
+        assert f"  {verb} " in done.stdout
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"jdistill {__version__}\n"
+
+
+def test_no_verb_shows_the_help(capsys):
+    assert cli.main([]) == 0
+    assert "the river, in order" in capsys.readouterr().out
+
+
+def test_unknown_verb_is_the_users_mistake(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["distil"])
+    assert end.value.code == 2
+    assert "distil" in capsys.readouterr().err
+
+
+def test_traceback_on_demand(tmp_path, capsys):
+    with pytest.raises(ValueError, match="no such file"):
+        cli.main(["train", "--traceback", str(tmp_path / "none.yaml")])
+    assert cli.main(["train", str(tmp_path / "none.yaml")]) == 2
