@@ -69,7 +69,7 @@ def with_random_weights(path: str, folder: Path) -> str:
 
     hf = json.loads(Path(path, "config.json").read_text())
     encoder = MODEL_TYPES[hf["model_type"]].from_hf(hf, where=path)
-    config = StudentConfig(encoder=encoder, tokenizer=path)
+    config = StudentConfig.model_validate({"encoder": encoder.model_dump(), "tokenizer": path})
     student, params = make_student(config, teacher_widths={}, key=jax.random.key(0))
     return str(export_model(student, params, folder / "random"))
 

@@ -14,8 +14,8 @@ _hook = jaxtyping.install_import_hook(
     ["jdistill.losses", "jdistill.parallel", "jdistill.student.pooling"], "beartype.beartype"
 )
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -28,9 +28,9 @@ class DemoConfig(Config):
     """Folder for text, store, runs and the exported model."""
     teacher: str | None = None
     """Folder or Hugging Face id of another teacher, a BERT; left out: all-MiniLM-L6-v2 from its package."""
-    texts: int = Field(8600, ge=100)
+    texts: int = Field(default=8600, ge=100)
     """Docstrings to train on; each is two texts, its summary and its body."""
-    heldout: int = Field(1500, ge=50)
+    heldout: int = Field(default=1500, ge=50)
     """Docstrings of other modules to measure with."""
 
 
@@ -42,9 +42,7 @@ def packaged_teacher() -> str:
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "demo: its teacher is missing. Run `pip install 'jdistill[demo]'`, or give teacher=MODEL."
-        )
+        raise UserError("demo: its teacher is missing. Run `pip install 'jdistill[demo]'`, or give teacher=MODEL.")
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     with (folder / "model.safetensors").open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -87,7 +87,9 @@ def measure(recipe: Recipe, store: Store, *, teacher: Model, before: Model, afte
     figures: dict[str, Figures] = {}
     for name, model in {"teacher": teacher, "student before": before, "student after": after}.items():
         encode = _encoder(model)
-        recall = (lambda batch, *, side: np.stack([known[side][t] for t in batch])) if model is teacher else encode
+        recall = (
+            (lambda texts, *, side: np.stack([known[side][text] for text in texts])) if model is teacher else encode
+        )
         search = evaluate(recipe.evaluate, recall)
         figures[name] = {
             "ndcg@10": search["search/ndcg@10"],

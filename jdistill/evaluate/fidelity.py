@@ -21,8 +21,10 @@ from jdistill.evaluate.ranking import first_best
 class FidelityConfig(Config):
     """Options of the comparison with a teacher. Texts and vectors come from the store, so they are no option."""
 
-    neighbours: PositiveInt = Field(10, description="Size of the neighbourhoods that are compared.")
-    limit: PositiveInt = Field(2000, description="Most held-out rows to compare; the work grows with its square.")
+    neighbours: PositiveInt = Field(default=10, description="Size of the neighbourhoods that are compared.")
+    limit: PositiveInt = Field(
+        default=2000, description="Most held-out rows to compare; the work grows with its square."
+    )
 
     def rows(self, count: int) -> Int[np.ndarray, " n"]:
         """Which of `count` rows to compare: at most `limit`, evenly spread, so that every source has its part."""

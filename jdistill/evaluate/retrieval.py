@@ -30,26 +30,30 @@ class CorpusFile(Config):
     """Where the documents lie."""
 
     path: str = Field(description="Parquet, CSV or JSON-lines file, one document a row.")
-    id: str = Field("id", description="Column of the ids: strings or integers, each once.")
-    text: str = Field("text", description="Column of the texts.")
-    title: str | None = Field(None, description="Column of titles to put before the text, with a space, as BEIR does.")
+    id: str = Field(default="id", description="Column of the ids: strings or integers, each once.")
+    text: str = Field(default="text", description="Column of the texts.")
+    title: str | None = Field(
+        default=None, description="Column of titles to put before the text, with a space, as BEIR does."
+    )
 
 
 class QueriesFile(Config):
     """Where the queries lie."""
 
     path: str = Field(description="Parquet, CSV or JSON-lines file, one query a row.")
-    id: str = Field("id", description="Column of the ids: strings or integers, each once.")
-    text: str = Field("text", description="Column of the texts.")
+    id: str = Field(default="id", description="Column of the ids: strings or integers, each once.")
+    text: str = Field(default="text", description="Column of the texts.")
 
 
 class QrelsFile(Config):
     """Where the judgments lie: which document answers which query."""
 
     path: str = Field(description="Parquet, CSV or JSON-lines file, one judged pair a row.")
-    query: str = Field("qid", description="Column of the query ids.")
-    document: str = Field("docid", description="Column of the document ids.")
-    score: str | None = Field("score", description="Column of whole-number judgments; null counts every row as 1.")
+    query: str = Field(default="qid", description="Column of the query ids.")
+    document: str = Field(default="docid", description="Column of the document ids.")
+    score: str | None = Field(
+        default="score", description="Column of whole-number judgments; null counts every row as 1."
+    )
 
 
 class Task(NamedTuple):
@@ -80,14 +84,16 @@ class Retrieval(EvaluatorConfig):
     corpus: CorpusFile = Field(description="The documents.")
     queries: QueriesFile = Field(description="The queries.")
     qrels: QrelsFile = Field(description="The judgments.")
-    similarity: Literal["cosine", "dot"] = Field("cosine", description="Score of a query and a document.")
-    ndcg: tuple[PositiveInt, ...] = Field((10,), description="Cut-offs of nDCG; 10 is always measured.")
-    mrr: tuple[PositiveInt, ...] = Field((10,), description="Cut-offs of the mean reciprocal rank.")
-    map: tuple[PositiveInt, ...] = Field((100,), description="Cut-offs of the mean average precision.")
-    recall: tuple[PositiveInt, ...] = Field((10, 100), description="Cut-offs of recall.")
-    accuracy: tuple[PositiveInt, ...] = Field((1, 10), description="Cut-offs of accuracy.")
-    exclude_self: bool = Field(False, description="Never rank a document whose id is the query's.")
-    chunk_size: PositiveInt = Field(16384, description="Documents encoded and scored at a time; bounds the memory.")
+    similarity: Literal["cosine", "dot"] = Field(default="cosine", description="Score of a query and a document.")
+    ndcg: tuple[PositiveInt, ...] = Field(default=(10,), description="Cut-offs of nDCG; 10 is always measured.")
+    mrr: tuple[PositiveInt, ...] = Field(default=(10,), description="Cut-offs of the mean reciprocal rank.")
+    map: tuple[PositiveInt, ...] = Field(default=(100,), description="Cut-offs of the mean average precision.")
+    recall: tuple[PositiveInt, ...] = Field(default=(10, 100), description="Cut-offs of recall.")
+    accuracy: tuple[PositiveInt, ...] = Field(default=(1, 10), description="Cut-offs of accuracy.")
+    exclude_self: bool = Field(default=False, description="Never rank a document whose id is the query's.")
+    chunk_size: PositiveInt = Field(
+        default=16384, description="Documents encoded and scored at a time; bounds the memory."
+    )
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """`name@k` of every cut-off."""

@@ -31,11 +31,13 @@ class STS(EvaluatorConfig):
 
     kind: Literal["sts"] = "sts"
     path: str = Field(description="Parquet, CSV or JSON-lines file of scored pairs.")
-    sentence1: str = Field("sentence1", description="Column of the first texts.")
-    sentence2: str = Field("sentence2", description="Column of the second texts.")
-    score: str = Field("score", description="Column of the human scores, on any scale.")
-    similarities: tuple[Similarity, ...] = Field(("cosine",), description="Scores to correlate, besides cosine.")
-    side: SideName = Field("document", description="Whose prompt goes in front of both texts.")
+    sentence1: str = Field(default="sentence1", description="Column of the first texts.")
+    sentence2: str = Field(default="sentence2", description="Column of the second texts.")
+    score: str = Field(default="score", description="Column of the human scores, on any scale.")
+    similarities: tuple[Similarity, ...] = Field(
+        default=("cosine",), description="Scores to correlate, besides cosine."
+    )
+    side: SideName = Field(default="document", description="Whose prompt goes in front of both texts.")
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """`pearson_x` and `spearman_x` of every similarity."""

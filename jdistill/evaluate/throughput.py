@@ -18,10 +18,10 @@ class Throughput(EvaluatorConfig):
 
     kind: Literal["throughput"] = "throughput"
     path: str = Field(description="Parquet, CSV or JSON-lines file of texts.")
-    text: str = Field("text", description="Column of the texts.")
-    limit: PositiveInt = Field(1000, description="Use the first so many texts.")
-    passes: PositiveInt = Field(3, description="Timed passes over the texts; the median counts.")
-    side: SideName = Field("document", description="Whose prompt goes in front of the texts.")
+    text: str = Field(default="text", description="Column of the texts.")
+    limit: PositiveInt = Field(default=1000, description="Use the first so many texts.")
+    passes: PositiveInt = Field(default=3, description="Timed passes over the texts; the median counts.")
+    side: SideName = Field(default="document", description="Whose prompt goes in front of the texts.")
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """`rows_per_second`."""

@@ -24,10 +24,10 @@ class Triplet(EvaluatorConfig):
 
     kind: Literal["triplet"] = "triplet"
     path: str = Field(description="Parquet, CSV or JSON-lines file of triplets.")
-    anchor: str = Field("anchor", description="Column of the anchors.")
-    positive: str = Field("positive", description="Column of the texts that belong to the anchor.")
-    negative: str = Field("negative", description="Column of the texts that do not.")
-    margin: float = Field(0.0, description="By how much cosine similarity the positive must win, in [-2, 2].")
+    anchor: str = Field(default="anchor", description="Column of the anchors.")
+    positive: str = Field(default="positive", description="Column of the texts that belong to the anchor.")
+    negative: str = Field(default="negative", description="Column of the texts that do not.")
+    margin: float = Field(default=0.0, description="By how much cosine similarity the positive must win, in [-2, 2].")
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """`cosine_accuracy`."""

@@ -13,11 +13,14 @@ class ExportConfig(Config):
     """How the student is handed over."""
 
     projection: Projection = Field(
-        "drop",
+        default="drop",
         description="What becomes of the projection to the teacher's space: 'drop' exports the student's own vectors; "
         "'dense' adds it as a module, so that the vectors can be compared with the teacher's.",
     )
-    teacher: str | None = Field(None, description="Whose projection, with 'dense'; may be left out where there is one.")
+    teacher: str | None = Field(
+        default=None, description="Whose projection, with 'dense'; may be left out where there is one."
+    )
     tolerance: PositiveFloat = Field(
-        1e-5, description="Largest difference of any number between the exported and the trained model's vectors."
+        default=1e-5,
+        description="Largest difference of any number between the exported and the trained model's vectors.",
     )

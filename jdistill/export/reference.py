@@ -16,8 +16,15 @@ from jdistill.student.head import normalize
 class Model(Protocol):
     """As much of `jdistill.model.Model` as is needed."""
 
-    student: Student
-    params: Any
+    @property
+    def student(self) -> Student:
+        """The architecture."""
+        ...
+
+    @property
+    def params(self) -> Any:
+        """Its weights."""
+        ...
 
     def encode(self, texts: list[str], *, prompt_name: str | None = None) -> Float[np.ndarray, "n d"]:
         """One vector per text."""

@@ -22,8 +22,10 @@ class LossConfig(Config):
     needs_teacher: ClassVar[bool] = False
 
     kind: str
-    weight: float = Field(1.0, ge=0, description="Factor of this term in the sum.")
-    teacher: str | None = Field(None, description="Which teacher to learn from; may be left out where there is one.")
+    weight: float = Field(default=1.0, ge=0, description="Factor of this term in the sum.")
+    teacher: str | None = Field(
+        default=None, description="Which teacher to learn from; may be left out where there is one."
+    )
 
     @property
     def student_space(self) -> str:

@@ -38,13 +38,13 @@ class StudentConfig(Config):
     """How token vectors become one; several are concatenated. Left out: as in `init`, else mean."""
     normalize: bool | None = None
     """Whether vectors have unit length. Left out: as in `init`, else true."""
-    max_length: int | None = Field(None, ge=3)
+    max_length: int | None = Field(default=None, ge=3)
     """Tokens after which texts are cut, special ones included. Left out: as in `init`."""
     prompts: Prompts = Prompts()
     """Per side; those of `init` are not taken over."""
     projection: Literal["auto", "linear", "none"] = "auto"
     """From the student's to each teacher's space while training. `auto`: a linear one where the widths differ."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of embeddings, attention weights and hidden values that are dropped while training."""
     dtype: Dtype = "float32"
     """In which the encoder computes; parameters, pooling and losses are float32. `bfloat16` is for accelerators."""

@@ -40,4 +40,6 @@ class TeacherConfig(Config):
     """Run Python code that comes with the model. Only for models whose authors you trust."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     """How vectors are stored; float16 halves the store at an error of about 5e-4 of each number."""
-    shard_rows: PositiveInt = Field(8192, description="Vectors per file; a killed run repeats at most one file.")
+    shard_rows: PositiveInt = Field(
+        default=8192, description="Vectors per file; a killed run repeats at most one file."
+    )

@@ -1,6 +1,5 @@
 """`jdistill train`: store to run folder."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ from jdistill.loader import Loader
 from jdistill.parallel import make_mesh
 from jdistill.recipe import Recipe
 from jdistill.store import Store, TeacherVectors, TokenTable, check_teacher, check_width, token_table
-from jdistill.student import Student, make_student, save_architecture
+from jdistill.student import Student, make_student
 from jdistill.train import TrainResult
 from jdistill.train import train as train_student
 from jdistill.verbs.evaluate import evaluate_params, make_evaluators
@@ -26,7 +25,6 @@ def train(recipe: Recipe) -> TrainResult:
     student, params = make_run_student(recipe, store)
     loader = make_loader(recipe, store, student)
     evaluators = make_evaluators(recipe, store)
-    save_architecture(student, Path(recipe.run) / "architecture")
     return train_student(
         recipe.train,
         student=student,

@@ -31,25 +31,25 @@ class BertConfig(EncoderConfig):
     )
 
     kind: Literal["bert"] = "bert"
-    vocab_size: int = Field(30522, ge=1)
+    vocab_size: int = Field(default=30522, ge=1)
     """Tokens."""
-    hidden_size: int = Field(384, ge=1)
+    hidden_size: int = Field(default=384, ge=1)
     """Width of a token's vector."""
-    num_hidden_layers: int = Field(6, ge=1)
+    num_hidden_layers: int = Field(default=6, ge=1)
     """Depth."""
-    num_attention_heads: int = Field(12, ge=1)
+    num_attention_heads: int = Field(default=12, ge=1)
     """Heads; they share the width equally."""
-    intermediate_size: int = Field(1536, ge=1)
+    intermediate_size: int = Field(default=1536, ge=1)
     """Width inside the feed-forward part."""
-    max_position_embeddings: int = Field(512, ge=1)
+    max_position_embeddings: int = Field(default=512, ge=1)
     """Longest input in tokens."""
-    type_vocab_size: int = Field(2, ge=1)
+    type_vocab_size: int = Field(default=2, ge=1)
     """Rows of the token-type table, of which single texts use the first."""
     hidden_act: Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu", "swish"] = "gelu"
     """Activation; `gelu` is the exact one."""
-    layer_norm_eps: float = Field(1e-12, gt=0)
+    layer_norm_eps: float = Field(default=1e-12, gt=0)
     """Added to variances."""
-    initializer_range: float = Field(0.02, ge=0)
+    initializer_range: float = Field(default=0.02, ge=0)
     """Standard deviation of random weights."""
 
     @model_validator(mode="after")

@@ -25,9 +25,9 @@ class StaticConfig(EncoderConfig):
     special_tokens: ClassVar[bool] = False
 
     kind: Literal["static"] = "static"
-    vocab_size: int = Field(30522, ge=1)
+    vocab_size: int = Field(default=30522, ge=1)
     """Tokens."""
-    hidden_size: int = Field(256, ge=1)
+    hidden_size: int = Field(default=256, ge=1)
     """Width of a token's vector."""
 
     @property
