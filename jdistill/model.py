@@ -22,7 +22,7 @@ from jdistill.types import Tokens
 _CHUNK = 8192
 """Texts that are tokenised at once."""
 
-_MANY = 4096
+_MANY = 512
 """So many texts repay the compilation of more programs that pad less."""
 
 
@@ -52,7 +52,7 @@ class Model:
         self,
         texts: list[str],
         *,
-        batch_size: int = 64,
+        batch_size: int = 32,
         prompt_name: str | None = None,
         prompt: str | None = None,
         truncate_dim: int | None = None,

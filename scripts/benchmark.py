@@ -93,7 +93,7 @@ def recipe_of(a: argparse.Namespace, folder: Path) -> dict:
             "dtype": "bfloat16" if a.bf16 else "float32",
         },
         "losses": losses[a.loss],
-        "loader": {"last_batch": "drop"},
+        "loader": {"last_batch": "drop", "shapes": {"query": 2, "document": 6}},
         "train": {
             "epochs": a.epochs,
             "global_batch_size": a.batch,

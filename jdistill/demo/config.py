@@ -28,7 +28,7 @@ class DemoConfig(Config):
     """Folder for text, store, runs and the exported model."""
     teacher: str | None = None
     """Folder or Hugging Face id of another teacher, a BERT; left out: all-MiniLM-L6-v2 from its package."""
-    texts: int = Field(default=8600, ge=100)
+    docstrings: int = Field(default=5000, ge=100)
     """Docstrings to train on; each is two texts, its summary and its body."""
     heldout: int = Field(default=1500, ge=50)
     """Docstrings of other modules to measure with."""
@@ -68,7 +68,6 @@ def demo_recipe(options: DemoConfig, teacher: str) -> dict[str, Any]:
             "heldout": {"path": text["heldout"], "columns": columns, "role": "heldout"},
         },
         "teachers": {"teacher": {"model": teacher, "max_length": MAX_LENGTH, "shard_rows": 2048}},
-        "losses": {"align": {"kind": "embed_cosine"}},
         "evaluate": {
             "search": {
                 "kind": "retrieval",
@@ -85,13 +84,14 @@ def demo_recipe(options: DemoConfig, teacher: str) -> dict[str, Any]:
 def _layers(teacher: str) -> dict[str, Any]:
     return {
         "student": {"init": teacher, "keep_layers": [0, 2, 5], "max_length": MAX_LENGTH},
-        "loader": {"shapes": {"query": 1, "document": 3}},
+        "losses": {"align": {"kind": "embed_cosine"}, "contrast": {"kind": "info_nce", "weight": 0.05}},
+        "loader": {"shapes": {"query": 2, "document": 3}},
         "train": {
             "epochs": 1,
             "global_batch_size": 32,
             "optimizer": {"peak_lr": 4e-4, "warmup": 0.05, "weight_decay": 0.0},
             "evaluate_every": None,
-            "save_every": 100,
+            "save_every": 50,
         },
     }
 
@@ -99,13 +99,14 @@ def _layers(teacher: str) -> dict[str, Any]:
 def _static(teacher: str) -> dict[str, Any]:
     return {
         "student": {"init": teacher, "encoder": {"kind": "static"}, "max_length": MAX_LENGTH},
-        "loader": {"shapes": {"query": 1, "document": 3}},
+        "losses": {"align": {"kind": "embed_cosine"}, "contrast": {"kind": "info_nce", "weight": 0.1}},
+        "loader": {"shapes": {"query": 1, "document": 1}},
         "train": {
-            "epochs": 10,
-            "global_batch_size": 256,
+            "epochs": 6,
+            "global_batch_size": 128,
             "optimizer": {"peak_lr": 1e-2, "warmup": 0.05, "weight_decay": 0.0},
             "evaluate_every": None,
-            "save_every": 200,
+            "save_every": 100,
         },
     }
 

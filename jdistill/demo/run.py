@@ -1,6 +1,7 @@
 """The demo itself: every verb once, and a table of what came of it."""
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,17 @@ from jdistill import verbs
 from jdistill.config import apply_overrides, dump_yaml, parse
 from jdistill.demo.config import DemoConfig, demo_recipe, packaged_teacher
 from jdistill.demo.text import write_text
-from jdistill.evaluate import evaluate, fidelity, format_table, rows_per_second
+from jdistill.evaluate import SideName, evaluate, format_table, rows_per_second
 from jdistill.export.verify import Verification
 from jdistill.model import Model, load
 from jdistill.recipe import Recipe
 from jdistill.store import Store
-from jdistill.verbs.train import make_run_student
+from jdistill.verbs.evaluate import make_evaluators, recorded
 
 Figures = dict[str, float]
+
+SPEED_TEXTS = 128
+"""How many texts the speed is measured on."""
 
 
 def run_demo(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -38,11 +42,10 @@ def run_demo(overrides: Sequence[str] = ()) -> dict[str, Any]:
     teacher = options.teacher or packaged_teacher()
 
     _say("1/5", "text: the docstrings of the Python packages installed here, read but never run")
-    corpus = write_text(out / "text", train=options.texts, heldout=options.heldout)
+    corpus = write_text(out / "text", train=options.docstrings, heldout=options.heldout)
     packages = len({docstring.package for docstring in corpus.train})
-    _say(
-        "", f"{len(corpus.train):,} to train on, {len(corpus.heldout):,} of other modules held out, {packages} packages"
-    )
+    _say("", f"{2 * len(corpus.train):,} texts to train on: summary and body of {len(corpus.train):,} docstrings")
+    _say("", f"{2 * len(corpus.heldout):,} texts of other modules held out; {packages} packages")
     example = corpus.heldout[0]
     _say("", f'for example "{_short(example.summary)}" must find "{_short(example.body)}"')
 
@@ -52,12 +55,10 @@ def run_demo(overrides: Sequence[str] = ()) -> dict[str, Any]:
     verbs.embed(recipe)
 
     _say("3/5", f"train: the student learns the teacher's vectors ({recipe.run})")
-    store = Store.open(recipe.store)
-    before = Model(*make_run_student(recipe, store))
     verbs.train(recipe)
 
     _say("4/5", "evaluate: each held-out summary must find its body among all held-out bodies")
-    figures = measure(recipe, store, teacher=load(teacher), before=before, after=load(recipe.run))
+    figures = measure(recipe, teacher=load(teacher), student=load(recipe.run))
 
     folder = out / recipe.name
     _say("5/5", f"export: {folder}, loaded again with sentence-transformers")
@@ -70,37 +71,50 @@ def run_demo(overrides: Sequence[str] = ()) -> dict[str, Any]:
     return summary
 
 
-def measure(recipe: Recipe, store: Store, *, teacher: Model, before: Model, after: Model) -> dict[str, Figures]:
-    """Retrieval, fidelity, size and speed of the three models, by name.
+def measure(recipe: Recipe, *, teacher: Model, student: Model) -> dict[str, Figures]:
+    """Retrieval, fidelity, size and speed of teacher, student before and student after, by name.
 
-    Of the teacher, the vectors in the store are judged: those that the student learned from.
+    Of the teacher, the vectors in the store are judged, which are those that the student learned from. The student was
+    evaluated by the run itself, before its first step and after its last.
     """
-    rows = store.rows("heldout")
-    assert rows.queries is not None
-    ids = {"query": rows.queries, "document": rows.documents[:, 0]}
-    texts = {side: store.texts.take(numbers) for side, numbers in ids.items()}
-    stored = store.teacher("teacher")
-    vectors = {side: stored.take(numbers, side) for side, numbers in ids.items()}  # pyright: ignore[reportArgumentType]
-    known = {side: dict(zip(texts[side], vectors[side], strict=True)) for side in ids}
-    sample = texts["document"][:256]
-
-    figures: dict[str, Figures] = {}
-    for name, model in {"teacher": teacher, "student before": before, "student after": after}.items():
-        encode = _encoder(model)
-        recall = (
-            (lambda texts, *, side: np.stack([known[side][text] for text in texts])) if model is teacher else encode
-        )
-        search = evaluate(recipe.evaluate, recall)
-        figures[name] = {
-            "ndcg@10": search["search/ndcg@10"],
-            "recall@1": search["search/recall@1"],
-            "recall@10": search["search/recall@10"],
-            "cosine": fidelity(recall(texts["document"], side="document"), vectors["document"]).get("cosine", np.nan),
-            "parameters (M)": _size(model) / 1e6,
-            "MB": _size(model) * 4 / 1e6,
-            "rows/s": rows_per_second(encode, sample, passes=2),
+    store = Store.open(recipe.store)
+    stored = StoredVectors(store, "teacher")
+    evaluations = {"teacher": evaluate(make_evaluators(recipe, store), stored)}
+    evaluations |= {f"student {when}": metrics for when, metrics in recorded(recipe.run).items()}
+    sample = store.texts.take(store.rows("heldout").documents[:SPEED_TEXTS, 0])
+    speed = {"teacher": rows_per_second(_encoder(teacher), sample, passes=2)}
+    speed["student before"] = speed["student after"] = rows_per_second(_encoder(student), sample, passes=4)
+    size = {"teacher": _size(teacher), "student before": _size(student), "student after": _size(student)}
+    return {
+        name: {
+            "ndcg@10": metrics["search/ndcg@10"],
+            "recall@1": metrics["search/recall@1"],
+            "recall@10": metrics["search/recall@10"],
+            "cosine": metrics.get("fidelity_teacher/cosine", math.nan),
+            "parameters (M)": size[name] / 1e6,
+            "MB": size[name] * 4 / 1e6,
+            "rows/s": speed[name],
         }
-    return figures
+        for name, metrics in evaluations.items()
+    }
+
+
+class StoredVectors:
+    """A teacher's vectors of the held-out texts as an encode function: they are looked up, not computed again."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        rows, vectors = store.rows("heldout"), store.teacher(name)
+        assert rows.queries is not None
+        self._known: dict[str, dict[str, np.ndarray]] = {
+            "query": dict(zip(store.texts.take(rows.queries), vectors.take(rows.queries, "query"), strict=True)),
+            "document": dict(
+                zip(store.texts.take(rows.documents[:, 0]), vectors.take(rows.documents[:, 0], "document"), strict=True)
+            ),
+        }
+
+    def __call__(self, texts: list[str], *, side: SideName) -> np.ndarray:
+        """One vector per text."""
+        return np.stack([self._known[side][text] for text in texts])
 
 
 def summarise(figures: Mapping[str, Figures], verification: Verification, *, seconds: float) -> dict[str, Any]:

@@ -35,8 +35,28 @@ def attention(
     Source:
       Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """
-    scale = queries.shape[-1] ** -0.5
-    scores = jnp.einsum("nlhd,nmhd->nhlm", queries, keys, preferred_element_type=jnp.float32) * scale
-    weights = jax.nn.softmax(jnp.where(mask[:, None, None, :], scores, _MASKED), axis=-1)
+    # Heads first, and the mask as a bias: on XLA's CPU backend the fastest of the forms tried (docs/performance.md).
+    queries, keys, values = (x.transpose(0, 2, 1, 3) for x in (queries, keys, values))
+    scores = jnp.einsum("nhld,nhmd->nhlm", queries, keys, preferred_element_type=jnp.float32)
+    bias = jnp.where(mask, 0.0, _MASKED)[:, None, None, :]
+    weights = _softmax(scores * queries.shape[-1] ** -0.5 + bias)
     weights = dropout(weights, dropout_rate, dropout_key).astype(values.dtype)
-    return jnp.einsum("nhlm,nmhd->nlhd", weights, values)
+    return jnp.einsum("nhlm,nhmd->nhld", weights, values).transpose(0, 2, 1, 3)
+
+
+@jax.custom_vjp
+def _softmax(scores: Float[Array, "n h l m"]) -> Float[Array, "n h l m"]:
+    """Softmax over the last axis; the backward pass `w (g - sum(w g))` reads the weights and nothing else."""
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def _softmax_forward(scores: Array) -> tuple[Array, Array]:
+    weights = _softmax(scores)
+    return weights, weights
+
+
+def _softmax_backward(weights: Array, gradient: Array) -> tuple[Array]:
+    return (weights * (gradient - (weights * gradient).sum(-1, keepdims=True)),)
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)

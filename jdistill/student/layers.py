@@ -5,7 +5,9 @@ on XLA's CPU backend (docs/performance.md has the numbers). Statistics and softm
 computes in.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +20,43 @@ def dense(x: Float[Array, "*n i"], kernel: Float[Array, "i o"], bias: Float[Arra
     return (flat @ kernel.astype(x.dtype) + bias.astype(x.dtype)[None, :]).reshape(*x.shape[:-1], kernel.shape[1])
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(
-    x: Float[Array, "*n d"], scale: Float[Array, " d"], bias: Float[Array, " d"], *, epsilon: float
+    x: Float[Array, "*n d"], scale: Float[Array, " d"], bias: Float[Array, " d"], epsilon: float
 ) -> Float[Array, "*n d"]:
     """Each vector with mean 0 and variance 1 (biased), then scaled and shifted; float32 inside, dtype of `x` outside.
 
+    The backward pass is written out because autodiff's own makes a training step on a CPU a few percent slower:
+        dx = r (dh - mean(dh) - h mean(dh h)),   dh = scale dy
+    where `h` is the normed vector and `r = 1 / sqrt(variance + epsilon)`.
+
     Source: Ba et al. 2016, arXiv:1607.06450, eq. 4, with `epsilon` added to the variance.
     """
-    wide = x.astype(jnp.float32).reshape(-1, x.shape[-1])
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple[Array, ...]]:
+    wide = x.astype(jnp.float32)
     centred = wide - wide.mean(-1, keepdims=True)
-    variance = (centred * centred).mean(-1, keepdims=True)
-    normed = centred * jax.lax.rsqrt(variance + epsilon)
-    return (normed * scale[None, :] + bias[None, :]).reshape(x.shape).astype(x.dtype)
+    inverse = jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + epsilon)
+    normed = centred * inverse
+    row = (1,) * (x.ndim - 1) + (-1,)
+    out = normed * scale.reshape(row) + bias.reshape(row)
+    return out.astype(x.dtype), (normed, inverse, scale)
+
+
+def _layer_norm_backward(epsilon: float, kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+    normed, inverse, scale = kept
+    wide = gradient.astype(jnp.float32)
+    inner = wide * scale.reshape((1,) * (wide.ndim - 1) + (-1,))
+    mean = inner.mean(-1, keepdims=True)
+    along = (inner * normed).mean(-1, keepdims=True)
+    rows = tuple(range(wide.ndim - 1))
+    dx = inverse * (inner - mean - normed * along)
+    return dx.astype(gradient.dtype), (wide * normed).sum(rows), wide.sum(rows)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 def lookup(table: Float[Array, "v d"], ids: Int[Array, "*n"], dtype: jnp.dtype) -> Float[Array, "*n d"]:
@@ -53,8 +80,34 @@ def keys(key: Array | None, count: int) -> list[Array | None]:
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
-def _gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    return jax.nn.gelu(x, approximate=False)  # JAX's default is the tanh form, 5e-4 away
+@jax.custom_vjp
+def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """`x Phi(x)` with the exact normal distribution function, float32 inside.
+
+    JAX's default is the tanh form, 5e-4 away. The derivative `Phi(x) + x phi(x)` is written out because autodiff's own
+    makes a whole training step on a CPU some 8 % slower.
+    Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
+
+
+def _gelu_forward(x: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    return gelu(x), x
+
+
+def _gelu_backward(x: Float[Array, "*n"], gradient: Float[Array, "*n"]) -> tuple[Float[Array, "*n"]]:
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5
+    slope = _normal_cdf(wide) + wide * density
+    return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
+
+
+def _normal_cdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    return 0.5 * (1.0 + jax.lax.erf(x * 0.5**0.5))
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 def _gelu_tanh(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -62,7 +115,7 @@ def _gelu_tanh(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": _gelu,
+    "gelu": gelu,
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "gelu_fast": _gelu_tanh,

@@ -1,10 +1,12 @@
 """`jdistill evaluate`: runs and models side by side."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jdistill import evaluate as rooms
+from jdistill.checkpoint import load_result
 from jdistill.config import UserError
 from jdistill.evaluate import EvaluatorConfig, Fidelity, format_json, format_table, primary_metrics
 from jdistill.model import Model, load
@@ -64,6 +66,26 @@ def evaluate_model(evaluators: Mapping[str, Any], model: Model) -> dict[str, flo
         return model.encode(texts, prompt_name=side if side in prompts else None)
 
     return rooms.evaluate(evaluators, encode)
+
+
+def recorded(run: str | Path) -> dict[str, dict[str, float]]:
+    """What a run's own evaluations measured: `before` the first step and `after` training, where it evaluated."""
+    found = {}
+    metrics = Path(run, "metrics.jsonl")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    before = {
+        key.removeprefix("evaluate/"): value
+        for line in lines
+        if line["step"] == 0
+        for key, value in line.items()
+        if key.startswith("evaluate/") and value is not None
+    }
+    if before:
+        found["before"] = before
+    result = load_result(run)
+    if result is not None and result["evaluation"]:
+        found["after"] = result["evaluation"]
+    return found
 
 
 def _recipe(models: Sequence[str], config: str | None) -> Recipe:

@@ -1,7 +1,6 @@
 """`jdistill export`: run folder to verified sentence-transformers folder."""
 
 import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from jdistill.export.verify import PROBES, Verification, verify
 from jdistill.model import Model, load
 from jdistill.recipe import Recipe
 from jdistill.store import Store
+from jdistill.verbs.evaluate import recorded
 from jdistill.verbs.show import run_recipe
 
 Results = Mapping[str, Mapping[str, float]]
@@ -49,7 +49,7 @@ def export(run: str, out: str, overrides: Sequence[str] = (), *, results: Result
         texts = [*PROBES, *_heldout_texts(recipe)]
         expected = reference_vectors(model, texts, projection=options.projection, teacher=options.teacher)
         verification = verify(folder, texts, expected, tolerance=options.tolerance)
-    shown = results if results is not None else _measured(run, recipe.name)
+    shown = results if results is not None else _named(recorded(run), recipe.name)
     write_card(folder, _card(recipe, run, model, options, verification, shown))
     if verification is not None and not verification.passed:
         raise RuntimeError(str(verification))
@@ -64,24 +64,9 @@ def _heldout_texts(recipe: Recipe) -> list[str]:
     return store.texts.take(store.rows(role).documents[:HELDOUT_TEXTS, 0])
 
 
-def _measured(run: str, name: str) -> dict[str, dict[str, float]]:
-    """What the run's own evaluations say: before the first step, and of its result."""
-    results = {}
-    metrics = Path(run, "metrics.jsonl")
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
-    before = {
-        key.removeprefix("evaluate/"): value
-        for line in lines
-        if line["step"] == 0
-        for key, value in line.items()
-        if key.startswith("evaluate/") and value is not None
-    }
-    if before:
-        results[f"{name} before training"] = before
-    result = checkpoint.load_result(run)
-    if result is not None and result["evaluation"]:
-        results[name] = result["evaluation"]
-    return results
+def _named(evaluations: Results, name: str) -> Results:
+    names = {"before": f"{name} before training", "after": name}
+    return {names[when]: metrics for when, metrics in evaluations.items()}
 
 
 def _card(

@@ -28,6 +28,20 @@ def test_value_is_that_of_the_formula():
     np.testing.assert_allclose(attention(q, k, v, jnp.asarray(mask)), _oracle(q, k, v, mask), atol=1e-6)
 
 
+def test_gradient_is_that_of_autodiff():
+    def plain(q, k, v):
+        scores = jnp.einsum("nlhd,nmhd->nhlm", q, k) / np.sqrt(3)
+        weights = jnp.where(mask[:, None, None, :], jnp.exp(scores), 0.0)
+        return jnp.einsum("nhlm,nmhd->nlhd", weights / weights.sum(-1, keepdims=True), v)
+
+    q, k, v = _inputs()
+    mask = jnp.array([[True] * 4, [False, True, True, False]])
+    cotangent = jnp.asarray(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
+    ours = jax.vjp(lambda *x: attention(*x, mask), q, k, v)[1](cotangent)
+    for one, other in zip(ours, jax.vjp(plain, q, k, v)[1](cotangent), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_masked_keys_have_no_influence_and_no_gradient():
     q, k, v = _inputs()
     mask = jnp.array([[True, True, False, False]] * 2)

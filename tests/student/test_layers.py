@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill.student.layers import ACTIVATIONS, dense, dropout, keys, layer_norm, lookup
+from jdistill.student.layers import ACTIVATIONS, dense, dropout, gelu, keys, layer_norm, lookup
 
 
 def test_dense_takes_any_rank_with_the_gradient_of_the_formula():
@@ -25,8 +25,31 @@ def test_layer_norm_is_that_of_the_formula():
     x = np.random.default_rng(0).normal(3, 2, size=(2, 3, 8))
     scale, bias = np.arange(8.0), np.ones(8)
     expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * scale + bias
-    ours = layer_norm(*(jnp.asarray(a, jnp.float32) for a in (x, scale, bias)), epsilon=1e-5)
+    ours = layer_norm(*(jnp.asarray(a, jnp.float32) for a in (x, scale, bias)), 1e-5)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8), (5, 8), (8,)])
+def test_gradient_of_layer_norm_is_that_of_autodiff(shape):
+    def plain(x, scale, bias):
+        centred = x - x.mean(-1, keepdims=True)
+        row = (1,) * (x.ndim - 1) + (-1,)
+        normed = centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+        return normed * scale.reshape(row) + bias.reshape(row)
+
+    rng = np.random.default_rng(0)
+    args = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, 8, 8)]
+    cotangent = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    ours = jax.vjp(lambda *a: layer_norm(*a, 1e-5), *args)[1](cotangent)
+    for one, other in zip(ours, jax.vjp(plain, *args)[1](cotangent), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_layer_norm_in_half_precision_keeps_dtypes():
+    x, scale, bias = jnp.ones((2, 4), jnp.bfloat16), jnp.ones(4, jnp.float32), jnp.ones(4, jnp.float32)
+    value, vjp = jax.vjp(lambda *a: layer_norm(*a, 1e-5), x, scale, bias)
+    assert value.dtype == jnp.bfloat16
+    assert [g.dtype for g in vjp(value)] == [jnp.bfloat16, jnp.float32, jnp.float32]
 
 
 @pytest.mark.parity
@@ -36,8 +59,21 @@ def test_activations_are_those_of_transformers(name):
     from transformers.activations import ACT2FN
 
     x = np.linspace(-6, 6, 241, dtype=np.float32)
-    theirs = ACT2FN[name](torch.tensor(x)).numpy()
-    np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x)), theirs, atol=2e-6)
+    theirs_in = torch.tensor(x, requires_grad=True)
+    theirs = ACT2FN[name](theirs_in)
+    theirs.sum().backward()
+    ours, vjp = jax.vjp(ACTIVATIONS[name], jnp.asarray(x))
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=2e-6)
+    away = x != 0  # relu's gradient there is a convention
+    np.testing.assert_allclose(vjp(jnp.ones_like(ours))[0][away], theirs_in.grad.numpy()[away], atol=1e-5)
+
+
+def test_gelu_in_half_precision_is_the_exact_one_rounded():
+    x = jnp.linspace(-4, 4, 101, dtype=jnp.bfloat16)
+    exact = np.asarray(gelu(x.astype(jnp.float32)))
+    assert gelu(x).dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(gelu(x), np.float32), exact, rtol=2**-8, atol=1e-6)
+    assert jax.grad(lambda v: gelu(v).sum())(x).dtype == jnp.bfloat16
 
 
 def test_an_id_outside_the_table_gives_nan():

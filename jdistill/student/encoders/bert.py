@@ -147,7 +147,7 @@ class Norm(nnx.Module):
 
     def __call__(self, x: Float[Array, "n l d"]) -> Float[Array, "n l d"]:
         """The same shape."""
-        return layer_norm(x, self.scale[...], self.bias[...], epsilon=self.epsilon)
+        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
 
 
 class Embeddings(nnx.Module):
@@ -164,7 +164,9 @@ class Embeddings(nnx.Module):
         """`Tokens [n, l] -> [n, l, d]`."""
         length = tokens.ids.shape[-1]
         # Positions count from the start of the row, padding included: so does BERT.
-        shared = (self.types[...][:1] + self.positions[...][:length]).astype(self.dtype)
+        # Padding may reach beyond the last position; what stands there is never looked at.
+        places = jnp.minimum(jnp.arange(length), self.positions.shape[0] - 1)
+        shared = (self.types[...][:1] + self.positions[...][places]).astype(self.dtype)
         return self.norm(lookup(self.words[...], tokens.ids, self.dtype) + shared[None])
 
 
