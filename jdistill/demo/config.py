@@ -67,7 +67,7 @@ def demo_recipe(options: DemoConfig, teacher: str) -> dict[str, Any]:
             "docstrings": {"path": text["train"], "columns": columns},
             "heldout": {"path": text["heldout"], "columns": columns, "role": "heldout"},
         },
-        "teachers": {"teacher": {"model": teacher, "max_length": MAX_LENGTH, "shard_rows": 2048}},
+        "teachers": {"teacher": {"model": teacher, "max_length": MAX_LENGTH, "batch_size": 32, "shard_rows": 2048}},
         "evaluate": {
             "search": {
                 "kind": "retrieval",
