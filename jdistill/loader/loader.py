@@ -163,6 +163,18 @@ class Loader:
             document_ids=document_ids,
         )
 
+    def examples(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """The first batch of each shape among steps `start` to `stop - 1`: what must be compiled, in order of need."""
+        seen: set[Shape] = set()
+        for step in range(start, stop):
+            if len(seen) == len(self.shapes):
+                return
+            plan, i = self._planned(step)
+            shape = Shape(*(int(length) for length in plan.shapes[i]))
+            if shape not in seen:
+                seen.add(shape)
+                yield self.batch(step, host)
+
     def stream(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """The batches of steps `start` to `stop - 1`, in order, `config.prefetch` of them prepared ahead."""
         if start >= stop:

@@ -77,6 +77,15 @@ class Console:
             self._bar.close()
 
 
+def evaluation_lines(evaluation: Mapping[str, float]) -> list[str]:
+    """A line for each evaluator: its name, then its metrics. Names are `evaluator/metric`."""
+    groups: dict[str, list[str]] = {}
+    for name, value in evaluation.items():
+        evaluator, _, metric = name.rpartition("/")
+        groups.setdefault(evaluator or "evaluation", []).append(f"{metric} {value:.4f}")
+    return [f"{evaluator}:  {'  '.join(metrics)}" for evaluator, metrics in groups.items()]
+
+
 def _short(number: float) -> str:
     if number != number:
         return "-"

@@ -7,6 +7,7 @@ batch and the dropout of a step follow from its number.
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from jdistill.parallel import check_rows
 from jdistill.student import Student
 from jdistill.train.config import TrainConfig, in_steps
 from jdistill.train.console import Console
+from jdistill.train.programs import Programs
 from jdistill.train.run import Evaluate, Loader, Run, TrainResult
 from jdistill.train.state import TrainState
 
@@ -87,13 +89,16 @@ def _train(run: Run, params: PyTree[Array]) -> TrainResult:
             console.say(f"run at {run.folder}: is finished, {step} of {run.total} steps. Nothing to do.")
             return TrainResult(load_student_params(run.folder), step, result["best_step"], result["evaluation"])
         console.say(run.headline(state, step))
-        state = _loop(run, state, step, resumed=resumed, console=console)
+        with closing(run.programs(state, step)) as train_step:
+            state = _loop(run, train_step, state, step, resumed=resumed, console=console)
         return run.finish(state, console)
     finally:
         console.close()
 
 
-def _loop(run: Run, state: TrainState, step: int, *, resumed: bool, console: Console) -> TrainState:
+def _loop(
+    run: Run, train_step: Programs, state: TrainState, step: int, *, resumed: bool, console: Console
+) -> TrainState:
     """From `step` to the end."""
     config, checked = run.config, step
     evaluate_every = in_steps(config.evaluate_every, run.total) if config.evaluate_every else run.total
@@ -101,7 +106,7 @@ def _loop(run: Run, state: TrainState, step: int, *, resumed: bool, console: Con
     if config.evaluate_at_start and not resumed and run.evaluate(state, step, console):
         run.save(state, step, console)
     for batch in run.batches(step):  # 1. the batch, prepared in the background
-        state, metrics = run.train_step(state, batch)  # 2. the step, which the devices do while the host goes on
+        state, metrics = train_step(state, batch)  # 2. the step, which the devices do while the host goes on
         step += 1
         console.advance()
         in_flight.append(metrics.loss)

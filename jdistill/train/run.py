@@ -18,8 +18,9 @@ from jdistill.losses import LossConfig
 from jdistill.parallel import replicated, row_sharding
 from jdistill.student import Student, save_architecture
 from jdistill.train.config import TrainConfig
-from jdistill.train.console import Console
+from jdistill.train.console import Console, evaluation_lines
 from jdistill.train.optimizer import AdamW
+from jdistill.train.programs import Programs
 from jdistill.train.resume import Best, Note, check_same_run, read_note
 from jdistill.train.sinks import Sink, make_sinks
 from jdistill.train.state import TrainState, from_parts, make_state, to_parts
@@ -63,6 +64,10 @@ class Loader(Protocol):
 
     def stream(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """The rows of this host in the batches of steps `start` to `stop - 1`."""
+        ...
+
+    def examples(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """The first batch of each shape among these steps."""
         ...
 
 
@@ -141,6 +146,11 @@ class Run:
             + (f" | goes on from step {step}" if step else "")
         )
 
+    def programs(self, state: TrainState, start: int) -> Programs:
+        """The compiled steps, being made in the background."""
+        host = (jax.process_index(), jax.process_count())
+        return Programs(self.train_step, self.mesh, state, self.loader.examples(start, self.total, host))
+
     def batches(self, start: int) -> Iterator[Batch]:
         """Batches on the devices, rows split over them."""
         rows = row_sharding(self.mesh)
@@ -171,8 +181,8 @@ class Run:
         console.pause(time.perf_counter() - began)
         for sink in self.sinks:
             sink.scalars(step, {f"evaluate/{name}": value for name, value in self.evaluation.items()})
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in self.evaluation.items())
-        console.say(f"step {step:>{len(str(self.total))}}/{self.total}  evaluation  {shown}")
+        for line in evaluation_lines(self.evaluation):
+            console.say(f"step {step:>{len(str(self.total))}}/{self.total}  {line}")
         return self._note_best(step, self.evaluation)
 
     def _note_best(self, step: int, evaluation: dict[str, float]) -> bool:

@@ -239,3 +239,16 @@ def test_config_round_trips() -> None:
     config = LoaderConfig(no_duplicates=True)
     assert LoaderConfig.model_validate(json.loads(config.model_dump_json())) == config
     assert all(field.description for field in LoaderConfig.model_fields.values())
+
+
+def test_examples_are_the_first_batch_of_each_shape() -> None:
+    loader = make_loader(shapes={"query": 2, "document": 2})
+    for start in (0, 2):
+        first: dict[Any, int] = {}
+        for step in range(start, loader.steps_per_epoch):
+            batch = loader.batch(step)
+            first.setdefault(tuple(x.shape for x in jax.tree.leaves(batch)), step)
+        examples = list(loader.examples(start, loader.steps_per_epoch))
+        assert len(examples) == len(first) > 1
+        for example, step in zip(examples, sorted(first.values()), strict=True):
+            same(example, loader.batch(step))

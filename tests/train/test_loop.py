@@ -221,7 +221,7 @@ def test_first_line_names_what_decides_the_run(
     lines = capsys.readouterr().err.splitlines()
     for part in ("tiny:", "parameters", "cpu x 2", "100 rows", "16 per step", "2 steps", "padding", "align"):
         assert part in lines[0]
-    assert lines[1].startswith("step 0/2  evaluation  length")
+    assert lines[1].startswith("step 0/2  evaluation:  length")
     assert lines[2].startswith("step 2/2  loss")
     assert all(part in lines[2] for part in ("align", "|g|", "lr", "rows/s", "padding", "eta"))
 
@@ -230,8 +230,12 @@ def test_one_program_per_shape(tmp_path: Path, student: Any, caplog: pytest.LogC
     """Thirty steps of mixed lengths compile exactly as many training steps as there are shapes."""
     loader = tiny_loader(batch=8, shapes={"query": 2, "document": 2}, longest=16)
     terms = {"align": EmbedCosine(teacher="big")}
-    with jax.log_compiles(), caplog.at_level("WARNING", logger="jax._src.interpreters.pxla"):
-        run(tmp_path, student, loader=loader, terms=terms, global_batch_size=8, steps=30, evaluate=None, devices=1)
+    jax.config.update("jax_log_compiles", True)  # in every thread, unlike jax.log_compiles()
+    try:
+        with caplog.at_level("WARNING", logger="jax._src.interpreters.pxla"):
+            run(tmp_path, student, loader=loader, terms=terms, global_batch_size=8, steps=30, evaluate=None, devices=1)
+    finally:
+        jax.config.update("jax_log_compiles", False)
     compiled = [r for r in caplog.records if "Compiling jit(train_step)" in r.getMessage()]
     assert len(loader.shapes) == 4
     assert len(compiled) == len(loader.shapes)
