@@ -1,5 +1,5 @@
 """`python -m jdistill` is the `jdistill` command."""
 
-from jdistill.cli import main
+from jdistill.cli import run
 
-raise SystemExit(main())
+run()

@@ -5,8 +5,10 @@ before a verb needs it, so that `--help` and mistakes answer at once.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 EXAMPLES = """\
 the river, in order:
@@ -17,6 +19,24 @@ the river, in order:
   jdistill export   runs/x my-model                 run folder -> verified sentence-transformers folder
   jdistill show     configs/x.yaml                  the resolved configuration
 """
+
+
+def run() -> NoReturn:
+    """The `jdistill` command."""
+    with_huge_pages()
+    sys.exit(main())
+
+
+def with_huge_pages() -> None:
+    """Start this process again with memory in huge pages, where the C library can do that and was not told otherwise.
+
+    A training step on a CPU touches hundreds of megabytes of fresh memory, and 4 KiB pages make that 8 % slower
+    (docs/performance.md). The C library reads the setting only when a process starts.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

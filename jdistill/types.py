@@ -15,6 +15,9 @@ class Tokens(NamedTuple):
     ids: Int[Array, "... l"]
     mask: Bool[Array, "... l"]
     """True where a token is real, False where it is padding."""
+    packed: Int[Array, "r p"] | None = None
+    """How the encoder packs several texts into a row: which of all padded places (texts times `l`, counted through)
+    each place of its `r` rows holds, -1 where it is empty. None: one text per row."""
 
 
 class Columns(NamedTuple):

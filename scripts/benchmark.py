@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from jdistill.cli import with_huge_pages
+
 
 def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,7 +95,7 @@ def recipe_of(a: argparse.Namespace, folder: Path) -> dict:
             "dtype": "bfloat16" if a.bf16 else "float32",
         },
         "losses": losses[a.loss],
-        "loader": {"last_batch": "drop", "shapes": {"query": 2, "document": 6}},
+        "loader": {"last_batch": "drop", "packing": a.max_length},
         "train": {
             "epochs": a.epochs,
             "global_batch_size": a.batch,
@@ -104,6 +106,7 @@ def recipe_of(a: argparse.Namespace, folder: Path) -> dict:
 
 def main() -> None:
     a = arguments()
+    with_huge_pages()
     if a.threads:  # before XLA starts its threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: a.threads])
     import jax

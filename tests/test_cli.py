@@ -46,3 +46,16 @@ def test_traceback_on_demand(tmp_path, capsys):
     with pytest.raises(ValueError, match="no such file"):
         cli.main(["train", "--traceback", str(tmp_path / "none.yaml")])
     assert cli.main(["train", str(tmp_path / "none.yaml")]) == 2
+
+
+def test_the_command_starts_again_in_huge_pages_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(cli.sys, "platform", "linux")
+    monkeypatch.setattr(cli.os, "execv", lambda program, arguments: calls.append((program, arguments)))
+    monkeypatch.setenv("GLIBC_TUNABLES", "")  # so that it is set back afterwards
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    cli.with_huge_pages()
+    assert calls == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])]
+    cli.with_huge_pages()  # the process that was started has the variable
+    assert len(calls) == 1
+    assert cli.os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"

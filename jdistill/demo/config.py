@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 from pydantic import Field
 
 from jdistill.config import Config, UserError
@@ -85,7 +86,7 @@ def _layers(teacher: str) -> dict[str, Any]:
     return {
         "student": {"init": teacher, "keep_layers": [0, 2, 5], "max_length": MAX_LENGTH},
         "losses": {"align": {"kind": "embed_cosine"}, "contrast": {"kind": "info_nce", "weight": 0.05}},
-        "loader": {"shapes": {"query": 2, "document": 3}},
+        "loader": {"packing": 2 * MAX_LENGTH} if jax.device_count() == 1 else {},
         "train": {
             "epochs": 1,
             "global_batch_size": 32,

@@ -24,6 +24,9 @@ class LoaderConfig(Config):
     shapes: PerSide = PerSide(query=2, document=3)
     """At most this many padded lengths per side. XLA compiles one program per pair of lengths that occurs; which
     lengths waste the fewest padding tokens is computed from the store."""
+    packing: int | None = Field(default=None, ge=8)
+    """Pack the texts of a batch into rows of this many tokens; attention stays within a text. Then one program is
+    compiled, hardly a token is padding, and `shapes` has no effect. For one device, and not with `no_duplicates`."""
     last_batch: Literal["keep", "drop"] = "keep"
     """What becomes of rows that do not fill a batch at the end of an epoch: `keep` completes it with rows that the
     epoch has already seen, so that every row is seen; `drop` leaves them out."""

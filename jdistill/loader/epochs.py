@@ -8,13 +8,16 @@ order.
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int
 
-from jdistill.loader.buckets import Buckets, Shape
-from jdistill.loader.plan import Plan, plan_epoch
-from jdistill.loader.waiting import Texts
+from jdistill.loader.buckets import Shape
+from jdistill.loader.plan import Plan
+
+Planner = Callable[[Int[np.ndarray, " n"]], Plan]
+"""A random order of all rows -> the epoch's batches."""
 
 _ATTEMPTS = 3
 """Orders that are tried per epoch before the batches of epoch 0 come again."""
@@ -27,10 +30,9 @@ _KEPT = 2
 class Epochs:
     """The plan of each epoch, computed once; safe to call from several threads."""
 
-    def __init__(self, buckets: Buckets, texts: Texts, *, batch_rows: int, keep_last: bool, seed: int):
-        self._buckets = buckets
-        self._texts = texts
-        self._batch_rows = batch_rows
+    def __init__(self, planner: Planner, rows: int, *, keep_last: bool, seed: int):
+        self._planner = planner
+        self._rows = rows
         self._keep_last = keep_last
         self._seed = seed
         self._lock = threading.Lock()
@@ -59,8 +61,7 @@ class Epochs:
         return self._shuffled(self.first, epoch)
 
     def _attempt(self, epoch: int, attempt: int) -> Plan:
-        order = permutation(len(self._buckets.of_row), self._seed, epoch, attempt)
-        return plan_epoch(self._buckets, self._texts, order, batch_rows=self._batch_rows, keep_last=self._keep_last)
+        return self._planner(permutation(self._rows, self._seed, epoch, attempt))
 
     def _fitted(self, plan: Plan) -> Plan | None:
         """The plan with exactly the steps and shapes of epoch 0, or None where that cannot be."""

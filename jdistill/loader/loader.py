@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol, cast
 
 import grain
 import numpy as np
@@ -12,9 +13,10 @@ from jaxtyping import Bool, Float, Int
 from jdistill.config import UserError
 from jdistill.loader.buckets import Buckets, Shape, make_buckets
 from jdistill.loader.config import LoaderConfig
-from jdistill.loader.epochs import Epochs
-from jdistill.loader.lengths import static_lengths
-from jdistill.loader.plan import Plan
+from jdistill.loader.epochs import Epochs, Planner
+from jdistill.loader.lengths import round_up, static_lengths
+from jdistill.loader.packing import places, plan_packed
+from jdistill.loader.plan import Plan, plan_epoch
 from jdistill.loader.waiting import shared_texts
 from jdistill.types import Batch, Columns, Tokens
 
@@ -100,13 +102,12 @@ class Loader:
         query_lengths = _query_lengths(rows, queries)
         document_lengths = documents.lengths[rows.documents]
         self._tokens = query_lengths + document_lengths.sum(axis=1, dtype=np.int64)
-        self._epochs = Epochs(
-            _buckets(config, rows, query_lengths, document_lengths),
-            shared_texts(_all_texts(rows)) if config.no_duplicates else {},
-            batch_rows=global_batch_size,
-            keep_last=config.last_batch == "keep",
-            seed=seed,
+        self._longest = Shape(
+            int(round_up(query_lengths.max(keepdims=True), config.pad_to_multiple.query)[0]),
+            int(round_up(document_lengths.max(keepdims=True), config.pad_to_multiple.document).max()),
         )
+        planner = _planner(config, rows, query_lengths, document_lengths, global_batch_size)
+        self._epochs = Epochs(planner, len(rows.documents), keep_last=config.last_batch == "keep", seed=seed)
         self.fingerprint = _fingerprint(config, rows, query_lengths, document_lengths, global_batch_size, seed)
         """Equal for two loaders exactly if they yield the same batches (teacher vectors aside)."""
 
@@ -122,8 +123,14 @@ class Loader:
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """Every pair of padded lengths that occurs, ascending: one compiled program each."""
+        """Every pair of padded lengths that occurs, or of numbers of packed rows, ascending: one program each."""
         return self._epochs.shapes
+
+    @property
+    def layout(self) -> str:
+        """How texts lie in a batch, for people."""
+        shapes = " ".join(f"{q}x{d}" if q else f"{d}" for q, d in self.shapes)
+        return f"lengths {shapes}" if self.config.packing is None else f"{shapes} rows of {self.config.packing} tokens"
 
     @property
     def padding(self) -> float:
@@ -144,19 +151,19 @@ class Loader:
         """
         plan, i = self._planned(step)
         rows = plan.rows[i][_share(self.global_batch_size, host)]
-        query_length, document_length = (int(length) for length in plan.shapes[i])
+        shape = Shape(*(int(number) for number in plan.shapes[i]))
         # Any: NumPy arrays here; the shared types name what they are once they lie on the devices.
         document_ids: Any = np.asarray(self._rows.documents[rows])
-        documents: Any = self._documents.pad(document_ids, document_length)
+        documents = self._tokens_of(self._documents, document_ids, shape.document, self._longest.document)
         query_ids: Any = None
         queries: Any = None
         if self._rows.queries is not None and self._queries is not None:
             query_ids = np.asarray(self._rows.queries[rows])
-            queries = self._queries.pad(query_ids, query_length)
+            queries = self._tokens_of(self._queries, query_ids, shape.query, self._longest.query)
         scores: Any = None if self._rows.scores is None else np.asarray(self._rows.scores[rows])
         return Batch(
-            queries=None if queries is None else Tokens(*queries),
-            documents=Tokens(*documents),
+            queries=queries,
+            documents=documents,
             targets={name: _targets(teacher, query_ids, document_ids) for name, teacher in self._teachers.items()},
             scores=scores,
             query_ids=query_ids,
@@ -187,14 +194,25 @@ class Loader:
         finally:
             batches.close()  # pyright: ignore[reportAttributeAccessIssue]  # ends its threads
 
+    def _tokens_of(self, table: TokenTable, ids: Int[np.ndarray, "..."], size: int, longest: int) -> Any:
+        """Padded to `size`; with packing padded to `longest`, and packed into `size` rows."""
+        capacity = self.config.packing
+        if capacity is None:
+            return Tokens(*cast(Any, table.pad(ids, size)))
+        packed = places(table.lengths[ids].ravel(), padded=longest, rows=size, capacity=capacity)
+        return Tokens(*cast(Any, (*table.pad(ids, longest), packed)))
+
     def _planned(self, step: int) -> tuple[Plan, int]:
         epoch, i = divmod(step, self.steps_per_epoch)
         return self._epochs.plan(epoch), i
 
     def _padding(self, plan: Plan) -> float:
         real = int(self._tokens[plan.rows].sum())
-        columns = self._rows.documents.shape[1]
-        padded = int((plan.shapes[:, 0] + plan.shapes[:, 1] * columns).sum()) * plan.rows.shape[1]
+        if self.config.packing is None:
+            columns = self._rows.documents.shape[1]
+            padded = int((plan.shapes[:, 0] + plan.shapes[:, 1] * columns).sum()) * plan.rows.shape[1]
+        else:
+            padded = int(plan.shapes.sum()) * self.config.packing
         return 1.0 - real / padded
 
 
@@ -244,6 +262,26 @@ def _query_lengths(rows: Rows, queries: TokenTable | None) -> Int[np.ndarray, " 
 
 def _all_texts(rows: Rows) -> Int[np.ndarray, "n t"]:
     return rows.documents if rows.queries is None else np.column_stack([rows.queries, rows.documents])
+
+
+def _planner(
+    config: LoaderConfig,
+    rows: Rows,
+    queries: Int[np.ndarray, " n"],
+    documents: Int[np.ndarray, "n c"],
+    batch_rows: int,
+) -> Planner:
+    """How an epoch is planned: rows of like length together, or packed."""
+    keep = config.last_batch == "keep"
+    if config.packing is not None:
+        if config.no_duplicates:
+            raise UserError(
+                "loader.packing: does not go together with loader.no_duplicates yet. Leave out one of both; without "
+                "packing, texts are padded to one of loader.shapes lengths."
+            )
+        return partial(plan_packed, queries, documents, batch_rows=batch_rows, capacity=config.packing, keep_last=keep)
+    texts = shared_texts(_all_texts(rows)) if config.no_duplicates else {}
+    return partial(plan_epoch, _buckets(config, rows, queries, documents), texts, batch_rows=batch_rows, keep_last=keep)
 
 
 def _buckets(

@@ -54,6 +54,11 @@ class Loader(Protocol):
         ...
 
     @property
+    def layout(self) -> str:
+        """How texts lie in a batch, for people."""
+        ...
+
+    @property
     def padding(self) -> float:
         """Share of padding among all tokens."""
         ...
@@ -138,11 +143,10 @@ class Run:
         loader, size = self.loader, sum(x.size for x in jax.tree.leaves(state.params["student"]))
         devices = self.mesh.devices.flat
         epochs = self.total / loader.steps_per_epoch
-        shapes = " ".join(f"{q}x{d}" if q else f"{d}" for q, d in loader.shapes)
         return (
             f"{self.recipe.get('name', self.folder.name)}: {size / 1e6:.2f}M parameters | {devices[0].device_kind} x "
             f"{len(devices)} | {loader.row_count:,} rows, {loader.global_batch_size:,} per step | {self.total:,} steps "
-            f"= {epochs:.2f} epochs | lengths {shapes}, {loader.padding:.0%} padding | {' + '.join(self.terms)}"
+            f"= {epochs:.2f} epochs | {loader.layout}, {loader.padding:.0%} padding | {' + '.join(self.terms)}"
             + (f" | goes on from step {step}" if step else "")
         )
 

@@ -66,7 +66,9 @@ def encode_batch(
     """The student's vectors of a batch in each space: its own, `"student"`, and `"teacher:<name>"`."""
     query_key, document_key = jax.random.split(key)
     n, c, length = batch.documents.ids.shape
-    flat = Tokens(batch.documents.ids.reshape(n * c, length), batch.documents.mask.reshape(n * c, length))
+    flat = Tokens(
+        batch.documents.ids.reshape(n * c, length), batch.documents.mask.reshape(n * c, length), batch.documents.packed
+    )
     documents = student.encode(params, flat, dropout_key=document_key)
     queries = None if batch.queries is None else student.encode(params, batch.queries, dropout_key=query_key)
     spaces = {"student": Columns(queries, documents.reshape(n, c, -1))}

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 
 from jdistill import teacher
+from jdistill.config import UserError
 from jdistill.loader import Loader
 from jdistill.parallel import make_mesh
 from jdistill.recipe import Recipe
@@ -24,6 +25,8 @@ def train(recipe: Recipe) -> TrainResult:
     store = open_store(recipe)
     student, params = make_run_student(recipe, store)
     loader = make_loader(recipe, store, student)
+    mesh = make_mesh()
+    _check_packing(recipe, mesh.size)
     evaluators = make_evaluators(recipe, store)
     return train_student(
         recipe.train,
@@ -34,9 +37,18 @@ def train(recipe: Recipe) -> TrainResult:
         evaluate=(lambda params: evaluate_params(evaluators, student, params)) if evaluators else None,
         folder=recipe.run,
         recipe=recipe.model_dump(mode="json"),
-        mesh=make_mesh(),
+        mesh=mesh,
         seed=recipe.seed,
     )
+
+
+def _check_packing(recipe: Recipe, devices: int) -> None:
+    """Packed rows mix the texts of a batch, so they cannot lie on several devices yet."""
+    if recipe.loader.packing is not None and devices > 1:
+        raise UserError(
+            f"loader.packing={recipe.loader.packing}: packs for one device, but there are {devices}. Set it to null: "
+            "then texts are padded to one of loader.shapes lengths."
+        )
 
 
 def open_store(recipe: Recipe) -> Store:

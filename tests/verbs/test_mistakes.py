@@ -144,3 +144,8 @@ def test_export_does_not_overwrite_a_foreign_folder(embedded, capsys, tmp_path):
 @pytest.mark.parametrize("shard", ["1", "2/2", "a/b", "-1/2"])
 def test_shard_that_is_none(embedded, capsys, shard):
     assert "expected I/N" in refused(capsys, "embed", embedded.write(), f"--shard={shard}")
+
+
+def test_packing_on_several_devices(embedded, capsys, tmp_path):
+    recipe = embedded.write("packed.yaml", run=str(tmp_path / "run"))
+    assert "packs for one device, but there are 8" in refused(capsys, "train", recipe, "loader.packing=64")

@@ -15,6 +15,7 @@ from jdistill.config import UserError
 from jdistill.student.attention import attention
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import ACTIVATIONS, dense, dropout, keys, layer_norm, lookup
+from jdistill.student.packing import Rows, pack, unpack
 from jdistill.student.weights import Weight
 from jdistill.types import Tokens
 
@@ -160,14 +161,13 @@ class Embeddings(nnx.Module):
         self.types = nnx.Param(_normal(config, rngs, config.type_vocab_size, config.hidden_size))
         self.norm = Norm(config)
 
-    def __call__(self, tokens: Tokens) -> Float[Array, "n l d"]:
-        """`Tokens [n, l] -> [n, l, d]`."""
-        length = tokens.ids.shape[-1]
-        # Positions count from the start of the row, padding included: so does BERT.
+    def __call__(self, rows: Rows) -> Float[Array, "n l d"]:
+        """`ids [n, l] -> [n, l, d]`."""
+        # Positions count from the start of the text, left padding included: so does BERT.
         # Padding may reach beyond the last position; what stands there is never looked at.
-        places = jnp.minimum(jnp.arange(length), self.positions.shape[0] - 1)
-        shared = (self.types[...][:1] + self.positions[...][places]).astype(self.dtype)
-        return self.norm(lookup(self.words[...], tokens.ids, self.dtype) + shared[None])
+        places = jnp.minimum(rows.positions, self.positions.shape[0] - 1)
+        shared = (self.types[...][:1][None] + self.positions[...][places]).astype(self.dtype)
+        return self.norm(lookup(self.words[...], rows.ids, self.dtype) + shared)
 
 
 class Layer(nnx.Module):
@@ -184,7 +184,7 @@ class Layer(nnx.Module):
         self.attention_norm, self.output_norm = Norm(config), Norm(config)
 
     def __call__(
-        self, x: Float[Array, "n l d"], mask: Bool[Array, "n l"], *, dropout_key: Array | None
+        self, x: Float[Array, "n l d"], mask: Bool[Array, "n *l"], *, dropout_key: Array | None
     ) -> Float[Array, "n l d"]:
         """The same shape; padding is not attended."""
         weights_key, attended_key, output_key = keys(dropout_key, 3)
@@ -208,11 +208,12 @@ class Bert(nnx.Module):
 
     def __call__(self, tokens: Tokens, *, dropout_key: Array | None = None) -> Float[Array, "n l d"]:
         """Hidden states of the last layer."""
+        rows = pack(tokens)
         first, *rest = keys(dropout_key, 1 + len(self.layers))
-        hidden = dropout(self.embeddings(tokens), self.dropout, first)
+        hidden = dropout(self.embeddings(rows), self.dropout, first)
         for i, key in enumerate(rest):
-            hidden = self.layers[str(i)](hidden, tokens.mask, dropout_key=key)
-        return hidden
+            hidden = self.layers[str(i)](hidden, rows.mask, dropout_key=key)
+        return unpack(hidden, tokens)
 
 
 def _normal(config: BertConfig, rngs: nnx.Rngs, *shape: int) -> Float[Array, "..."]:
