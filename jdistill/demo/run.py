@@ -12,13 +12,14 @@ import numpy as np
 
 from jdistill import verbs
 from jdistill.config import apply_overrides, dump_yaml, parse
-from jdistill.demo.config import DemoConfig, demo_recipe, packaged_teacher
+from jdistill.demo.config import MAX_LENGTH, DemoConfig, demo_recipe, packaged_teacher
 from jdistill.demo.text import write_text
 from jdistill.evaluate import SideName, evaluate, format_table, rows_per_second
 from jdistill.export.verify import Verification
 from jdistill.model import Model, load
 from jdistill.recipe import Recipe
 from jdistill.store import Store
+from jdistill.student import Student
 from jdistill.verbs.evaluate import make_evaluators, recorded
 
 Figures = dict[str, float]
@@ -82,7 +83,7 @@ def measure(recipe: Recipe, *, teacher: Model, student: Model) -> dict[str, Figu
     evaluations = {"teacher": evaluate(make_evaluators(recipe, store), stored)}
     evaluations |= {f"student {when}": metrics for when, metrics in recorded(recipe.run).items()}
     sample = store.texts.take(store.rows("heldout").documents[:SPEED_TEXTS, 0])
-    speed = {"teacher": rows_per_second(_encoder(teacher), sample, passes=2)}
+    speed = {"teacher": rows_per_second(_encoder(_cut(teacher)), sample, passes=2)}
     speed["student before"] = speed["student after"] = rows_per_second(_encoder(student), sample, passes=4)
     size = {"teacher": _size(teacher), "student before": _size(student), "student after": _size(student)}
     return {
@@ -150,6 +151,12 @@ def closing(summary: Mapping[str, Any], folder: Path) -> str:
 
 def _encoder(model: Model) -> Any:
     return lambda texts, *, side: model.encode(texts)
+
+
+def _cut(model: Model) -> Model:
+    """The model with texts cut where the students cut them, so that speeds compare."""
+    config = model.student.config.model_copy(update={"max_length": MAX_LENGTH})
+    return Model(Student(config, model.student.tokenizer), model.params)
 
 
 def _size(model: Model) -> int:
