@@ -32,7 +32,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, *, keep: int):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells its inner life there
+        _quiet_orbax()
         self._keep = _Keep(keep)
         self._manager = ocp.CheckpointManager(
             _folder(folder),
@@ -172,7 +172,12 @@ def _folder(run: str | Path) -> Path:
     return Path(run).absolute() / "checkpoints"
 
 
+def _quiet_orbax() -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells its inner life there
+
+
 def _load_item(path: Path) -> PyTree[Array]:
+    _quiet_orbax()
     with ocp.PyTreeCheckpointer() as checkpointer:
         forms = checkpointer.metadata(path).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), forms)
