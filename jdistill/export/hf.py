@@ -29,6 +29,7 @@ from jdistill.export.config import Projection
 from jdistill.student import Student, to_hf_tensors
 from jdistill.student.encoders import StaticConfig
 from jdistill.student.head import Normalize
+from jdistill.student.hf_folder import POOLING_KEYS
 from jdistill.student.pooling import Mode
 
 MARKER = "jdistill.json"
@@ -152,17 +153,6 @@ def _encoder(student: Student, params: Mapping[str, Any]) -> list[Module]:
         _write_json(path / "config.json", _pooling(student.config.encoder.width, student.config.pooling))
 
     return [Module("Transformer", write_transformer, in_root=True), Module("Pooling", write_pooling)]
-
-
-POOLING_KEYS: dict[str, Mode] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-"""Keys of the layout, in the order in which several are concatenated."""
 
 
 def _pooling(width: int, modes: Sequence[Mode]) -> dict[str, Any]:

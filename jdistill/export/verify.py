@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jdistill.export.hf import POOLING_KEYS
+from jdistill.student.hf_folder import POOLING_KEYS
 
 PROBES = (
     "A short sentence.",

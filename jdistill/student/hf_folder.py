@@ -175,7 +175,7 @@ def _module_name(folder: Path, module: Mapping[str, Any]) -> str:
     return name
 
 
-_POOLING_KEYS: dict[str, Mode] = {
+POOLING_KEYS: dict[str, Mode] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -192,7 +192,7 @@ def _pooling(folder: Path) -> list[Mode]:
     if config.get("include_prompt", True) is False:
         raise UserError(f"{path}: include_prompt is false; pooling without the prompt's tokens is not supported.")
     if "pooling_mode" not in config:
-        return [mode for key, mode in _POOLING_KEYS.items() if config.get(key)] or ["mean"]
+        return [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or ["mean"]
     listed = config["pooling_mode"]
     names = [name.removesuffix("_tokens") for name in ([listed] if isinstance(listed, str) else listed)]
     modes: list[Mode] = [mode for name in names for mode in MODES if mode == name]
