@@ -15,13 +15,15 @@ class ColumnMap(Config):
     query: str | None = None
     """Column of queries, questions or anchors."""
     document: str | None = None
-    """Column of the document that answers the query (its positive)."""
+    """Column of the document that answers the query (its positive). A list of several gives a row for each of them."""
     negatives: list[str] | str = Field(default_factory=list)
     """Columns of hard negatives; each holds one text or a list of texts per row."""
-    score: str | None = None
-    """Column of a number per row, such as a label or a cross-encoder's score."""
+    score: list[str] | str | None = None
+    """Columns of scores; each holds one number or a list of numbers per row. Together they give either one score per
+    row, such as a label, or one per document (its own, then each hard negative's), or one margin per hard negative."""
     keep_negatives: PositiveInt | None = None
-    """Keep the first so many negatives of each row; null: all, and every row must have the same number."""
+    """Keep the first so many negatives of each row, and their scores; null: all, and every row must have the same
+    number."""
 
     @model_validator(mode="after")
     def _texts_or_pairs(self) -> Self:
@@ -44,9 +46,14 @@ class ColumnMap(Config):
         return [self.negatives] if isinstance(self.negatives, str) else self.negatives
 
     @property
+    def score_columns(self) -> list[str]:
+        """`score` as a list."""
+        return [self.score] if isinstance(self.score, str) else self.score or []
+
+    @property
     def used(self) -> list[str]:
         """Every column that is read, each once."""
-        named = [self.text, self.query, self.document, *self.negative_columns, self.score]
+        named = [self.text, self.query, self.document, *self.negative_columns, *self.score_columns]
         return list(dict.fromkeys(column for column in named if column is not None))
 
 

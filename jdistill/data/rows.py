@@ -12,6 +12,7 @@ from jdistill.data.files import Batch, file_batches, find_files
 from jdistill.data.hub import hub_batches
 
 _log = logging.getLogger(__name__)
+_LARGEST_SCORE = 3.4e38  # stores keep float32
 
 
 class Row(NamedTuple):
@@ -21,7 +22,16 @@ class Row(NamedTuple):
     """None where the row is a plain text."""
     document: str
     negatives: tuple[str, ...]
-    score: float | None
+    score: float | tuple[float, ...] | None
+    """One number, or several: one for the document and each negative, or a margin for each negative. Among several,
+    -inf excludes a candidate."""
+
+
+class _Counts(NamedTuple):
+    """What must be the same in every row; None before the first."""
+
+    negatives: int | None
+    scores: int | None
 
 
 class _WrongValueError(Exception):
@@ -39,18 +49,18 @@ def read_rows(name: str, source: SourceConfig) -> Iterator[Row]:
       source: where the rows are.
 
     Raises:
-      UserError: if a file or a column is missing; if a text is empty or no text, a score is no finite number, or
-        rows differ in their number of negatives (naming file, row, column and value); or if there is no row at all.
+      UserError: if a file or a column is missing; if a text is empty or no text, a score is no number, or rows differ
+        in their number of negatives or scores (naming file, row, column and value); or if there is no row at all.
     """
     kept = dropped = 0
-    negatives: int | None = source.columns.keep_negatives
+    counts = _Counts(source.columns.keep_negatives, None)
     for batch in _batches(name, source):
         for i in range(batch.size):
             if kept == source.limit:
                 _tell_dropped(name, kept, dropped)
                 return
             try:
-                row = _row(source.columns, batch, i, negatives)
+                rows = _rows(source.columns, batch, i, counts)
             except _WrongValueError as wrong:
                 if wrong.empty and source.empty == "drop":
                     dropped += 1
@@ -59,9 +69,10 @@ def read_rows(name: str, source: SourceConfig) -> Iterator[Row]:
                     f"{batch.where}, row {batch.first + i}, column '{wrong.column}': {wrong}. "
                     + (f"Repair the row, or set data.{name}.empty: drop." if wrong.empty else "")
                 ) from None
-            negatives = len(row.negatives)
-            kept += 1
-            yield row
+            rows = rows[: None if source.limit is None else source.limit - kept]
+            counts = _Counts(len(rows[0].negatives), _count(rows[0].score))
+            kept += len(rows)
+            yield from rows
     if kept == 0:
         why = f"all {dropped} rows lack a text or a score" if dropped else "there are no rows"
         raise UserError(f"data.{name}: {source.path or source.dataset}: empty: {why}. Name another file or column.")
@@ -100,17 +111,25 @@ def _tell_dropped(name: str, kept: int, dropped: int) -> None:
         _log.warning("data.%s: %d rows kept, %d dropped for a missing text or score", name, kept, dropped)
 
 
-def _row(columns: ColumnMap, batch: Batch, i: int, expected_negatives: int | None) -> Row:
+def _rows(columns: ColumnMap, batch: Batch, i: int, expected: _Counts) -> list[Row]:
+    """The rows of one line: one for each of its documents, of which there is nearly always one."""
     if columns.text is not None:
-        return Row(None, _text(columns.text, batch.columns[columns.text][i]), (), None)
+        return [Row(None, _text(columns.text, batch.columns[columns.text][i]), (), None)]
     assert columns.query is not None
     assert columns.document is not None
     query = _text(columns.query, batch.columns[columns.query][i])
-    document = _text(columns.document, batch.columns[columns.document][i])
-    score = None if columns.score is None else _score(columns.score, batch.columns[columns.score][i])
-    if not columns.negatives:
-        return Row(query, document, (), score)
-    return Row(query, document, _negatives(columns, batch, i, expected_negatives), score)
+    value = batch.columns[columns.document][i]
+    documents = [_text(columns.document, text) for text in (value if isinstance(value, list) else [value])]
+    if not documents:
+        raise _WrongValueError(columns.document, "holds no value, expected a text", empty=True)
+    negatives, found = _negatives(columns, batch, i, expected.negatives) if columns.negatives else ((), 0)
+    rows = []
+    for j, document in enumerate(documents):
+        scores = _scores(columns, batch, i, (j, len(documents)), found)
+        if scores is not None:
+            scores = _checked(columns.score_columns[-1], scores, found, len(negatives), expected.scores)
+        rows.append(Row(query, document, negatives, scores))
+    return rows
 
 
 def _text(column: str, value: Any) -> str:
@@ -127,19 +146,8 @@ def _text(column: str, value: Any) -> str:
     )
 
 
-def _score(column: str, value: Any) -> float:
-    if value is None or value == "":
-        raise _WrongValueError(column, "holds no value, expected a number", empty=True)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise _WrongValueError(column, f"is {value!r}, expected a finite number. Repair the row, or map another column")
-    return number
-
-
-def _negatives(columns: ColumnMap, batch: Batch, i: int, expected: int | None) -> tuple[str, ...]:
+def _negatives(columns: ColumnMap, batch: Batch, i: int, expected: int | None) -> tuple[tuple[str, ...], int]:
+    """The negatives that are kept, and how many there are in the data."""
     found: list[tuple[str, Any]] = []
     for column in columns.negative_columns:
         value = batch.columns[column][i]
@@ -156,4 +164,60 @@ def _negatives(columns: ColumnMap, batch: Batch, i: int, expected: int | None) -
             f"holds {len(texts)} negatives, but the rows before hold {expected}. "
             f"Set columns.keep_negatives: {expected} to keep the first {expected} of each row",
         )
-    return tuple(texts)
+    return tuple(texts), len(found)
+
+
+def _scores(
+    columns: ColumnMap, batch: Batch, i: int, document: tuple[int, int], negatives: int
+) -> tuple[float, ...] | None:
+    """Every score of one row, in the order of the columns; of several documents the first column holds one each."""
+    if not columns.score_columns:
+        return None
+    index, documents = document
+    scores: list[float] = []
+    for place, column in enumerate(columns.score_columns):
+        value = batch.columns[column][i]
+        values = value if isinstance(value, list) else [value]
+        if not values:
+            raise _WrongValueError(column, "holds no scores, expected a number", empty=True)
+        if documents > 1 and place == 0:
+            if len(values) != documents:
+                raise _WrongValueError(
+                    column, f"holds {len(values)} scores, expected one for each of the row's {documents} documents"
+                )
+            values = values[index : index + 1]
+        scores += [_number(column, number) for number in values]
+    return tuple(scores)
+
+
+def _number(column: str, value: Any) -> float:
+    if value is None or value == "":
+        raise _WrongValueError(column, "holds no value, expected a number", empty=True)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number) or number == math.inf or (math.isfinite(number) and abs(number) > _LARGEST_SCORE):
+        raise _WrongValueError(column, f"is {value!r}, expected a finite number. Repair the row, or map another column")
+    return number
+
+
+def _checked(
+    column: str, scores: tuple[float, ...], found: int, kept: int, expected: int | None
+) -> float | tuple[float, ...]:
+    """The scores of a row with `found` negatives, of which `kept` are kept: one number, or several."""
+    if len(scores) not in (1, found, 1 + found):
+        more = f", {1 + found} (its document's and each negative's) or {found} (a margin for each)" if found else ""
+        raise _WrongValueError(column, f"the row has {len(scores)} scores for {found} negatives, expected 1{more}")
+    scores = scores[: len(scores) - (found - kept)] if len(scores) > 1 else scores
+    if expected is not None and len(scores) != expected:
+        raise _WrongValueError(column, f"the row has {len(scores)} scores, but the rows before have {expected}")
+    if all(score == -math.inf for score in scores):
+        raise _WrongValueError(
+            column, "is -inf, expected a finite number; among several scores -inf excludes a candidate, but not all"
+        )
+    return scores[0] if len(scores) == 1 else scores
+
+
+def _count(score: float | tuple[float, ...] | None) -> int | None:
+    return None if score is None else len(score) if isinstance(score, tuple) else 1

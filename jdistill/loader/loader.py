@@ -35,8 +35,8 @@ class Rows(Protocol):
         ...
 
     @property
-    def scores(self) -> Float[np.ndarray, " n"] | None:
-        """The label of each row, None where there is none."""
+    def scores(self) -> Float[np.ndarray, "n s"] | None:
+        """The scores of each row, None where there are none."""
         ...
 
 

@@ -7,6 +7,7 @@ asks for their dtype.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,7 +40,7 @@ class VectorColumns(Config):
     negatives: list[str] = Field(default_factory=list)
     """Columns of hard negatives, one text each."""
     score: str | None = None
-    """Column of numbers."""
+    """Column of numbers, or of lists of numbers: one of the document and each hard negative, or of each negative."""
     suffix: str = "_embedding"
     """What a vector column has behind the name of its text column."""
 
@@ -53,8 +54,8 @@ def to_dataset(store: Store, role: str, teacher: str) -> "Dataset":
     """The rows of one role with their texts and one teacher's vectors, in their order.
 
     Columns: `query`, `document`, `negative_1` ..., `score` as far as rows have them, each text column with its
-    `*_embedding` of fixed length. The teacher's description is the data set's description, as JSON. The table is made
-    in memory; `save_to_disk` or `push_to_hub` share it.
+    `*_embedding` of fixed length. A score is a number, or a list where rows have several. The teacher's description is
+    the data set's description, as JSON. The table is made in memory; `save_to_disk` or `push_to_hub` share it.
 
     Raises:
       UserError: if the store has no such role or teacher.
@@ -75,7 +76,8 @@ def to_dataset(store: Store, role: str, teacher: str) -> "Dataset":
             values = values.astype(np.float16) if vectors.dtype == "float16" else values
             embeddings[column + columns.suffix] = pa.FixedSizeListArray.from_arrays(values.reshape(-1), vectors.width)
         if rows.scores is not None:
-            piece["score"] = pa.array(rows.scores[part], pa.float32())
+            scores, per_row = np.asarray(rows.scores[part]).reshape(-1), rows.scores.shape[1]
+            piece["score"] = pa.array(scores) if per_row == 1 else pa.FixedSizeListArray.from_arrays(scores, per_row)
         pieces.append(pa.table({**piece, **embeddings}))
     info = datasets.DatasetInfo(description=json.dumps(vectors.manifest["description"], ensure_ascii=False))
     return datasets.Dataset(InMemoryTable(pa.concat_tables(pieces)), info=info)
@@ -104,8 +106,8 @@ def from_dataset(
       role: what the rows are for.
 
     Raises:
-      UserError: if a column is missing or holds something else, if the dtype cannot hold the vectors exactly, or if
-        a text that occurs twice has two vectors.
+      UserError: if a column is missing or holds something else, if rows have differently many scores, if the dtype
+        cannot hold the vectors exactly, or if a text that occurs twice has two vectors.
     """
     columns = columns or _named(dataset)
     needed = [*columns.texts, *(column + columns.suffix for column in columns.texts), columns.score]
@@ -136,7 +138,7 @@ class _Row(NamedTuple):
     query: str | None
     document: str
     negatives: tuple[str, ...]
-    score: float | None
+    score: float | tuple[float, ...] | None
 
 
 class _Reader:
@@ -156,10 +158,22 @@ class _Reader:
                         raise UserError(
                             f"data set, row {first + i + 1}, column '{column}': is {value!r}, expected a text."
                         )
-            scores = table.column(self.columns.score).to_pylist() if self.columns.score else [None] * len(table)
+            scores = self._scores(table, first) if self.columns.score else [None] * len(table)
             for row, score in zip(zip(*texts, strict=True), scores, strict=True):
                 query, document, *negatives = row if has_query else (None, *row)
                 yield _Row(query, document, tuple(negatives), score)
+
+    def _scores(self, table: pa.Table, first: int) -> list[float | tuple[float, ...]]:
+        scores: list[float | tuple[float, ...]] = []
+        for i, value in enumerate(table.column(self.columns.score).to_pylist()):
+            numbers = value if isinstance(value, list) else [value]
+            if not numbers or not all(isinstance(x, int | float) and not math.isnan(x) for x in numbers):
+                raise UserError(
+                    f"data set, row {first + i + 1}, column '{self.columns.score}': is {value!r}, expected a number or "
+                    "a list of numbers."
+                )
+            scores.append(tuple(numbers) if len(numbers) > 1 else numbers[0])
+        return scores
 
     def hash_of_texts(self) -> str:
         digest = hashlib.sha256()

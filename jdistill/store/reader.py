@@ -22,8 +22,8 @@ class Rows(NamedTuple):
     """int32; None where rows are plain texts."""
     documents: Int[np.ndarray, "n c"]
     """int32; of each row its document, then its hard negatives."""
-    scores: Float[np.ndarray, " n"] | None
-    """float32; None where rows have no score."""
+    scores: Float[np.ndarray, "n s"] | None
+    """float32; of each row one score, or one of each document, or one of each hard negative; None without scores."""
 
 
 class Texts:

@@ -5,7 +5,8 @@
     texts/offsets.npy          int64 [N + 1]: text i is values[offsets[i]:offsets[i + 1]]
     rows/ROLE/documents.npy    int32 [n, c]: of each row its document, then its hard negatives
     rows/ROLE/queries.npy      int32 [n]; absent where rows are plain texts
-    rows/ROLE/scores.npy       float32 [n]; absent where rows have no score
+    rows/ROLE/scores.npy       float32 [n, s]: one score, or one of each document (s = c), or a margin of each hard
+                               negative (s = c - 1), -inf for an excluded candidate; absent where rows have no score
     teachers/NAME/             see vectors.py
     tokens/KEY/                see tokens.py
 
@@ -62,8 +63,8 @@ class Row(Protocol):
         ...
 
     @property
-    def score(self) -> float | None:
-        """None where the row has no label."""
+    def score(self) -> float | tuple[float, ...] | None:
+        """One number, or one for each document or each hard negative; None where the row has none."""
         ...
 
 
@@ -75,12 +76,12 @@ def write_texts(
     Args:
       path: folder of the store.
       sources: name, role and rows of each source. Rows of one role must all have the same parts (query, number of
-        negatives, score). Nothing is read where the store is there already.
+        negatives, number of scores). Nothing is read where the store is there already.
       fingerprint: what decides the rows, as JSON; a store with another fingerprint is refused.
 
     Raises:
-      UserError: if the folder holds a store of other data, if rows of a role differ in their parts, or if a text is
-        not valid Unicode.
+      UserError: if the folder holds a store of other data, if rows of a role differ in their parts, if a row has
+        another number of scores than 1, its documents or its hard negatives, or if a text is not valid Unicode.
     """
     path = Path(path)
     fingerprint = as_stored(fingerprint)
@@ -190,15 +191,22 @@ class _RowTable:
     def __init__(self, role: str) -> None:
         self.role = role
         self.sources: list[dict[str, Any]] = []
-        self.parts: tuple[bool, int, bool] | None = None
+        self.parts: tuple[bool, int, int] | None = None
+        """Whether there is a query, and the numbers of negatives and scores."""
         self.queries, self.documents, self.scores = array("i"), array("i"), array("f")
 
     def __len__(self) -> int:
         return 0 if self.parts is None else len(self.documents) // (1 + self.parts[1])
 
     def append(self, row: Row, source: str, texts: _TextTable) -> None:
-        parts = (row.query is not None, len(row.negatives), row.score is not None)
+        scores = () if row.score is None else row.score if isinstance(row.score, tuple) else (row.score,)
+        parts = (row.query is not None, len(row.negatives), len(scores))
         if self.parts is None:
+            if row.score is not None and len(scores) not in (1, len(row.negatives), 1 + len(row.negatives)):
+                raise UserError(
+                    f"data.{source}: its rows hold {_told(parts)}. Expected 1 score, or one for the document and each "
+                    "negative, or one for each negative."
+                )
             self.parts = parts
         elif parts != self.parts:
             raise UserError(
@@ -209,8 +217,7 @@ class _RowTable:
             self.queries.append(texts.number(row.query, source))
         self.documents.append(texts.number(row.document, source))
         self.documents.extend([texts.number(text, source) for text in row.negatives])
-        if row.score is not None:
-            self.scores.append(row.score)
+        self.scores.extend(scores)
 
     def save(self, folder: Path) -> dict[str, Any]:
         assert self.parts is not None
@@ -221,12 +228,12 @@ class _RowTable:
         if self.parts[0]:
             arrays["queries"] = np.asarray(self.queries, np.int32)
         if self.parts[2]:
-            arrays["scores"] = np.asarray(self.scores, np.float32)
+            arrays["scores"] = np.asarray(self.scores, np.float32).reshape(-1, self.parts[2])
         hashes = {name: save_array(folder / f"{name}.npy", value) for name, value in arrays.items()}
         return {"rows": len(documents), "documents": width, "sources": self.sources, "files": hashes}
 
 
-def _told(parts: tuple[bool, int, bool]) -> str:
-    query, negatives, score = parts
+def _told(parts: tuple[bool, int, int]) -> str:
+    query, negatives, scores = parts
     pair = "a query and a document" if query else "a plain text"
-    return f"{pair}, {negatives} negatives and {'a' if score else 'no'} score"
+    return f"{pair}, {negatives} negatives and {scores or 'no'} score{'s' if scores > 1 else ''}"

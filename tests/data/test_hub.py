@@ -38,6 +38,13 @@ def test_saved_data_set_gives_rows(tmp_path):
     assert list(read_rows("x", source)) == ROWS
 
 
+def test_lists_of_scores_are_read(tmp_path):
+    rows = {"q": ["a"], "d": ["c"], "n": [["e", "f"]], "s": [[1.0, 0.5, -float("inf")]]}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "saved")
+    (row,) = read_rows("x", SourceConfig(dataset=str(tmp_path / "saved"), columns=COLUMNS))
+    assert row.score == (1.0, 0.5, -float("inf"))
+
+
 def test_what_cannot_be_loaded_is_the_users_mistake(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     with pytest.raises(UserError, match=r"cannot load split 'validation'"):

@@ -53,6 +53,10 @@ def test_texts_keep_their_spaces(source):
         ({"s": None}, "row 2, column 's': holds no value, expected a number"),
         ({"s": "high"}, "row 2, column 's': is 'high', expected a finite number"),
         ({"s": math.nan}, "row 2, column 's': is nan, expected a finite number"),
+        ({"s": -math.inf}, "row 2, column 's': is -inf, expected a finite number"),
+        ({"s": 1e39}, "row 2, column 's': is 1e.39, expected a finite number"),
+        ({"s": [1, 0]}, "row 2, column 's': the row has 2 scores, but the rows before have 1"),
+        ({"s": [1, 0, 0, 0]}, "row 2, column 's': the row has 4 scores for 2 negatives, expected 1, 3 .* or 2 "),
     ],
 )
 def test_wrong_values_name_file_row_column_and_value(source, change, told):
@@ -60,6 +64,70 @@ def test_wrong_values_name_file_row_column_and_value(source, change, told):
     assert next(rows).document == "he"
     with pytest.raises(UserError, match=r"data.x: .*rows.jsonl, " + told):
         next(rows)
+
+
+SCORED = ColumnMap(query="q", document="d", negatives="n", score=["s", "ns"])
+
+
+@pytest.mark.parametrize(
+    ("values", "score"),
+    [
+        ({"s": 1, "ns": [0.5, -1]}, (1.0, 0.5, -1.0)),
+        ({"s": [1], "ns": [0.5, -math.inf]}, (1.0, 0.5, -math.inf)),
+        ({"s": [], "ns": [0.5, -1]}, None),
+        ({"s": 0.5, "ns": -1}, (0.5, -1.0)),
+    ],
+)
+def test_several_scores_come_from_one_or_several_columns(source, values, score):
+    read = read_rows("x", source([{**GOOD, **values}, {**GOOD, **values}], SCORED))
+    if score is None:
+        with pytest.raises(UserError, match=r"column 's': holds no scores, expected a number. .*empty: drop"):
+            next(read)
+    else:
+        assert [row.score for row in read] == [score, score]
+    joined = {**GOOD, "s": [0.5]}
+    assert next(read_rows("x", source([joined]))).score == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"ns": [0.5, math.nan]}, "row 2, column 'ns': is nan, expected a finite number"),
+        ({"ns": [0.5, math.inf]}, "row 2, column 'ns': is inf, expected a finite number"),
+        ({"ns": [0.5, None]}, "row 2, column 'ns': holds no value, expected a number. .*empty: drop"),
+        ({"ns": "[0.5, 1]"}, "row 2, column 'ns': is '.0.5, 1.', expected a finite number"),
+        ({"ns": 0.5}, "row 2, column 'ns': the row has 2 scores, but the rows before have 3"),
+        ({"ns": [1, 2, 3]}, "row 2, column 'ns': the row has 4 scores for 2 negatives, expected 1, 3 .* or 2 "),
+        ({"s": -math.inf, "ns": [-math.inf] * 2}, "row 2, column 'ns': is -inf, expected .*excludes a candidate"),
+    ],
+)
+def test_wrong_lists_of_scores_name_row_column_and_value(source, change, told):
+    good = {**GOOD, "ns": [0.5, 0.25]}
+    rows = read_rows("x", source([good, {**good, **change}], SCORED))
+    assert next(rows).score == (1.0, 0.5, 0.25)
+    with pytest.raises(UserError, match=r"data.x: .*rows.jsonl, " + told):
+        next(rows)
+
+
+@pytest.mark.parametrize(("scores", "kept"), [([9, 3, 2, 1], (9, 3, 2)), ([3, 2, 1], (3, 2)), ([9], 9)])
+def test_scores_of_negatives_that_are_not_kept_go_too(source, scores, kept):
+    columns = PAIRS.model_copy(update={"keep_negatives": 2})
+    row = next(read_rows("x", source([{**GOOD, "n": ["a", "b", "c"], "s": scores}], columns)))
+    assert row.negatives == ("a", "b")
+    assert row.score == kept
+
+
+def test_lists_of_positives_give_a_row_each(source):
+    """The layout of FlagEmbedding's training data."""
+    line = {"query": "q", "pos": ["a", "b"], "neg": ["c", "d"], "pos_scores": [5, 4], "neg_scores": [1, 0]}
+    columns = ColumnMap(query="query", document="pos", negatives="neg", score=["pos_scores", "neg_scores"])
+    expected = [Row("q", "a", ("c", "d"), (5.0, 1.0, 0.0)), Row("q", "b", ("c", "d"), (4.0, 1.0, 0.0))]
+    assert list(read_rows("x", source([line], columns))) == expected
+    assert list(read_rows("x", source([line, line], columns, limit=3))) == [*expected, expected[0]]
+    with pytest.raises(UserError, match=r"'pos_scores': holds 1 scores, expected one for each of the row's 2"):
+        list(read_rows("x", source([{**line, "pos_scores": [5]}], columns)))
+    with pytest.raises(UserError, match=r"column 'pos': holds no value, expected a text"):
+        list(read_rows("x", source([{**line, "pos": []}], columns)))
 
 
 def test_drop_leaves_out_what_is_empty_and_says_so(source, caplog):

@@ -48,14 +48,14 @@ def make_loader(
     batch: int = 16,
     columns: int = 1,
     queries: bool = True,
-    scores: bool = False,
+    scores: int = 0,
     longest: int = 40,
     seed: int = 0,
     rows: FakeRows | None = None,
     lengths: np.ndarray | None = None,
     **options: object,
 ) -> Loader:
-    """A loader of random rows; `options` are those of LoaderConfig."""
+    """A loader of random rows with so many `scores` each; `options` are those of LoaderConfig."""
     rng = np.random.default_rng(3)
     if lengths is None:
         lengths = rng.integers(2, longest + 1, texts)
@@ -64,7 +64,7 @@ def make_loader(
         rows = FakeRows(
             numbers[:, 0] if queries else None,
             numbers[:, 1:],
-            rng.random(n).astype(np.float32) if scores else None,
+            rng.random((n, scores)).astype(np.float32) if scores else None,
         )
     tokens = FakeTokens(lengths)
     return Loader(

@@ -84,13 +84,13 @@ GOLDEN = [5, 0, 10, 16]
 
 
 def test_batch_is_a_function_of_its_step() -> None:
-    loader, other = make_loader(scores=True, columns=2), make_loader(scores=True, columns=2)
+    loader, other = make_loader(scores=2, columns=2), make_loader(scores=2, columns=2)
     for step in (30, 2, 11, 2):
         same(loader.batch(step), other.batch(step))
 
 
 def test_batch_holds_what_the_store_holds() -> None:
-    loader = make_loader(n=60, columns=3, scores=True, batch=8)
+    loader = make_loader(n=60, columns=3, scores=3, batch=8)
     for step in range(loader.steps_per_epoch):
         batch = loader.batch(step)
         n, c, length = batch.documents.ids.shape
@@ -104,6 +104,7 @@ def test_batch_holds_what_the_store_holds() -> None:
         np.testing.assert_array_equal(batch.targets["big"].documents, teacher.take(batch.document_ids, "document"))
         np.testing.assert_array_equal(batch.targets["big"].queries, teacher.take(batch.query_ids, "query"))
         rows = rows_of(loader, 0)[step]
+        assert batch.scores.shape == (8, 3)
         np.testing.assert_array_equal(batch.scores, loader._rows.scores[rows])
         np.testing.assert_array_equal(batch.document_ids, loader._rows.documents[rows])
 
@@ -118,7 +119,7 @@ def test_plain_texts_have_no_queries() -> None:
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_share_the_same_global_batch(hosts: int) -> None:
-    loader = make_loader(scores=True)
+    loader = make_loader(scores=1)
     parts = [loader.batch(3, (index, hosts)) for index in range(hosts)]
     same(jax.tree.map(lambda *x: np.concatenate(x), *parts), loader.batch(3))
     with pytest.raises(ValueError, match="cannot be shared evenly"):

@@ -12,7 +12,7 @@ class Row(NamedTuple):
     query: str | None
     document: str
     negatives: tuple[str, ...] = ()
-    score: float | None = None
+    score: float | tuple[float, ...] | None = None
 
 
 def pairs(count: int) -> list[Row]:

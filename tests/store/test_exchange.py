@@ -55,6 +55,24 @@ def test_columns_are_texts_scores_and_fixed_length_vectors(make_store):
     np.testing.assert_array_equal(np.float32(dataset[3]["query_embedding"]), want)
 
 
+@pytest.mark.parametrize("scores", [(1.0, 0.5, -float("inf")), (0.25, -1.0)])
+def test_lists_of_scores_come_back(make_store, tmp_path, scores):
+    store = make_store([Row("q", "d", ("m", "n"), scores), Row("q", "e", ("m", "n"), scores[::-1])])
+    embed(store)
+    dataset = to_dataset(store, "train", "fake")
+    assert dataset[0]["score"] == list(scores)
+    dataset.save_to_disk(tmp_path / "shared")
+    again = from_dataset(datasets.load_from_disk(tmp_path / "shared"), None, tmp_path / "b", None, teacher="fake")
+    np.testing.assert_array_equal(again.rows("train").scores, store.rows("train").scores)
+
+
+@pytest.mark.parametrize("score", [[0.5, None], [0.5, float("nan")], ["a", "b"], [[1.0], []]])
+def test_scores_that_are_no_numbers_are_refused(tmp_path, score):
+    columns = OWN.model_copy(update={"score": "s"})
+    with pytest.raises(UserError, match=r"data set, row [12], column 's': is .*, expected a number"):
+        from_dataset(own(s=score), columns, tmp_path / "s", {}, teacher="x")
+
+
 def test_plain_texts(make_store, tmp_path):
     store = make_store([Row(None, "a"), Row(None, "b"), Row(None, "a")])
     embed(store)

@@ -14,10 +14,24 @@ def test_texts_are_numbered_by_first_occurrence_and_kept_once(make_store):
     train = store.rows("train")
     np.testing.assert_array_equal(train.queries, [0, 1])
     np.testing.assert_array_equal(train.documents, [[1, 2], [0, 3]])
-    np.testing.assert_array_equal(train.scores, [0.5, -1.0])
+    np.testing.assert_array_equal(train.scores, [[0.5], [-1.0]])
     assert [a.dtype for a in train] == [np.int32, np.int32, np.float32]
     assert store.texts.take(np.array([3, 0, 3])) == ["é\n ", "q", "é\n "]
     assert store.texts[1] == "d"
+
+
+def test_a_row_has_a_score_for_each_document_or_negative(make_store, tmp_path):
+    for name, scores in (("documents", (1.0, 0.5, -np.inf)), ("negatives", (0.5, -0.5))):
+        write_texts(tmp_path / name, [("a", "train", [Row("q", "d", ("m", "n"), scores)] * 2)], fingerprint={})
+        kept = Store.open(tmp_path / name).rows("train").scores
+        assert kept.dtype == np.float32
+        np.testing.assert_array_equal(kept, [scores] * 2)
+    wrong = [Row("q", "d", ("m", "n"), (1.0,) * 4)]
+    with pytest.raises(UserError, match=r"data.a: its rows hold .*2 negatives and 4 scores. Expected 1 score, or one"):
+        write_texts(tmp_path / "wrong", [("a", "train", wrong)], fingerprint={})
+    mixed = [Row("q", "d", ("n",), 1.0), Row("q", "d", ("n",), (1.0, 0.5))]
+    with pytest.raises(UserError, match=r"1 negatives and 2 scores, but .* hold .*1 negatives and 1 score\. Map"):
+        write_texts(tmp_path / "mixed", [("a", "train", mixed)], fingerprint={})
 
 
 def test_plain_texts_have_neither_queries_nor_scores(make_store):
