@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from jdistill.config import Config
 
@@ -32,6 +32,9 @@ class TeacherConfig(Config):
     """Type of the model's weights and computation."""
     normalize: bool | None = None
     """Scale vectors to length 1; null: as the model."""
+    layer: NonNegativeInt | None = None
+    """Take the vectors as if the model ended after so many layers, 0 being its embeddings; null: after the last. For
+    students whose earlier layers learn from earlier layers of the teacher."""
     truncate_dim: PositiveInt | None = None
     """Keep the first so many numbers of each vector, for models trained to allow it; null: all."""
     device: str = "auto"

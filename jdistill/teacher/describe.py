@@ -17,7 +17,7 @@ def describe(config: TeacherConfig) -> dict[str, Any]:
     What the model decides is left out; so is the weight hash where the model lies on another machine. Imports no torch.
     """
     fixed: dict[str, Any] = {"model": config.model, "precision": config.precision, "dtype": config.dtype}
-    fixed["truncate_dim"] = config.truncate_dim
+    fixed |= {"truncate_dim": config.truncate_dim, "layer": config.layer}
     fixed["prompts"] = config.prompts.model_dump(exclude_none=True)
     for key in ("max_length", "normalize"):
         if getattr(config, key) is not None:

@@ -41,6 +41,8 @@ class Teacher:
             self._normalizes_itself = False
         self._normalize = self._normalizes_itself if config.normalize is None else config.normalize
         _set_max_length(self._model, config.max_length, self._where)
+        if config.layer is not None:
+            _end_after(self._model, config.layer, self._where)
         full = self._forward(["width"], "document", "").shape[1]
         if config.truncate_dim is not None and config.truncate_dim > full:
             raise UserError(
@@ -113,6 +115,7 @@ class Teacher:
             "revision": commit or config.revision,
             "weight_hash": (folder and weight_hash(folder)) or _hash_state(self._model),
             "prompts": dict(self._prompts),
+            "layer": config.layer,
             "pooling": _pooling(self._model),
             "normalize": self._normalize,
             "max_length": _max_length(self._model),
@@ -196,6 +199,25 @@ def _set_max_length(model: Any, max_length: int | None, where: str) -> None:
         raise UserError(
             f"{where}: max_length is {max_length}, but {type(model[0]).__name__} has no limit to set. Leave it out."
         ) from error
+
+
+def _end_after(model: Any, layer: int, where: str) -> None:
+    """Hand the modules behind each transformer its hidden states after `layer` layers in place of the last ones."""
+    transformers = [module for module in model.modules() if hasattr(module, "auto_model")]
+    if not transformers:
+        raise UserError(f"{where}: layer is {layer}, but the model is no transformer and has no layers. Leave it out.")
+
+    def earlier(module: Any, inputs: Any, features: dict[str, Any]) -> dict[str, Any]:
+        states = features.get("all_layer_embeddings")
+        if states is None:
+            raise UserError(f"{where}: layer is {layer}, but the model does not hand out its layers. Leave it out.")
+        if layer >= len(states):
+            raise UserError(f"{where}: layer is {layer}, but the model has {len(states) - 1} layers. Lower it.")
+        return {**features, "token_embeddings": states[layer]}
+
+    for module in transformers:
+        module.auto_model.config.output_hidden_states = True
+        module.register_forward_hook(earlier)
 
 
 def _max_length(model: Any) -> int | None:

@@ -10,7 +10,10 @@ from jdistill.teacher.describe import require_model, weight_hash
 
 
 def test_what_the_configuration_fixes_agrees_with_the_loaded_model(config):
-    for changes in ({}, {"max_length": 9, "normalize": False, "truncate_dim": 8, "prompts": {"query": "q"}}):
+    for changes in (
+        {},
+        {"max_length": 9, "normalize": False, "truncate_dim": 8, "layer": 1, "prompts": {"query": "q"}},
+    ):
         fixed = describe(config(**changes))
         full = Teacher(config(**changes)).description
         assert fixed["weight_hash"] == full["weight_hash"]

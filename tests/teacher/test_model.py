@@ -103,6 +103,46 @@ def test_half_precision_is_near_and_still_of_unit_length(config, precision, tole
     assert teacher.description["precision"] == precision
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_vectors_of_an_earlier_layer_are_its_pooled_hidden_states(config, folder, layer):
+    import torch
+    from transformers import AutoTokenizer, BertModel
+
+    inputs = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = BertModel.from_pretrained(folder)(**inputs, output_hidden_states=True).hidden_states[layer]
+    mask = inputs["attention_mask"][:, :, None]
+    pooled = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    teacher = Teacher(config(layer=layer, prompts={"query": "", "document": ""}))
+    np.testing.assert_allclose(teacher.encode(TEXTS), pooled.numpy(), atol=2e-6)
+    assert teacher.description["layer"] == layer
+
+
+def test_every_side_of_a_router_ends_after_the_layer(tmp_path, config, folder):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Router, Transformer
+
+    def modules():
+        return [Transformer(str(folder)), Pooling(32)]
+
+    routed = SentenceTransformer(modules=[Router.for_query_document(modules(), modules())], device="cpu")
+    routed.save(str(tmp_path / "m"), create_model_card=False)
+    plain = config(layer=1, normalize=True, prompts={"query": "", "document": ""})
+    expected = Teacher(plain).encode(TEXTS)
+    teacher = Teacher(plain.model_copy(update={"model": str(tmp_path / "m")}))
+    for side in ("query", "document"):
+        np.testing.assert_allclose(teacher.encode(TEXTS, side=side), expected, atol=2e-6)
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused(tmp_path, config):
+    with pytest.raises(UserError, match=r"teachers.x: layer is 3, but the model has 2 layers. Lower it."):
+        Teacher(config(layer=3), name="x")
+    static = str(tiny_static_folder(tmp_path / "m"))
+    with pytest.raises(UserError, match=r"teachers.x: layer is 1, but the model is no transformer"):
+        Teacher(config(model=static, layer=1), name="x")
+
+
 def test_a_static_model(tmp_path, config):
     teacher = Teacher(config(model=str(tiny_static_folder(tmp_path / "m"))))
     assert (teacher.width, teacher.description["max_length"], teacher.description["pooling"]) == (16, None, None)
@@ -118,6 +158,7 @@ def test_description_names_all_that_decides_the_vectors(config, folder):
         "model": str(folder),
         "revision": None,
         "prompts": PROMPTS,
+        "layer": None,
         "pooling": "mean",
         "normalize": True,
         "max_length": 64,
