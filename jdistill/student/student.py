@@ -1,7 +1,7 @@
 """A Student: everything about the model but its weights, which are a plain dict that travels separately."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,11 @@ class Student:
         """Whether vectors have unit length."""
         return bool(self.config.head) and isinstance(self.config.head[-1], Normalize)
 
+    @property
+    def layers(self) -> int:
+        """Depth of the encoder; 0 if it has no layers."""
+        return self.config.encoder.depth
+
     def encode(self, params: PyTree[Array], tokens: Tokens, *, dropout_key: Array | None = None) -> Float[Array, "n d"]:
         """One float32 vector per row of tokens, pooled, and of unit length where the student normalises.
 
@@ -66,9 +71,26 @@ class Student:
           tokens: `[n, l]` each.
           dropout_key: a key for this call while training; without one nothing is dropped.
         """
+        return self.encode_layers(params, tokens, (self.layers,), dropout_key=dropout_key)[self.layers]
+
+    def encode_layers(
+        self, params: PyTree[Array], tokens: Tokens, layers: Sequence[int], *, dropout_key: Array | None = None
+    ) -> dict[int, Float[Array, "n d"]]:
+        """What `encode` would return if the encoder ended after each of `layers`, counted as layers done.
+
+        Args:
+          params: as of `encode`.
+          tokens: `[n, l]` each.
+          layers: from 0, the embeddings, to `self.layers`.
+          dropout_key: as of `encode`.
+        """
         encoder = nnx.merge(self._graph, params["encoder"])
-        hidden = encoder(tokens, dropout_key=dropout_key)
-        return apply_head(self.config.head, params.get("head", {}), pool(hidden, tokens.mask, self.config.pooling))
+        hidden = encoder(tokens, layers=tuple(layers), dropout_key=dropout_key)
+        head, modes = params.get("head", {}), self.config.pooling
+        return {
+            layer: apply_head(self.config.head, head, pool(x, tokens.mask, modes))
+            for layer, x in zip(layers, hidden, strict=True)
+        }
 
     def project(self, params: PyTree[Array], embeddings: Float[Array, "n d"], teacher: str) -> Float[Array, "n t"]:
         """The student's vectors in a teacher's space; unchanged where the student has no projection to it."""

@@ -15,8 +15,10 @@ from jdistill.types import Tokens
 class Module(Protocol):
     """What `make_module` returns, an `nnx.Module`."""
 
-    def __call__(self, tokens: Tokens, *, dropout_key: Array | None = None) -> Float[Array, "n l d"]:
-        """One vector per token."""
+    def __call__(
+        self, tokens: Tokens, *, layers: Sequence[int], dropout_key: Array | None = None
+    ) -> list[Float[Array, "n l d"]]:
+        """One vector per token after each of `layers`, counted as layers done; 0 is the embeddings."""
         ...
 
 
@@ -35,6 +37,11 @@ class EncoderConfig(Config):
     @property
     def width(self) -> int:
         """Width of a token's vector."""
+        raise NotImplementedError
+
+    @property
+    def depth(self) -> int:
+        """Layers; 0 if a token's vector depends on no other token."""
         raise NotImplementedError
 
     @property

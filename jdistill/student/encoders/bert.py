@@ -68,6 +68,11 @@ class BertConfig(EncoderConfig):
         return self.hidden_size
 
     @property
+    def depth(self) -> int:
+        """`num_hidden_layers`."""
+        return self.num_hidden_layers
+
+    @property
     def max_positions(self) -> int | None:
         """`max_position_embeddings`."""
         return self.max_position_embeddings
@@ -196,7 +201,7 @@ class Layer(nnx.Module):
 
 
 class Bert(nnx.Module):
-    """`Tokens [n, l] -> hidden [n, l, d]`."""
+    """`Tokens [n, l] -> hidden [n, l, d]` of each layer that is asked for."""
 
     def __init__(self, config: BertConfig, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs) -> None:
         self.dropout = dropout
@@ -206,14 +211,16 @@ class Bert(nnx.Module):
             {str(i): Layer(config, dropout=dropout, rngs=rngs) for i in range(config.num_hidden_layers)}
         )
 
-    def __call__(self, tokens: Tokens, *, dropout_key: Array | None = None) -> Float[Array, "n l d"]:
-        """Hidden states of the last layer."""
+    def __call__(
+        self, tokens: Tokens, *, layers: Sequence[int], dropout_key: Array | None = None
+    ) -> list[Float[Array, "n l d"]]:
+        """Hidden states after each of `layers`, 0 being the embeddings."""
         rows = pack(tokens)
         first, *rest = keys(dropout_key, 1 + len(self.layers))
-        hidden = dropout(self.embeddings(rows), self.dropout, first)
-        for i, key in enumerate(rest):
-            hidden = self.layers[str(i)](hidden, rows.mask, dropout_key=key)
-        return unpack(hidden, tokens)
+        hidden = [dropout(self.embeddings(rows), self.dropout, first)]
+        for i, key in enumerate(rest[: max(layers)]):
+            hidden.append(self.layers[str(i)](hidden[-1], rows.mask, dropout_key=key))
+        return [unpack(hidden[layer], tokens) for layer in layers]
 
 
 def _normal(config: BertConfig, rngs: nnx.Rngs, *shape: int) -> Float[Array, "..."]:

@@ -4,7 +4,7 @@ Source: sentence-transformers' StaticEmbedding, whose semantics and file this fo
 limit, the mean over all tokens, zeros for a text without any.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -34,6 +34,11 @@ class StaticConfig(EncoderConfig):
     def width(self) -> int:
         """`hidden_size`."""
         return self.hidden_size
+
+    @property
+    def depth(self) -> int:
+        """0: there is only the table."""
+        return 0
 
     @property
     def max_positions(self) -> int | None:
@@ -68,6 +73,9 @@ class Static(nnx.Module):
         self.dtype, self.dropout = dtype, dropout
         self.words = nnx.Param(rngs.params.normal((config.vocab_size, config.hidden_size), jnp.float32))
 
-    def __call__(self, tokens: Tokens, *, dropout_key: Array | None = None) -> Float[Array, "n l d"]:
-        """A row of the table for each token."""
-        return dropout(lookup(self.words[...], tokens.ids, self.dtype), self.dropout, dropout_key)
+    def __call__(
+        self, tokens: Tokens, *, layers: Sequence[int], dropout_key: Array | None = None
+    ) -> list[Float[Array, "n l d"]]:
+        """A row of the table for each token; there is no layer but 0."""
+        hidden = dropout(lookup(self.words[...], tokens.ids, self.dtype), self.dropout, dropout_key)
+        return [hidden for _ in layers]

@@ -35,8 +35,8 @@ def _load(folder, tensors=None, **changes):
     return config, graph, params
 
 
-def _run(graph, params, mask, **kwargs):
-    return nnx.merge(graph, params)(Tokens(jnp.asarray(IDS), jnp.asarray(mask)), **kwargs)
+def _run(graph, params, mask, *, layer=3, **kwargs):
+    return nnx.merge(graph, params)(Tokens(jnp.asarray(IDS), jnp.asarray(mask)), layers=(layer,), **kwargs)[0]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,24 @@ def test_hidden_states_and_gradient_are_those_of_transformers(folder, loaded, ma
 
 
 @pytest.mark.parity
+def test_every_layers_hidden_states_are_those_of_transformers(folder, loaded):
+    torch = pytest.importorskip("torch")
+    from transformers import BertModel
+
+    theirs = BertModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        mask = torch.tensor(RIGHT.astype(np.int64))
+        expected = theirs(torch.tensor(IDS), attention_mask=mask, output_hidden_states=True).hidden_states
+    _, graph, params = loaded
+    tokens = Tokens(jnp.asarray(IDS), jnp.asarray(RIGHT))
+    ours = nnx.merge(graph, params)(tokens, layers=(0, 1, 2, 3))
+    for layer, hidden in enumerate(ours):
+        np.testing.assert_allclose(np.asarray(hidden)[RIGHT], expected[layer].numpy()[RIGHT], atol=1e-5)
+    chosen = nnx.merge(graph, params)(tokens, layers=(2, 0))
+    np.testing.assert_array_equal(chosen, [ours[2], ours[0]])
+
+
+@pytest.mark.parity
 @pytest.mark.parametrize("act", ["gelu_new", "relu", "silu"])
 def test_other_activations(folder, act):
     torch = pytest.importorskip("torch")
@@ -92,7 +110,7 @@ def test_other_activations(folder, act):
 def test_padding_changes_nothing(loaded):
     _, graph, params = loaded
     whole = _run(graph, params, RIGHT)
-    alone = nnx.merge(graph, params)(Tokens(jnp.asarray(IDS[1:2, :5]), jnp.ones((1, 5), bool)))
+    alone = nnx.merge(graph, params)(Tokens(jnp.asarray(IDS[1:2, :5]), jnp.ones((1, 5), bool)), layers=(3,))[0]
     np.testing.assert_allclose(whole[1:2, :5], alone, atol=1e-5)
 
 

@@ -17,7 +17,7 @@ def test_hidden_states_are_rows_of_the_table():
     module = config.make_module(dtype=jnp.dtype("float32"), dropout=0.0, rngs=nnx.Rngs(params=0))
     graph, state = nnx.split(module)
     params = nnx.to_pure_dict(state)
-    hidden = nnx.merge(graph, params)(Tokens(jnp.array([[4, 0]]), jnp.ones((1, 2), bool)))
+    (hidden,) = nnx.merge(graph, params)(Tokens(jnp.array([[4, 0]]), jnp.ones((1, 2), bool)), layers=(config.depth,))
     np.testing.assert_array_equal(hidden[0], np.asarray(params["words"])[[4, 0]])
     tensors = weights.to_hf(config.weights(), params)
     assert {key: value.shape for key, value in tensors.items()} == {"embedding.weight": (5, 3)}
