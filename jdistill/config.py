@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,6 +28,9 @@ C = TypeVar("C", bound=Config)
 
 BRANCHES = {"str", "int", "float", "bool", "none", "constrained-str", "constrained-int", "constrained-float"}
 """How pydantic names the branches of a union of plain types in the location of an error."""
+
+TAGS = ("kind", "by")
+"""Keys that tell the members of a union apart."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -124,11 +127,14 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> st
         elif item["type"] == "missing":
             lines.append(f"{where}: {path}: missing. {_expected(section, str(item['loc'][-1]))}".rstrip())
         elif item["type"] in ("union_tag_invalid", "union_tag_not_found"):
-            tags = sorted(str(m.model_fields["kind"].default) for m in sections if "kind" in m.model_fields)
-            tag = item.get("ctx", {}).get("tag")
+            context = item.get("ctx", {})
+            key = str(context.get("discriminator")).strip("'")
+            members = _walk(model, (*item["loc"], key))[1]
+            tags = sorted(_tag(m) for m in members if _tag(m))
+            tag = context.get("tag")
             near = difflib.get_close_matches(str(tag), tags, n=1) if tag is not None else []
             hint = f" Did you mean '{near[0]}'?" if near else f" Expected one of: {', '.join(tags)}."
-            problem = f"unknown kind {tag!r}." if tag is not None else "has no 'kind'."
+            problem = f"unknown {key} {tag!r}." if tag is not None else f"has no '{key}'."
             lines.append(f"{where}: {path}: {problem}{hint}")
         elif item["type"] == "value_error":
             lines.append(f"{where}: {path + ': ' if path else ''}{item.get('ctx', {}).get('error')}")
@@ -152,8 +158,12 @@ def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[str, list[ty
     section: Any = model
     shown: list[str] = []
     for i, key in enumerate(location):
+        if get_origin(section) is dict:  # the user's own names, one of which may well be that of a kind
+            shown.append(str(key))
+            section = get_args(section)[1]
+            continue
         candidates = _models(section)
-        tags = {m: m.model_fields["kind"].default for m in candidates if "kind" in m.model_fields}
+        tags = {m: _tag(m) for m in candidates}
         if key in tags.values() and key not in {f for m in candidates for f in m.model_fields}:
             section = next(m for m, tag in tags.items() if tag == key)  # pydantic names the union member; users do not
             continue
@@ -164,6 +174,11 @@ def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[str, list[ty
             field = next((m.model_fields[key] for m in candidates if key in m.model_fields), None)
             section = field.annotation if field is not None else section
     return ".".join(shown), _models(section)
+
+
+def _tag(model: type[BaseModel]) -> str:
+    """What a user writes to choose it among the members of a union; empty if nothing."""
+    return next((str(model.model_fields[key].default) for key in TAGS if key in model.model_fields), "")
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

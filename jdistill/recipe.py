@@ -49,11 +49,13 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _terms_name_known_teachers(self) -> "Recipe":
         for name, term in self.losses.items():
-            if term.teacher is not None and term.teacher not in self.teachers:
-                known = ", ".join(self.teachers)
-                raise ValueError(f"losses.{name}.teacher: no teacher is called '{term.teacher}'. Known: {known}.")
-            if term.needs_teacher and term.teacher is None and len(self.teachers) != 1:
-                known = f"there are several teachers ({', '.join(self.teachers)}); name one"
+            named = (term.teacher,) if isinstance(term.teacher, str) else term.teacher or ()
+            for teacher in named:
+                if teacher not in self.teachers:
+                    known = ", ".join(self.teachers) or "none"
+                    raise ValueError(f"losses.{name}.teacher: no teacher is called '{teacher}'. Known: {known}.")
+            if term.needs().teacher and not named and len(self.teachers) != 1:
+                known = f"there are several teachers ({', '.join(self.teachers)}); name one, or a list of them"
                 problem = known if self.teachers else f"'{term.kind}' learns from a teacher; add one under 'teachers'"
                 raise ValueError(f"losses.{name}.teacher: {problem}.")
         return self
@@ -68,6 +70,6 @@ class Recipe(Config):
         """The loss terms, each with the teacher it learns from filled in."""
         only = next(iter(self.teachers)) if len(self.teachers) == 1 else None
         return {
-            name: term.model_copy(update={"teacher": term.teacher or only}) if term.needs_teacher else term
+            name: term.model_copy(update={"teacher": term.teacher or only}) if term.needs().teacher else term
             for name, term in self.losses.items()
         }

@@ -38,8 +38,8 @@ class Batch(NamedTuple):
     """`[n, c, l]`."""
     targets: dict[str, Columns]
     """Teacher name -> the teacher's vectors of the same texts."""
-    scores: Float[Array, " n"] | None
-    """The label of each row, where the data has one."""
+    scores: Float[Array, "n s"] | None
+    """The scores of each row, where the data has them: one, or as many as it has documents or hard negatives."""
     query_ids: Int[Array, " n"] | None
     """Equal numbers are equal texts (numbers of the store, int32)."""
     document_ids: Int[Array, "n c"]
@@ -57,20 +57,56 @@ class Side(NamedTuple):
     """The whole batch: all positives, then all first negatives, ... (`m = n * c`, column-major)."""
 
 
+class TextIds(NamedTuple):
+    """Numbers of the texts that a loss sees: equal numbers are equal texts. Laid out as in Side."""
+
+    queries: Int[Array, " b"] | None
+    documents: Int[Array, " b"]
+    negatives: Int[Array, "b k"]
+    all_queries: Int[Array, " n"] | None
+    all_documents: Int[Array, " m"]
+
+
+class Projection(NamedTuple):
+    """A linear map from the student's space to a teacher's: `x kernel + bias`."""
+
+    kernel: Float[Array, "d t"]
+    bias: Float[Array, " t"]
+
+
+class Vectors(NamedTuple):
+    """The student's side of one batch, as training hands it to the objective."""
+
+    columns: Columns
+    hidden: dict[int, Columns]
+    """Layers done -> what the vectors would be if the student ended there; only the layers that some term reads."""
+    projections: dict[str, Projection]
+    """Teacher -> the map into its space; teachers without one are left out."""
+
+
 class View(NamedTuple):
     """Everything a loss may look at. Arrays only: no mesh, no model, no configuration."""
 
     student: Side
     teacher: Side | None
-    """The teacher this term learns from; None for a term without one."""
+    """The teacher this term learns from, or its teachers' vectors side by side; None for a term without one."""
+    projection: Projection | None
+    """From the student's width to the teacher's; None where there is none."""
+    hidden: dict[int, Side]
+    """Layers done -> the student's vectors if it ended there; only the layers that the term reads."""
     rows: Int[Array, " b"]
     """Index of each row in the whole batch, which is also the column of its document in `all_documents`."""
-    scores: Float[Array, " b"] | None
-    """The label of each row."""
+    ids: TextIds
+    scores: Float[Array, "b s"] | None
+    """The scores of each row, as in Batch."""
+    all_scores: Float[Array, "n s"] | None
+    """Those of the whole batch."""
     parameters: dict[str, Array]
     """This term's own learnable values, such as a temperature; empty for most terms."""
     progress: Float[Array, ""]
     """Share of the training that is done, in [0, 1); schedules read it."""
+    key: Array
+    """Of this step and term, the same on every device; for terms that draw."""
 
 
 class Metrics(NamedTuple):

@@ -5,21 +5,21 @@ No other module of the project writes a collective. The loss leaves as a mean ov
 multiplied by the number of devices nor divided by it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Shaped
 
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
 from jdistill.parallel.mesh import AXES
-from jdistill.types import Batch, Columns, Side, View
+from jdistill.types import Batch, Columns, Projection, Side, TextIds, Vectors, View
 
 Objective = Callable[
-    [Mapping[str, Columns], Batch, Mapping[str, dict[str, Array]], Float[Array, ""]],
+    [Vectors, Batch, Mapping[str, dict[str, Array]], Float[Array, ""], Array],
     tuple[Float[Array, ""], dict[str, Float[Array, ""]]],
 ]
 
@@ -32,59 +32,94 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh) -> Objective:
       mesh: the devices over which rows lie.
 
     Returns:
-      `objective(student, batch, parameters, progress) -> (loss, {term: mean before its weight})`, to be called under
-      `jax.jit`. `student` maps each term's `student_space` to the student's vectors, rows first; of `batch`
-      only `targets` and `scores` are read; `parameters` maps a term to its learnable values and may leave out terms
-      that have none; `progress` is the share of training done. It raises UserError if the rows do not divide over the
-      devices, and ValueError if vectors that a term needs are missing.
+      `objective(vectors, batch, parameters, progress, key) -> (loss, {term: mean before its weight})`, to be called
+      under `jax.jit`. `vectors` are the student's, rows first; of `batch` everything but the tokens is read;
+      `parameters` maps a term to its learnable values and may leave out terms that have none; `progress` is the share
+      of training done; `key` is this step's. It raises UserError if the rows do not divide over the devices, and
+      ValueError if vectors that a term needs are missing.
 
     Raises:
       ValueError: if a term's teacher is not filled in.
     """
-    spaces = {name: term.student_space for name, term in terms.items()}
-    teachers = {name: term.teacher for name, term in terms.items() if term.needs_teacher and term.teacher is not None}
+    teachers = {name: term.teachers for name, term in terms.items()}
+    taught = sorted({teacher for names in teachers.values() for teacher in names})
 
     def per_device(
-        student: dict[str, Columns],
+        vectors: Vectors,
         targets: dict[str, Columns],
+        ids: tuple[Array | None, Array],
         scores: Array | None,
         parameters: Mapping[str, dict[str, Array]],
         progress: Array,
+        key: Array,
     ) -> tuple[Array, dict[str, Array]]:
-        students = {space: gather(columns) for space, columns in student.items()}
+        # Values that are whole on every device are marked as each device's own: the gradient of that is a sum over
+        # the devices, taken here once, whatever a loss does with them.
+        projections, parameters = lax.pcast((vectors.projections, parameters), AXES, to="varying")
+        student = gather(vectors.columns)
+        hidden = {layer: gather(columns) for layer, columns in vectors.hidden.items()}
         teaching = {teacher: gather(columns) for teacher, columns in targets.items()}
+        text_ids = gather_ids(*ids)
+        all_scores = None if scores is None else _whole(scores)
+        b = student.documents.shape[0]
         means = {}
-        for name, term in terms.items():
-            side = students[spaces[name]]
-            b = side.documents.shape[0]
+        for i, (name, term) in enumerate(terms.items()):
             view = View(
-                student=side,
-                teacher=teaching[teachers[name]] if name in teachers else None,
+                student=student,
+                teacher=side_by_side([teaching[teacher] for teacher in teachers[name]]),
+                projection=one_projection([projections.get(teacher) for teacher in teachers[name]], student),
+                hidden=hidden,
                 rows=lax.axis_index(AXES) * b + jnp.arange(b),
+                ids=text_ids,
                 scores=scores,
+                all_scores=all_scores,
                 parameters=parameters.get(name, {}),
                 progress=progress,
+                key=jax.random.fold_in(key, i),
             )
             with jax.named_scope(name):
                 means[name] = term(view).mean()
         means = lax.pmean(means, AXES)
-        return jnp.stack([term.weight * means[name] for name, term in terms.items()]).sum(), means
+        weighted = [term.weight_at(progress) * means[name] for name, term in terms.items()]
+        return jnp.stack(weighted).sum(), means
 
     whole, rows = PartitionSpec(), PartitionSpec(AXES)
-    sharded = jax.shard_map(per_device, mesh=mesh, in_specs=(rows, rows, rows, whole, whole), out_specs=whole)
+    split = Vectors(columns=rows, hidden=rows, projections=whole)  # pyright: ignore[reportArgumentType]
+    sharded = jax.shard_map(
+        per_device, mesh=mesh, in_specs=(split, rows, rows, rows, whole, whole, whole), out_specs=whole
+    )
 
     def objective(
-        student: Mapping[str, Columns],
+        vectors: Vectors,
         batch: Batch,
         parameters: Mapping[str, dict[str, Array]],
         progress: Float[Array, ""],
+        key: Array,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        needed = {space: _find(student, space, "student") for space in sorted(set(spaces.values()))}
-        targets = {name: _find(batch.targets, name, "teacher") for name in sorted(set(teachers.values()))}
-        check_rows(next(iter(needed.values())).documents.shape[0], mesh)
-        return sharded(needed, targets, batch.scores, parameters, progress)
+        for teacher in taught:
+            if teacher not in batch.targets:
+                known = ", ".join(batch.targets) or "none"
+                raise ValueError(f"vectors of the teacher '{teacher}' are missing; got: {known}")
+        check_rows(vectors.columns.documents.shape[0], mesh)
+        targets = {teacher: batch.targets[teacher] for teacher in taught}
+        ids = (batch.query_ids, batch.document_ids)
+        return sharded(vectors, targets, ids, batch.scores, parameters, progress, key)
 
     return objective
+
+
+def side_by_side(teachers: Sequence[Side]) -> Side | None:
+    """One Side of all teachers' vectors, concatenated along their width; None of none."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *teachers) if teachers else None
+
+
+def one_projection(projections: Sequence[Projection | None], student: Side) -> Projection | None:
+    """The map into the teachers' spaces side by side; where only some have one, the others' is the identity."""
+    if all(projection is None for projection in projections):
+        return None
+    width = student.documents.shape[-1]
+    found = [Projection(jnp.eye(width), jnp.zeros(width)) if p is None else p for p in projections]
+    return Projection(*(jnp.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)))
 
 
 def gather(columns: Columns) -> Side:
@@ -109,7 +144,18 @@ def gather(columns: Columns) -> Side:
     )
 
 
-def _whole(rows: Float[Array, "b *d"]) -> Float[Array, "n *d"]:
+def gather_ids(queries: Int[Array, " b"] | None, documents: Int[Array, "b c"]) -> TextIds:
+    """The numbers of the texts, laid out as `gather` lays out their vectors."""
+    return TextIds(
+        queries=queries,
+        documents=documents[:, 0],
+        negatives=documents[:, 1:],
+        all_queries=None if queries is None else _whole(queries),
+        all_documents=_whole(documents).T.reshape(-1),
+    )
+
+
+def _whole(rows: Shaped[Array, "b *d"]) -> Shaped[Array, "n *d"]:
     return lax.all_gather(rows, AXES, tiled=True)
 
 
@@ -125,9 +171,3 @@ def check_rows(rows: int, mesh: Mesh) -> None:
             f"a batch of {rows} rows does not divide over {mesh.size} devices. Make the global batch size a multiple "
             f"of {mesh.size}, such as {near}, or use fewer devices."
         )
-
-
-def _find(vectors: Mapping[str, Columns], name: str, whose: str) -> Columns:
-    if name not in vectors:
-        raise ValueError(f"{whose} vectors '{name}' are missing; got: {', '.join(vectors) or 'none'}")
-    return vectors[name]

@@ -22,6 +22,7 @@ from jdistill.parallel import check_rows
 from jdistill.student import Student
 from jdistill.train.config import TrainConfig, in_steps
 from jdistill.train.console import Console
+from jdistill.train.diagnose import Watch
 from jdistill.train.programs import Programs
 from jdistill.train.run import Evaluate, Loader, Run, TrainResult
 from jdistill.train.state import TrainState
@@ -57,7 +58,7 @@ def train(
 
     Raises:
       UserError: if the folder holds another run, if rows do not divide over the devices, if a sink's package or the
-        metric of `keep_best` is missing, or if the loss stops being finite.
+        metric of `keep_best` is missing, if a teacher's vectors are not finite, or if the loss stops being so.
     """
     folder = Path(folder)
     _check(config, loader, evaluate, mesh)
@@ -89,15 +90,18 @@ def _train(run: Run, params: PyTree[Array]) -> TrainResult:
             console.say(f"run at {run.folder}: is finished, {step} of {run.total} steps. Nothing to do.")
             return TrainResult(load_student_params(run.folder), step, result["best_step"], result["evaluation"])
         console.say(run.headline(state, step))
+        watch = Watch(run.terms, console.say)
+        if not resumed:
+            watch.targets(run.first_batch())
         with closing(run.programs(state, step)) as train_step:
-            state = _loop(run, train_step, state, step, resumed=resumed, console=console)
-        return run.finish(state, console)
+            state = _loop(run, train_step, state, step, resumed=resumed, console=console, watch=watch)
+        return run.finish(state, console)._replace(warnings=tuple(watch.warnings))
     finally:
         console.close()
 
 
 def _loop(
-    run: Run, train_step: Programs, state: TrainState, step: int, *, resumed: bool, console: Console
+    run: Run, train_step: Programs, state: TrainState, step: int, *, resumed: bool, console: Console, watch: Watch
 ) -> TrainState:
     """From `step` to the end."""
     config, checked = run.config, step
@@ -109,6 +113,8 @@ def _loop(
         state, metrics = train_step(state, batch)  # 2. the step, which the devices do while the host goes on
         step += 1
         console.advance()
+        if not resumed:
+            watch.losses(metrics.terms, last=step == run.total)
         in_flight.append(metrics.loss)
         if len(in_flight) > 2:  # two steps ahead keep the devices busy; more would only hold batches in memory
             in_flight.popleft().block_until_ready()
@@ -121,7 +127,9 @@ def _loop(
             run.check_finite(metrics, checked, step)
             checked = step
         if logs:  # 3. the numbers of this step
-            run.log(step, metrics, console)
+            learned = jax.device_get(state.params["losses"])
+            run.log(step, metrics, learned, console)
+            watch.learned(learned)
         if evaluates:  # 4. the student as it is now; a new best one is always saved
             saves |= run.evaluate(state, step, console)
         if saves:  # 5. what the run goes on from if it is killed

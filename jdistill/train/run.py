@@ -19,6 +19,7 @@ from jdistill.parallel import replicated, row_sharding
 from jdistill.student import Student, save_architecture
 from jdistill.train.config import TrainConfig
 from jdistill.train.console import Console, evaluation_lines
+from jdistill.train.diagnose import learned_values
 from jdistill.train.optimizer import AdamW
 from jdistill.train.programs import Programs
 from jdistill.train.resume import Best, Note, check_same_run, read_note
@@ -87,6 +88,8 @@ class TrainResult(NamedTuple):
     """The step that `params` are of, where the run keeps the best."""
     evaluation: dict[str, float]
     """Of `params`; empty without evaluation."""
+    warnings: tuple[str, ...] = ()
+    """What the run was warned of, see diagnose.py."""
 
 
 class Run:
@@ -115,7 +118,15 @@ class Run:
         self.total = config.total_steps(loader.steps_per_epoch)
         self.optimizer = AdamW(config.optimizer, self.total)
         self.terms = terms
-        self.train_step = make_train_step(student, terms, self.optimizer, mesh, seed=seed, total_steps=self.total)
+        self.train_step = make_train_step(
+            student,
+            terms,
+            self.optimizer,
+            mesh,
+            seed=seed,
+            total_steps=self.total,
+            microbatches=config.microbatches,
+        )
         self.sinks: list[Sink] = make_sinks(config.sinks, folder) if jax.process_index() == 0 else []
         self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
         self.evaluation: dict[str, float] | None = None
@@ -155,17 +166,22 @@ class Run:
         host = (jax.process_index(), jax.process_count())
         return Programs(self.train_step, self.mesh, state, self.loader.examples(start, self.total, host))
 
+    def first_batch(self) -> Batch:
+        """The first batch, rows and memory of this host."""
+        return next(iter(self.loader.examples(0, self.total, (jax.process_index(), jax.process_count()))))
+
     def batches(self, start: int) -> Iterator[Batch]:
         """Batches on the devices, rows split over them."""
         rows = row_sharding(self.mesh)
         for batch in self.loader.stream(start, self.total, (jax.process_index(), jax.process_count())):
             yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
 
-    def log(self, step: int, metrics: Metrics, console: Console) -> None:
-        """Tell everyone the numbers of a step; `metrics` lie on the host."""
+    def log(self, step: int, metrics: Metrics, learned: Mapping[str, dict[str, Array]], console: Console) -> None:
+        """Tell everyone the numbers of a step; `metrics` and the losses' `learned` values lie on the host."""
         values = {
             "train/loss": float(metrics.loss),
             **{f"train/loss/{name}": float(value) for name, value in metrics.terms.items()},
+            **{f"train/{name}": value for name, value in learned_values(self.terms, learned).items()},
             "train/gradient_norm": float(metrics.gradient_norm),
             "train/update_norm": float(metrics.update_norm),
             "train/learning_rate": learning_rate(self.optimizer, step),

@@ -7,18 +7,26 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
+from jdistill.config import UserError
 from jdistill.losses import LossConfig
-from jdistill.parallel import make_objective, replicated, row_sharding
+from jdistill.parallel import in_microbatches, make_objective, replicated, row_sharding
 from jdistill.student import Student
 from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState
-from jdistill.types import Batch, Columns, Metrics, Tokens
+from jdistill.types import Batch, Columns, Metrics, Projection, Tokens, Vectors
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    student: Student, terms: Mapping[str, LossConfig], optimizer: AdamW, mesh: Mesh, *, seed: int, total_steps: int
+    student: Student,
+    terms: Mapping[str, LossConfig],
+    optimizer: AdamW,
+    mesh: Mesh,
+    *,
+    seed: int,
+    total_steps: int,
+    microbatches: int = 1,
 ) -> TrainStep:
     """Compile-once `(state, batch) -> (state, metrics)`; the given state's memory is reused and must not be read again.
 
@@ -27,19 +35,27 @@ def make_train_step(
       terms: name -> loss, teachers filled in.
       optimizer: turns gradients into updates.
       mesh: rows of the batch lie over it; the state is whole on each device.
-      seed: with the step, decides dropout.
+      seed: with the step, decides dropout and what losses draw.
       total_steps: length of the run; losses see their share of it as progress.
+      microbatches: pieces in which the batch is encoded.
     """
     objective = make_objective(terms, mesh)
-    teachers = needed_teachers(terms)
+    layers = needed_layers(student, terms)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        student_key, term_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         progress = state.step.astype(jnp.float32) / total_steps
 
         def loss_fn(params: dict[str, PyTree[Array]]) -> tuple[Array, dict[str, Array]]:
-            vectors = encode_batch(student, params["student"], batch, teachers, key)
-            return objective(vectors, batch, params["losses"], progress)
+            def encode(texts: tuple[Tokens | None, Tokens], key: Array) -> dict[int, Columns]:
+                return encode_columns(student, params["student"], texts, layers, key)
+
+            texts = (batch.queries, batch.documents)
+            hidden = in_microbatches(encode, texts, student_key, count=microbatches, mesh=mesh)
+            columns = hidden.pop(student.layers)
+            maps = {teacher: Projection(**p) for teacher, p in params["student"].get("projection", {}).items()}
+            vectors = Vectors(columns, hidden, maps)
+            return objective(vectors, batch, params["losses"], progress, term_key)
 
         # Outside the objective's shard_map, so that the gradient is that of the mean over the whole batch.
         (loss, parts), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -50,34 +66,44 @@ def make_train_step(
     return jax.jit(train_step, in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0)
 
 
-def needed_teachers(terms: Mapping[str, LossConfig]) -> tuple[str, ...]:
-    """Teachers into whose space some term wants the student's vectors projected, sorted."""
-    spaces = {term.student_space for term in terms.values()}
-    return tuple(sorted(space.removeprefix("teacher:") for space in spaces if space.startswith("teacher:")))
-
-
-def encode_batch(
+def encode_columns(
     student: Student,
     params: PyTree[Array],
-    batch: Batch,
-    teachers: tuple[str, ...],
+    texts: tuple[Tokens | None, Tokens],
+    layers: tuple[int, ...],
     key: Array,
-) -> dict[str, Columns]:
-    """The student's vectors of a batch in each space: its own, `"student"`, and `"teacher:<name>"`."""
+) -> dict[int, Columns]:
+    """The student's vectors of queries and documents, if it ended after each of `layers`."""
     query_key, document_key = jax.random.split(key)
-    n, c, length = batch.documents.ids.shape
-    flat = Tokens(
-        batch.documents.ids.reshape(n * c, length), batch.documents.mask.reshape(n * c, length), batch.documents.packed
+    query_tokens, tokens = texts
+    n, c, length = tokens.ids.shape
+    flat = Tokens(tokens.ids.reshape(n * c, length), tokens.mask.reshape(n * c, length), tokens.packed)
+    documents = student.encode_layers(params, flat, layers, dropout_key=document_key)
+    queries = (
+        None if query_tokens is None else student.encode_layers(params, query_tokens, layers, dropout_key=query_key)
     )
-    documents = student.encode(params, flat, dropout_key=document_key)
-    queries = None if batch.queries is None else student.encode(params, batch.queries, dropout_key=query_key)
-    spaces = {"student": Columns(queries, documents.reshape(n, c, -1))}
-    for teacher in teachers:
-        spaces[f"teacher:{teacher}"] = Columns(
-            None if queries is None else student.project(params, queries, teacher),
-            student.project(params, documents, teacher).reshape(n, c, -1),
-        )
-    return spaces
+    return {
+        layer: Columns(None if queries is None else queries[layer], documents[layer].reshape(n, c, -1))
+        for layer in layers
+    }
+
+
+def needed_layers(student: Student, terms: Mapping[str, LossConfig]) -> tuple[int, ...]:
+    """Layers whose vectors the terms read, the last one included.
+
+    Raises:
+      UserError: if a term reads an earlier layer that the student does not have.
+    """
+    depth = student.layers
+    layers = {depth}
+    for name, term in terms.items():
+        wanted = term.needs().layers
+        read = range(depth) if wanted == "every" else wanted
+        if any(layer >= depth for layer in read):
+            has = f"earlier layers 0 to {depth - 1}" if depth else "no earlier layers"
+            raise UserError(f"losses.{name}: reads layer {max(read)}, but the student has {has}. Name one it has.")
+        layers |= {*read}
+    return tuple(sorted(layers))
 
 
 def learning_rate(optimizer: AdamW, step: int) -> float:

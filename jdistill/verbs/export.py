@@ -93,7 +93,7 @@ def _card(
     return CardInfo(
         name=recipe.name,
         teachers=_teachers(recipe),
-        width=model.student.width if options.projection == "drop" else max(model.student.config.projections.values()),
+        width=_width(model, options),
         max_length=model.student.config.max_length,
         architecture={
             "encoder": encoder.kind,
@@ -112,6 +112,14 @@ def _card(
         versions=_versions(),
         recipe=dump_yaml(recipe),
     )
+
+
+def _width(model: Model, options: ExportConfig) -> int:
+    """Width of the exported vectors."""
+    if options.projection == "drop":
+        return model.student.width
+    projections = model.student.config.projections
+    return projections[options.teacher] if options.teacher else next(iter(projections.values()))
 
 
 def _teachers(recipe: Recipe) -> list[TeacherInfo]:

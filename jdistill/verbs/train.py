@@ -43,11 +43,17 @@ def train(recipe: Recipe) -> TrainResult:
 
 
 def _check_packing(recipe: Recipe, devices: int) -> None:
-    """Packed rows mix the texts of a batch, so they cannot lie on several devices yet."""
-    if recipe.loader.packing is not None and devices > 1:
+    """Packed rows mix the texts of a batch, so they lie on one device and are encoded in one piece."""
+    packing, pieces = recipe.loader.packing, recipe.train.microbatches
+    problem = (
+        f"packs for one device, but there are {devices}"
+        if devices > 1
+        else f"mixes the texts of a batch, but train.microbatches={pieces} encodes it in pieces"
+    )
+    if packing is not None and (devices > 1 or pieces > 1):
         raise UserError(
-            f"loader.packing={recipe.loader.packing}: packs for one device, but there are {devices}. Set it to null: "
-            "then texts are padded to one of loader.shapes lengths."
+            f"loader.packing={packing}: {problem}. Set it to null: then texts are padded to one of loader.shapes "
+            "lengths."
         )
 
 
@@ -67,15 +73,29 @@ def make_run_student(recipe: Recipe, store: Store) -> tuple[Student, dict[str, A
     """The student before its first step, with a projection to each teacher whose space some term needs.
 
     Raises:
-      UserError: if there is no projection and the widths differ.
+      UserError: if there is no projection and the widths differ, or teachers side by side need one.
     """
-    projected = {term.teacher for term in recipe.terms().values() if term.teacher and term.space == "teacher"}
+    projected = {t for term in recipe.terms().values() if term.needs().projection for t in term.teachers}
     widths = {name: store.teacher(name).width for name in sorted(projected)}
     student, params = make_student(recipe.student, teacher_widths=widths, key=jax.random.key(recipe.seed))
     for name in widths:
         if name not in student.config.projections:
             check_width(store, name, student.width)
+    _check_side_by_side(recipe, student)
     return student, params
+
+
+def _check_side_by_side(recipe: Recipe, student: Student) -> None:
+    """One vector cannot equal those of several teachers: at least one of them needs a projection."""
+    for name, term in recipe.terms().items():
+        if not term.needs().projection or len(term.teachers) < 2:
+            continue
+        if not any(teacher in student.config.projections for teacher in term.teachers):
+            raise UserError(
+                f"losses.{name}.teacher: the vectors of {' and '.join(term.teachers)} are to be matched side by side, "
+                f"but student.projection is '{recipe.student.projection}' and all widths are {student.width}, so there "
+                "is no projection. Set student.projection: linear."
+            )
 
 
 def make_loader(recipe: Recipe, store: Store, student: Student) -> Loader:
@@ -100,4 +120,4 @@ def make_loader(recipe: Recipe, store: Store, student: Student) -> Loader:
 
 def teachers_of(recipe: Recipe, store: Store) -> dict[str, TeacherVectors]:
     """The vectors of every teacher that some term learns from."""
-    return {term.teacher: store.teacher(term.teacher) for term in recipe.terms().values() if term.teacher}
+    return {name: store.teacher(name) for term in recipe.terms().values() for name in term.teachers}

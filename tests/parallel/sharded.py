@@ -8,43 +8,33 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jdistill.parallel import make_mesh, make_objective, row_sharding
-from jdistill.types import Batch, Columns, Tokens
-from tests.losses.cases import CASES, TEACHER
+from jdistill.types import Batch, Vectors
+from tests.losses.cases import CASES
 from tests.losses.inputs import INPUTS
-from tests.losses.measure import Result, differentiated, labels_for, results
+from tests.losses.measure import FAST_TO_COMPILE, KEY, Result, batch, leaves, vectors
 
 
 @functools.cache
-def sharded(name: str, devices: int) -> dict[str, Result]:
-    """Every loss on the batch of that name, its rows split over `devices`."""
-    inputs, labels = INPUTS[name], labels_for(INPUTS[name])
-    rows = row_sharding(_mesh(devices))
-    student, teacher = jax.device_put((inputs.student, inputs.teacher), rows)
-    return results(_split(labels, devices), labels, student, teacher)
+def sharded(label: str, name: str, devices: int) -> Result:
+    """A loss on the batch of that name, its rows split over `devices`."""
+    case, inputs = CASES[label], INPUTS[name]
+    rows = jax.device_put(batch(case, inputs), row_sharding(mesh_of(devices)))
+    value, gradient = _split(label, devices)(vectors(case, inputs), case.loss.parameters(), rows)
+    return Result(float(value), leaves(gradient))
 
 
-@functools.cache
-def _split(labels: tuple[str, ...], devices: int) -> Callable:
-    objective = make_objective({label: CASES[label].loss for label in labels}, _mesh(devices))
+@functools.lru_cache(maxsize=4)
+def _split(label: str, devices: int) -> Callable:
+    """Compiled once for all batches of one shape."""
+    case = CASES[label]
+    objective = make_objective({"term": case.loss}, mesh_of(devices))
 
-    def means(student: dict[str, Columns], teacher: Columns) -> dict[str, jax.Array]:
-        return objective(student, batch(teacher), {}, jnp.float32(0))[1]
+    def mean(student: Vectors, parameters: dict, rows: Batch) -> jax.Array:
+        progress, key = jnp.float32(case.progress), jax.random.key(KEY)
+        return objective(student, rows, {"term": parameters}, progress, key)[1]["term"]
 
-    return differentiated(means, xla_backend_optimization_level=0)  # compiles in half the time; speed is not at stake
+    return jax.jit(jax.value_and_grad(mean, argnums=(0, 1)), compiler_options=FAST_TO_COMPILE)
 
 
-def _mesh(devices: int) -> Mesh:
+def mesh_of(devices: int) -> Mesh:
     return make_mesh(jax.devices()[:devices])
-
-
-def batch(teacher: Columns) -> Batch:
-    """The parts of a Batch that an objective reads; the tokens are not among them."""
-    rows = teacher.documents.shape[0]
-    return Batch(
-        queries=None,
-        documents=Tokens(jnp.zeros((rows, 1, 1), jnp.int32), jnp.ones((rows, 1, 1), bool)),
-        targets={TEACHER: teacher},
-        scores=None,
-        query_ids=None,
-        document_ids=jnp.zeros((rows, 1), jnp.int32),
-    )
