@@ -1,6 +1,6 @@
 """Training losses: each a pure function on arrays, and a configuration that calls it on a View.
 
-To add one, write its file, add its class to `Loss`, and give it a row in tests/losses/cases.py.
+To add one, write its file, add its class to `Members` in basic.py, and give it a row in tests/losses/cases.
 """
 
 from typing import Annotated
@@ -8,6 +8,19 @@ from typing import Annotated
 from pydantic import Field
 
 from jdistill.losses.base import LossConfig
+from jdistill.losses.basic import Basic, Members
+from jdistill.losses.contrast.false_negatives import (
+    Limit,
+    StudentFilter,
+    TeacherFilter,
+    TextFilter,
+    guided,
+    same_text,
+    self_guided,
+)
+from jdistill.losses.contrast.info_nce import InfoNCE, info_nce
+from jdistill.losses.contrast.sigmoid import Sigmoid, sigmoid
+from jdistill.losses.contrast.teacher_info_nce import TeacherInfoNCE, teacher_info_nce
 from jdistill.losses.embedding import (
     EmbedCosine,
     EmbedKL,
@@ -18,28 +31,80 @@ from jdistill.losses.embedding import (
     embed_l2,
     embed_mse,
 )
-from jdistill.losses.info_nce import InfoNCE, info_nce
-from jdistill.losses.score_zscore import ScoreZscore, zscores
+from jdistill.losses.hidden import Hidden
+from jdistill.losses.labels.angle import AnglE, angle
+from jdistill.losses.labels.cosent import CoSENT, cosent
+from jdistill.losses.labels.cosine_similarity import CosineSimilarity, cosine_similarity
+from jdistill.losses.labels.triplet import Triplet, triplet
+from jdistill.losses.nested.adaptive_layer import AdaptiveLayer
+from jdistill.losses.nested.matryoshka import Matryoshka
+from jdistill.losses.regularise.sparsity import L1, Flops, flops, l1
+from jdistill.losses.regularise.spread_out import SpreadOut, spread_out
+from jdistill.losses.scores.kl import ScoreKL, listwise_kl, score_kl
+from jdistill.losses.scores.m3_kd import M3KD, m3_kd
+from jdistill.losses.scores.margin_mse import ScoreMarginMSE, score_margin_mse
+from jdistill.losses.scores.mse import ScoreMSE, score_mse
+from jdistill.losses.scores.rank import Comparisons, ScoreRank, draw_comparisons, score_rank
+from jdistill.losses.scores.zscore import ScoreZscore, zscores
 
-Loss = Annotated[
-    EmbedCosine | EmbedL2 | EmbedMSE | EmbedKL | InfoNCE | ScoreZscore,
-    Field(discriminator="kind"),
-]
+Loss = Annotated[Members | Matryoshka | AdaptiveLayer, Field(discriminator="kind")]
 """Any loss, told apart by its `kind`."""
 
 __all__ = [
+    "L1",
+    "M3KD",
+    "AdaptiveLayer",
+    "AnglE",
+    "Basic",
+    "CoSENT",
+    "Comparisons",
+    "CosineSimilarity",
     "EmbedCosine",
     "EmbedKL",
     "EmbedL2",
     "EmbedMSE",
+    "Flops",
+    "Hidden",
     "InfoNCE",
+    "Limit",
     "Loss",
     "LossConfig",
+    "Matryoshka",
+    "ScoreKL",
+    "ScoreMSE",
+    "ScoreMarginMSE",
+    "ScoreRank",
     "ScoreZscore",
+    "Sigmoid",
+    "SpreadOut",
+    "StudentFilter",
+    "TeacherFilter",
+    "TeacherInfoNCE",
+    "TextFilter",
+    "Triplet",
+    "angle",
+    "cosent",
+    "cosine_similarity",
+    "draw_comparisons",
     "embed_cosine",
     "embed_kl",
     "embed_l2",
     "embed_mse",
+    "flops",
+    "guided",
     "info_nce",
+    "l1",
+    "listwise_kl",
+    "m3_kd",
+    "same_text",
+    "score_kl",
+    "score_margin_mse",
+    "score_mse",
+    "score_rank",
+    "self_guided",
+    "sigmoid",
+    "spread_out",
+    "teacher_info_nce",
+    "triplet",
     "zscores",
 ]

@@ -1,13 +1,25 @@
 """What every loss is: a configuration that can be called on a View."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, Literal, NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
-from pydantic import Field
+from pydantic import Field, PositiveInt, field_validator
 
 from jdistill.config import Config
-from jdistill.types import Side, View
+from jdistill.losses.maths import float32, matmul
+from jdistill.losses.schedule import Ramp, at
+from jdistill.types import Columns, Side, View
+
+
+class Needs(NamedTuple):
+    """What a term asks for besides the student's vectors."""
+
+    teacher: bool = False
+    """The vectors of its teacher."""
+    projection: bool = False
+    """It compares vectors of the student with vectors of the teacher, so where the widths differ it needs a map."""
+    layers: tuple[int, ...] | Literal["every"] = ()
+    """Earlier layers of the student, counted as layers done; `"every"` is all but the last."""
 
 
 class LossConfig(Config):
@@ -17,34 +29,70 @@ class LossConfig(Config):
     never reduces: whoever calls it takes the mean over the whole batch.
     """
 
-    space: ClassVar[Literal["student", "teacher"]] = "student"
-    """Which student vectors the term sees: its own, or those projected to the teacher's width."""
-    needs_teacher: ClassVar[bool] = False
-
     kind: str
-    weight: float = Field(default=1.0, ge=0, description="Factor of this term in the sum.")
-    teacher: str | None = Field(
-        default=None, description="Which teacher to learn from; may be left out where there is one."
+    weight: Annotated[float, Field(ge=0)] | Ramp = Field(
+        default=1.0, description="Factor of this term in the sum: a number, or a ramp over the training."
+    )
+    teacher: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="Which teacher to learn from, or several, whose vectors are laid side by side; may be left out "
+        "where there is one.",
     )
 
-    @property
-    def student_space(self) -> str:
-        """Key of the student's vectors that this term sees: "student", or "teacher:<name>" when projected.
-
-        Raises:
-          ValueError: if the term learns from a teacher whose name was not filled in.
-        """
-        if self.needs_teacher and self.teacher is None:
-            raise ValueError(f"{self.kind} learns from a teacher, but the name of the teacher was not filled in")
-        return f"teacher:{self.teacher}" if self.space == "teacher" else "student"
+    @field_validator("weight")
+    @classmethod
+    def _weighs_nothing_below_zero(cls, weight: float | Ramp) -> float | Ramp:
+        if isinstance(weight, Ramp) and min(weight.start, weight.stop) < 0:
+            raise ValueError(f"goes from {weight.start} to {weight.stop}; a weight is never below 0.")
+        return weight
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Value of each row, float32; its mean over the batch is the loss."""
         raise NotImplementedError
 
+    def needs(self) -> Needs:
+        """What the View must hold."""
+        return Needs()
+
     def parameters(self) -> dict[str, Array]:
         """Initial learnable values of this term, float32; empty for most."""
         return {}
+
+    def weight_at(self, progress: Float[Array, ""]) -> Float[Array, ""]:
+        """Factor of the term when a share `progress` of the training is done."""
+        return at(self.weight, progress)
+
+    def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
+        """What a user should know about a first batch of targets, before anything is learned from them.
+
+        Args:
+          teacher: the teacher's vectors of the batch, where the term needs a teacher.
+          scores: the scores of the batch's rows, where the data has them.
+
+        Returns:
+          One sentence per problem; the caller puts the term's name in front.
+        """
+        return []
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Names of the teachers this term learns from, empty if it needs none.
+
+        Raises:
+          ValueError: if it needs one whose name was not filled in.
+        """
+        if not self.needs().teacher:
+            return ()
+        if self.teacher is None:
+            raise ValueError(f"{self.kind} learns from a teacher, but the name of the teacher was not filled in")
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
+
+
+class Streamed(LossConfig):
+    """A term that scores rows against all candidates of the batch, block by block."""
+
+    block: PositiveInt = 512
+    """Candidates scored at a time; decides memory, never the result."""
 
 
 def sides(view: View) -> tuple[Side, Side]:
@@ -58,6 +106,14 @@ def sides(view: View) -> tuple[Side, Side]:
     return view.student, view.teacher
 
 
-def float32(x: Array) -> Float[Array, "..."]:
-    """The same values in float32: losses compute in full precision whatever the model computes in."""
-    return x.astype(jnp.float32)
+def project(x: Float[Array, "*b d"], view: View) -> Float[Array, "*b t"]:
+    """The student's vectors in the teacher's space, float32; unchanged where there is no projection.
+
+    Vectors shortened to a prefix go through the first rows of the kernel, as in the tied form (MRL-E) of
+    Kusupati et al. 2022, arXiv:2205.13147, section 3.
+    """
+    if view.projection is None:
+        return x
+    kernel, bias = view.projection
+    flat = float32(x).reshape(-1, x.shape[-1])
+    return (matmul(flat, kernel[: x.shape[-1]]) + bias[None]).reshape(*x.shape[:-1], kernel.shape[1])

@@ -6,23 +6,31 @@ No term here looks at another row: the value of a batch is that of its parts, an
 """
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 from pydantic import PositiveFloat
 
-from jdistill.losses.base import LossConfig, float32, sides
-from jdistill.losses.maths import cosine, norm
-from jdistill.types import View
+from jdistill.losses.base import LossConfig, Needs, project, sides
+from jdistill.losses.maths import cosine, float32, norm
+from jdistill.losses.softmax import kl_terms, lost_targets
+from jdistill.types import Columns, View
 
 
-class EmbedCosine(LossConfig):
+class EmbedLoss(LossConfig):
+    """A distance between paired vectors, averaged over the texts of each row."""
+
+    def needs(self) -> Needs:
+        """The teacher, and a way into its space."""
+        return Needs(teacher=True, projection=True)
+
+
+class EmbedCosine(EmbedLoss):
     """One minus the cosine of the angle between student and teacher vector."""
 
-    space: ClassVar[Literal["student", "teacher"]] = "teacher"
-    needs_teacher: ClassVar[bool] = True
     kind: Literal["embed_cosine"] = "embed_cosine"
 
     def __call__(self, view: View) -> Float[Array, " b"]:
@@ -30,11 +38,9 @@ class EmbedCosine(LossConfig):
         return over_columns(view, embed_cosine)
 
 
-class EmbedL2(LossConfig):
+class EmbedL2(EmbedLoss):
     """Euclidean distance between student and teacher vector."""
 
-    space: ClassVar[Literal["student", "teacher"]] = "teacher"
-    needs_teacher: ClassVar[bool] = True
     kind: Literal["embed_l2"] = "embed_l2"
 
     def __call__(self, view: View) -> Float[Array, " b"]:
@@ -42,11 +48,9 @@ class EmbedL2(LossConfig):
         return over_columns(view, embed_l2)
 
 
-class EmbedMSE(LossConfig):
+class EmbedMSE(EmbedLoss):
     """Mean squared difference between the elements of student and teacher vector."""
 
-    space: ClassVar[Literal["student", "teacher"]] = "teacher"
-    needs_teacher: ClassVar[bool] = True
     kind: Literal["embed_mse"] = "embed_mse"
 
     def __call__(self, view: View) -> Float[Array, " b"]:
@@ -54,11 +58,9 @@ class EmbedMSE(LossConfig):
         return over_columns(view, embed_mse)
 
 
-class EmbedKL(LossConfig):
+class EmbedKL(EmbedLoss):
     """KL divergence of the student's softmax over embedding dimensions from the teacher's."""
 
-    space: ClassVar[Literal["student", "teacher"]] = "teacher"
-    needs_teacher: ClassVar[bool] = True
     kind: Literal["embed_kl"] = "embed_kl"
     temperature: PositiveFloat = 1.0
     """Divides both vectors before the softmax. Elements of unit vectors are small: 1 makes both nearly uniform."""
@@ -66,6 +68,15 @@ class EmbedKL(LossConfig):
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
         return over_columns(view, lambda student, teacher: embed_kl(student, teacher, temperature=self.temperature))
+
+    def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
+        """Whether elements of the teacher's vectors are no numbers, or vanish in the softmax."""
+        if teacher is None:
+            return []
+        sides = [x for x in (teacher.queries, teacher.documents) if x is not None]
+        elements = np.concatenate([np.asarray(x, np.float32).reshape(-1, x.shape[-1]) for x in sides])
+        what = "the elements of its vectors"
+        return lost_targets(elements, self.temperature, what=what, option="temperature")
 
 
 def over_columns(view: View, distance: Callable[[Array, Array], Array]) -> Float[Array, " b"]:
@@ -75,16 +86,20 @@ def over_columns(view: View, distance: Callable[[Array, Array], Array]) -> Float
       ValueError: if there is no teacher, if the widths differ, or if only one side has queries.
     """
     student, teacher = sides(view)
-    if student.documents.shape[-1] != teacher.documents.shape[-1]:
-        raise ValueError(
-            f"embed_* losses compare vectors of one width, but the student's have {student.documents.shape[-1]} and "
-            f"the teacher's {teacher.documents.shape[-1]}; project the student, or use score_* losses"
-        )
-    pairs = [(student.documents[:, None], teacher.documents[:, None]), (student.negatives, teacher.negatives)]
+    pairs = [
+        (project(student.documents[:, None], view), teacher.documents[:, None]),
+        (project(student.negatives, view), teacher.negatives),
+    ]
     if student.queries is not None and teacher.queries is not None:
-        pairs.append((student.queries[:, None], teacher.queries[:, None]))
+        pairs.append((project(student.queries[:, None], view), teacher.queries[:, None]))
     elif student.queries is not teacher.queries:
         raise ValueError("one of student and teacher has vectors of queries, the other has none")
+    ours, theirs = pairs[0][0].shape[-1], pairs[0][1].shape[-1]
+    if ours != theirs:
+        raise ValueError(
+            f"embed_* losses compare vectors of one width, but the student's have {ours} and the teacher's {theirs}; "
+            "project the student, or use score_* losses"
+        )
     return jnp.concatenate([distance(s, t) for s, t in pairs], axis=1).mean(axis=1)
 
 
@@ -167,7 +182,7 @@ def embed_kl(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"], *, te
 
     Args:
       student: vectors projected to the teacher's width, any float; maths runs in float32.
-      teacher: the teacher's vectors of the same texts.
+      teacher: the teacher's vectors of the same texts; they get no gradient.
       temperature: T, > 0; 1 by default. About 1 / sqrt(d) gives the elements of unit vectors a spread of one.
 
     Returns:
@@ -182,11 +197,5 @@ def embed_kl(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"], *, te
       0.1109
     """
     s, t = float32(student) / temperature, float32(teacher) / temperature
-    normalisers = jax.nn.logsumexp(t, axis=-1) - jax.nn.logsumexp(s, axis=-1)
-    log_ratio = t - s - normalisers[..., None]
-    p, q = jax.nn.softmax(t, axis=-1), jax.nn.softmax(s, axis=-1)
-    # KL is sum p log(p/q). Adding sum (q - p) = 0 makes each element's part non-negative, so that nothing cancels in
-    # the sum where the two are close, which they are at temperatures near 1: p is 1/d and log(p/q) nearly 0.
-    close = jnp.abs(log_ratio) < 1
-    excess = jnp.where(close, p * jnp.expm1(jnp.where(close, -log_ratio, 0.0)), q - p)
-    return jnp.sum(p * log_ratio + excess, axis=-1) * temperature**2
+    of_student, of_teacher = (jax.nn.logsumexp(x, axis=-1, keepdims=True) for x in (s, t))
+    return kl_terms(s, of_student, t, of_teacher).sum(axis=-1) * temperature**2

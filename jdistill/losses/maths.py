@@ -8,17 +8,26 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
-from jdistill.losses.base import float32
-
 Similarity = Literal["cosine", "dot"]
+
+
+def float32(x: Array) -> Float[Array, "..."]:
+    """The same values in float32: losses compute in full precision whatever the model computes in."""
+    return x.astype(jnp.float32)
 
 
 def root(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """Square root with gradient 0, not infinity, where `x` is 0; 0 where rounding made `x` negative."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.zeros_like(x))
+
+
+def absolute(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """Size of each number. The gradient at 0 is 0, as torch.abs has it (jnp's is 1)."""
+    return x * lax.stop_gradient(jnp.sign(x))
 
 
 def norm(x: Float[Array, "*b d"]) -> Float[Array, "*b"]:

@@ -1,5 +1,6 @@
 """The batches that every loss is tried on: the plain ones, and the awkward ones."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -7,52 +8,99 @@ import numpy as np
 from jaxtyping import Array
 
 from jdistill.types import Columns
-from tests.losses.cases import TEACHER, Case
+from tests.losses.cases import SECOND, TEACHER, Case
 
 ROWS = 16
-STUDENT_WIDTH, TEACHER_WIDTH = 12, 20  # they differ on every batch; only projected vectors have the teacher's width
+WIDTH = 12
+TEACHER_WIDTHS = {TEACHER: 20, SECOND: 8}
+LAYERS = 3
+"""Of the student whose hidden vectors a batch has; 0, 1 and 2 are the earlier ones."""
 
 
 class Inputs(NamedTuple):
-    student: dict[str, Columns]
-    """Space -> vectors: the student's own, and those projected to the teacher's width."""
-    teacher: Columns
+    student: Columns
+    hidden: dict[int, Columns]
+    teachers: dict[str, Columns]
+    """Each near the student's vectors projected to its width."""
+    near: dict[str, Columns]
+    """Teachers of the student's own width."""
+    kernels: dict[str, np.ndarray]
+    ids: tuple[np.ndarray | None, np.ndarray]
+    scores: np.ndarray
+    """A teacher's score of every document, `[n, c]`."""
     tolerance: float = 1e-5
 
     @property
     def rows(self) -> int:
-        return self.teacher.documents.shape[0]
+        return self.student.documents.shape[0]
 
 
 def fits(case: Case, inputs: Inputs) -> bool:
-    return not (case.needs_queries and inputs.teacher.queries is None)
-
-
-def plain(*, rows: int = ROWS, negatives: int = 0, queries: bool = True) -> Inputs:
-    """Random vectors of random length. The student is near the teacher in the teacher's space."""
-    random = np.random.default_rng([rows, negatives, queries])
-
-    def columns(width: int, near: Columns | None = None) -> Columns:
-        def vectors(*shape: int) -> np.ndarray:
-            length = random.uniform(0.5, 1.5, (*shape, 1))
-            return (random.standard_normal((*shape, width)) / width**0.5 * length).astype(np.float32)
-
-        made = Columns(vectors(rows) if queries else None, vectors(rows, 1 + negatives))
-        return made if near is None else _both(lambda noise, x: 0.5 * noise + x, made, near)
-
-    teacher = columns(TEACHER_WIDTH)
-    return Inputs({"student": columns(STUDENT_WIDTH), f"teacher:{TEACHER}": columns(TEACHER_WIDTH, teacher)}, teacher)
-
-
-def change(inputs: Inputs, student, teacher) -> Inputs:
-    """The same with a function applied to the arrays of the student and of the teacher."""
-    return inputs._replace(
-        student={space: _both(student, columns) for space, columns in inputs.student.items()},
-        teacher=_both(teacher, inputs.teacher),
+    """Whether the batch has what the loss cannot do without, and nothing that it excludes."""
+    has_queries, c = inputs.student.queries is not None, inputs.student.documents.shape[1]
+    finite = bool(np.isfinite(inputs.scores).all())
+    return (
+        (has_queries or not case.queries) and (c > 1 or not case.negatives) and (finite or case.scores == "documents")
     )
 
 
-def _both(function, *columns: Columns) -> Columns:
+def scores_for(case: Case, inputs: Inputs) -> np.ndarray | None:
+    """The scores of the batch in the form that the case's data has."""
+    s = inputs.scores
+    return {None: None, "pair": s[:, :1], "documents": s, "margins": s[:, :1] - s[:, 1:]}[case.scores]
+
+
+def plain(*, rows: int = ROWS, negatives: int = 0, queries: bool = True) -> Inputs:
+    """Random vectors of random length."""
+    random = np.random.default_rng([rows, negatives, queries])
+
+    def vectors(*shape: int) -> np.ndarray:
+        length = random.uniform(0.5, 1.5, (*shape[:-1], 1))
+        return (random.standard_normal(shape) / shape[-1] ** 0.5 * length).astype(np.float32)
+
+    def columns() -> Columns:
+        return Columns(vectors(rows, WIDTH) if queries else None, vectors(rows, 1 + negatives, WIDTH))
+
+    student = columns()
+    kernels = {name: (2 * vectors(WIDTH, width)) for name, width in TEACHER_WIDTHS.items()}
+    noise = {name: 0.5 * vectors(1, width) for name, width in TEACHER_WIDTHS.items()}
+    count = rows * (1 + negatives)
+    return Inputs(
+        student=student,
+        hidden={layer: _each(lambda x, y: x + 0.5 * y, student, columns()) for layer in range(LAYERS)},
+        teachers={
+            name: _each(
+                lambda x, y, name=name: x @ kernels[name] + y @ kernels[name] * 0.5 + noise[name], student, columns()
+            )
+            for name in TEACHER_WIDTHS
+        },
+        near={name: _each(lambda x, y: x + 0.5 * y, student, columns()) for name in TEACHER_WIDTHS},
+        kernels=kernels,
+        ids=(
+            np.arange(rows, dtype=np.int32) if queries else None,
+            np.arange(rows, rows + count, dtype=np.int32).reshape(rows, -1),
+        ),
+        scores=np.float32(
+            random.standard_normal((rows, 1 + negatives)) + np.eye(1, 1 + negatives)
+        ),  # a positive scores higher
+    )
+
+
+def change(
+    inputs: Inputs, student: Callable, teacher: Callable, *, ids: Callable | None = None, scores: Callable | None = None
+) -> Inputs:
+    """The same with a function applied to the arrays of the student, of the teachers, to the ids or to the scores."""
+    return inputs._replace(
+        student=_each(student, inputs.student),
+        hidden={layer: _each(student, columns) for layer, columns in inputs.hidden.items()},
+        teachers={name: _each(teacher, columns) for name, columns in inputs.teachers.items()},
+        near={name: _each(teacher, columns) for name, columns in inputs.near.items()},
+        ids=inputs.ids if ids is None else (None if inputs.ids[0] is None else ids(inputs.ids[0]), ids(inputs.ids[1])),
+        scores=inputs.scores if scores is None else scores(inputs.scores),
+    )
+
+
+def _each(function: Callable, *columns: Columns) -> Columns:
     queries = None if columns[0].queries is None else function(*(c.queries for c in columns))
     return Columns(queries, function(*(c.documents for c in columns)))
 
@@ -65,7 +113,7 @@ def _equal_rows(x: np.ndarray) -> np.ndarray:
     return np.broadcast_to(x[:1], x.shape).copy()
 
 
-def _zero(row: int):
+def _zero(row: int) -> Callable:
     def zeroed(x: np.ndarray) -> np.ndarray:
         x = x.copy()
         x[row] = 0
@@ -78,6 +126,12 @@ def _duplicates(x: np.ndarray) -> np.ndarray:
     x = x.copy()
     x[5], x[6] = x[3], x[3]
     return x
+
+
+def _one_excluded(scores: np.ndarray) -> np.ndarray:
+    scores = scores.copy()
+    scores[::3, 1] = -np.inf
+    return scores
 
 
 def _bfloat16(x: np.ndarray) -> Array:
@@ -96,6 +150,8 @@ INPUTS: dict[str, Inputs] = {
     "zero vectors of the student": change(plain(negatives=1), _zero(2), _same),
     "zero vectors of the teacher": change(plain(negatives=1), _same, _zero(2)),
     "zero vectors of both": change(plain(negatives=1), _zero(9), _zero(9)),
-    "duplicate texts": change(plain(negatives=1), _duplicates, _duplicates),
+    "duplicate texts": change(plain(negatives=1), _duplicates, _duplicates, ids=_duplicates),
+    "one text throughout": change(plain(negatives=1), _same, _same, ids=np.zeros_like),
+    "excluded candidates": change(plain(negatives=7), _same, _same, scores=_one_excluded),
     "bfloat16": change(plain(negatives=1), _bfloat16, _bfloat16)._replace(tolerance=1e-2),
 }

@@ -2,27 +2,51 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.losses import LossConfig
-from jdistill.types import Columns, Side, View
-from tests.losses.cases import CASES, Case, Texts
-from tests.losses.inputs import INPUTS, Inputs, fits
+from jdistill.types import Batch, Columns, Projection, Side, TextIds, Tokens, Vectors, View
+from tests.losses.cases import CASES, Case, Given, Texts
+from tests.losses.inputs import INPUTS, LAYERS, Inputs, fits, scores_for
+
+KEY = 7
+"""Seed of the draws of losses that draw."""
 
 
 class Result(NamedTuple):
     value: float
     gradient: list[np.ndarray]
-    """Of the student's queries, if any, and documents, in the space that the loss reads."""
+    """With respect to each array that a loss may learn through, in the order of `leaves`."""
 
 
 class Difference(NamedTuple):
     value: float
     gradient: float
+
+
+def vectors(case: Case, inputs: Inputs) -> Vectors:
+    """The student's side as training hands it over."""
+    layers = case.loss.needs().layers
+    wanted = range(LAYERS) if layers == "every" else layers
+    maps = {
+        t: Projection(inputs.kernels[t], np.zeros(inputs.kernels[t].shape[1], np.float32) + 0.1)
+        for t in case.loss.teachers
+    }
+    projected = case.projection and case.loss.needs().projection
+    return Vectors(inputs.student, {layer: inputs.hidden[layer] for layer in wanted}, maps if projected else {})
+
+
+def targets(case: Case, inputs: Inputs) -> dict[str, Columns]:
+    return {t: (inputs.teachers if case.projection else inputs.near)[t] for t in case.loss.teachers}
+
+
+def batch(case: Case, inputs: Inputs) -> Batch:
+    """What an objective reads of a Batch; the tokens are not among it."""
+    none = Tokens(np.zeros((inputs.rows, 1, 1), np.int32), np.ones((inputs.rows, 1, 1), bool))
+    return Batch(None, none, targets(case, inputs), scores_for(case, inputs), *inputs.ids)
 
 
 def side(columns: Columns) -> Side:
@@ -33,100 +57,143 @@ def side(columns: Columns) -> Side:
     return Side(queries, documents[:, 0], documents[:, 1:], queries, jnp.concatenate(by_column))
 
 
-def view(loss: LossConfig, student: dict[str, Columns], teacher: Columns) -> View:
+def concatenated(sides: list[Any]) -> Any:
+    """Vectors of several teachers side by side; None of none."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *sides) if sides else None
+
+
+def view(case: Case, inputs: Inputs) -> View:
     """What a loss sees on one device."""
+    given, parts = jax.tree.map(jnp.asarray, (vectors(case, inputs), batch(case, inputs)))
+    return view_of(case, given, case.loss.parameters(), parts)
+
+
+def view_of(case: Case, given: Vectors, parameters: dict, parts: Batch) -> View:
+    """The View of these arrays, laid out by hand."""
+    queries, documents = parts.query_ids, parts.document_ids
     return View(
-        student=side(student[loss.student_space]),
-        teacher=side(teacher) if loss.needs_teacher else None,
-        rows=jnp.arange(teacher.documents.shape[0]),
-        scores=None,
-        parameters=loss.parameters(),
-        progress=jnp.float32(0),
+        student=side(given.columns),
+        # By name, not in the order of the dict: going through jit sorts it.
+        teacher=concatenated([side(parts.targets[t]) for t in case.loss.teachers]),
+        projection=concatenated([given.projections[t] for t in case.loss.teachers if t in given.projections]),
+        hidden={layer: side(columns) for layer, columns in given.hidden.items()},
+        rows=jnp.arange(documents.shape[0]),
+        ids=TextIds(queries, documents[:, 0], documents[:, 1:], queries, documents.T.reshape(-1)),
+        scores=parts.scores,
+        all_scores=parts.scores,
+        parameters=parameters,
+        progress=jnp.float32(case.progress),
+        key=jax.random.fold_in(jax.random.key(KEY), 0),
     )
 
 
-def labels_for(inputs: Inputs) -> tuple[str, ...]:
-    return tuple(label for label, case in CASES.items() if fits(case, inputs))
+def leaves(result: Any) -> list[np.ndarray]:
+    """Gradients of (Vectors, parameters) as arrays in one order."""
+    return [np.asarray(x, np.float64) for x in jax.tree.leaves(result)]
+
+
+FAST_TO_COMPILE: Any = {"xla_backend_optimization_level": 0}
+"""Speed is not at stake: a program runs a few times."""
 
 
 @functools.cache
-def ours(batch: str) -> dict[str, Result]:
-    """Every loss on the batch of that name, on one device, without jdistill.parallel."""
-    labels = labels_for(INPUTS[batch])
-    return results(_one_device(labels), labels, INPUTS[batch].student, INPUTS[batch].teacher)
+def ours(label: str, name: str) -> Result:
+    """A loss on the batch of that name, on one device, without jdistill.parallel."""
+    case, inputs = CASES[label], INPUTS[name]
+    value, gradient = _one_device(label)(vectors(case, inputs), case.loss.parameters(), batch(case, inputs))
+    return Result(float(value), leaves(gradient))
+
+
+@functools.lru_cache(maxsize=4)
+def _one_device(label: str) -> Callable:
+    """Compiled once for all batches of one shape."""
+    case = CASES[label]
+
+    def mean(student: Vectors, parameters: dict, parts: Batch) -> jax.Array:
+        return case.loss(view_of(case, student, parameters, parts)).mean()
+
+    return jax.jit(jax.value_and_grad(mean, argnums=(0, 1)), compiler_options=FAST_TO_COMPILE)
 
 
 @functools.cache
-def _one_device(labels: tuple[str, ...]) -> Callable:
-    def means(student: dict[str, Columns], teacher: Columns) -> dict[str, jax.Array]:
-        losses = {label: CASES[label].loss for label in labels}
-        return {label: loss(view(loss, student, teacher)).mean() for label, loss in losses.items()}
-
-    return differentiated(means)
-
-
-def differentiated(means: Callable, **compiler_options: int) -> Callable:
-    """Value and gradient of any one entry of `means(student, teacher)`, compiled once for all entries."""
-
-    def chosen(student: dict[str, Columns], teacher: Columns, choice: dict[str, jax.Array]):
-        values = means(student, teacher)
-        return jnp.stack([choice[label] * values[label] for label in values]).sum(), values
-
-    return jax.jit(jax.value_and_grad(chosen, has_aux=True), compiler_options=compiler_options)
-
-
-def results(function: Callable, labels: tuple[str, ...], student: dict[str, Columns], teacher: Columns):
-    """Result of each loss under a `differentiated` function."""
-    found = {}
-    for label in labels:
-        choice = {other: jnp.float32(other == label) for other in labels}
-        (_, values), gradient = function(student, teacher, choice)
-        arrays = [np.asarray(x, np.float64) for x in gradient[CASES[label].loss.student_space] if x is not None]
-        found[label] = Result(float(values[label]), arrays)
-    return found
-
-
-def reference(case: Case, inputs: Inputs) -> Result:
+def expected(label: str, name: str) -> Result:
     """What the reference gives in float64, by torch's autograd."""
     import torch
 
-    student = [_tensor(x) for x in inputs.student[case.loss.student_space] if x is not None]
-    teacher = [_tensor(x) for x in inputs.teacher if x is not None]
-    for x in student:
-        x.requires_grad_()
-    value = case.reference(_texts(student), _texts(teacher))
-    gradient = torch.autograd.grad(value, student, allow_unused=True, materialize_grads=True)
+    case, inputs = CASES[label], INPUTS[name]
+
+    def tensor(x: Any, *, leaf: bool = False):
+        return torch.tensor(np.asarray(x, np.float64), requires_grad=leaf)
+
+    def texts(columns: Columns, leaf: bool) -> Texts:
+        q, d = columns
+        return Texts(None if q is None else tensor(q, leaf=leaf), tensor(d, leaf=leaf))
+
+    student = vectors(case, inputs)
+    parameters = {key: tensor(x, leaf=True) for key, x in case.loss.parameters().items()}
+    columns, hidden = texts(student.columns, True), {k: texts(x, True) for k, x in student.hidden.items()}
+    maps = {t: tuple(tensor(x, leaf=True) for x in p) for t, p in student.projections.items()}
+    teachers = [texts(x, False) for x in targets(case, inputs).values()]
+    scores = scores_for(case, inputs)
+    queries, documents = inputs.ids
+    value = case.reference(
+        Given(
+            student=_unbound(columns),
+            teacher=_unbound(Texts(*_cat(teachers))) if teachers else None,
+            projection=tuple(_cat([maps[t] for t in case.loss.teachers])) if maps else None,
+            hidden={layer: _unbound(x) for layer, x in hidden.items()},
+            ids=(None if queries is None else torch.tensor(queries), torch.tensor(documents)),
+            scores=None if scores is None else tensor(scores),
+            parameters=parameters,
+            progress=case.progress,
+        )
+    )
+    mine = jax.tree.leaves((columns, hidden, maps, parameters))
+    gradient = (
+        torch.autograd.grad(value, mine, allow_unused=True, materialize_grads=True)
+        if value.requires_grad
+        else [torch.zeros_like(x) for x in mine]
+    )
     return Result(value.item(), [g.numpy() for g in gradient])
-
-
-@functools.cache
-def expected(label: str, batch: str) -> Result:
-    return reference(CASES[label], INPUTS[batch])
 
 
 def difference(label: str, result: Result, other: Result) -> Difference:
     """Largest relative difference of the value, and of each vector of the gradient.
 
-    Relative to the other result, or to what the loss gives on the random batch where that is larger: a value or a
+    Relative to the other result, or to what the loss gives on a random batch where that is larger: a value or a
     gradient that vanishes by cancellation has no digits of its own in float32. Each vector is measured by itself, so
     that a row with an enormous gradient hides none of the others.
     """
-    typical = expected(label, "random" if CASES[label].needs_queries or len(other.gradient) == 2 else "plain texts")
-    value = abs(result.value - other.value) / max(abs(other.value), abs(typical.value))
+    typical = expected(label, _typical(label, len(other.gradient)))
+    value = abs(result.value - other.value) / max(abs(other.value), abs(typical.value), 1e-30)
     gradient = 0.0
     for ours, theirs, usual in zip(result.gradient, other.gradient, typical.gradient, strict=True):
-        size = np.maximum(np.abs(theirs).max(axis=-1), np.median(np.abs(usual).max(axis=-1)))
-        error = (np.abs(ours - theirs).max(axis=-1) / size).max()
+        if not theirs.size:
+            continue
+        lengths = _longest(usual)
+        reached = lengths[lengths > 0]  # some losses pass by some columns
+        size = np.maximum(_longest(theirs), np.median(reached) if reached.size else 0.0)
+        error = (_longest(ours - theirs) / np.maximum(size, 1e-30)).max()
         gradient = float(np.maximum(gradient, error))  # keeps NaN, which Python's max may drop
     return Difference(value, gradient)
 
 
-def _tensor(x):
+def _typical(label: str, gradients: int) -> str:
+    """A random batch that the loss fits and whose gradients are of the same arrays."""
+    names = ("1 negative", "random", "plain texts")
+    same = [n for n in names if fits(CASES[label], INPUTS[n]) and len(expected(label, n).gradient) == gradients]
+    return same[0]
+
+
+def _longest(x: np.ndarray) -> np.ndarray:
+    return np.abs(x).max(axis=-1) if x.ndim else np.abs(x)
+
+
+def _cat(parts: list[Any]) -> list[Any]:
     import torch
 
-    return torch.tensor(np.asarray(x, np.float64))
+    return [None if xs[0] is None else torch.cat(xs, dim=-1) for xs in zip(*parts, strict=True)]
 
 
-def _texts(arrays: list) -> Texts:
-    *queries, documents = arrays
-    return Texts(queries[0] if queries else None, list(documents.unbind(1)))
+def _unbound(texts: Texts) -> Texts:
+    return Texts(texts.queries, list(texts.documents.unbind(1)))

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jdistill.losses import EmbedCosine, EmbedKL, EmbedL2, EmbedMSE, embed_cosine, embed_kl, embed_l2, embed_mse
+from jdistill.losses import (
+    EmbedCosine,
+    EmbedKL,
+    EmbedL2,
+    EmbedMSE,
+    LossConfig,
+    embed_cosine,
+    embed_kl,
+    embed_l2,
+    embed_mse,
+)
+from jdistill.types import Columns
+from tests.losses.cases import Case
 from tests.losses.inputs import plain
 from tests.losses.measure import view
 
@@ -83,27 +95,30 @@ def test_divergence_is_finite_and_not_negative(seed: int, temperature: float) ->
 @pytest.mark.parametrize(
     "term", [EmbedCosine(teacher="t"), EmbedL2(teacher="t"), EmbedMSE(teacher="t"), EmbedKL(teacher="t")]
 )
-def test_every_column_of_a_row_counts_alike(term) -> None:
-    inputs = plain(negatives=2)
-    student = inputs.student["teacher:t"]
-    whole = term(view(term, inputs.student, inputs.teacher))
+def test_every_column_of_a_row_counts_alike(term: LossConfig) -> None:
+    inputs, case = plain(negatives=2), Case(term, lambda _: None)
+    whole = term(view(case, inputs))
     columns = []
-    for s, t in zip(
-        [student.queries, *student.documents.swapaxes(0, 1)],
-        [inputs.teacher.queries, *inputs.teacher.documents.swapaxes(0, 1)],
-        strict=True,
-    ):
-        one = (type(student)(None, x[:, None]) for x in (s, t))
-        columns.append(term(view(term, {"teacher:t": next(one)}, next(one))))
-    np.testing.assert_allclose(whole, np.mean(columns, axis=0), rtol=1e-6)
+    for s, t in zip(texts(inputs.student), texts(inputs.teachers["t"]), strict=True):
+        one = inputs._replace(
+            student=Columns(None, s[:, None]),
+            teachers={"t": Columns(None, t[:, None])},
+            ids=(None, inputs.ids[1][:, :1]),
+        )
+        columns.append(term(view(case, one)))
+    np.testing.assert_allclose(whole, np.mean(columns, axis=0), rtol=2e-6, atol=1e-7)
+
+
+def texts(columns: Columns) -> list[np.ndarray]:
+    return [columns.queries, *columns.documents.swapaxes(0, 1)]
 
 
 def test_widths_and_columns_must_agree() -> None:
-    inputs, term = plain(), EmbedCosine(teacher="t")
-    narrow = {"teacher:t": inputs.student["student"]}
+    term = EmbedCosine(teacher="t")
+    there = view(Case(term, lambda _: None), plain())
     with pytest.raises(ValueError, match="student's have 12 and the teacher's 20"):
-        term(view(term, narrow, inputs.teacher))
+        term(there._replace(projection=None))
     with pytest.raises(ValueError, match="vectors of queries"):
-        term(view(term, inputs.student, inputs.teacher._replace(queries=None)))
+        term(there._replace(teacher=there.teacher._replace(queries=None)))
     with pytest.raises(ValueError, match="the view has none"):
-        term(view(term, inputs.student, inputs.teacher)._replace(teacher=None))
+        term(there._replace(teacher=None))

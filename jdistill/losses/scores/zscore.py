@@ -4,39 +4,44 @@ The mean and standard deviation belong to the whole batch's matrix, which no dev
 and Gram matrices of the gathered vectors, so a device computes only its own rows of scores and talks to no other.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat
 
-from jdistill.losses.base import LossConfig, float32, sides
-from jdistill.losses.maths import Similarity, matmul, normalise, root
-from jdistill.types import Side, View
+from jdistill.losses.base import Needs, Streamed, sides
+from jdistill.losses.maths import Similarity, matmul, root
+from jdistill.losses.scores.mse import mean_squared_gap
+from jdistill.losses.scores.operands import Candidates, operands, unit
+from jdistill.types import View
 
 ROUNDING = 1e-6
 """Scores that deviate less than this share of their mean differ by float32 rounding only."""
 
 
-class ScoreZscore(LossConfig):
+class ScoreZscore(Streamed):
     """Squared difference between the student's and the teacher's z-scored similarities; widths may differ."""
 
-    needs_teacher: ClassVar[bool] = True
     kind: Literal["score_zscore"] = "score_zscore"
     similarity: Similarity = "cosine"
     """How two texts are scored."""
-    candidates: Literal["documents", "all"] = "documents"
+    candidates: Candidates = "documents"
     """Columns of the matrix: every row's document, or the hard negatives too."""
     eps: PositiveFloat = 1e-6
     """Added to the standard deviation of the scores, which bounds the gradient of a student that collapses."""
 
+    def needs(self) -> Needs:
+        """The teacher; widths may differ."""
+        return Needs(teacher=True)
+
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Mean over the columns of each row of the matrix."""
         student, teacher = (
-            zscores(*_operands(side, self.candidates), view.rows, similarity=self.similarity, eps=self.eps)
-            for side in sides(view)
+            factors(x.texts, x.candidates, view.rows, similarity=self.similarity, eps=self.eps)
+            for x in (operands(side, self.candidates) for side in sides(view))
         )
-        return jnp.square(student - teacher).mean(axis=1)
+        return mean_squared_gap(*student, *teacher, similarity="dot", block=self.block)
 
 
 def zscores(
@@ -75,8 +80,20 @@ def zscores(
       [[ 0.87 -0.87]
        [-0.87  0.87]]
     """
-    unit = normalise if similarity == "cosine" else float32
-    texts, candidates = unit(texts), unit(candidates)
+    of_rows, of_candidates = factors(texts, candidates, rows, similarity=similarity, eps=eps)
+    return matmul(of_rows, of_candidates.T)
+
+
+def factors(
+    texts: Float[Array, "n d"],
+    candidates: Float[Array, "m d"],
+    rows: Int[Array, " b"],
+    *,
+    similarity: Similarity,
+    eps: float,
+) -> tuple[Float[Array, "b e"], Float[Array, "m e"]]:
+    """Vectors of rows and candidates, `e = d + 1`, whose inner products are `zscores`; arguments as there."""
+    texts, candidates = unit(texts, similarity), unit(candidates, similarity)
     n, m = texts.shape[0], candidates.shape[0]
     text_mean, candidate_mean = texts.mean(axis=0, keepdims=True), candidates.mean(axis=0, keepdims=True)
     text_offsets, candidate_offsets = texts - text_mean, candidates - candidate_mean
@@ -90,15 +107,5 @@ def zscores(
     mean = jnp.sum(text_mean * candidate_mean)
     all_equal = deviation <= ROUNDING * jnp.abs(mean)
     factor = jnp.where(all_equal, 0.0, 1 / (deviation + eps))
-    # Scaling the vectors, not the matrix, lets the backward pass do without a stored copy of the scores.
-    return matmul(text_offsets[rows] * factor, candidates.T) + by_candidate * factor
-
-
-def _operands(side: Side, candidates: Literal["documents", "all"]) -> tuple[Array, Array]:
-    """Texts of the batch and their candidates; rows without queries are scored against each other."""
-    n = side.all_documents.shape[0] // (1 + side.negatives.shape[1])
-    documents = side.all_documents[:n]
-    return (
-        documents if side.all_queries is None else side.all_queries,
-        side.all_documents if candidates == "all" else documents,
-    )
+    of_rows = jnp.concatenate([text_offsets[rows] * factor, jnp.ones((rows.shape[0], 1))], axis=1)
+    return of_rows, jnp.concatenate([candidates, by_candidate.T * factor], axis=1)

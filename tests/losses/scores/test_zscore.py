@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jdistill.losses import ScoreZscore, zscores
 from tests.losses.inputs import plain
-from tests.losses.measure import view
+from tests.losses.scores.scored import view_for
 
 
 def direct(texts: np.ndarray, candidates: np.ndarray, eps: float) -> np.ndarray:
@@ -44,18 +44,18 @@ def test_equal_scores_give_zeros_and_no_gradient() -> None:
 def test_any_affine_change_of_the_teachers_scores_is_forgiven() -> None:
     """A teacher whose dot products are those of the student, times 9, plus 4, asks for nothing."""
     inputs = plain()
-    student = inputs.student["student"]
+    student = inputs.student
 
     def stretched(x: np.ndarray) -> np.ndarray:
         return np.concatenate([3 * x, np.full((*x.shape[:-1], 1), 2, np.float32)], axis=-1)
 
     term = ScoreZscore(teacher="t", similarity="dot")
     teacher = type(student)(stretched(student.queries), stretched(student.documents))
-    assert float(term(view(term, inputs.student, teacher)).max()) < 1e-8
+    assert float(term(view_for(term, inputs._replace(teachers={"t": teacher}))).max()) < 1e-8
 
 
 def test_plain_texts_are_scored_against_each_other() -> None:
     inputs, term = plain(queries=False, negatives=2), ScoreZscore(teacher="t", similarity="dot")
-    s, t = inputs.student["student"].documents[:, 0], inputs.teacher.documents[:, 0]
+    s, t = inputs.student.documents[:, 0], inputs.teachers["t"].documents[:, 0]
     expected = ((direct(s, s, term.eps) - direct(t, t, term.eps)) ** 2).mean(axis=1)
-    np.testing.assert_allclose(term(view(term, inputs.student, inputs.teacher)), expected, rtol=1e-5)
+    np.testing.assert_allclose(term(view_for(term, inputs)), expected, rtol=1e-5)

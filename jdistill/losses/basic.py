@@ -1,0 +1,50 @@
+"""The losses that hold no other loss; those in `nested` are built of them."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from jdistill.losses.contrast.info_nce import InfoNCE
+from jdistill.losses.contrast.sigmoid import Sigmoid
+from jdistill.losses.contrast.teacher_info_nce import TeacherInfoNCE
+from jdistill.losses.embedding import EmbedCosine, EmbedKL, EmbedL2, EmbedMSE
+from jdistill.losses.hidden import Hidden
+from jdistill.losses.labels.angle import AnglE
+from jdistill.losses.labels.cosent import CoSENT
+from jdistill.losses.labels.cosine_similarity import CosineSimilarity
+from jdistill.losses.labels.triplet import Triplet
+from jdistill.losses.regularise.sparsity import L1, Flops
+from jdistill.losses.regularise.spread_out import SpreadOut
+from jdistill.losses.scores.kl import ScoreKL
+from jdistill.losses.scores.m3_kd import M3KD
+from jdistill.losses.scores.margin_mse import ScoreMarginMSE
+from jdistill.losses.scores.mse import ScoreMSE
+from jdistill.losses.scores.rank import ScoreRank
+from jdistill.losses.scores.zscore import ScoreZscore
+
+Members = (
+    EmbedCosine
+    | EmbedL2
+    | EmbedMSE
+    | EmbedKL
+    | Hidden
+    | InfoNCE
+    | TeacherInfoNCE
+    | Sigmoid
+    | ScoreZscore
+    | ScoreMSE
+    | ScoreKL
+    | ScoreMarginMSE
+    | ScoreRank
+    | M3KD
+    | CoSENT
+    | AnglE
+    | CosineSimilarity
+    | Triplet
+    | SpreadOut
+    | Flops
+    | L1
+)
+
+Basic = Annotated[Members, Field(discriminator="kind")]
+"""Any loss that holds no other, told apart by its `kind`."""

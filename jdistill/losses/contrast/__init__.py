@@ -1,0 +1,1 @@
+"""Tell each text's partner from all other texts of the batch."""

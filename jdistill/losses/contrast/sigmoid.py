@@ -1,0 +1,99 @@
+"""Sigmoid contrast: decide of every query and document, by themselves, whether they belong together."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jdistill.losses.base import Streamed
+from jdistill.losses.blocks import sum_over
+from jdistill.losses.contrast.directions import paired_queries
+from jdistill.losses.maths import matmul, normalise
+from jdistill.losses.temperature import Learned, Temperature, temperature_of, temperature_parameters
+from jdistill.types import View
+
+BIAS = "bias"
+
+
+class Sigmoid(Streamed):
+    """Binary cross-entropy of every pair of a query and a document of the batch, hard negatives included (SigLIP)."""
+
+    kind: Literal["sigmoid"] = "sigmoid"
+    temperature: Temperature = Learned(start=0.1)
+    """Divides the cosines. `{start, min, max}` to learn it, as SigLIP does from 0.1; or a fixed number."""
+    bias: float = -10.0
+    """Added to the logits, and learned from this value. About minus the number of candidates' logarithm, or lower, lets
+    training start with few pairs taken for true, as nearly all are false."""
+
+    def parameters(self) -> dict[str, Array]:
+        """The bias, and the temperature's if it is learned."""
+        return {**temperature_parameters(self.temperature), BIAS: jnp.float32(self.bias)}
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """Sum of each row over its candidates.
+
+        Raises:
+          UserError: if the rows are plain texts.
+        """
+        queries, _ = paired_queries(view, self.kind)
+        return sigmoid(
+            queries,
+            view.student.all_documents,
+            view.rows,
+            temperature=temperature_of(self.temperature, view.parameters),
+            bias=view.parameters[BIAS],
+            block=self.block,
+        )
+
+
+def sigmoid(
+    queries: Float[Array, "b d"],
+    candidates: Float[Array, "c d"],
+    positives: Int[Array, " b"],
+    *,
+    temperature: float | Float[Array, ""],
+    bias: float | Float[Array, ""],
+    block: int = 512,
+) -> Float[Array, " b"]:
+    """Say yes to each query's own document and no to every other, without a softmax.
+
+    No pair's value depends on another pair, so small batches lose little, and a second true document of a query is only
+    one wrong answer.
+        loss_i = -sum_j log sigmoid(z_ij (cos(q_i, c_j) / temperature + bias)),   z_ij = 1 for the own document, else -1
+
+    Args:
+      queries: of this shard's rows, `[b, d]`, any float; maths runs in float32.
+      candidates: documents of the whole batch, hard negatives included, `[c, d]`.
+      positives: column of each row's own document, `[b]`, values in `[0, c)`.
+      temperature: divides the cosines; dimensionless, > 0.
+      bias: added to the logits.
+      block: candidates scored at a time; decides memory, never the result.
+
+    Returns:
+      Sum over the candidates of each row in nats, `[b]`, >= 0; the mean over rows is the paper's loss.
+
+    Source:
+      Zhai et al. 2023, arXiv:2303.15343, equation 1 and algorithm 1; their t is 1 / temperature, their b the bias.
+      Parity: algorithm 1 written out in torch.
+
+    Example:
+      >>> value = sigmoid(jnp.eye(2), jnp.eye(2), jnp.arange(2), temperature=1.0, bias=0.0)
+      >>> print(value.round(4))  # log(1 + 1/e) + log 2
+      [1.0064 1.0064]
+    """
+    shared = jnp.asarray(temperature, jnp.float32), jnp.asarray(bias, jnp.float32)
+    columns = jnp.arange(candidates.shape[0])
+    rows = normalise(queries), positives
+    return sum_over(surprise, rows, (normalise(candidates), columns), shared, block=block)
+
+
+def surprise(
+    rows: tuple[Float[Array, "b d"], Int[Array, " b"]],
+    candidates: tuple[Float[Array, "k d"], Int[Array, " k"]],
+    shared: tuple[Float[Array, ""], Float[Array, ""]],
+) -> Float[Array, "b k"]:
+    """`-log sigmoid` of the right answer for every pair."""
+    (queries, positives), (documents, columns), (temperature, bias) = rows, candidates, shared
+    logits = matmul(queries, documents.T) / temperature + bias
+    return jax.nn.softplus(jnp.where(positives[:, None] == columns[None], -logits, logits))

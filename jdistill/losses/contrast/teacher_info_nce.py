@@ -1,0 +1,128 @@
+"""Teacher InfoNCE: pick the teacher's vector of each text out of the teacher's vectors of all texts."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from pydantic import field_validator
+
+from jdistill.config import UserError
+from jdistill.losses.base import Needs, Streamed, project, sides
+from jdistill.losses.contrast.directions import TEXTS, Direction
+from jdistill.losses.contrast.info_nce import info_nce
+from jdistill.losses.maths import normalise
+from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
+from jdistill.types import View
+
+
+class TeacherInfoNCE(Streamed):
+    """Cross-entropy of the teacher's vector of a text among the teacher's vectors of the batch."""
+
+    kind: Literal["teacher_info_nce"] = "teacher_info_nce"
+    temperature: Temperature = 0.07
+    """Divides the cosines. `{start, min, max}` to learn it."""
+    directions: tuple[Direction, ...] | None = None
+    """From the student's texts to the teacher's, averaged. q2q and d2d: each text to the teacher's vector of itself;
+    q2d and d2q: to that of the row's other text. Left out: q2q and d2d, or d2d alone for plain texts."""
+
+    @field_validator("directions")
+    @classmethod
+    def _names_each_once(cls, directions: tuple[Direction, ...] | None) -> tuple[Direction, ...] | None:
+        if directions is not None and (not directions or len(set(directions)) < len(directions)):
+            raise ValueError(f"is {list(directions)}; name at least one of {', '.join(TEXTS)}, each once.")
+        return directions
+
+    def needs(self) -> Needs:
+        """The teacher, and a way into its space."""
+        return Needs(teacher=True, projection=True)
+
+    def parameters(self) -> dict[str, Array]:
+        """The temperature's, if it is learned."""
+        return temperature_parameters(self.temperature)
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """Mean of each row over the directions; d2d is itself a mean over the row's document and hard negatives.
+
+        Raises:
+          UserError: if a direction needs queries and the rows are plain texts.
+          ValueError: if there is no teacher, or if the widths differ.
+        """
+        plain = view.student.queries is None
+        directions = self.directions or (("d2d",) if plain else ("q2q", "d2d"))
+        if plain and directions != ("d2d",):
+            raise UserError(
+                f"teacher_info_nce has directions {', '.join(directions)}, but these rows are plain texts without "
+                "queries. Name a query column under data.<source>.columns, or leave 'directions' out."
+            )
+        temperature = temperature_of(self.temperature, view.parameters)
+        values = []
+        for direction in directions:
+            student, teacher, positives = opposed(view, direction)
+            flat = student.reshape(-1, student.shape[-1])
+            each = teacher_info_nce(flat, teacher, positives.reshape(-1), temperature=temperature, block=self.block)
+            values.append(each.reshape(positives.shape).mean(axis=1))
+        return jnp.stack(values).mean(axis=0)
+
+
+def opposed(view: View, direction: Direction) -> tuple[Float[Array, "b c t"], Float[Array, "p t"], Int[Array, "b c"]]:
+    """The student's vectors of one side of each row, the teacher's that compete for them, and which ones are right."""
+    student, teacher = sides(view)
+    side, pool = TEXTS[direction]
+    texts, positives = student.queries if side == "queries" else student.documents, view.rows[:, None]
+    candidates = teacher.all_queries if pool == "queries" else teacher.all_documents
+    if texts is None or candidates is None:
+        raise ValueError(f"direction {direction} needs vectors of queries, of student and teacher")
+    texts = texts[:, None]
+    if direction == "d2d":
+        k = student.negatives.shape[1]
+        texts = jnp.concatenate([texts, student.negatives], axis=1)
+        n = candidates.shape[0] // (1 + k)
+        positives = positives + n * jnp.arange(1 + k)[None]
+    projected = project(texts, view)
+    ours, theirs = projected.shape[-1], candidates.shape[-1]
+    if ours != theirs:
+        raise ValueError(
+            f"teacher_info_nce compares vectors of one width, but the student's have {ours} and the teacher's "
+            f"{theirs}; project the student, or use score_* losses"
+        )
+    return projected, candidates, positives
+
+
+def teacher_info_nce(
+    student: Float[Array, "b t"],
+    teacher: Float[Array, "c t"],
+    positives: Int[Array, " b"],
+    *,
+    temperature: float | Float[Array, ""],
+    block: int = 512,
+) -> Float[Array, " b"]:
+    """Bring each student vector closer to the teacher's vector of the same text than to those of all other texts.
+
+    Where embed_cosine asks for the same direction, this asks only to be told from the rest, which a student much
+    smaller than its teacher can do better.
+        loss_i = logsumexp_j(s_ij) - s_i,pos(i),   s_ij = cos(student_i, teacher_j) / temperature
+
+    Args:
+      student: vectors projected to the teacher's width, `[b, t]`, any float; maths runs in float32.
+      teacher: the teacher's vectors of all texts of the batch, `[c, t]`.
+      positives: column of each text's own teacher vector, `[b]`, values in `[0, c)`.
+      temperature: divides the cosines; dimensionless, > 0.
+      block: teacher vectors scored at a time; decides memory, never the result.
+
+    Returns:
+      Loss of each text in nats, `[b]`, >= 0.
+
+    Source:
+      Tian et al. 2020, arXiv:1910.10699, with the softmax of van den Oord et al. 2018, arXiv:1807.03748, equation 4.
+      Parity: tokenlearn's ContrastiveLoss(temperature). The "towers" of nomic's contrastors is a quarter of `info_nce`
+      plus three quarters of this with directions q2q, d2d and q2d.
+
+    Example:
+      >>> round(float(teacher_info_nce(jnp.eye(2), jnp.eye(2), jnp.arange(2), temperature=1.0).mean()), 4)
+      0.3133
+    """
+    # Moving all of a row's scores together changes nothing. Those of centred vectors are smaller, which loses fewer
+    # digits where they are subtracted from each other: embeddings, and teachers' above all, share a large mean.
+    student, teacher = normalise(student), normalise(teacher)
+    centred = teacher - teacher.mean(axis=0, keepdims=True)
+    return info_nce(student, centred, positives, temperature=temperature, similarity="dot", block=block)

@@ -1,0 +1,54 @@
+"""`hidden`: an earlier layer of the student learns from a teacher, typically from an earlier layer of one.
+
+The layer's vectors are pooled and finished like the student's own, so that they are compared text by text, as in
+`embed_*`, and not token by token: student and teacher may cut texts into different tokens. A teacher taken at an
+earlier layer is one more teacher of the run, with `layer` set.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from jaxtyping import Array, Float
+from pydantic import NonNegativeInt
+
+from jdistill.config import UserError
+from jdistill.losses.base import LossConfig, Needs
+from jdistill.losses.embedding import embed_cosine, embed_l2, embed_mse, over_columns
+from jdistill.types import View
+
+DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
+    "cosine": embed_cosine,
+    "l2": embed_l2,
+    "mse": embed_mse,
+}
+
+
+class Hidden(LossConfig):
+    """Distance between the student's vectors, taken at an earlier layer, and a teacher's vectors of the same texts.
+
+    Source: Sanh et al. 2019, arXiv:1910.01108, section 3 (cosine); Jiao et al. 2020, arXiv:1909.10351, equation 8 (mean
+    square, with a learned map); both over tokens in place of texts.
+    """
+
+    kind: Literal["hidden"] = "hidden"
+    layer: NonNegativeInt
+    """Layers of the student that are done: 0 is its embeddings, and its depth less one the last but one."""
+    distance: Literal["cosine", "l2", "mse"] = "cosine"
+    """As in `embed_cosine` (DistilBERT's choice), `embed_l2` and `embed_mse` (TinyBERT's)."""
+
+    def needs(self) -> Needs:
+        """The teacher, a way into its space, and the layer."""
+        return Needs(teacher=True, projection=True, layers=(self.layer,))
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """Value of each row, the mean over its texts.
+
+        Raises:
+          UserError: if the student has no such earlier layer.
+        """
+        if self.layer not in view.hidden:
+            raise UserError(
+                f"hidden: layer is {self.layer}, but the student has no such earlier layer. Lower it; for the last "
+                "layer use embed_cosine, embed_l2 or embed_mse."
+            )
+        return over_columns(view._replace(student=view.hidden[self.layer]), DISTANCES[self.distance])

@@ -1,0 +1,1 @@
+"""Learn from scores or triples that people gave."""

@@ -1,0 +1,102 @@
+"""AnglE: order the pairs of a batch by the angle between complex vectors, which has a slope where cosine is flat."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+from pydantic import PositiveFloat
+
+from jdistill.losses.base import LossConfig
+from jdistill.losses.blocks import over_rows
+from jdistill.losses.labels.cosent import in_order
+from jdistill.losses.labels.pairs import Scores, cosines, labels_of, queries_of
+from jdistill.types import View
+
+ROWS = 512
+"""Pairs whose similarity is computed at a time: it takes many copies of the vectors."""
+
+
+class AnglE(LossConfig):
+    """CoSENT on angles in complex space; hard negatives are further pairs, of opposite label."""
+
+    kind: Literal["angle"] = "angle"
+    temperature: PositiveFloat = 0.05
+    """Divides differences of similarity; usually 0.01 to 0.1."""
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """The loss of the whole batch, in every row.
+
+        A query makes a pair with its document and one with each of its hard negatives. A label `y` is the document's;
+        the negatives have `1 - y`. Rows with hard negatives but no label have 1.
+
+        Raises:
+          UserError: if the rows are plain texts, have several scores each, or neither score nor hard negatives.
+        """
+        side = view.student
+        queries = queries_of(side.all_queries, self.kind)
+        n, k = len(queries), side.negatives.shape[1]
+        labels = jnp.ones(n) if view.all_scores is None and k else labels_of(view.all_scores, self.kind)
+        loss = angle(
+            jnp.tile(queries, (1 + k, 1)),
+            side.all_documents,
+            jnp.concatenate([labels, jnp.tile(1 - labels, k)]),
+            temperature=self.temperature,
+        )
+        return jnp.broadcast_to(loss, view.rows.shape)
+
+
+def angle(
+    queries: Float[Array, "p d"],
+    documents: Float[Array, "p d"],
+    labels: Float[Array, " p"],
+    *,
+    temperature: float = 0.05,
+) -> Float[Array, ""]:
+    """Score every pair above all pairs of a lower label, by their angle in complex space.
+
+    Cosine changes little where it is near 1 or -1, so pairs that are already close get hardly any gradient from
+    `cosent`. This similarity has its slope there. Meant to be used beside `info_nce`.
+        loss = log(1 + sum_{y_i > y_j} exp((s_j - s_i) / temperature)),   s_i = angle_similarity(q_i, d_i)
+
+    Args:
+      queries: of the whole batch, `[p, d]`, any float; maths runs in float32. One may stand in several pairs.
+      documents: the document of each pair, `[p, d]`.
+      labels: how alike each pair is, `[p]`, on any scale; pairs of equal label are not compared.
+      temperature: divides differences of similarity; dimensionless, > 0.
+
+    Returns:
+      One number for the batch, >= 0; 0 with no gradient if all labels are equal.
+
+    Source:
+      Li and Li 2024, AoE, doi:10.18653/v1/2024.acl-long.101, with the subtraction in the order of their code, which
+      is the opposite of that in their equation 3. Our `temperature` is their tau.
+      Parity: sentence-transformers AnglELoss(scale=1/temperature).
+
+    Example:
+      >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> round(float(angle(x, x, jnp.array([1.0, 0.0]))), 4)
+      0.6931
+    """
+    scores = over_rows(lambda pairs: angle_similarity(*pairs), (queries, documents), block=ROWS)
+    return in_order(scores, labels, temperature=temperature)
+
+
+def angle_similarity(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Scores:
+    """Read each vector's first half as real parts, its second as imaginary ones, and compare the complex vectors.
+
+        s = |Re z + Im z|,   z = sum_v a_v conj(b_v),   a and b of unit length
+
+    The real part of z is the cosine of the vectors. The imaginary part is that of `b` and of `a` turned by -i; it
+    changes fastest where the two agree. A zero is appended to vectors of odd width.
+
+    Returns:
+      Similarity of the vectors in the same places, in [0, sqrt(2)]; its gradient is 0 where it is 0.
+    """
+    if a.shape[1] % 2:
+        a, b = (jnp.pad(x, ((0, 0), (0, 1))) for x in (a, b))
+    real, imaginary = jnp.split(a, 2, axis=1)
+    both = jax.tree.map(jnp.add, cosines(a, b), cosines(jnp.concatenate([imaginary, -real], axis=1), b))
+    sign = lax.stop_gradient(jnp.sign(both.coarse + both.rest))
+    return Scores(both.coarse * sign, both.rest * sign)

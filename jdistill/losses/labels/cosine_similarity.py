@@ -1,0 +1,77 @@
+"""Regression of the cosine of a pair on its label."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jdistill.losses.base import LossConfig
+from jdistill.losses.labels.pairs import labels_of, queries_of
+from jdistill.losses.maths import absolute, cosine, float32
+from jdistill.types import Columns, View
+
+Penalty = Literal["squared", "absolute"]
+
+
+class CosineSimilarity(LossConfig):
+    """Distance of the cosine of query and document from the pair's label."""
+
+    kind: Literal["cosine_similarity"] = "cosine_similarity"
+    penalty: Penalty = "squared"
+    """What is paid for an error: its square, or its size, which a few wrong labels disturb less."""
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """Value of each row; hard negatives are not looked at.
+
+        Raises:
+          UserError: if the rows are plain texts, or have not one score each.
+        """
+        queries, labels = queries_of(view.student.queries, self.kind), labels_of(view.scores, self.kind)
+        return cosine_similarity(queries, view.student.documents, labels, penalty=self.penalty)
+
+    def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
+        """Says so if no cosine can reach the labels."""
+        largest = 0.0 if scores is None or not scores.size else float(jnp.abs(scores).max())
+        if largest <= 1:
+            return []
+        return [
+            f"a score of the first batch is {largest:g} in size, but cosines lie between -1 and 1. Divide the scores "
+            "by their largest possible value, or use cosent, to which only their order matters."
+        ]
+
+
+def cosine_similarity(
+    queries: Float[Array, "*b d"],
+    documents: Float[Array, "*b d"],
+    labels: Float[Array, "*b"],
+    *,
+    penalty: Penalty = "squared",
+) -> Float[Array, "*b"]:
+    """Bring the cosine of each pair to its label.
+
+    For pairs that people scored on a scale that means what a cosine means. Where only the order of the labels is sure,
+    `cosent` is the better choice.
+        loss_i = (cos(q_i, d_i) - y_i)^2, or |cos(q_i, d_i) - y_i|
+
+    Args:
+      queries: of these rows, `[b, d]`, any float; maths runs in float32.
+      documents: the document of each query, `[b, d]`.
+      labels: the cosine that each pair should have, `[b]`, in [-1, 1].
+      penalty: `"squared"` or `"absolute"`.
+
+    Returns:
+      Value of each pair, `[b]`, >= 0; the cosine with a zero vector is 0.
+
+    Source:
+      Reimers and Gurevych 2019, arXiv:1908.10084, section 3, the regression objective.
+      Parity: sentence-transformers CosineSimilarityLoss(), or with loss_fct=L1Loss().
+
+    Example:
+      >>> cosine_similarity(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 2.0]]), jnp.array([0.5])).tolist()
+      [0.25]
+    """
+    error = cosine(queries, documents) - float32(labels)
+    return PENALTIES[penalty](error)
+
+
+PENALTIES = {"squared": jnp.square, "absolute": absolute}

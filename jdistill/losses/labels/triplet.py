@@ -1,0 +1,102 @@
+"""Triplets: a query nearer to its document than to its hard negatives, by a margin."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from pydantic import Field, PositiveFloat, model_validator
+
+from jdistill.config import UserError
+from jdistill.losses.base import LossConfig
+from jdistill.losses.labels.pairs import queries_of
+from jdistill.losses.maths import float32, norm, normalise
+from jdistill.types import View
+
+Distance = Literal["euclidean", "cosine"]
+
+
+class Triplet(LossConfig):
+    """How far each hard negative is from being farther from the query than the document, by a margin."""
+
+    kind: Literal["triplet"] = "triplet"
+    distance: Distance = "euclidean"
+    """Length of the difference of two vectors, or one minus the cosine of their angle."""
+    margin: PositiveFloat = Field(
+        default=5.0,
+        description="A negative this much farther away than the document costs nothing; a distance. 5 is for vectors "
+        "that are not normalised; with cosine it must be below 2, such as 0.2.",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> "Triplet":
+        if self.distance == "cosine" and self.margin >= 2:
+            raise ValueError(
+                f"margin {self.margin:g} can never be reached, since cosine distances lie between 0 and 2. "
+                "Set it below 2, such as 0.2."
+            )
+        return self
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """Value of each row, the mean over its hard negatives.
+
+        Raises:
+          UserError: if the rows are plain texts or have no hard negatives.
+        """
+        side = view.student
+        queries = queries_of(side.queries, self.kind)
+        if not side.negatives.shape[1]:
+            raise UserError(
+                "triplet compares a query's document with its hard negatives, but these rows have none. Name their "
+                "columns under data.<source>.columns.negatives, or use a loss that takes other rows' documents as "
+                "negatives, such as info_nce."
+            )
+        return triplet(queries, side.documents, side.negatives, margin=self.margin, distance=self.distance)
+
+
+def triplet(
+    queries: Float[Array, "b d"],
+    documents: Float[Array, "b d"],
+    negatives: Float[Array, "b k d"],
+    *,
+    margin: float = 5.0,
+    distance: Distance = "euclidean",
+) -> Float[Array, " b"]:
+    """Keep each hard negative farther from the query than the document is.
+
+    Once a negative is far enough it is left alone, unlike in `info_nce`, and nothing depends on other rows.
+        loss_i = mean_k relu(dist(q_i, d_i) - dist(q_i, n_ik) + margin)
+
+    Args:
+      queries: of these rows, `[b, d]`, any float; maths runs in float32.
+      documents: the document of each query, `[b, d]`.
+      negatives: hard negatives of each query, `[b, k, d]`, `k` at least 1.
+      margin: how much farther is far enough; a distance, > 0.
+      distance: `"euclidean"`, or `"cosine"` for one minus the cosine, in [0, 2].
+
+    Returns:
+      Value of each row, `[b]`, >= 0.
+
+    Source:
+      Schroff et al. 2015, arXiv:1503.03832, section 3.1, with distances in place of their squares.
+      Parity: sentence-transformers TripletLoss(triplet_margin=margin), the mean over each column of negatives.
+
+    Example:
+      >>> q, d, n = jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 0.0]]), jnp.array([[[0.0, 4.0], [0.0, 9.0]]])
+      >>> triplet(q, d, n).tolist()
+      [2.0]
+    """
+    measure = DISTANCES[distance]
+    near, far = measure(queries, documents), measure(queries[:, None], negatives)
+    return jax.nn.relu(near[:, None] - far + margin).mean(axis=1)
+
+
+def _euclidean(a: Float[Array, "*#b d"], b: Float[Array, "*#b d"]) -> Float[Array, "..."]:
+    return norm(float32(a) - float32(b))
+
+
+def _cosine(a: Float[Array, "*#b d"], b: Float[Array, "*#b d"]) -> Float[Array, "..."]:
+    return 1 - jnp.sum(normalise(a) * normalise(b), axis=-1)
+
+
+DISTANCES = {"euclidean": _euclidean, "cosine": _cosine}

@@ -1,0 +1,99 @@
+"""`adaptive_layer`: any loss at earlier layers too, so that users can cut the student's layers and lose little."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+
+from jdistill.config import UserError
+from jdistill.losses.base import LossConfig, Needs
+from jdistill.losses.basic import Members
+from jdistill.losses.embedding import embed_kl, over_columns
+from jdistill.losses.nested.base import NestedLoss, draw
+from jdistill.losses.nested.matryoshka import Matryoshka
+from jdistill.types import View
+
+WEIGHTINGS: dict[str, Callable[[int], float]] = {
+    "uniform": lambda layer: 1.0,
+    "log": lambda layer: 1 / (1 + math.log(1 + layer)),
+    "linear": lambda layer: 1 / (1 + layer),
+}
+"""Factor of an earlier layer, counted as layers done."""
+
+
+class AdaptiveLayer(NestedLoss):
+    """A loss at the last layer and at some earlier ones, which also learn from the last.
+
+    With S the layers drawn for this step, and x_l the student's vectors if it ended after l layers, L being all:
+        loss = w_last inner(x_L) + sum_{l in S} [ w_prior w(l) inner(x_l) / |S| + w_kl T KL(p_L || p_l) ]
+        p_l = softmax(x_l / T) over embedding dimensions; p_L gets no gradient
+    KL is the mean over the row's texts. With a `matryoshka` inside, this is 2D Matryoshka; KL compares whole vectors.
+
+    Source: Li et al. 2024, arXiv:2402.14776 (2DMSE). Parity: sentence-transformers AdaptiveLayerLoss, Matryoshka2dLoss.
+    """
+
+    kind: Literal["adaptive_layer"] = "adaptive_layer"
+    loss: Annotated[Members | Matryoshka, Field(discriminator="kind")]
+    """The loss of each layer: a mapping with a `kind` and its options; may be a `matryoshka`."""
+    layers_per_step: PositiveInt | None = 1
+    """Draw so many earlier layers anew at each step; null, or more than there are: all."""
+    last_layer_weight: NonNegativeFloat = 1.0
+    """Factor of the loss at the last layer."""
+    prior_layers_weight: NonNegativeFloat = 1.0
+    """Factor of the mean of the loss over the earlier layers drawn."""
+    kl_div_weight: NonNegativeFloat = 1.0
+    """Factor of the divergence between the last layer and each earlier one; 0 leaves it out."""
+    kl_temperature: PositiveFloat = 0.3
+    """Divides the vectors before their softmax."""
+    layer_weighting: Literal["uniform", "log", "linear"] = "uniform"
+    """Factor of layer l among the earlier ones: 1, 1 / (1 + ln(1 + l)) or 1 / (1 + l)."""
+
+    @field_validator("loss")
+    @classmethod
+    def _has_no_layer_of_its_own(cls, loss: LossConfig) -> LossConfig:
+        if loss.needs().layers:
+            raise ValueError("reads a layer of its own choice, whatever layer it is put at. Make it a term by itself.")
+        return loss
+
+    def needs(self) -> Needs:
+        """What the loss inside needs, and every layer."""
+        return self.loss.needs()._replace(layers="every")
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """Value of each row.
+
+        Raises:
+          UserError: if the student has no earlier layers.
+        """
+        if not view.hidden:
+            raise UserError(
+                "adaptive_layer trains earlier layers of the student, but it has none. Use its 'loss' as the term."
+            )
+        draw_key, own_key = jax.random.split(view.key)
+        last = view._replace(hidden={}, key=jax.random.fold_in(own_key, len(view.hidden)))
+        drawn = draw(draw_key, len(view.hidden), self.layers_per_step or len(view.hidden))
+        total = self.last_layer_weight * self.loss(last)
+        for layer in sorted(view.hidden):
+            part = jax.checkpoint(partial(self._earlier, view, layer, own_key))
+            # A branch even where all are drawn: it keeps the compiler from holding all layers' scores at once.
+            total += lax.cond((drawn == layer).any(), part, lambda: jnp.zeros_like(total))  # noqa: B023
+        return total
+
+    def _earlier(self, view: View, layer: int, key: Array) -> Float[Array, " b"]:
+        depth = len(view.hidden)
+        drawn = min(self.layers_per_step or depth, depth)
+        here = view._replace(student=view.hidden[layer], hidden={}, key=jax.random.fold_in(key, layer))
+        weight = self.prior_layers_weight * WEIGHTINGS[self.layer_weighting](layer) / drawn
+        value = weight * self.loss(here)
+        if not self.kl_div_weight:
+            return value
+        to_last = here._replace(teacher=lax.stop_gradient(view.student), projection=None)
+        # embed_kl is T^2 KL.
+        divergence = over_columns(to_last, partial(embed_kl, temperature=self.kl_temperature)) / self.kl_temperature
+        return value + self.kl_div_weight * divergence

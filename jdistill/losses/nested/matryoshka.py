@@ -1,0 +1,113 @@
+"""`matryoshka`: any loss on prefixes of the vectors, so that users can cut vectors short and lose little."""
+
+from functools import partial
+from typing import Annotated, Literal
+
+import jax
+from jaxtyping import Array, Float
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+
+from jdistill.config import UserError
+from jdistill.losses.basic import Basic
+from jdistill.losses.maths import float32, normalise
+from jdistill.losses.nested.base import NestedLoss, sum_drawn
+from jdistill.types import Side, View
+
+
+class Matryoshka(NestedLoss):
+    """Weighted sum of a loss over prefixes of the student's vectors, each scaled to length 1.
+
+        loss = sum_d w_d inner(x[:d] / |x[:d]|)
+
+    The teacher is the whole one for losses that compare scores, and for those that compare vectors through a
+    projection: a prefix goes through the first rows of its kernel. Without a projection, vectors are compared with the
+    teacher's prefix.
+
+    Source: Kusupati et al. 2022, arXiv:2205.13147, equation 1; through a projection, their tied form MRL-E.
+    Parity: sentence-transformers MatryoshkaLoss, whose teacher prefixes are as with `renormalise_teacher: false`.
+    """
+
+    kind: Literal["matryoshka"] = "matryoshka"
+    loss: Basic
+    """The loss of each prefix: a mapping with a `kind` and its options."""
+    dims: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    """Lengths of the prefixes, in any order. Include the student's whole width, or nothing trains its end."""
+    weights: tuple[NonNegativeFloat, ...] | None = None
+    """Factor of each prefix, in the order of `dims`; null: 1 each."""
+    dims_per_step: PositiveInt | None = None
+    """Draw so many prefixes anew at each step, which saves time; the others count as 0. Null: all."""
+    renormalise_teacher: bool = True
+    """Scale the teacher's prefixes to length 1, as the student's are. Matters where lengths do, so not for a cosine."""
+
+    @model_validator(mode="after")
+    def _prefixes_are_distinct_and_weighed(self) -> "Matryoshka":
+        if len(set(self.dims)) < len(self.dims):
+            raise ValueError(f"dims {list(self.dims)} has a number twice. Keep one of each.")
+        if self.weights is not None and len(self.weights) != len(self.dims):
+            raise ValueError(f"weights has {len(self.weights)} numbers, but dims has {len(self.dims)}. Give one each.")
+        if self.dims_per_step is not None and self.dims_per_step > len(self.dims):
+            raise ValueError(f"dims_per_step is {self.dims_per_step}, but dims has {len(self.dims)}. Lower it.")
+        return self
+
+    @property
+    def prefixes(self) -> tuple[tuple[int, float], ...]:
+        """Length and factor of each prefix, the longest first."""
+        weights = self.weights or (1.0,) * len(self.dims)
+        return tuple(sorted(zip(self.dims, weights, strict=True), reverse=True))
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """Value of each row, summed over the prefixes.
+
+        Raises:
+          UserError: if a prefix is longer than the student's vectors.
+          ValueError: if vectors of different widths are compared without a projection.
+        """
+        width = view.student.documents.shape[-1]
+        beyond = [dim for dim, _ in self.prefixes if dim > width]
+        if beyond:
+            raise UserError(
+                f"matryoshka: dims has {', '.join(map(str, beyond))}, but the student's width is {width}. Lower it to "
+                f"{width} or less."
+            )
+        draw_key, own_key = jax.random.split(view.key)
+        parts = [partial(self._value, view, dim, weight, own_key) for dim, weight in self.prefixes]
+        return sum_drawn(parts, self.dims_per_step, view, key=draw_key)
+
+    def _value(self, view: View, dim: int, weight: float, key: Array) -> Float[Array, " b"]:
+        seen = view._replace(
+            student=prefix(view.student, dim),
+            hidden={layer: prefix(side, dim) for layer, side in view.hidden.items()},
+            teacher=self._teacher(view, dim),
+            key=jax.random.fold_in(key, dim),
+        )
+        return weight * self.loss(seen)
+
+    def _teacher(self, view: View, dim: int) -> Side | None:
+        compares_vectors = self.loss.needs().projection and view.projection is None
+        if view.teacher is None or not compares_vectors:
+            return view.teacher
+        ours, theirs = view.student.documents.shape[-1], view.teacher.documents.shape[-1]
+        if ours != theirs:
+            raise ValueError(
+                f"matryoshka: {self.loss.kind} compares vectors of one width, but the student's have {ours} and the "
+                f"teacher's {theirs}; project the student, or use score_* losses"
+            )
+        return prefix(view.teacher, dim, normalised=self.renormalise_teacher)
+
+
+def prefix(side: Side, dim: int, *, normalised: bool = True) -> Side:
+    """The first `dim` numbers of every vector, float32.
+
+    Args:
+      side: vectors at least so wide.
+      dim: length of the prefix.
+      normalised: scale each to length 1; a zero prefix stays zero.
+
+    Example:
+      >>> row = jax.numpy.array([[3.0, 4.0, 12.0]])
+      >>> side = Side(queries=None, documents=row, negatives=row[None], all_queries=None, all_documents=row)
+      >>> print(prefix(side, 2).documents, prefix(side, 2, normalised=False).documents)
+      [[0.6 0.8]] [[3. 4.]]
+    """
+    finish = normalise if normalised else float32
+    return jax.tree.map(lambda x: finish(x[..., :dim]), side)

@@ -1,0 +1,1 @@
+"""Shape the student's vectors by themselves, whatever their texts."""

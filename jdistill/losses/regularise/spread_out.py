@@ -1,0 +1,128 @@
+"""Spread texts over the sphere as if their vectors were drawn at random (global orthogonal regularisation).
+
+Sums over all pairs of texts follow from the sum of the vectors and from their Gram matrix over dimensions, `d x d`, so
+that no matrix of scores is formed where the batch is larger than the vectors are wide.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+from pydantic import Field, model_validator
+
+from jdistill.losses.base import LossConfig
+from jdistill.losses.maths import matmul, normalise
+from jdistill.types import View
+
+Aggregation = Literal["mean", "sum"]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class SpreadOut(LossConfig):
+    """Mean and mean square of the cosines between different rows' texts, held to what random vectors have."""
+
+    kind: Literal["spread_out"] = "spread_out"
+    mean_weight: Weight = 1.0
+    """Factor of the squared mean cosine, which is large where all vectors point the same way; 0 leaves it out."""
+    second_moment_weight: Weight = 1.0
+    """Factor of what the mean squared cosine has above one over the width, which is large where vectors lie in
+    clusters or in few dimensions; 0 leaves it out."""
+    aggregation: Aggregation = "mean"
+    """Columns (queries, documents, each hard negative) are each looked at alone; then their mean is taken, or sum."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> "SpreadOut":
+        if not self.mean_weight and not self.second_moment_weight:
+            raise ValueError("mean_weight and second_moment_weight are both 0, so nothing is left. Raise one of them.")
+        return self
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """The loss of the whole batch, in every row."""
+        side = view.student
+        columns = jnp.split(side.all_documents, 1 + side.negatives.shape[1])
+        loss = spread_out(
+            columns if side.all_queries is None else [side.all_queries, *columns],
+            mean_weight=self.mean_weight,
+            second_moment_weight=self.second_moment_weight,
+            aggregation=self.aggregation,
+        )
+        return jnp.broadcast_to(loss, view.rows.shape)
+
+
+def spread_out(
+    columns: Sequence[Float[Array, "n d"]],
+    *,
+    mean_weight: float = 1.0,
+    second_moment_weight: float = 1.0,
+    aggregation: Aggregation = "mean",
+) -> Float[Array, ""]:
+    """Let unrelated texts be as near to orthogonal as random vectors are.
+
+    A regulariser beside a loss that learns from the texts: it lets vectors use all dimensions, and quantises better.
+    Of each column, with S_ij the cosines between its texts and means over all i != j:
+        loss = mean_weight mean(S)^2 + second_moment_weight relu(mean(S^2) - 1 / d)
+
+    Args:
+      columns: vectors of the whole batch's queries, of its documents, of each column of hard negatives, `[n, d]` each,
+        any float; maths runs in float32.
+      mean_weight: factor of the first part, >= 0.
+      second_moment_weight: factor of the second part, >= 0.
+      aggregation: `"mean"` over columns, or their `"sum"`.
+
+    Returns:
+      One number for the batch, >= 0; 0 for a batch of one.
+
+    Source:
+      Zhang et al. 2017, arXiv:1708.06320, global orthogonal regularisation, over all pairs of a column in place of
+      sampled ones. EmbeddingGemma, arXiv:2509.20354, has mean_weight 0 and the sum.
+      Parity: sentence-transformers GlobalOrthogonalRegularizationLoss, its two parts added.
+
+    Example:
+      >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0]])
+      >>> print(spread_out([x]), spread_out([x, x], mean_weight=0.0, aggregation="sum"))
+      1.5 1.0
+    """
+    of_columns = []
+    for column in columns:
+        mean, excess = moments(column)
+        of_columns.append(mean_weight * jnp.square(mean) + second_moment_weight * jax.nn.relu(excess))
+    total = jnp.stack(of_columns)
+    return total.mean() if aggregation == "mean" else total.sum()
+
+
+def moments(texts: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean cosine of two different texts, and mean squared cosine minus `1 / d`; 0 and `-1 / d` of a single text."""
+    unit = normalise(texts)
+    # Equal vectors have no direction in which to part; what is left of their gradient would be rounding.
+    unit = jnp.where((unit == unit[:1]).all(), lax.stop_gradient(unit), unit)
+    return _by_texts(unit) if unit.shape[0] <= unit.shape[1] else _by_dimensions(unit)
+
+
+def _by_texts(unit: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """From the matrix of cosines."""
+    n, d = unit.shape
+    cosines = jnp.where(jnp.eye(n, dtype=bool), 0.0, matmul(unit, unit.T))
+    pairs = max(n * (n - 1), 1)
+    return cosines.sum() / pairs, jnp.square(cosines).sum() / pairs - 1 / d
+
+
+def _by_dimensions(unit: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """From the sum of the vectors and their Gram matrix G = U^T U.
+
+    With u_i of length 1, or 0 for a zero vector, and L = sum |u_i|^2:
+        sum_{i != j} S_ij   = |sum u_i|^2 - L
+        sum_{i != j} S_ij^2 = |G|^2 - sum |u_i|^4 = |G - (n / d) I|^2 + (2 n L - n^2) / d - sum |u_i|^4
+    The first form of the second sum subtracts n^2 / d from nearly as much where vectors are spread out, which is what
+    the loss drives at; taken from the Gram matrix's diagonal first, it leaves a sum of the size of what is wanted.
+    """
+    n, d = unit.shape
+    squares = jnp.square(unit).sum(axis=1)
+    pairs = n * (n - 1)
+    total = jnp.square(unit.sum(axis=0)).sum() - squares.sum()
+    from_even = matmul(unit.T, unit) - n / d * jnp.eye(d)
+    missing = (squares - 1).sum()
+    excess = jnp.square(from_even).sum() + (2 * n * missing + n) / d - jnp.square(squares).sum()
+    return total / pairs, excess / pairs

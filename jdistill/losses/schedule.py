@@ -1,0 +1,52 @@
+"""Numbers that change while training goes on."""
+
+from typing import Annotated, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from pydantic import Field, model_validator
+
+from jdistill.config import Config
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A share of the training, 0 at its first step and 1 after its last."""
+
+
+class Ramp(Config):
+    """A value that stays, then moves, then stays again."""
+
+    start: float
+    """Value until `begin`."""
+    stop: float
+    """Value from `end` on."""
+    begin: Share = 0.0
+    """Share of the training after which the value starts to move."""
+    end: Share = 1.0
+    """Share of the training after which it has arrived."""
+    shape: Literal["linear", "quadratic"] = "linear"
+    """How it moves: on a line, or slowly at first, with the square of the way."""
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> "Ramp":
+        if self.end <= self.begin:
+            raise ValueError(f"end {self.end} is not after begin {self.begin}; both are shares of the training.")
+        return self
+
+
+Scheduled = float | Ramp
+"""A number, or how it changes."""
+
+POWERS = {"linear": 1, "quadratic": 2}
+
+
+def at(value: Scheduled, progress: Float[Array, ""]) -> Float[Array, ""]:
+    """The value of a number or ramp when a share `progress` of the training is done.
+
+    Example:
+      >>> [float(at(Ramp(start=0.2, stop=0.0, end=0.5), jnp.float32(p))) for p in (0.0, 0.25, 0.9)]
+      [0.20000000298023224, 0.10000000149011612, 0.0]
+    """
+    if not isinstance(value, Ramp):
+        return jnp.float32(value)
+    way = jnp.clip((progress - value.begin) / (value.end - value.begin), 0.0, 1.0)
+    return value.start + (value.stop - value.start) * way ** POWERS[value.shape]

@@ -1,0 +1,110 @@
+"""Match how much better a document suits its query than a hard negative does."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jdistill.config import UserError
+from jdistill.losses.base import LossConfig, Needs, sides
+from jdistill.losses.maths import Similarity, float32
+from jdistill.losses.scores.operands import Targets, queries_of, unit
+from jdistill.types import Side, View
+
+
+class ScoreMarginMSE(LossConfig):
+    """Squared difference between the student's and the teacher's margin over each hard negative."""
+
+    kind: Literal["score_margin_mse"] = "score_margin_mse"
+    targets: Targets = "vectors"
+    """Where the teacher's margins come from: its vectors on disk, or the data's given scores, one per document or one
+    margin per hard negative."""
+    similarity: Similarity = "dot"
+    """How two texts are scored. Margins of cosines never exceed 2, so they cannot follow a cross-encoder's."""
+
+    def needs(self) -> Needs:
+        """The teacher's vectors, in any width, unless scores are given."""
+        return Needs(teacher=self.targets == "vectors")
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """Mean over the hard negatives of each row.
+
+        Raises:
+          UserError: if the rows have no queries, no hard negatives, or not the scores that are to be given.
+        """
+        if not view.student.negatives.shape[1]:
+            raise UserError(
+                "score_margin_mse compares a document with hard negatives, but these rows have none. Name their "
+                "columns under data.<source>.columns, or use a loss that needs none, such as score_kl."
+            )
+        ours = self._margins(view.student)
+        if self.targets == "scores":
+            return score_margin_mse(ours, given_margins(view))
+        return score_margin_mse(ours, self._margins(sides(view)[1]))
+
+    def _margins(self, side: Side) -> Float[Array, "b k"]:
+        queries = queries_of(side, self.kind)
+        return margins(queries, side.documents, side.negatives, similarity=self.similarity)
+
+
+def margins(
+    queries: Float[Array, "b d"],
+    documents: Float[Array, "b d"],
+    negatives: Float[Array, "b k d"],
+    *,
+    similarity: Similarity,
+) -> Float[Array, "b k"]:
+    """How much higher each query scores its document than each of its hard negatives, float32.
+
+    The vectors are subtracted before they are multiplied: where a hard negative is nearly the document, the difference
+    of two scores would have lost its digits.
+    """
+    q, documents, negatives = (unit(x, similarity) for x in (queries, documents, negatives))
+    return jnp.sum(q[:, None] * (documents[:, None] - negatives), axis=-1)
+
+
+def given_margins(view: View) -> Float[Array, "b k"]:
+    """The data's margins; of scores per document, the first minus each other. NaN where a score is -inf.
+
+    Raises:
+      UserError: if there are no scores, or neither one per document nor one per hard negative.
+    """
+    k = view.student.negatives.shape[1]
+    if view.scores is None or view.scores.shape[1] not in (k, k + 1):
+        found = "no scores" if view.scores is None else f"{view.scores.shape[1]} scores"
+        raise UserError(
+            f"score_margin_mse with targets: scores learns from the margin of each of a row's {k} hard negatives, or "
+            f"from the scores of all its {k + 1} documents, but these rows have {found}. Name a column of {k} or "
+            f"{k + 1} numbers as score under data.<source>.columns, or set targets: vectors to take the margins from "
+            "the teacher's vectors."
+        )
+    scores = float32(view.scores)
+    return scores if scores.shape[1] == k else scores[:, :1] - scores[:, 1:]
+
+
+def score_margin_mse(student: Float[Array, "b k"], teacher: Float[Array, "b k"]) -> Float[Array, " b"]:
+    """Learn the teacher's margins, not its scores.
+
+    Scores of a cross-encoder have an offset of their own for every query; margins do not.
+        loss_i = mean_j ((s_i+ - s_ij) - (t_i+ - t_ij))^2
+
+    Args:
+      student: the student's score of each row's document minus that of each hard negative, `[b, k]`.
+      teacher: the teacher's, in the same units. Infinity or NaN leaves a hard negative out, as if it were not there.
+
+    Returns:
+      Mean over the row's hard negatives, `[b]`; 0 where all are left out.
+
+    Source:
+      Hofstaetter et al. 2020, arXiv:2010.02666, the Margin-MSE loss.
+      Parity: sentence-transformers MarginMSELoss.
+
+    Example:
+      >>> score_margin_mse(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 5.0]])).tolist()
+      [4.5]
+    """
+    student, teacher = float32(student), lax.stop_gradient(float32(teacher))
+    kept = jnp.isfinite(teacher)
+    squares = jnp.square(jnp.where(kept, student - jnp.where(kept, teacher, 0.0), 0.0))
+    return squares.sum(axis=1) / jnp.maximum(float32(kept).sum(axis=1), 1.0)

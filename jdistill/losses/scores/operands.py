@@ -1,0 +1,142 @@
+"""Which texts a row is scored against: the batch's candidates, or the row's own document and hard negatives.
+
+Rows of plain texts have no query; the text itself takes its place and is scored against the others.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jdistill.config import UserError
+from jdistill.losses.maths import Similarity, float32, normalise
+from jdistill.types import Columns, Side, View
+
+Candidates = Literal["documents", "all"]
+Targets = Literal["vectors", "scores"]
+
+SAMPLE = 256
+"""Rows of a batch that are enough to see how a teacher's scores are spread."""
+
+
+class Operands(NamedTuple):
+    """What is multiplied to a score matrix."""
+
+    rows: Float[Array, "b d"]
+    """The texts of this shard's rows."""
+    texts: Float[Array, "n d"]
+    """The same of the whole batch."""
+    candidates: Float[Array, "m d"]
+    """What they are scored against, of the whole batch."""
+
+
+def operands(side: Side, candidates: Candidates) -> Operands:
+    """The batch's texts and their candidates: every row's document, or the hard negatives too."""
+    n = side.all_documents.shape[0] // (1 + side.negatives.shape[1])
+    documents = side.all_documents[:n]
+    columns = side.all_documents if candidates == "all" else documents
+    if side.queries is None or side.all_queries is None:
+        return Operands(side.documents, documents, columns)
+    return Operands(side.queries, side.all_queries, columns)
+
+
+def unit(x: Float[Array, "*b d"], similarity: Similarity) -> Float[Array, "*b d"]:
+    """Vectors whose inner products are the similarities, float32."""
+    return normalise(x) if similarity == "cosine" else float32(x)
+
+
+def paired(a: Float[Array, "*b d"], b: Float[Array, "*b d"], similarity: Similarity) -> Float[Array, "*b"]:
+    """Similarity of each vector with its partner, float32."""
+    return jnp.sum(unit(a, similarity) * unit(b, similarity), axis=-1)
+
+
+def own_documents(side: Side) -> Float[Array, "b c d"]:
+    """The documents of each row: its own, then its hard negatives."""
+    return jnp.concatenate([side.documents[:, None], side.negatives], axis=1)
+
+
+def own_scores(side: Side, kind: str, *, similarity: Similarity) -> Float[Array, "b c"]:
+    """Similarity of each row's query with each document of the row, float32.
+
+    Raises:
+      UserError: if the rows are plain texts.
+    """
+    queries, documents = unit(queries_of(side, kind), similarity), unit(own_documents(side), similarity)
+    return jnp.einsum("bd,bcd->bc", queries, documents, precision=jax.lax.Precision.HIGHEST)
+
+
+def queries_of(side: Side, kind: str) -> Float[Array, "b d"]:
+    """The queries of this shard's rows.
+
+    Raises:
+      UserError: if the rows are plain texts.
+    """
+    if side.queries is None:
+        raise UserError(
+            f"{kind} scores a query's own documents, but these rows are plain texts without queries. Name a query "
+            "column under data.<source>.columns, or use a loss that needs none, such as score_mse."
+        )
+    return side.queries
+
+
+def given_scores(view: View, kind: str) -> Float[Array, "b c"]:
+    """The data's score of each document of a row.
+
+    Raises:
+      UserError: if the data have no scores, or not one per document.
+    """
+    c = 1 + view.student.negatives.shape[1]
+    advice = "or set targets: vectors to take the scores from the teacher's vectors"
+    if view.scores is None:
+        raise UserError(
+            f"{kind} with targets: scores learns from given scores, but these rows have none. Name their column as "
+            f"score under data.<source>.columns, {advice}."
+        )
+    if view.scores.shape[1] != c:
+        raise UserError(
+            f"{kind} with targets: scores learns from one score per document of a row, but these rows have {c} "
+            f"documents (their own and {c - 1} hard negatives) and {view.scores.shape[1]} scores. Give a score for "
+            f"every document, the row's own first, {advice}."
+        )
+    return float32(view.scores)
+
+
+def target_scores(view: View, targets: Targets, kind: str, *, similarity: Similarity) -> Float[Array, "b c"]:
+    """The teacher's score of each document of a row: given by the data, or from the teacher's vectors.
+
+    Raises:
+      UserError: if the data lack queries or scores.
+      ValueError: if the vectors of the teacher are needed and missing.
+    """
+    if targets == "scores":
+        return given_scores(view, kind)
+    if view.teacher is None:
+        raise ValueError(f"{kind} takes its scores from a teacher's vectors, but the view has no teacher")
+    return own_scores(view.teacher, kind, similarity=similarity)
+
+
+def sample_of_scores(
+    teacher: Columns | None, candidates: Candidates | Literal["own"], similarity: Similarity
+) -> np.ndarray | None:
+    """The teacher's scores of some rows of a batch, `[rows, candidates]`, to look at; None without vectors.
+
+    Args:
+      teacher: the teacher's vectors.
+      candidates: as of `operands`, or the documents of the row itself.
+      similarity: how two texts are scored.
+    """
+    if teacher is None:
+        return None
+    documents = np.asarray(teacher.documents, np.float32)
+    texts = documents[:, 0] if teacher.queries is None else np.asarray(teacher.queries, np.float32)
+    if similarity == "cosine":
+        texts, documents = (
+            x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) for x in (texts, documents)
+        )
+    sample = slice(None, None, -(-len(texts) // SAMPLE))
+    if candidates == "own":
+        return np.einsum("bd,bcd->bc", texts[sample], documents[sample])
+    columns = documents if candidates == "all" else documents[:, :1]
+    return texts[sample] @ columns.reshape(-1, columns.shape[-1]).T

@@ -1,0 +1,163 @@
+"""Match the order of similarities: which two pairs of texts are closer, not how close they are.
+
+A batch of n rows has about n^4 comparisons of two pairs. A few per row, drawn anew in every step, have the same mean.
+"""
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+from pydantic import NonNegativeFloat, PositiveInt
+
+from jdistill.losses.base import LossConfig, Needs, sides
+from jdistill.losses.blocks import sum_over
+from jdistill.losses.maths import Similarity, float32, norm
+from jdistill.losses.scores.operands import Candidates, operands, unit
+from jdistill.types import View
+
+ROUNDING = 1e-6
+"""Scores of the teacher that differ by less than this share of what they are made of differ by rounding only."""
+
+
+class Comparisons(NamedTuple):
+    """Of each row's text with a candidate, against another text with another candidate; `[b, s]`, s for each row."""
+
+    candidates: Int[Array, "*b"]
+    """Candidate with which the row's own text makes a pair, in `[0, m)`."""
+    other_texts: Int[Array, "*b"]
+    """Text of the other pair, in `[0, n)`."""
+    other_candidates: Int[Array, "*b"]
+    """Candidate of the other pair, in `[0, m)`."""
+
+
+class ScoreRank(LossConfig):
+    """Hinge on the order of two similarities, for comparisons drawn at random."""
+
+    kind: Literal["score_rank"] = "score_rank"
+    margin: NonNegativeFloat = 0.015
+    """By how much the student's similarities are to differ; in units of the similarity."""
+    pairs: PositiveInt = 16
+    """Other pairs that each row's pairs are compared with in a step."""
+    similarity: Similarity = "cosine"
+    """How two texts are scored."""
+    candidates: Candidates = "documents"
+    """What a text makes a pair with: every row's document, or the hard negatives too."""
+
+    def needs(self) -> Needs:
+        """The teacher; widths may differ."""
+        return Needs(teacher=True)
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """Mean over the comparisons of each row."""
+        student, teacher = (operands(side, self.candidates) for side in sides(view))
+        n, m = student.texts.shape[0], student.candidates.shape[0]
+        drawn = draw_comparisons(view.key, n, m, self.pairs, among_themselves=view.student.queries is None)
+        return score_rank(
+            *student,
+            *teacher,
+            Comparisons(*(x[view.rows] for x in drawn)),
+            margin=self.margin,
+            similarity=self.similarity,
+        )
+
+
+def draw_comparisons(key: Array, n: int, m: int, pairs: int, *, among_themselves: bool) -> Comparisons:
+    """Comparisons of every row of the batch, each pair of texts equally likely; the same on every device.
+
+    Args:
+      key: of the step and term.
+      n: rows of the batch.
+      m: candidates.
+      pairs: comparisons per row.
+      among_themselves: the texts are the first candidates, and none makes a pair with itself.
+    """
+    of_own, of_text, of_other = jax.random.split(key, 3)
+    others = jax.random.randint(of_text, (n, pairs), 0, n)
+    skipped = 1 if among_themselves and m > 1 else 0
+    own, other = (jax.random.randint(k, (n, pairs), skipped, m) for k in (of_own, of_other))
+    if not skipped:
+        return Comparisons(own, others, other)
+    # The drawn numbers are steps to the right of the text itself.
+    return Comparisons((jnp.arange(n)[:, None] + own) % m, others, (others + other) % m)
+
+
+def score_rank(
+    rows: Float[Array, "b d"],
+    texts: Float[Array, "n d"],
+    candidates: Float[Array, "m d"],
+    teacher_rows: Float[Array, "b t"],
+    teacher_texts: Float[Array, "n t"],
+    teacher_candidates: Float[Array, "m t"],
+    comparisons: Comparisons,
+    *,
+    margin: float = 0.015,
+    similarity: Similarity = "cosine",
+) -> Float[Array, " b"]:
+    """Put two pairs of texts in the order that the teacher puts them in.
+
+    It says nothing of the size of similarities, so it neither fights a student whose cosines all lie in a narrow band
+    nor rewards it. It is noisy, and meant beside score_mse.
+        loss_i = mean over s of relu(margin - sign(T_ij - T_kl) (S_ij - S_kl)),   (j, k, l) = comparison s of row i
+    A tie of the teacher counts as 0.
+
+    Args:
+      rows: the student's vectors of this shard's rows, `[b, d]`, any float; maths runs in float32.
+      texts: the same of the whole batch, `[n, d]`.
+      candidates: the student's vectors of what texts make pairs with, of the whole batch, `[m, d]`.
+      teacher_rows: the teacher's vectors of `rows`; the teacher's get no gradient.
+      teacher_texts: the teacher's vectors of `texts`.
+      teacher_candidates: the teacher's vectors of `candidates`.
+      comparisons: indices, `[b, s]` each.
+      margin: how far apart the student's similarities are to be, >= 0, in units of the similarity.
+      similarity: `"cosine"`, or `"dot"` for raw inner products.
+
+    Returns:
+      Mean over the row's comparisons, `[b]`; >= 0. Memory is that of `b` vectors, however many comparisons there are.
+
+    Source:
+      Zhang et al. 2024, arXiv:2412.19048, the relative similarity loss L_resim, over a sample.
+      Parity: pair_inbatch_triplet_loss of RAG-Retrieval's Stella distillation, in expectation over comparisons and
+      where the teacher has no ties, which are put in an arbitrary order there.
+
+    Example:
+      >>> x, t = jnp.eye(2), jnp.array([[1.0, 0.0], [0.6, 0.8]])
+      >>> opposite = Comparisons(*(jnp.array([[k]]) for k in (1, 0, 0)))  # text 0 with 1, against 0 with itself
+      >>> score_rank(x[:1], x, x, t[:1], t, t, opposite, margin=1.5).tolist()
+      [0.5]
+    """
+    rows, texts, candidates = float32(rows), float32(texts), float32(candidates)  # gradients are summed up in float32
+    steps = Comparisons(*(x.T for x in comparisons))
+
+    def order(step: Comparisons) -> Float[Array, " b"]:
+        difference, size = _difference(teacher_rows, teacher_texts, teacher_candidates, step, similarity)
+        return jnp.where(jnp.abs(difference) > ROUNDING * size, jnp.sign(difference), 0.0)
+
+    drawn = steps, lax.stop_gradient(lax.map(order, steps))
+    shared = texts, candidates, jnp.float32(margin)
+    return sum_over(partial(_hinges, similarity=similarity), rows, drawn, shared, block=1) / steps.candidates.shape[0]
+
+
+def _hinges(
+    rows: Array, drawn: tuple[Comparisons, Array], shared: Any, *, similarity: Similarity
+) -> Float[Array, "b 1"]:
+    texts, candidates, margin = shared
+    step, order = jax.tree.map(lambda x: x[0], drawn)
+    difference, _ = _difference(rows, texts, candidates, step, similarity)
+    hinge = jax.nn.relu(margin - lax.stop_gradient(order) * difference)
+    return jnp.where(order == 0, 0.0, hinge)[:, None]
+
+
+def _difference(
+    rows: Float[Array, "b d"],
+    texts: Float[Array, "n d"],
+    candidates: Float[Array, "m d"],
+    step: Comparisons,
+    similarity: Similarity,
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """Similarity of the row's pair minus that of the other pair, one per row; and how large they could be together."""
+    pairs = (rows, candidates[step.candidates]), (texts[step.other_texts], candidates[step.other_candidates])
+    (a, b), (c, d) = ((unit(x, similarity), unit(y, similarity)) for x, y in pairs)
+    return jnp.sum(a * b, axis=-1) - jnp.sum(c * d, axis=-1), norm(a) * norm(b) + norm(c) * norm(d)

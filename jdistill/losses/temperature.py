@@ -1,0 +1,51 @@
+"""Temperatures: a fixed number, or one that is learned with the student."""
+
+import math
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+from pydantic import PositiveFloat, model_validator
+
+from jdistill.config import Config
+
+
+class Learned(Config):
+    """A temperature that the optimizer moves, through its logarithm."""
+
+    start: PositiveFloat
+    """Value before the first step."""
+    min: PositiveFloat = 0.01
+    """Never below this: CLIP's limit, a factor of 100 on the scores."""
+    max: PositiveFloat = 1.0
+    """Never above this."""
+
+    @model_validator(mode="after")
+    def _starts_within_its_limits(self) -> "Learned":
+        if not self.min <= self.start <= self.max:
+            raise ValueError(f"start {self.start} is not within min {self.min} and max {self.max}.")
+        return self
+
+
+Temperature = PositiveFloat | Learned
+"""A number, or `{start, min, max}` for one that is learned."""
+
+NAME = "log_temperature"
+
+
+def temperature_parameters(temperature: Temperature) -> dict[str, Array]:
+    """The learnable values that a temperature adds to its term: none, or its logarithm."""
+    return {NAME: jnp.float32(math.log(temperature.start))} if isinstance(temperature, Learned) else {}
+
+
+def temperature_of(temperature: Temperature, parameters: dict[str, Array]) -> Float[Array, ""]:
+    """The temperature now.
+
+    A learned one is held within its limits, but its gradient passes as if there were none: it can come back.
+    Source: Radford et al. 2021, arXiv:2103.00020, section 2.5.
+    """
+    if not isinstance(temperature, Learned):
+        return jnp.float32(temperature)
+    log = parameters[NAME]
+    held = jnp.clip(log, math.log(temperature.min), math.log(temperature.max))
+    return jnp.exp(log + lax.stop_gradient(held - log))

@@ -1,0 +1,20 @@
+"""The table of losses: every loss, with each of its options, beside an independent reference.
+
+A reference is torch in float64, from sentence-transformers where it has the loss, else written out from the source. It
+returns the loss of the whole batch; torch differentiates it. A new loss gets its rows in the file of its room; a
+contract test fails without one.
+"""
+
+from tests.losses.cases import contrast, embedding, labels, nested, regularise, scores
+from tests.losses.cases.base import SECOND, TEACHER, Case, Given, Texts
+
+CASES: dict[str, Case] = {
+    **embedding.CASES,
+    **contrast.CASES,
+    **scores.CASES,
+    **labels.CASES,
+    **regularise.CASES,
+    **nested.CASES,
+}
+
+__all__ = ["CASES", "SECOND", "TEACHER", "Case", "Given", "Texts"]

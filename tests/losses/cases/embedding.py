@@ -1,0 +1,43 @@
+"""`embed_*` beside sentence-transformers' EmbedDistillLoss."""
+
+from collections.abc import Callable
+
+from jdistill.losses import EmbedCosine, EmbedKL, EmbedL2, EmbedMSE
+from tests.losses.cases.base import SECOND, TEACHER, Case, Given, Tensor
+
+
+def embed_distill(metric: str) -> Callable[[Given], Tensor]:
+    def reference(given: Given) -> Tensor:
+        from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
+
+        loss = EmbedDistillLoss(None, metric)
+        return loss.compute_loss_from_embeddings(given.projected().columns(), given.teacher.columns())
+
+    return reference
+
+
+def kl_over_dimensions(temperature: float) -> Callable[[Given], Tensor]:
+    def reference(given: Given) -> Tensor:
+        import torch
+        from torch.nn.functional import kl_div, log_softmax, softmax
+
+        columns = zip(given.projected().columns(), given.teacher.columns(), strict=True)
+        values = [
+            kl_div(log_softmax(s / temperature, -1), softmax(t / temperature, -1), reduction="batchmean")
+            for s, t in columns
+        ]
+        return torch.stack(values).mean() * temperature**2
+
+    return reference
+
+
+CASES = {
+    "embed_cosine": Case(EmbedCosine(teacher=TEACHER), embed_distill("cosine")),
+    "embed_cosine, equal widths": Case(EmbedCosine(teacher=TEACHER), embed_distill("cosine"), projection=False),
+    "embed_cosine, two teachers": Case(EmbedCosine(teacher=(TEACHER, SECOND)), embed_distill("cosine")),
+    "embed_l2": Case(EmbedL2(teacher=TEACHER), embed_distill("l2")),
+    "embed_l2, two teachers": Case(EmbedL2(teacher=(SECOND, TEACHER)), embed_distill("l2")),
+    "embed_mse": Case(EmbedMSE(teacher=TEACHER), embed_distill("mse")),
+    "embed_kl": Case(EmbedKL(teacher=TEACHER), kl_over_dimensions(1.0)),
+    "embed_kl, temperature 0.2": Case(EmbedKL(teacher=TEACHER, temperature=0.2), kl_over_dimensions(0.2)),
+}

@@ -1,0 +1,177 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from jdistill.config import UserError
+from jdistill.losses import ScoreKL, listwise_kl, score_kl
+from jdistill.types import Columns
+from tests.losses.inputs import plain
+from tests.losses.scores.scored import softmax, unit, vectors, view_for
+
+AT = {"temperature": 0.3, "teacher_temperature": 0.2}
+
+
+def divergence(s: np.ndarray, t: np.ndarray, kind: str) -> np.ndarray:
+    """Of logits, from the definition in float64."""
+    q, p = softmax(s), softmax(t)
+    return {
+        "kl": lambda: (p * np.log(p / q)).sum(axis=-1),
+        "cross_entropy": lambda: -(p * np.log(q)).sum(axis=-1),
+        "mse": lambda: ((p - q) ** 2).sum(axis=-1),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["kl", "cross_entropy", "mse"])
+@pytest.mark.parametrize("noise", [1.0, 1e-3])
+def test_value_and_gradient_of_the_definition(kind: str, noise: float) -> None:
+    """Also where the distributions nearly agree, so that a sum of p log(p / q) would cancel."""
+    t, u, x, y = vectors(1, (5, 8), (9, 8), (5, 8), (9, 8))
+    q, c = t + noise * x, u + noise * y
+    positives = jnp.array([4, 0, 8, 2, 2])
+
+    def total(q: jax.Array, c: jax.Array) -> jax.Array:
+        values = score_kl(q, c, t, u, positives, temperature=0.2, teacher_temperature=0.2, divergence=kind, block=4)
+        return values.sum()
+
+    def oracle(q: np.ndarray, c: np.ndarray) -> np.ndarray:
+        return divergence(unit(q) @ unit(c).T / 0.2, unit(t) @ unit(u).T / 0.2, kind).sum() * 0.2**2
+
+    value, gradient = jax.value_and_grad(total)(q, c)
+    np.testing.assert_allclose(value, oracle(q, c), rtol=1e-4 if noise < 1 else 1e-5)
+    numeric = np.zeros(q.shape)
+    for index in np.ndindex(q.shape):
+        moved = [np.float64(q), np.float64(q)]
+        moved[0][index] += 1e-5
+        moved[1][index] -= 1e-5
+        numeric[index] = (oracle(moved[0], np.float64(c)) - oracle(moved[1], np.float64(c))) / 2e-5
+    np.testing.assert_allclose(gradient, numeric, atol=1e-3 * np.abs(numeric).max() if noise < 1 else 1e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["kl", "cross_entropy", "mse"]), st.sampled_from([1, 3, 9, 20]))
+def test_order_of_candidates_their_length_and_the_block_do_not_matter(seed: int, kind: str, block: int) -> None:
+    q, c, t, u = vectors(seed, (5, 6), (9, 6), (5, 4), (9, 4))
+    order = np.random.default_rng(seed).permutation(9)
+    value = score_kl(q, c, t, u, jnp.arange(5), **AT, divergence=kind)
+    moved = jnp.asarray(np.argsort(order)[:5])
+    changed = score_kl(2 * q, 3 * c[order], t, u[order], moved, **AT, divergence=kind, block=block)
+    np.testing.assert_allclose(changed, value, rtol=2e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["kl", "mse"])
+def test_nothing_to_learn_where_student_and_teacher_agree(kind: str) -> None:
+    t, u = vectors(0, (5, 8), (9, 8))
+    total = lambda q: score_kl(q, u, t, u, jnp.arange(5), temperature=0.1, teacher_temperature=0.1, divergence=kind)  # noqa: E731
+    value, gradient = jax.value_and_grad(lambda q: total(q).sum())(t)
+    assert abs(value) <= 1e-9
+    assert float(jnp.abs(gradient).max()) <= 1e-6
+
+
+def test_a_batch_of_candidates_is_a_list_of_them() -> None:
+    q, c, t, u = vectors(3, (5, 6), (9, 6), (5, 4), (9, 4))
+    scores = jnp.float32(unit(q) @ unit(c).T), jnp.float32(unit(t) @ unit(u).T)
+    np.testing.assert_allclose(
+        score_kl(q, c, t, u, jnp.arange(5), **AT), listwise_kl(*scores, **AT), rtol=1e-5, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("kind", ["kl", "cross_entropy", "mse"])
+def test_an_excluded_candidate_is_as_if_it_were_not_there(kind: str) -> None:
+    student, teacher = vectors(2, (4, 5), (4, 5))
+    masked = teacher.at[:, 2].set(-jnp.inf)
+    kept = jnp.array([0, 1, 3, 4])
+
+    def value(s: jax.Array, t: jax.Array, excluded_from: str) -> tuple[jax.Array, jax.Array]:
+        return jax.value_and_grad(
+            lambda s: listwise_kl(s, t, **AT, divergence=kind, excluded_from=excluded_from).sum()
+        )(s)
+
+    without, gradient = value(student[:, kept], teacher[:, kept], "both")
+    both, of_both = value(student, masked, "both")
+    np.testing.assert_allclose(both, without, rtol=1e-6)
+    np.testing.assert_allclose(of_both[:, kept], gradient, rtol=1e-5, atol=1e-8)
+    assert not of_both[:, 2].any()
+    pushed = value(student, masked, "teacher")[1]
+    assert (pushed[:, 2] != 0).all() if kind == "mse" else (pushed[:, 2] > 0).all()
+
+
+@pytest.mark.parametrize("excluded_from", ["teacher", "both"])
+@pytest.mark.parametrize("kind", ["kl", "cross_entropy", "mse"])
+def test_a_row_with_nothing_left_gives_zero_and_no_gradient(kind: str, excluded_from: str) -> None:
+    student = vectors(2, (2, 5))[0]
+    teacher = jnp.full((2, 5), -jnp.inf).at[0].set(1.0)
+    values, gradient = jax.vmap(
+        jax.value_and_grad(
+            lambda s, t: listwise_kl(s[None], t[None], **AT, divergence=kind, excluded_from=excluded_from)[0]
+        )
+    )(student, teacher)
+    assert values[1] == 0
+    assert not gradient[1].any()
+    assert np.isfinite(gradient).all()
+
+
+def test_temperature_of_the_teacher_is_the_students_if_left_out() -> None:
+    inputs = plain()
+    alike, other = ScoreKL(teacher="t", temperature=0.2), ScoreKL(teacher="t", temperature=0.2, teacher_temperature=1)
+    values = [float(term(view_for(term, inputs)).mean()) for term in (alike, other)]
+    same = ScoreKL(teacher="t", temperature=0.2, teacher_temperature=0.2)
+    assert values[0] == float(same(view_for(same, inputs)).mean())
+    assert values[0] != pytest.approx(values[1], rel=0.01)
+
+
+def test_needs_vectors_only_where_it_reads_them() -> None:
+    assert ScoreKL(teacher="t").needs().teacher
+    assert not ScoreKL(targets="scores").needs().teacher
+
+
+@pytest.mark.parametrize(
+    ("inputs", "scores", "message"),
+    [
+        (plain(negatives=1), None, "these rows have none. Name their column as score"),
+        (plain(negatives=1), "pair", "have 2 documents .* and 1 scores"),
+        (plain(negatives=0), "pair", "have one each. Name columns of hard negatives"),
+        (plain(negatives=1, queries=False), "documents", "plain texts without queries"),
+    ],
+)
+def test_data_that_lack_something_are_refused(inputs: object, scores: str | None, message: str) -> None:
+    term = ScoreKL(targets="scores")
+    with pytest.raises(UserError, match=message):
+        term(view_for(term, inputs, scores))
+
+
+def test_given_scores_have_candidates_of_their_own() -> None:
+    with pytest.raises(ValidationError, match="does not go with targets: scores"):
+        ScoreKL(targets="scores", candidates="all")
+
+
+class TestExamine:
+    def test_scores_that_vanish(self) -> None:
+        scores = jnp.float32([[8.0, -1.0, 7.9], [0.5, 0.4, -np.inf]])
+        (problem,) = ScoreKL(targets="scores").examine(None, scores)
+        assert "20.0 % of the teacher's probabilities" in problem
+        assert "span up to 9 in one row" in problem
+        assert "Raise temperature to 0.1 or more" in problem
+
+    def test_scores_that_do_not(self) -> None:
+        scores = jnp.float32([[8.0, -1.0], [-np.inf, -np.inf]])
+        assert ScoreKL(targets="scores", teacher_temperature=1).examine(None, scores) == []
+        assert ScoreKL(targets="scores").examine(None, None) == []
+
+    def test_scores_that_are_no_numbers(self) -> None:
+        (problem,) = ScoreKL(targets="scores").examine(None, jnp.float32([[0.0, np.nan], [1.0, 2.0]]))
+        assert "NaN or infinity in 1 of 2 rows" in problem
+
+    @pytest.mark.parametrize("candidates", ["documents", "all"])
+    def test_vectors(self, candidates: str) -> None:
+        documents = np.zeros((4, 2, 2), np.float32)
+        documents[..., 0], documents[1, 1] = 1, (-1, 0)
+        teacher = Columns(documents[:, 0], documents)
+        term = ScoreKL(teacher="t", temperature=0.01, candidates=candidates)
+        problems = term.examine(teacher, None)
+        assert len(problems) == (candidates == "all")
+        assert all("12.5 %" in problem and "Raise temperature to 0.023" in problem for problem in problems)
+        assert term.examine(teacher._replace(queries=teacher.queries * np.nan), None)
