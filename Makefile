@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Most of the time of a test goes into compiling on one core. A file stays in one process, which compiles each program once.
+PARALLEL := --numprocesses=auto --dist=loadfile
 export JAX_PLATFORMS ?= cpu
 
 .PHONY: help venv demo test quick lint types contracts unit parity format clean
@@ -23,10 +25,10 @@ demo: venv  ## distil, verify and export a search model for your Python librarie
 test: venv lint types contracts unit  ## everything CI runs
 
 quick: venv  ## the fast tests only
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
 
 unit: venv
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 lint: venv
 	$(BIN)/ruff check .

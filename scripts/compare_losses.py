@@ -4,7 +4,7 @@ The student is a small BERT with random weights, narrower than the teacher, so e
 through a projection. Each loss (or mixture) of LOSSES is trained at each learning rate; its best one counts, by the
 correlation on the STS file. What is measured are the student's own vectors, the projection dropped, on data of which
 training saw nothing. Writes results.json, a table in Markdown, and, with matplotlib (`pip install "jdistill[plots]"`),
-a plot of the learning curves; losses that are in results.json are not trained again.
+a plot of the learning curves. Finished runs in the folder are not trained again.
 
     python scripts/compare_losses.py --teacher MODEL_DIR --pairs pairs.parquet --sts sts_dev.parquet \
         --triplets triplets_dev.parquet --out runs/losses
@@ -16,6 +16,7 @@ these values; the STS file has `sentence1`, `sentence2`, `score`, the triplets `
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,11 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--layers", type=int, nargs="*", default=[], help="start from these layers of the teacher instead")
     p.add_argument("--width", type=int, default=128, help="of the random student")
     p.add_argument("--depth", type=int, default=2, help="of the random student")
-    p.add_argument("--steps", type=int, default=600)
+    p.add_argument("--steps", type=int, default=400)
     p.add_argument("--batch", type=int, default=64)
     p.add_argument("--max-length", type=int, default=64)
-    p.add_argument("--lr", type=float, nargs="*", default=[5e-4, 2e-3])
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--lr", type=float, nargs="*", default=[1e-3])
+    p.add_argument("--seed", type=int, nargs="*", default=[0], help="results are averaged over them")
     return p.parse_args()
 
 
@@ -78,7 +79,9 @@ def chosen_rows(a: argparse.Namespace) -> str:
     return str(path)
 
 
-def recipe_of(a: argparse.Namespace, pairs: str, losses: dict[str, Any], lr: float, run: Path) -> dict[str, Any]:
+def recipe_of(
+    a: argparse.Namespace, pairs: str, losses: dict[str, Any], lr: float, seed: int, run: Path
+) -> dict[str, Any]:
     evaluators: dict[str, Any] = {"sts": {"kind": "sts", "path": a.sts}}
     if a.triplets:
         evaluators["triplets"] = {"kind": "triplet", "path": a.triplets}
@@ -95,7 +98,7 @@ def recipe_of(a: argparse.Namespace, pairs: str, losses: dict[str, Any], lr: flo
         else {"encoder": {"kind": "bert", **shape, "intermediate_size": 4 * a.width}, "tokenizer": a.teacher}
     )
     return {
-        "seed": a.seed,
+        "seed": seed,
         "store": str(a.out / "store"),
         "run": str(run),
         "data": {"pairs": {"path": pairs, "columns": {"query": "anchor", "document": "positive"}}},
@@ -119,34 +122,42 @@ def slug(text: str) -> str:
 
 
 def measure(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Loss -> its best learning rate, final metrics and learning curve."""
+    """Loss -> its best learning rate; final metrics and learning curve, averaged over the seeds, and the spread."""
+    a.out.mkdir(parents=True, exist_ok=True)
+    pairs = chosen_rows(a)
+    results: dict[str, dict[str, Any]] = {}
+    for name in a.only or LOSSES:
+        tried = []
+        for lr in a.lr:
+            runs = [one_run(a, name, pairs, lr, seed) for seed in a.seed]
+            metrics = {key: statistics.fmean(m[key] for m, _ in runs) for key in runs[0][0]}
+            curve = [(step, statistics.fmean(c[i][1] for _, c in runs)) for i, (step, _) in enumerate(runs[0][1])]
+            ends = [m[MAIN] for m, _ in runs]
+            tried.append({"lr": lr, "metrics": metrics, "curve": curve, "spread": max(ends) - min(ends)})
+        results[name] = max(tried, key=lambda x: x["metrics"][MAIN])
+        (a.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def one_run(
+    a: argparse.Namespace, name: str, pairs: str, lr: float, seed: int
+) -> tuple[dict[str, float], list[tuple[int, float]]]:
+    """Final metrics and learning curve; a run that was finished before is only read."""
     from jdistill.config import parse
     from jdistill.recipe import Recipe
     from jdistill.verbs import embed, train
 
-    a.out.mkdir(parents=True, exist_ok=True)
-    pairs = chosen_rows(a)
-    done = a.out / "results.json"
-    results: dict[str, dict[str, Any]] = json.loads(done.read_text()) if done.is_file() else {}
-    for name in (name for name in a.only or LOSSES if name not in results):
-        tried = []
-        for lr in a.lr:
-            run = a.out / "runs" / f"{slug(name)}-{lr:g}"
-            recipe = parse(Recipe, recipe_of(a, pairs, LOSSES[name], lr, run), where=name)
-            embed(recipe)
-            metrics = train(recipe).evaluation
-            lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-            key = "evaluate/sts/spearman_cosine"
-            curve = [(line["step"], line[key]) for line in lines if key in line]
-            tried.append({"lr": lr, "metrics": metrics, "curve": curve})
-        results[name] = max(tried, key=lambda x: x["metrics"]["sts/spearman_cosine"])
-        results[name]["tried"] = {f"{x['lr']:g}": x["metrics"]["sts/spearman_cosine"] for x in tried}
-        done.write_text(json.dumps(results, indent=1) + "\n")
-    return results
+    run = a.out / "runs" / f"{slug(name)}-{lr:g}-{seed}"
+    recipe = parse(Recipe, recipe_of(a, pairs, LOSSES[name], lr, seed, run), where=name)
+    embed(recipe)
+    metrics = train(recipe).evaluation
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return metrics, [(line["step"], line[f"evaluate/{MAIN}"]) for line in lines if f"evaluate/{MAIN}" in line]
 
 
+MAIN = "sts/spearman_cosine"
 SHOWN = {
-    "sts/spearman_cosine": "STS Spearman",
+    MAIN: "STS Spearman",
     "triplets/cosine_accuracy": "triplets",
     "retrieval/ndcg@10": "nDCG@10",
 }
@@ -154,12 +165,12 @@ SHOWN = {
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Best first, by the STS correlation."""
-    ordered = sorted(results.items(), key=lambda item: -item[1]["metrics"]["sts/spearman_cosine"])
+    ordered = sorted(results.items(), key=lambda item: -item[1]["metrics"][MAIN])
     shown = {key: head for key, head in SHOWN.items() if all(key in x["metrics"] for _, x in ordered)}
-    lines = ["| loss | " + " | ".join(shown.values()) + " | learning rate |", "|---" * (len(shown) + 2) + "|"]
+    lines = ["| loss | " + " | ".join(shown.values()) + " | spread over seeds |", "|---" * (len(shown) + 2) + "|"]
     for name, x in ordered:
         values = " | ".join(f"{x['metrics'][key]:.4f}" for key in shown)
-        lines.append(f"| {name} | {values} | {x['lr']:g} |")
+        lines.append(f"| {name} | {values} | {x['spread']:.4f} |")
     return "\n".join(lines) + "\n"
 
 
