@@ -11,9 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from jdistill import losses
 from jdistill.losses import Loss, LossConfig
 from jdistill.recipe import Recipe
+from jdistill.types import Batch, Vectors
 from tests.losses.cases import CASES, Case
 from tests.losses.inputs import INPUTS, Inputs, fits, plain
-from tests.losses.measure import batch, vectors, view, view_of
+from tests.losses.measure import batch, vectors, view_of
 
 MEMBERS = typing.get_args(typing.get_args(Loss)[0])
 
@@ -61,8 +62,12 @@ def test_values_follow_the_rows_when_the_batch_is_permuted(case: Case) -> None:
     order = np.random.default_rng(0).permutation(16)
     name = "1 negative" if fits(case, INPUTS["1 negative"]) else "plain texts"
     inputs, draws = INPUTS[name], type(case.loss).__name__ in DRAWING
-    values = jax.jit(lambda: case.loss(view(case, inputs)))()
-    again = jax.jit(lambda: case.loss(view(case, permuted(inputs, order))))()
+
+    @jax.jit
+    def values_of(given: Vectors, parts: Batch) -> jax.Array:
+        return case.loss(view_of(case, given, case.loss.parameters(), parts))
+
+    values, again = (values_of(vectors(case, x), batch(case, x)) for x in (inputs, permuted(inputs, order)))
     if not draws:  # which comparisons a row is drawn depends on its place
         np.testing.assert_allclose(again, values[order], rtol=5e-5, atol=2e-6)
 

@@ -17,4 +17,7 @@ CASES: dict[str, Case] = {
     **nested.CASES,
 }
 
-__all__ = ["CASES", "SECOND", "TEACHER", "Case", "Given", "Texts"]
+FIRST_OF_KIND = tuple({case.loss.kind: label for label, case in reversed(CASES.items())}.values())
+"""The plainest case of each loss, which the tests try on more than the others; `make parity` tries all on all."""
+
+__all__ = ["CASES", "FIRST_OF_KIND", "SECOND", "TEACHER", "Case", "Given", "Texts"]
