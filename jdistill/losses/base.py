@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 from jaxtyping import Array, Float
 from pydantic import Field, PositiveInt, field_validator
 
-from jdistill.config import Config
+from jdistill.config import Config, UserError
 from jdistill.losses.maths import float32, matmul
 from jdistill.losses.schedule import Ramp, at
 from jdistill.types import Columns, Side, View
@@ -117,3 +117,17 @@ def project(x: Float[Array, "*b d"], view: View) -> Float[Array, "*b t"]:
     kernel, bias = view.projection
     flat = float32(x).reshape(-1, x.shape[-1])
     return (matmul(flat, kernel[: x.shape[-1]]) + bias[None]).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+def queries_of(queries: Float[Array, "n d"] | None, kind: str) -> Float[Array, "n d"]:
+    """The queries of a side, for a loss of this `kind`, which cannot do without.
+
+    Raises:
+      UserError: if the rows are plain texts.
+    """
+    if queries is None:
+        raise UserError(
+            f"{kind} scores a query against documents, but these rows are plain texts without queries. Name a query "
+            "column under data.<source>.columns, or use a loss that needs none, such as embed_cosine or score_mse."
+        )
+    return queries

@@ -60,7 +60,7 @@ class TrainConfig(Config):
     global_batch_size: int = Field(default=256, ge=1)
     """Rows per update over all devices and hosts."""
     microbatches: int = Field(default=1, ge=1)
-    """Pieces in which a batch is encoded (GradCache): more take less memory and up to a third more time, and change no
+    """Pieces in which a batch is encoded (GradCache): more take less memory and one more forward pass, and change no
     result."""
     optimizer: AdamWConfig = AdamWConfig()
     """How gradients become updates."""

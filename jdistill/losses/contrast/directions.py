@@ -8,7 +8,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jdistill.config import UserError
+from jdistill.losses.base import queries_of
 from jdistill.types import View
 
 Direction = Literal["q2d", "q2q", "d2q", "d2d"]
@@ -73,10 +73,5 @@ def paired_queries(view: View, kind: str) -> tuple[Float[Array, "b d"], Float[Ar
     Raises:
       UserError: if the rows are plain texts.
     """
-    queries, all_queries = view.student.queries, view.student.all_queries
-    if queries is None or all_queries is None:
-        raise UserError(
-            f"{kind} picks a query's document out of the batch, but these rows are plain texts without queries. "
-            "Name a query column under data.<source>.columns, or use a loss that needs none, such as embed_cosine."
-        )
-    return queries, all_queries
+    side = view.student
+    return queries_of(side.queries, kind), queries_of(side.all_queries, kind)

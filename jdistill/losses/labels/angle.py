@@ -8,10 +8,10 @@ from jax import lax
 from jaxtyping import Array, Float
 from pydantic import PositiveFloat
 
-from jdistill.losses.base import LossConfig
+from jdistill.losses.base import LossConfig, queries_of
 from jdistill.losses.blocks import over_rows
 from jdistill.losses.labels.cosent import in_order
-from jdistill.losses.labels.pairs import Scores, cosines, labels_of, queries_of
+from jdistill.losses.labels.pairs import Scores, cosines, labels_of
 from jdistill.types import View
 
 ROWS = 512

@@ -14,8 +14,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat
 
-from jdistill.losses.base import LossConfig
-from jdistill.losses.labels.pairs import Scores, cosines, dots, labels_of, queries_of
+from jdistill.losses.base import LossConfig, queries_of
+from jdistill.losses.labels.pairs import Scores, cosines, dots, labels_of
 from jdistill.losses.maths import Similarity
 from jdistill.types import Columns, View
 

@@ -5,8 +5,8 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jdistill.losses.base import LossConfig
-from jdistill.losses.labels.pairs import labels_of, queries_of
+from jdistill.losses.base import LossConfig, queries_of
+from jdistill.losses.labels.pairs import labels_of
 from jdistill.losses.maths import absolute, cosine, float32
 from jdistill.types import Columns, View
 

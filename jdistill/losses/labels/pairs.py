@@ -66,21 +66,6 @@ def _excess(unit: Float[Array, "p d"]) -> Float[Array, " p"]:
 STEPS = 2.0**16
 
 
-def queries_of(queries: Float[Array, "n d"] | None, kind: str) -> Float[Array, "n d"]:
-    """The queries of a side, for a loss of this `kind`, which cannot do without.
-
-    Raises:
-      UserError: if the rows are plain texts.
-    """
-    if queries is None:
-        raise UserError(
-            f"{kind} compares a query with its document, but these rows are plain texts without queries. Name columns "
-            "'query' and 'document' under data.<source>.columns, or use a loss that needs no pairs, such as "
-            "embed_cosine."
-        )
-    return queries
-
-
 def labels_of(scores: Float[Array, "n s"] | None, kind: str) -> Float[Array, " n"]:
     """The one score of each row, float32, for a loss of this `kind`.
 

@@ -8,8 +8,7 @@ from jaxtyping import Array, Float
 from pydantic import Field, PositiveFloat, model_validator
 
 from jdistill.config import UserError
-from jdistill.losses.base import LossConfig
-from jdistill.losses.labels.pairs import queries_of
+from jdistill.losses.base import LossConfig, queries_of
 from jdistill.losses.maths import float32, norm, normalise
 from jdistill.types import View
 

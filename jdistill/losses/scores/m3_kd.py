@@ -9,13 +9,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat
 
-from jdistill.losses.base import Needs, Streamed
+from jdistill.losses.base import Needs, Streamed, queries_of
 from jdistill.losses.blocks import logsumexp_over
 from jdistill.losses.maths import Similarity, float32, matmul
 from jdistill.losses.scores.operands import (
     Targets,
     own_documents,
-    queries_of,
     sample_of_scores,
     target_scores,
     unit,
@@ -56,7 +55,7 @@ class M3KD(Streamed):
           UserError: if the rows have no queries, or not the scores that are to be given.
         """
         return m3_kd(
-            queries_of(view.student, self.kind),
+            queries_of(view.student.queries, self.kind),
             own_documents(view.student),
             view.student.all_documents,
             view.rows,

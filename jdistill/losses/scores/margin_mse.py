@@ -7,9 +7,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jdistill.config import UserError
-from jdistill.losses.base import LossConfig, Needs, sides
+from jdistill.losses.base import LossConfig, Needs, queries_of, sides
 from jdistill.losses.maths import Similarity, float32
-from jdistill.losses.scores.operands import Targets, queries_of, unit
+from jdistill.losses.scores.operands import Targets, unit
 from jdistill.types import Side, View
 
 
@@ -44,7 +44,7 @@ class ScoreMarginMSE(LossConfig):
         return score_margin_mse(ours, self._margins(sides(view)[1]))
 
     def _margins(self, side: Side) -> Float[Array, "b k"]:
-        queries = queries_of(side, self.kind)
+        queries = queries_of(side.queries, self.kind)
         return margins(queries, side.documents, side.negatives, similarity=self.similarity)
 
 

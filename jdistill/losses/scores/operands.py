@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jdistill.config import UserError
+from jdistill.losses.base import queries_of
 from jdistill.losses.maths import Similarity, float32, normalise
 from jdistill.types import Columns, Side, View
 
@@ -63,22 +64,8 @@ def own_scores(side: Side, kind: str, *, similarity: Similarity) -> Float[Array,
     Raises:
       UserError: if the rows are plain texts.
     """
-    queries, documents = unit(queries_of(side, kind), similarity), unit(own_documents(side), similarity)
+    queries, documents = unit(queries_of(side.queries, kind), similarity), unit(own_documents(side), similarity)
     return jnp.einsum("bd,bcd->bc", queries, documents, precision=jax.lax.Precision.HIGHEST)
-
-
-def queries_of(side: Side, kind: str) -> Float[Array, "b d"]:
-    """The queries of this shard's rows.
-
-    Raises:
-      UserError: if the rows are plain texts.
-    """
-    if side.queries is None:
-        raise UserError(
-            f"{kind} scores a query's own documents, but these rows are plain texts without queries. Name a query "
-            "column under data.<source>.columns, or use a loss that needs none, such as score_mse."
-        )
-    return side.queries
 
 
 def given_scores(view: View, kind: str) -> Float[Array, "b c"]:

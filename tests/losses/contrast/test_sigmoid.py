@@ -61,5 +61,5 @@ def test_hard_negatives_count() -> None:
 
 
 def test_plain_texts_have_no_query() -> None:
-    with pytest.raises(UserError, match="sigmoid picks a query's document"):
+    with pytest.raises(UserError, match="sigmoid scores a query against documents"):
         Sigmoid()(view(Case(Sigmoid(), lambda _: None), plain(queries=False)))
