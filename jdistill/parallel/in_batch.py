@@ -156,7 +156,8 @@ def gather_ids(queries: Int[Array, " b"] | None, documents: Int[Array, "b c"]) -
 
 
 def _whole(rows: Shaped[Array, "b *d"]) -> Shaped[Array, "n *d"]:
-    return lax.all_gather(rows, AXES, tiled=True)
+    # On one device the batch is its rows; the compiler would copy them.
+    return rows if lax.axis_size(AXES) == 1 else lax.all_gather(rows, AXES, tiled=True)
 
 
 def check_rows(rows: int, mesh: Mesh) -> None:

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
@@ -15,9 +14,9 @@ from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs
 from jdistill.losses.basic import Members
 from jdistill.losses.embedding import embed_kl, over_columns
-from jdistill.losses.nested.base import NestedLoss, draw
+from jdistill.losses.nested.base import NestedLoss, draw, if_drawn
 from jdistill.losses.nested.matryoshka import Matryoshka
-from jdistill.types import View
+from jdistill.types import Projection, Side, View
 
 WEIGHTINGS: dict[str, Callable[[int], float]] = {
     "uniform": lambda layer: 1.0,
@@ -25,6 +24,14 @@ WEIGHTINGS: dict[str, Callable[[int], float]] = {
     "linear": lambda layer: 1 / (1 + layer),
 }
 """Factor of an earlier layer, counted as layers done."""
+
+
+class Learning(NamedTuple):
+    """What the loss at a layer changes."""
+
+    student: Side
+    projection: Projection | None
+    parameters: dict[str, Array]
 
 
 class AdaptiveLayer(NestedLoss):
@@ -79,21 +86,25 @@ class AdaptiveLayer(NestedLoss):
         last = view._replace(hidden={}, key=jax.random.fold_in(own_key, len(view.hidden)))
         drawn = draw(draw_key, len(view.hidden), self.layers_per_step or len(view.hidden))
         total = self.last_layer_weight * self.loss(last)
+        # What is learned from a layer moves that layer; the last one teaches.
+        taught = lax.stop_gradient(view._replace(hidden={}, projection=None, parameters={}))
         for layer in sorted(view.hidden):
-            part = jax.checkpoint(partial(self._earlier, view, layer, own_key))
-            # A branch even where all are drawn: it keeps the compiler from holding all layers' scores at once.
-            total += lax.cond((drawn == layer).any(), part, lambda: jnp.zeros_like(total))  # noqa: B023
+            learning = Learning(view.hidden[layer], view.projection, view.parameters)
+            earlier = partial(self._earlier, layer, len(view.hidden))
+            total += if_drawn(earlier, (drawn == layer).any(), learning, (taught, own_key))
         return total
 
-    def _earlier(self, view: View, layer: int, key: Array) -> Float[Array, " b"]:
-        depth = len(view.hidden)
+    def _earlier(self, layer: int, depth: int, learning: Learning, rest: tuple[View, Array]) -> Float[Array, " b"]:
+        last, key = rest
+        student, projection, parameters = learning
+        here = last._replace(
+            student=student, projection=projection, parameters=parameters, key=jax.random.fold_in(key, layer)
+        )
         drawn = min(self.layers_per_step or depth, depth)
-        here = view._replace(student=view.hidden[layer], hidden={}, key=jax.random.fold_in(key, layer))
-        weight = self.prior_layers_weight * WEIGHTINGS[self.layer_weighting](layer) / drawn
-        value = weight * self.loss(here)
+        value = self.prior_layers_weight * WEIGHTINGS[self.layer_weighting](layer) / drawn * self.loss(here)
         if not self.kl_div_weight:
             return value
-        to_last = here._replace(teacher=lax.stop_gradient(view.student), projection=None)
+        to_last = here._replace(teacher=last.student, projection=None)
         # embed_kl is T^2 KL.
         divergence = over_columns(to_last, partial(embed_kl, temperature=self.kl_temperature)) / self.kl_temperature
         return value + self.kl_div_weight * divergence

@@ -1,11 +1,13 @@
 """What losses that hold another loss have in common: they call it on changed Views and add the values up."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 from pydantic import Field, field_validator
 
 from jdistill.losses.base import LossConfig, Needs
@@ -60,6 +62,51 @@ def sum_drawn(
     # One after the other, and computed again in the backward pass: laid out side by side, all their score matrices and
     # gradients would be held at once.
     return lax.scan(add, nothing, draw(key, len(parts), len(parts) if count is None else count))[0]
+
+
+def if_drawn(
+    part: Callable[[Any, Any], Float[Array, " b"]], drawn: Bool[Array, ""], learning: PyTree[Array], rest: PyTree
+) -> Float[Array, " b"]:
+    """`part(learning, rest)` where `drawn`, else 0 at no cost; nothing but the inputs is kept for the backward pass.
+
+    The derivative is written by hand, since that of a condition keeps a copy of all that its branches read.
+
+    Args:
+      part: computes a value per row; closes over no traced array.
+      drawn: the same on every device.
+      learning: what has a derivative; arrays that occur several times get one together.
+      rest: what has none.
+    """
+    leaves, structure = jax.tree.flatten(learning)
+    distinct = {id(leaf): leaf for leaf in leaves}
+    places = [list(distinct).index(id(leaf)) for leaf in leaves]
+
+    def of_distinct(values: list[Array], rest: PyTree) -> Float[Array, " b"]:
+        return part(structure.unflatten([values[place] for place in places]), rest)
+
+    return _if_drawn(of_distinct, drawn, list(distinct.values()), rest)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _if_drawn(part: Callable, drawn: Array, learning: list[Array], rest: Any) -> Array:
+    nothing = jnp.zeros_like(float32(learning[0][:, 0]))
+    return lax.cond(drawn, lambda: part(learning, rest), lambda: nothing)
+
+
+def _forward(part: Callable, drawn: Array, learning: list[Array], rest: Any) -> tuple[Array, tuple]:
+    return _if_drawn(part, drawn, learning, rest), (drawn, learning, rest)
+
+
+def _backward(part: Callable, kept: tuple, cotangent: Array) -> tuple:
+    drawn, learning, rest = kept
+
+    def pull() -> list[Array]:
+        return jax.vjp(lambda values: part(values, rest), learning)[1](cotangent)[0]
+
+    return None, lax.cond(drawn, pull, lambda: jax.tree.map(jnp.zeros_like, learning)), None
+
+
+_if_drawn.defvjp(_forward, _backward)
 
 
 def draw(key: Array, of: int, count: int) -> Int[Array, " drawn"]:
