@@ -1,0 +1,90 @@
+"""A slice of chips by name, such as `v5e:16x16`, and the devices of a TPU slice that is not there.
+
+The TPU compiler is a library, `libtpu`, that compiles for any slice on any Linux machine with x86-64 processors. It is
+loaded here and nowhere else, in a way that leaves a TPU that this machine may have to other processes.
+"""
+
+import importlib.util
+import os
+import re
+from math import prod
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from jdistill.config import UserError
+from jdistill.plan.chips import CHIPS, Chip
+
+ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",  # ask no cloud metadata server which TPU this machine has
+    "TPU_WORKER_HOSTNAMES": "localhost",  # nor look for the other hosts of its slice
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any valid name; the topology that is asked for decides
+    "TPU_LOG_DIR": "disabled",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a process that trains on this machine's TPU holds a lock; none is needed here
+}
+"""What libtpu is told before it is loaded."""
+
+EXAMPLES = "v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:8x8, h100:8 or h200:8"
+
+
+class Topology(NamedTuple):
+    """Chips of one kind, in one slice."""
+
+    name: str
+    chip: Chip
+    shape: tuple[int, ...]
+    """Chips along each axis of the slice; one number for CUDA."""
+
+    @property
+    def chips(self) -> int:
+        """How many there are."""
+        return prod(self.shape)
+
+
+def parse_topology(name: str) -> Topology:
+    """A topology as users write it: `CHIP:AxB`, `CHIP:AxBxC`, or `CHIP:N` for CUDA.
+
+    Raises:
+      UserError: if the chip is unknown, or the shape is none of such chips.
+    """
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name.strip())
+    if match is None:
+        raise UserError(f"--topology {name}: expected CHIP:SHAPE, such as {EXAMPLES}.")
+    kind, shape = match[1].lower(), tuple(int(side) for side in match[2].split("x"))
+    if kind not in CHIPS:
+        raise UserError(f"--topology {name}: unknown chip '{kind}'. Known: {', '.join(CHIPS)}.")
+    chip = CHIPS[kind]
+    if len(shape) != chip.axes or 0 in shape:
+        sides = "x".join("ABC"[: chip.axes]) if chip.axes > 1 else "N"
+        raise UserError(f"--topology {name}: {kind} chips come as {kind}:{sides}, such as {chip.example}.")
+    return Topology(f"{kind}:{match[2]}", chip, shape)
+
+
+def topology_devices(name: str) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]
+    """The devices of a TPU slice that need not exist: programs can be compiled for them, but not run.
+
+    Call it before anything else loads libtpu. A process that has its own TPU can compile for others too.
+
+    Args:
+      name: such as `v5e:2x2` or `v5p:4x4x4`.
+
+    Raises:
+      UserError: if libtpu is not installed, or there is no such slice.
+    """
+    topology = parse_topology(name)
+    if topology.chip.platform != "tpu":
+        raise UserError(f"--topology {name}: only TPU slices can be compiled for without having them.")
+    if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
+        raise UserError(
+            f"--topology {name}: the TPU compiler is missing. Run `pip install 'jdistill[aot]'` (Linux, x86-64); "
+            "h100:N and h200:N are estimated without a compiler."
+        )
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    try:
+        slice_ = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0].partition(": ")[2] or str(error)
+        raise UserError(f"--topology {name}: the TPU compiler knows no such slice ({reason.rstrip('.')}).") from error
+    return list(slice_.devices)
