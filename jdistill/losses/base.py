@@ -20,6 +20,9 @@ class Needs(NamedTuple):
     """It compares vectors of the student with vectors of the teacher, so where the widths differ it needs a map."""
     layers: tuple[int, ...] | Literal["every"] = ()
     """Earlier layers of the student, counted as layers done; `"every"` is all but the last."""
+    batch: bool = True
+    """The other rows of the batch: the value of a row depends on them. A batch of rows that need no other can be
+    computed piece by piece."""
 
 
 class LossConfig(Config):

@@ -25,7 +25,7 @@ class EmbedLoss(LossConfig):
 
     def needs(self) -> Needs:
         """The teacher, and a way into its space."""
-        return Needs(teacher=True, projection=True)
+        return Needs(teacher=True, projection=True, batch=False)
 
 
 class EmbedCosine(EmbedLoss):

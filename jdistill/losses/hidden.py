@@ -38,7 +38,7 @@ class Hidden(LossConfig):
 
     def needs(self) -> Needs:
         """The teacher, a way into its space, and the layer."""
-        return Needs(teacher=True, projection=True, layers=(self.layer,))
+        return Needs(teacher=True, projection=True, layers=(self.layer,), batch=False)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts.

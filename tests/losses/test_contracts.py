@@ -13,7 +13,7 @@ from jdistill.losses import Loss, LossConfig
 from jdistill.recipe import Recipe
 from jdistill.types import Batch, Vectors
 from tests.losses.cases import CASES, Case
-from tests.losses.inputs import INPUTS, Inputs, fits, plain
+from tests.losses.inputs import INPUTS, Inputs, change, fits, plain
 from tests.losses.measure import batch, vectors, view_of
 
 MEMBERS = typing.get_args(typing.get_args(Loss)[0])
@@ -73,6 +73,28 @@ def test_values_follow_the_rows_when_the_batch_is_permuted(case: Case) -> None:
 
 
 DRAWING = ("ScoreRank",)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_row_depends_on_other_rows_exactly_where_the_loss_says_so(case: Case) -> None:
+    """Half of the batch gives way to other rows: what the rest is worth changes, or does not."""
+    name = "1 negative" if fits(case, INPUTS["1 negative"]) else "plain texts"
+    inputs, kept = INPUTS[name], 8
+    changed = change(
+        inputs,
+        lambda x: np.concatenate([x[:kept], x[kept:] + x[:1]]),
+        lambda x: np.concatenate([x[:kept], x[:kept] - x[1:2]]),
+        # By text, what matters is which texts are equal: the others become copies of the rows that stay.
+        ids=lambda ids: np.concatenate([ids[:kept], ids[:kept]]),
+        scores=lambda scores: np.concatenate([scores[:kept], -3 * scores[kept:]]),
+    )
+
+    @jax.jit
+    def values_of(given: Vectors, parts: Batch) -> jax.Array:
+        return case.loss(view_of(case, given, case.loss.parameters(), parts))
+
+    values, again = (np.asarray(values_of(vectors(case, x), batch(case, x)))[:kept] for x in (inputs, changed))
+    assert case.loss.needs().batch == bool(np.abs(values - again).max() > 1e-5 * np.abs(values).max())
 
 
 def permuted(inputs: Inputs, order: np.ndarray) -> Inputs:

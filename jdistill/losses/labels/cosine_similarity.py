@@ -5,7 +5,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jdistill.losses.base import LossConfig, queries_of
+from jdistill.losses.base import LossConfig, Needs, queries_of
 from jdistill.losses.labels.pairs import labels_of
 from jdistill.losses.maths import absolute, cosine, float32
 from jdistill.types import Columns, View
@@ -19,6 +19,10 @@ class CosineSimilarity(LossConfig):
     kind: Literal["cosine_similarity"] = "cosine_similarity"
     penalty: Penalty = "squared"
     """What is paid for an error: its square, or its size, which a few wrong labels disturb less."""
+
+    def needs(self) -> Needs:
+        """Nothing but the row."""
+        return Needs(batch=False)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Value of each row; hard negatives are not looked at.

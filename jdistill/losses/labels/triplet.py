@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from pydantic import Field, PositiveFloat, model_validator
 
 from jdistill.config import UserError
-from jdistill.losses.base import LossConfig, queries_of
+from jdistill.losses.base import LossConfig, Needs, queries_of
 from jdistill.losses.maths import float32, norm, normalise
 from jdistill.types import View
 
@@ -35,6 +35,10 @@ class Triplet(LossConfig):
                 "Set it below 2, such as 0.2."
             )
         return self
+
+    def needs(self) -> Needs:
+        """Nothing but the row."""
+        return Needs(batch=False)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Value of each row, the mean over its hard negatives.

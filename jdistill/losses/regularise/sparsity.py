@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from pydantic import NonNegativeInt
 
 from jdistill.config import UserError
-from jdistill.losses.base import LossConfig
+from jdistill.losses.base import LossConfig, Needs
 from jdistill.losses.maths import absolute, float32
 from jdistill.losses.schedule import Ramp, Share, at
 from jdistill.types import View
@@ -79,6 +79,10 @@ class L1(Sparsity):
     """Sum of the elements' activity: pulls at every element alike, however common it is."""
 
     kind: Literal["l1"] = "l1"
+
+    def needs(self) -> Needs:
+        """Nothing but the row."""
+        return Needs(batch=False)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""

@@ -61,8 +61,8 @@ class ScoreKL(Streamed):
         return self
 
     def needs(self) -> Needs:
-        """The teacher's vectors, in any width, unless scores are given."""
-        return Needs(teacher=self.targets == "vectors")
+        """The teacher's vectors, in any width, and the candidates of the batch, unless scores are given."""
+        return Needs(teacher=self.targets == "vectors", batch=self.targets == "vectors")
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Divergence of each row.

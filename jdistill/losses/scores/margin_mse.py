@@ -25,7 +25,7 @@ class ScoreMarginMSE(LossConfig):
 
     def needs(self) -> Needs:
         """The teacher's vectors, in any width, unless scores are given."""
-        return Needs(teacher=self.targets == "vectors")
+        return Needs(teacher=self.targets == "vectors", batch=False)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Mean over the hard negatives of each row.
