@@ -1,13 +1,17 @@
 """The command line: verbs in river order, one configuration and `key=value` overrides each.
 
-Exit codes: 0 done, 2 a mistake of the user's (one paragraph, no traceback), 1 a bug. Neither jax nor torch is imported
-before a verb needs it, so that `--help` and mistakes answer at once.
+Exit codes: 0 done, 2 a mistake of the user's (one paragraph, no traceback), 1 a bug, 75 (EX_TEMPFAIL) start the same
+command again: SIGTERM came and a checkpoint was saved, or another process of the run was lost. Where JAX notices that
+loss first, it ends the process by SIGABRT, which shells show as 134 and which asks for the same. Neither jax nor torch
+is imported before a verb needs it, so that `--help` and mistakes answer at once.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 EXAMPLES = """\
@@ -21,10 +25,23 @@ the river, in order:
 """
 
 
+AGAIN = 75
+"""Exit code that asks to be started again: EX_TEMPFAIL of sysexits.h."""
+
+
 def run() -> NoReturn:
     """The `jdistill` command."""
     with_huge_pages()
-    sys.exit(main())
+    try:
+        code = main()
+    except Exception:  # a bug: what Python would print, but it would then wait for the other processes of a run
+        traceback.print_exc()
+        code = 1
+    if code and "jax" in sys.modules:
+        from jdistill.parallel import leave
+
+        leave(code)
+    sys.exit(code)
 
 
 def with_huge_pages() -> None:
@@ -53,14 +70,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if options.traceback:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("stopped; start the same command again to go on from the last shard or checkpoint.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
+    except Exception as error:
+        return _again(error)
     return 0
+
+
+def _again(error: Exception) -> int:
+    """The exit code of what is no mistake but asks for another start; everything else is a bug, and raised."""
+    if "jax" not in sys.modules:
+        raise error
+    import jax
+
+    from jdistill.parallel import LostProcessError, PreemptedError
+
+    if isinstance(error, PreemptedError):
+        if jax.process_index() == 0:
+            print(error, file=sys.stderr)
+    elif not isinstance(error, LostProcessError):  # who lost one has told already
+        raise error
+    return AGAIN
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,16 +120,27 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("config", help="YAML file of the run")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="written over the file")
 
+    def add_processes(sub: argparse.ArgumentParser) -> None:
+        several = sub.add_argument_group(
+            "several processes, unless a TPU slice, GKE JobSet or SLURM step tells of them"
+        )
+        several.add_argument("--coordinator", metavar="HOST:PORT", help="process 0, as the others reach it")
+        several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+        several.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+
     demo = verb("demo", _demo, "distil, verify and export a search model for your Python libraries")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="student=layers|static, out=FOLDER")
     embed = verb("embed", _embed, "run the teachers once over all texts and keep their vectors")
     embed.add_argument("--shard", default="0/1", metavar="I/N", help="embed every N-th shard, from I: job I of N")
     add_recipe(embed)
-    add_recipe(verb("train", _train, "train the student on the store; continues where it stopped"))
+    train = verb("train", _train, "train the student on the store; continues where it stopped")
+    add_recipe(train)
+    add_processes(train)
     evaluate = verb("evaluate", _evaluate, "measure runs and models side by side")
     evaluate.add_argument("models", nargs="+", metavar="RUN|MODEL", help="run folder, model folder or hub id")
     evaluate.add_argument("--config", help="YAML file whose 'evaluate' section to use instead of the first run's")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_processes(evaluate)
     export = verb("export", _export, "write a verified sentence-transformers folder")
     export.add_argument("run", metavar="RUN", help="run folder")
     export.add_argument("out", metavar="OUT", help="folder to write")
@@ -121,13 +167,29 @@ def _embed(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from jdistill import verbs
 
-    verbs.train(verbs.load_recipe(options.config, options.overrides))
+    recipe = verbs.load_recipe(options.config, options.overrides)
+    with _processes(options):
+        verbs.train(recipe)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from jdistill import verbs
 
-    print(verbs.evaluate(options.models, config=options.config, as_json=options.json))
+    with _processes(options) as first:
+        text = verbs.evaluate(options.models, config=options.config, as_json=options.json)
+        if first:
+            print(text)
+
+
+@contextmanager
+def _processes(options: argparse.Namespace) -> Iterator[bool]:
+    """Together with the other processes of the run, if there are any; whether this is the first of them."""
+    import jax
+
+    from jdistill import parallel
+
+    with parallel.joined(parallel.address(options.coordinator, options.processes, options.process)):
+        yield jax.process_index() == 0
 
 
 def _export(options: argparse.Namespace) -> None:

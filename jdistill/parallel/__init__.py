@@ -3,5 +3,36 @@
 from jdistill.parallel.in_batch import Objective, check_rows, make_objective
 from jdistill.parallel.mesh import make_mesh, replicated, row_sharding
 from jdistill.parallel.microbatches import in_microbatches
+from jdistill.parallel.preemption import PreemptedError, Preemption
+from jdistill.parallel.processes import (
+    LostProcessError,
+    address,
+    as_process_0,
+    host_share,
+    joined,
+    leave,
+    local_copy,
+    process_0_first,
+    wait_for_all,
+)
 
-__all__ = ["Objective", "check_rows", "in_microbatches", "make_mesh", "make_objective", "replicated", "row_sharding"]
+__all__ = [
+    "LostProcessError",
+    "Objective",
+    "PreemptedError",
+    "Preemption",
+    "address",
+    "as_process_0",
+    "check_rows",
+    "host_share",
+    "in_microbatches",
+    "joined",
+    "leave",
+    "local_copy",
+    "make_mesh",
+    "make_objective",
+    "process_0_first",
+    "replicated",
+    "row_sharding",
+    "wait_for_all",
+]

@@ -15,10 +15,10 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from jdistill.checkpoint import load_result, load_student_params
+from jdistill.checkpoint import load_student_params
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
-from jdistill.parallel import check_rows
+from jdistill.parallel import PreemptedError, Preemption, check_rows, local_copy
 from jdistill.student import Student
 from jdistill.train.config import TrainConfig, in_steps
 from jdistill.train.console import Console
@@ -57,6 +57,7 @@ def train(
       seed: decides dropout.
 
     Raises:
+      PreemptedError: if SIGTERM came: the step that was being done is done, and a checkpoint of it is on disk.
       UserError: if the folder holds another run, if rows do not divide over the devices, if a sink's package or the
         metric of `keep_best` is missing, if a teacher's vectors are not finite, or if the loss stops being so.
     """
@@ -74,34 +75,51 @@ def train(
         mesh=mesh,
         seed=seed,
     )
+    in_order = False
     try:
-        return _train(run, params)
+        with Preemption() as preemption:
+            result = _train(run, params, preemption)
+        in_order = True
+        return result
+    except PreemptedError:
+        in_order = True
+        raise
     finally:
-        run.close()
+        run.close(in_order=in_order)
 
 
-def _train(run: Run, params: PyTree[Array]) -> TrainResult:
+def _train(run: Run, params: PyTree[Array], preemption: Preemption) -> TrainResult:
     state, resumed = run.begin(params)
     step = int(state.step)
     console = Console(run.total, start=step, rows=run.loader.global_batch_size, quiet=jax.process_index() != 0)
     try:
-        result = load_result(run.folder)
-        if resumed and result is not None and result["step"] == step == run.total:
+        if run.finished is not None:
             console.say(f"run at {run.folder}: is finished, {step} of {run.total} steps. Nothing to do.")
-            return TrainResult(load_student_params(run.folder), step, result["best_step"], result["evaluation"])
+            best_step, evaluation = run.finished["best_step"], run.finished["evaluation"]
+            return TrainResult(load_student_params(run.folder), step, best_step, evaluation)
         console.say(run.headline(state, step))
         watch = Watch(run.terms, console.say)
         if not resumed:
             watch.targets(run.first_batch())
         with closing(run.programs(state, step)) as train_step:
-            state = _loop(run, train_step, state, step, resumed=resumed, console=console, watch=watch)
+            state = _loop(
+                run, train_step, state, step, resumed=resumed, console=console, watch=watch, preemption=preemption
+            )
         return run.finish(state, console)._replace(warnings=tuple(watch.warnings))
     finally:
         console.close()
 
 
 def _loop(
-    run: Run, train_step: Programs, state: TrainState, step: int, *, resumed: bool, console: Console, watch: Watch
+    run: Run,
+    train_step: Programs,
+    state: TrainState,
+    step: int,
+    *,
+    resumed: bool,
+    console: Console,
+    watch: Watch,
+    preemption: Preemption,
 ) -> TrainState:
     """From `step` to the end."""
     config, checked = run.config, step
@@ -122,19 +140,25 @@ def _loop(
         logs = step % config.log_every == 0 or step == run.total
         evaluates = step % evaluate_every == 0 or step == run.total
         saves = step % config.save_every == 0 or step == run.total
-        if logs or evaluates or saves:
+        stops = step < run.total and preemption.reached(step)
+        if logs or evaluates or saves or stops:
             metrics = jax.device_get(metrics)
             run.check_finite(metrics, checked, step)
             checked = step
         if logs:  # 3. the numbers of this step
-            learned = jax.device_get(state.params["losses"])
+            learned = jax.device_get(local_copy(state.params["losses"]))
             run.log(step, metrics, learned, console)
             watch.learned(learned)
         if evaluates:  # 4. the student as it is now; a new best one is always saved
             saves |= run.evaluate(state, step, console)
-        if saves:  # 5. what the run goes on from if it is killed
+        if saves or stops:  # 5. what the run goes on from if it is killed
             run.save(state, step, console)
-    return state  # 6. stop: the stream of batches ends with the last step
+        if stops:  # 6. make room, when told to
+            raise PreemptedError(
+                f"run at {run.folder}: stopped by SIGTERM after step {step} of {run.total}, which is saved. Start the "
+                "same command again to go on from there."
+            )
+    return state  # 7. stop: the stream of batches ends with the last step
 
 
 def _check(config: TrainConfig, loader: Loader, evaluate: Evaluate | None, mesh: Mesh) -> None:

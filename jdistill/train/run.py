@@ -12,10 +12,10 @@ import yaml
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from jdistill.checkpoint import Checkpoints, save_result
+from jdistill.checkpoint import Checkpoints, load_result, save_result
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
-from jdistill.parallel import replicated, row_sharding
+from jdistill.parallel import as_process_0, host_share, local_copy, replicated, row_sharding
 from jdistill.student import Student, save_architecture
 from jdistill.train.config import TrainConfig
 from jdistill.train.console import Console, evaluation_lines
@@ -115,6 +115,7 @@ class Run:
         self.folder = folder
         self.recipe: dict[str, Any] = json.loads(json.dumps(recipe))  # as a checkpoint gives it back
         self.mesh = mesh
+        self._host = host_share(mesh)
         self.total = config.total_steps(loader.steps_per_epoch)
         self.optimizer = AdamW(config.optimizer, self.total)
         self.terms = terms
@@ -133,9 +134,13 @@ class Run:
         self.best: Best | None = None
 
     def begin(self, params: PyTree[Array]) -> tuple[TrainState, bool]:
-        """The state to go on from, and whether it comes from a checkpoint."""
+        """The state to go on from, and whether it comes from a checkpoint.
+
+        Raises:
+          UserError: if the folder holds another run, or if the processes do not see the same folder.
+        """
         state = jax.device_put(make_state(params, self.terms, self.optimizer), replicated(self.mesh))
-        step = self.checkpoints.latest()
+        step = self._latest()
         if step is not None:
             note = read_note(self.checkpoints.note(step))
             check_same_run(self.folder, note, self.recipe, self.loader.fingerprint, step=step)
@@ -148,6 +153,19 @@ class Run:
         for sink in self.sinks:
             sink.start(self.recipe, step or 0)
         return state, step is not None
+
+    def _latest(self) -> int | None:
+        """The latest checkpoint, and whether the run is finished: read by all before process 0 writes anything."""
+        step, result = self.checkpoints.latest(), load_result(self.folder)
+        self.finished = result if result is not None and result["step"] == step == self.total else None
+        seen = {"step": -1.0 if step is None else float(step), "finished": float(self.finished is not None)}
+        if seen != as_process_0(seen):
+            found = "no checkpoint" if step is None else f"checkpoint {step}"
+            raise UserError(
+                f"run at {self.folder}: here is {found}, but process 0 sees another one. Put `run` on a disk that all "
+                "hosts share."
+            )
+        return step
 
     def headline(self, state: TrainState, step: int) -> str:
         """Everything that decides the run, in one line."""
@@ -163,17 +181,16 @@ class Run:
 
     def programs(self, state: TrainState, start: int) -> Programs:
         """The compiled steps, being made in the background."""
-        host = (jax.process_index(), jax.process_count())
-        return Programs(self.train_step, self.mesh, state, self.loader.examples(start, self.total, host))
+        return Programs(self.train_step, self.mesh, state, self.loader.examples(start, self.total, self._host))
 
     def first_batch(self) -> Batch:
         """The first batch, rows and memory of this host."""
-        return next(iter(self.loader.examples(0, self.total, (jax.process_index(), jax.process_count()))))
+        return next(iter(self.loader.examples(0, self.total, self._host)))
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Batches on the devices, rows split over them."""
         rows = row_sharding(self.mesh)
-        for batch in self.loader.stream(start, self.total, (jax.process_index(), jax.process_count())):
+        for batch in self.loader.stream(start, self.total, self._host):
             yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
 
     def log(self, step: int, metrics: Metrics, learned: Mapping[str, dict[str, Array]], console: Console) -> None:
@@ -193,11 +210,17 @@ class Run:
         console.log(step, metrics, values)
 
     def evaluate(self, state: TrainState, step: int, console: Console) -> bool:
-        """Whether the student is the best so far, and the run keeps the best."""
+        """Whether the student is the best so far, and the run keeps the best.
+
+        Every process evaluates by itself, on one of its devices, and takes the numbers of process 0 for its own. That
+        takes as long as if process 0 did it alone, and none waits in a collective, which some networks give up after
+        minutes; and what follows from the numbers, such as saving, is the same everywhere.
+        """
         if self._evaluate is None:
             return False
         began = time.perf_counter()
-        self.evaluation = {name: float(value) for name, value in self._evaluate(state.params["student"]).items()}
+        metrics = self._evaluate(local_copy(state.params["student"]))
+        self.evaluation = as_process_0({name: float(value) for name, value in metrics.items()})
         console.pause(time.perf_counter() - began)
         for sink in self.sinks:
             sink.scalars(step, {f"evaluate/{name}": value for name, value in self.evaluation.items()})
@@ -260,10 +283,16 @@ class Run:
             like = {"student": params}
             params = self.checkpoints.restore(best_step, like)["student"]
             console.say(f"the best student is that of step {best_step}")
-        return TrainResult(params, self.total, best_step, evaluation)
+        return TrainResult(local_copy(params), self.total, best_step, evaluation)
 
-    def close(self) -> None:
-        """End background threads and files."""
-        self.checkpoints.close()
+    def close(self, *, in_order: bool) -> None:
+        """End background threads and files.
+
+        Args:
+          in_order: whether all processes come here: a checkpoint that is being written is complete only with each
+            one's part. Otherwise it is given up, as by a process that was killed.
+        """
         for sink in self.sinks:
             sink.close()
+        if in_order or jax.process_count() == 1:
+            self.checkpoints.close()

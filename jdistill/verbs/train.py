@@ -7,7 +7,7 @@ import jax
 from jdistill import teacher
 from jdistill.config import UserError
 from jdistill.loader import Loader
-from jdistill.parallel import make_mesh
+from jdistill.parallel import make_mesh, process_0_first
 from jdistill.recipe import Recipe
 from jdistill.store import Store, TeacherVectors, TokenTable, check_teacher, check_width, token_table
 from jdistill.student import Student, make_student
@@ -24,7 +24,8 @@ def train(recipe: Recipe) -> TrainResult:
     """
     store = open_store(recipe)
     student, params = make_run_student(recipe, store)
-    loader = make_loader(recipe, store, student)
+    with process_0_first("token cache"):
+        loader = make_loader(recipe, store, student)
     mesh = make_mesh()
     _check_packing(recipe, mesh.size)
     evaluators = make_evaluators(recipe, store)
