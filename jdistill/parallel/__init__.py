@@ -15,6 +15,7 @@ from jdistill.parallel.processes import (
     process_0_first,
     wait_for_all,
 )
+from jdistill.parallel.sharding import state_sharding
 
 __all__ = [
     "LostProcessError",
@@ -34,5 +35,6 @@ __all__ = [
     "process_0_first",
     "replicated",
     "row_sharding",
+    "state_sharding",
     "wait_for_all",
 ]

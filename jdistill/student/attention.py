@@ -30,7 +30,7 @@ def attention(
       mask: True where a key may be attended, by all queries of the row or by each. Without any such key values are
         finite and have no meaning.
       dropout_rate: share of attention weights to drop, where a key is given.
-      dropout_key: a key for this call, or None.
+      dropout_key: a key for this call, one for each row `[n]`, or None.
     Returns:
       `[n, l, h, d]` in the dtype of `values`.
     Source:

@@ -64,20 +64,35 @@ def lookup(table: Float[Array, "v d"], ids: Int[Array, "*n"], dtype: jnp.dtype) 
     return jnp.take(table, ids, axis=0, mode="fill").astype(dtype)
 
 
-def dropout(x: Float[Array, "*n"], rate: float, key: Array | None) -> Float[Array, "*n"]:
+def dropout(x: Float[Array, "n *l"], rate: float, key: Array | None) -> Float[Array, "n *l"]:
     """Zero a share `rate` of the values and scale the others by `1 / (1 - rate)`; nothing without a key.
+
+    With a key for each row, what a row loses depends on its key alone, not on which rows are computed with it.
+
+    Args:
+      x: any values.
+      rate: in [0, 1).
+      key: one, one for each row `[n]`, or None.
 
     Source: Srivastava et al. 2014, JMLR 15, in the inverted form: the expected value stays.
     """
     if key is None or rate == 0.0:
         return x
-    kept: Bool[Array, "*n"] = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+
+    def keep(key: Array, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+        return jax.random.bernoulli(key, 1.0 - rate, shape)
+
+    kept = jax.vmap(lambda one: keep(one, x.shape[1:]))(key) if key.ndim else keep(key, x.shape)
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
 
 
 def keys(key: Array | None, count: int) -> list[Array | None]:
-    """`count` keys out of one, or as many None."""
-    return [None] * count if key is None else list(jax.random.split(key, count))
+    """`count` keys out of one, or as many None; out of one for each row, so many for each row."""
+    if key is None:
+        return [None] * count
+    return list(
+        jax.random.split(key, count) if key.ndim == 0 else jax.vmap(lambda k: jax.random.split(k, count))(key).T
+    )
 
 
 @jax.custom_vjp

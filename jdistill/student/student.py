@@ -69,7 +69,8 @@ class Student:
         Args:
           params: `{"encoder": ..., "head": ...}`; more is not looked at.
           tokens: `[n, l]` each.
-          dropout_key: a key for this call while training; without one nothing is dropped.
+          dropout_key: while training, a key for this call or one for each row `[n]`, but one where rows are packed;
+            without one nothing is dropped.
         """
         return self.encode_layers(params, tokens, (self.layers,), dropout_key=dropout_key)[self.layers]
 

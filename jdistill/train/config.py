@@ -62,6 +62,9 @@ class TrainConfig(Config):
     microbatches: int = Field(default=1, ge=1)
     """Pieces in which a batch is encoded (GradCache): more take less memory and one more forward pass, and change no
     result."""
+    fsdp: int = Field(default=1, ge=1)
+    """Devices over which parameters and optimizer state are split, large arrays only (FSDP): more take less memory
+    for them and more communication, and change no result. Must divide the devices; 1 keeps them whole on each."""
     optimizer: AdamWConfig = AdamWConfig()
     """How gradients become updates."""
     log_every: int = Field(default=50, ge=1)

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax
 from jax.sharding import Mesh
 
-from jdistill.parallel import replicated, row_sharding
+from jdistill.parallel import row_sharding, state_sharding
 from jdistill.train.state import TrainState
 from jdistill.train.step import TrainStep
 from jdistill.types import Batch, Metrics
@@ -32,8 +32,10 @@ class Programs:
         self._train_step = train_step
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
         self._programs: dict[Shapes, Future[Callable[[TrainState, Batch], tuple[TrainState, Metrics]]]] = {}
-        processes, rows, whole = jax.process_count(), row_sharding(mesh), replicated(mesh)
-        state_form = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state)
+        processes, rows = jax.process_count(), row_sharding(mesh)
+        state_form = jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, state_sharding(state, mesh)
+        )
         for example in examples:
             form = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct((x.shape[0] * processes, *x.shape[1:]), x.dtype, sharding=rows), example

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 from jdistill.config import UserError
 
 FREE = ("name", "run", "store", "export", "loader.prefetch", "train.log_every", "train.save_every")
-FREE += ("train.keep_checkpoints", "train.sinks", "train.microbatches")
-"""Settings that may change between two halves of a run: no update depends on them (on `microbatches`, only by rounding
-and by which elements dropout hits)."""
+FREE += ("train.keep_checkpoints", "train.sinks", "train.microbatches", "train.fsdp")
+"""Settings that may change between two halves of a run: no update depends on them, but for rounding."""
 
 
 class Best(NamedTuple):

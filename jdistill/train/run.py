@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 from jdistill.checkpoint import Checkpoints, load_result, save_result
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
-from jdistill.parallel import as_process_0, host_share, local_copy, replicated, row_sharding
+from jdistill.parallel import as_process_0, host_share, local_copy, row_sharding, state_sharding
 from jdistill.student import Student, save_architecture
 from jdistill.train.config import TrainConfig
 from jdistill.train.console import Console, evaluation_lines
@@ -139,7 +139,8 @@ class Run:
         Raises:
           UserError: if the folder holds another run, or if the processes do not see the same folder.
         """
-        state = jax.device_put(make_state(params, self.terms, self.optimizer), replicated(self.mesh))
+        state = make_state(params, self.terms, self.optimizer)
+        state = jax.device_put(state, state_sharding(state, self.mesh))
         step = self._latest()
         if step is not None:
             note = read_note(self.checkpoints.note(step))

@@ -1,6 +1,7 @@
 """One update of the student: pure, compiled once per shape of batch."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
-from jdistill.parallel import in_microbatches, make_objective, replicated, row_sharding
+from jdistill.parallel import in_microbatches, make_objective, replicated, row_sharding, state_sharding
 from jdistill.student import Student
 from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState
@@ -34,54 +35,63 @@ def make_train_step(
       student: turns tokens into vectors.
       terms: name -> loss, teachers filled in.
       optimizer: turns gradients into updates.
-      mesh: rows of the batch lie over it; the state is whole on each device.
+      mesh: rows of the batch lie over it, and the state as `state_sharding` says.
       seed: with the step, decides dropout and what losses draw.
       total_steps: length of the run; losses see their share of it as progress.
       microbatches: pieces in which the batch is encoded.
     """
     objective = make_objective(terms, mesh)
-    layers = needed_layers(student, terms)
+    encode = partial(encode_columns, student, needed_layers(student, terms))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         student_key, term_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         progress = state.step.astype(jnp.float32) / total_steps
 
         def loss_fn(params: dict[str, PyTree[Array]]) -> tuple[Array, dict[str, Array]]:
-            def encode(texts: tuple[Tokens | None, Tokens], key: Array) -> dict[int, Columns]:
-                return encode_columns(student, params["student"], texts, layers, key)
-
-            texts = (batch.queries, batch.documents)
-            hidden = in_microbatches(encode, texts, student_key, count=microbatches, mesh=mesh)
+            maps, texts = params["student"].get("projection", {}), (batch.queries, batch.documents)
+            encoding = {name: values for name, values in params["student"].items() if name != "projection"}
+            hidden = in_microbatches(encode, encoding, texts, student_key, count=microbatches, mesh=mesh)
             columns = hidden.pop(student.layers)
-            maps = {teacher: Projection(**p) for teacher, p in params["student"].get("projection", {}).items()}
+            maps = {teacher: Projection(**p) for teacher, p in maps.items()}
             vectors = Vectors(columns, hidden, maps)
             return objective(vectors, batch, params["losses"], progress, term_key)
 
         # Outside the objective's shard_map, so that the gradient is that of the mean over the whole batch.
         (loss, parts), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         params, opt_state, norms = optimizer.update(gradients, state.opt_state, state.params, state.step)
-        return TrainState(state.step + 1, params, opt_state), Metrics(loss, parts, norms.gradient, norms.update)
+        new = TrainState(state.step + 1, params, opt_state)
+        # As it came in, so that its memory can be that of the old state.
+        new = jax.lax.with_sharding_constraint(new, state_sharding(new, mesh))
+        return new, Metrics(loss, parts, norms.gradient, norms.update)
 
     whole, rows = replicated(mesh), row_sharding(mesh)
-    return jax.jit(train_step, in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0)
+    return jax.jit(train_step, in_shardings=(None, rows), out_shardings=(None, whole), donate_argnums=0)
 
 
 def encode_columns(
     student: Student,
+    layers: tuple[int, ...],
     params: PyTree[Array],
     texts: tuple[Tokens | None, Tokens],
-    layers: tuple[int, ...],
-    key: Array,
+    row_keys: Array,
 ) -> dict[int, Columns]:
-    """The student's vectors of queries and documents, if it ended after each of `layers`."""
-    query_key, document_key = jax.random.split(key)
+    """The student's vectors of queries and documents, if it ended after each of `layers`.
+
+    What a text loses to dropout follows from its row's key; texts that are packed share those of the first row.
+    """
     query_tokens, tokens = texts
     n, c, length = tokens.ids.shape
-    flat = Tokens(tokens.ids.reshape(n * c, length), tokens.mask.reshape(n * c, length), tokens.packed)
-    documents = student.encode_layers(params, flat, layers, dropout_key=document_key)
-    queries = (
-        None if query_tokens is None else student.encode_layers(params, query_tokens, layers, dropout_key=query_key)
+    text_keys = jax.vmap(lambda key: jax.random.split(key, 1 + c))(row_keys)
+    query_keys, document_keys = text_keys[:, 0], text_keys[:, 1:].reshape(n * c)
+
+    def vectors(tokens: Tokens, keys: Array) -> dict[int, Array]:
+        key = keys if tokens.packed is None else keys[0]
+        return student.encode_layers(params, tokens, layers, dropout_key=key)
+
+    documents = vectors(
+        Tokens(tokens.ids.reshape(n * c, length), tokens.mask.reshape(n * c, length), tokens.packed), document_keys
     )
+    queries = None if query_tokens is None else vectors(query_tokens, query_keys)
     return {
         layer: Columns(None if queries is None else queries[layer], documents[layer].reshape(n, c, -1))
         for layer in layers

@@ -26,7 +26,7 @@ def train(recipe: Recipe) -> TrainResult:
     student, params = make_run_student(recipe, store)
     with process_0_first("token cache"):
         loader = make_loader(recipe, store, student)
-    mesh = make_mesh()
+    mesh = make_mesh(fsdp=recipe.train.fsdp)
     _check_packing(recipe, mesh.size)
     evaluators = make_evaluators(recipe, store)
     return train_student(

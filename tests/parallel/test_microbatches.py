@@ -13,10 +13,10 @@ from tests.parallel.sharded import mesh_of
 ROWS, WIDTH = 32, 24
 
 
-def encode(inputs: tuple[Array, Array], key: Array, weights: Array) -> dict[str, Array]:
+def encode(weights: Array, inputs: tuple[Array, Array], keys: Array) -> dict[str, Array]:
     """A layer with dropout, whose inputs have two forms."""
     x, shift = inputs
-    kept = jax.random.bernoulli(key, 0.7, (x.shape[0], WIDTH))
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 0.7, (WIDTH,)))(keys)
     return {"vectors": jnp.where(kept, jnp.tanh(x @ weights + shift[:, None]), 0.0)}
 
 
@@ -34,39 +34,37 @@ def test_rows_keep_their_order_and_their_device(devices: int) -> None:
     rows = jax.device_put(jnp.arange(ROWS), row_sharding(mesh))
     pieces = []
 
-    def look(x: Array, _: Array) -> Array:
+    def look(_: dict, x: Array, keys: Array) -> Array:
         jax.debug.callback(lambda seen: pieces.append(seen.tolist()), x)
         return 2 * x
 
-    doubled = jax.jit(lambda x: in_microbatches(look, x, jax.random.key(0), count=4, mesh=mesh))(rows)
+    doubled = jax.jit(lambda x: in_microbatches(look, {}, x, jax.random.key(0), count=4, mesh=mesh))(rows)
     jax.effects_barrier()
     assert doubled.tolist() == [2 * i for i in range(ROWS)]
     assert doubled.sharding.is_equivalent_to(row_sharding(mesh), 1)
     assert sorted(row for piece in pieces for row in piece) == list(range(ROWS))
+    assert {len(piece) for piece in pieces} == {ROWS // 4 // devices}
 
 
+@pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("devices", [1, 4])
-def test_the_backward_pass_replays_the_same_dropout(devices: int) -> None:
-    """Beside the same pieces encoded one by one, every activation kept."""
-    mesh, count, (inputs, weights) = mesh_of(devices), 4, make_inputs()
+def test_the_backward_pass_replays_the_same_dropout(devices: int, count: int) -> None:
+    """Beside the whole batch on no mesh at all: what a row loses depends on its place in the batch only."""
+    mesh, (inputs, weights) = mesh_of(devices), make_inputs()
     key, target = jax.random.key(3), jax.random.normal(jax.random.key(4), (ROWS, WIDTH))
 
     def coupled(vectors: Array) -> Array:
         return jax.nn.logsumexp(vectors @ vectors.T, axis=1).mean() + (vectors * target).mean()
 
     def cached(weights: Array, inputs: tuple[Array, Array]) -> Array:
-        pieces = in_microbatches(lambda x, k: encode(x, k, weights), inputs, key, count=count, mesh=mesh)
-        return coupled(pieces["vectors"])
+        return coupled(in_microbatches(encode, weights, inputs, key, count=count, mesh=mesh)["vectors"])
 
     def kept(weights: Array, inputs: tuple[Array, Array]) -> Array:
-        x, shift = inputs
-        place = np.arange(ROWS).reshape(devices, count, -1).swapaxes(0, 1).reshape(count, -1)
-        keys = jax.random.split(key, count)
-        pieces = [encode((x[p], shift[p]), keys[i], weights)["vectors"] for i, p in enumerate(place)]
-        return coupled(jnp.concatenate(pieces)[np.argsort(place.ravel())])
+        keys = jnp.stack([jax.random.fold_in(key, i) for i in range(ROWS)])
+        return coupled(encode(weights, inputs, keys)["vectors"])
 
     placed = jax.device_put(weights, replicated(mesh)), jax.device_put(inputs, row_sharding(mesh))
-    ours, theirs = (jax.jit(jax.value_and_grad(f))(*placed) for f in (cached, kept))
+    ours, theirs = (jax.jit(jax.value_and_grad(f))(*args) for f, args in ((cached, placed), (kept, (weights, inputs))))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
 
 
@@ -75,13 +73,13 @@ def test_memory_is_that_of_one_piece() -> None:
     weights = jax.ShapeDtypeStruct((4, width, width), jnp.float32)
 
     def memory(count: int) -> int:
-        def loss(weights: Array, x: Array) -> Array:
-            def layers(x: Array, _: Array) -> Array:
-                for i in range(4):
-                    x = jnp.tanh(jnp.repeat(x, 8, axis=0) @ weights[i]).reshape(-1, 8, width).mean(axis=1)
-                return x
+        def layers(weights: Array, x: Array, _: Array) -> Array:
+            for i in range(4):
+                x = jnp.tanh(jnp.repeat(x, 8, axis=0) @ weights[i]).reshape(-1, 8, width).mean(axis=1)
+            return x
 
-            return in_microbatches(layers, x, jax.random.key(0), count=count, mesh=mesh).sum()
+        def loss(weights: Array, x: Array) -> Array:
+            return in_microbatches(layers, weights, x, jax.random.key(0), count=count, mesh=mesh).sum()
 
         x = jax.ShapeDtypeStruct((1024, width), jnp.float32)
         return jax.jit(jax.grad(loss)).lower(weights, x).compile().memory_analysis().temp_size_in_bytes
@@ -93,4 +91,4 @@ def test_pieces_that_do_not_divide_are_refused() -> None:
     with pytest.raises(
         UserError, match=r"3 pieces on 2 devices do not divide a global batch of 32 rows.*multiple of 6"
     ):
-        in_microbatches(lambda x, _: x, jnp.zeros((ROWS, 1)), jax.random.key(0), count=3, mesh=mesh_of(2))
+        in_microbatches(lambda _, x, keys: x, {}, jnp.zeros((ROWS, 1)), jax.random.key(0), count=3, mesh=mesh_of(2))

@@ -65,6 +65,6 @@ def run(
         evaluate=evaluate,
         folder=folder,
         recipe=recipe or {"name": "tiny", "train": config.model_dump(mode="json")},
-        mesh=make_mesh(jax.devices()[:devices]),
+        mesh=make_mesh(jax.devices()[:devices], fsdp=config.fsdp),
         seed=5,
     )
