@@ -6,6 +6,7 @@ multiplied by the number of devices nor divided by it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,52 +42,19 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh) -> Objective:
     Raises:
       ValueError: if a term's teacher is not filled in.
     """
-    teachers = {name: term.teachers for name, term in terms.items()}
-    taught = sorted({teacher for names in teachers.values() for teacher in names})
+    taught = sorted({teacher for term in terms.values() for teacher in term.teachers})
+    per_device = make_device_objective(terms, mesh)
 
-    def per_device(
-        vectors: Vectors,
-        targets: dict[str, Columns],
-        ids: tuple[Array | None, Array],
-        scores: Array | None,
-        parameters: Mapping[str, dict[str, Array]],
-        progress: Array,
-        key: Array,
-    ) -> tuple[Array, dict[str, Array]]:
+    def whole_batch(vectors: Vectors, targets: Any, ids: Any, scores: Any, parameters: Any, *rest: Array) -> Any:
         # Values that are whole on every device are marked as each device's own: the gradient of that is a sum over
         # the devices, taken here once, whatever a loss does with them.
         projections, parameters = lax.pcast((vectors.projections, parameters), AXES, to="varying")
-        student = gather(vectors.columns)
-        hidden = {layer: gather(columns) for layer, columns in vectors.hidden.items()}
-        teaching = {teacher: gather(columns) for teacher, columns in targets.items()}
-        text_ids = gather_ids(*ids)
-        all_scores = None if scores is None else _whole(scores)
-        b = student.documents.shape[0]
-        means = {}
-        for i, (name, term) in enumerate(terms.items()):
-            view = View(
-                student=student,
-                teacher=side_by_side([teaching[teacher] for teacher in teachers[name]]),
-                projection=one_projection([projections.get(teacher) for teacher in teachers[name]], student),
-                hidden=hidden,
-                rows=lax.axis_index(AXES) * b + jnp.arange(b),
-                ids=text_ids,
-                scores=scores,
-                all_scores=all_scores,
-                parameters=parameters.get(name, {}),
-                progress=progress,
-                key=jax.random.fold_in(key, i),
-            )
-            with jax.named_scope(name):
-                means[name] = term(view).mean()
-        means = lax.pmean(means, AXES)
-        weighted = [term.weight_at(progress) * means[name] for name, term in terms.items()]
-        return jnp.stack(weighted).sum(), means
+        return per_device(vectors._replace(projections=projections), targets, ids, scores, parameters, *rest)
 
     whole, rows = PartitionSpec(), PartitionSpec(AXES)
     split = Vectors(columns=rows, hidden=rows, projections=whole)  # pyright: ignore[reportArgumentType]
     sharded = jax.shard_map(
-        per_device, mesh=mesh, in_specs=(split, rows, rows, rows, whole, whole, whole), out_specs=whole
+        whole_batch, mesh=mesh, in_specs=(split, rows, rows, rows, whole, whole, whole), out_specs=whole
     )
 
     def objective(
@@ -106,6 +74,54 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh) -> Objective:
         return sharded(vectors, targets, ids, batch.scores, parameters, progress, key)
 
     return objective
+
+
+def make_device_objective(terms: Mapping[str, LossConfig], mesh: Mesh) -> Callable:
+    """The objective as one device computes it, inside a shard_map over `mesh`; arguments as of `make_objective`.
+
+    Returns:
+      `(vectors, targets, (query ids, document ids), scores, parameters, progress, key) -> (loss, {term: mean})`, of
+      this device's rows, with projections and parameters marked as its own; the means are those over all devices.
+    """
+    teachers = {name: term.teachers for name, term in terms.items()}
+
+    def per_device(
+        vectors: Vectors,
+        targets: dict[str, Columns],
+        ids: tuple[Array | None, Array],
+        scores: Array | None,
+        parameters: Mapping[str, dict[str, Array]],
+        progress: Array,
+        key: Array,
+    ) -> tuple[Array, dict[str, Array]]:
+        student = gather(vectors.columns)
+        hidden = {layer: gather(columns) for layer, columns in vectors.hidden.items()}
+        teaching = {teacher: gather(columns) for teacher, columns in targets.items()}
+        text_ids = gather_ids(*ids)
+        all_scores = None if scores is None else _whole(scores)
+        b = student.documents.shape[0]
+        means = {}
+        for i, (name, term) in enumerate(terms.items()):
+            view = View(
+                student=student,
+                teacher=side_by_side([teaching[teacher] for teacher in teachers[name]]),
+                projection=one_projection([vectors.projections.get(teacher) for teacher in teachers[name]], student),
+                hidden=hidden,
+                rows=lax.axis_index(AXES) * b + jnp.arange(b),
+                ids=text_ids,
+                scores=scores,
+                all_scores=all_scores,
+                parameters=parameters.get(name, {}),
+                progress=progress,
+                key=jax.random.fold_in(key, i),
+            )
+            with jax.named_scope(name):
+                means[name] = term(view).mean()
+        means = lax.pmean(means, AXES)
+        weighted = [term.weight_at(progress) * means[name] for name, term in terms.items()]
+        return jnp.stack(weighted).sum(), means
+
+    return per_device
 
 
 def side_by_side(teachers: Sequence[Side]) -> Side | None:
