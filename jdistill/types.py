@@ -4,7 +4,8 @@ Axis letters, everywhere: `b` rows of this shard, `n` rows of the whole batch, `
 (its positive, then its hard negatives), `k = c - 1` hard negatives, `l` tokens, `d` width.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -84,6 +85,46 @@ class Vectors(NamedTuple):
     """Teacher -> the map into its space; teachers without one are left out."""
 
 
+class LogSum(NamedTuple):
+    """The logarithm of a sum of exponentials that is not complete yet: `largest + log(total)`."""
+
+    largest: Float[Array, "..."]
+    """The largest score so far, -inf at the start."""
+    total: Float[Array, "..."]
+    """Sum of the exponentials relative to it."""
+
+
+Merge = Literal["sum", "logsumexp"]
+"""How what several devices found for a candidate becomes one: added up, or, for a LogSum, merged."""
+
+Visit = Callable[[Any, Any], tuple[Any, Any]]
+"""`(some candidates, what stays) -> (what stays, what was found for each of them)`."""
+
+
+@runtime_checkable
+class Sweep(Protocol):
+    """How a device's rows meet the candidates of all devices, each of which holds a share of them."""
+
+    def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
+        """Have every candidate of the batch visited by this device, and this device's share by every device.
+
+        Args:
+          visit: called with one or several devices' shares at a time, in any order.
+          share: arrays of this device's candidates, which lie on the first axis.
+          staying: what the visits hand on, from one to the next.
+          nothing: what is found for `share` where nobody visits.
+          merge: how the finds of several devices become one.
+
+        Returns:
+          What the last visit handed on, and what all devices found for `share`.
+        """
+        ...
+
+    def mean(self, share: Float[Array, "p d"]) -> Float[Array, " d"]:
+        """Mean over the candidates of all devices, of which each holds as many."""
+        ...
+
+
 class View(NamedTuple):
     """Everything a loss may look at. Arrays only: no mesh, no model, no configuration."""
 
@@ -107,6 +148,8 @@ class View(NamedTuple):
     """Share of the training that is done, in [0, 1); schedules read it."""
     key: Array
     """Of this step and term, the same on every device; for terms that draw."""
+    sweep: Sweep
+    """How sums over candidates go over all devices, for terms that do without `all_*`."""
 
 
 class Metrics(NamedTuple):

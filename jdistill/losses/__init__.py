@@ -9,6 +9,7 @@ from pydantic import Field
 
 from jdistill.losses.base import LossConfig
 from jdistill.losses.basic import Basic, Members
+from jdistill.losses.blocks import HERE
 from jdistill.losses.contrast.false_negatives import (
     Limit,
     StudentFilter,
@@ -51,6 +52,7 @@ Loss = Annotated[Members | Matryoshka | AdaptiveLayer, Field(discriminator="kind
 """Any loss, told apart by its `kind`."""
 
 __all__ = [
+    "HERE",
     "L1",
     "M3KD",
     "AdaptiveLayer",

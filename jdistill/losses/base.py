@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal, NamedTuple
 
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
 from pydantic import Field, PositiveInt, field_validator
 
 from jdistill.config import Config, UserError
@@ -107,6 +108,18 @@ def sides(view: View) -> tuple[Side, Side]:
     if view.teacher is None:
         raise ValueError("this loss compares the student with a teacher, but the view has none")
     return view.student, view.teacher
+
+
+def share_of(own: Shaped[Array, "b *d"], negatives: Shaped[Array, "b k *d"]) -> Shaped[Array, "p *d"]:
+    """The share of this device in the candidates of the batch: its documents, its first hard negatives, ..."""
+    return jnp.concatenate([own, negatives.swapaxes(0, 1).reshape(-1, *own.shape[1:])])
+
+
+def columns_of(view: View) -> Int[Array, " p"]:
+    """Index in `all_documents` of each candidate in this device's share."""
+    c = 1 + view.student.negatives.shape[1]
+    n = view.ids.all_documents.shape[0] // c
+    return (view.rows[None] + n * jnp.arange(c)[:, None]).reshape(-1)
 
 
 def project(x: Float[Array, "*b d"], view: View) -> Float[Array, "*b t"]:

@@ -1,12 +1,16 @@
 """Sums over all candidates of a batch, a block of them at a time, so that no score matrix is ever held.
 
-A loss says how one block of candidates is scored (a *tile*); the two functions here reduce the tiles of all blocks to
-one value per row. Their derivative is written by hand: it computes each tile again and pulls the cotangent back through
-it, so memory is rows times block, forward and backward. Masks, hardness, learned temperatures and teacher scores are
-the tile's own business; whatever it computes is differentiated.
+A loss says how rows are scored against a block of candidates (a *tile*); the functions here reduce the tiles of all
+blocks to one value per row, and in the same pass, where asked, to one per candidate. Their derivative is written by
+hand: it computes each tile again and pulls the cotangent back through it, so memory is a few tiles, forward and
+backward. Masks, hardness, learned temperatures and teacher scores are the tile's own business; whatever it computes is
+differentiated.
+
+Where candidates are spread over devices, a Sweep brings the devices' shares to each other; here nothing knows how.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +19,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jdistill.losses.accumulate import KINDS, Kind
+from jdistill.types import Merge, Sweep, Visit
+
 Tile = Callable[[PyTree[Array], PyTree[Array], PyTree[Array]], Float[Array, "*r b k"]]
 """`(rows, candidates of one block, shared) -> scores [b, k]`, or several such matrices on leading axes.
 
@@ -22,27 +29,79 @@ Tile = Callable[[PyTree[Array], PyTree[Array], PyTree[Array]], Float[Array, "*r 
 A tile closes over no traced array.
 """
 
+PairTile = Callable[[PyTree[Array], PyTree[Array], PyTree[Array]], tuple[Any, Any]]
+"""A tile that gives two scores of each pair: for the sum over candidates, and for the sum over rows."""
+
+ROWS = 4096
+"""Rows scored at a time. With 512 candidates a tile is then 8 MB."""
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Here:
+    """The Sweep of one device: it holds all candidates."""
+
+    def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
+        """See Sweep."""
+        return visit(share, staying)
+
+    def mean(self, share: Float[Array, "p d"]) -> Float[Array, " d"]:
+        """See Sweep."""
+        return share.mean(axis=0)
+
+
+HERE = Here()
+
 
 def logsumexp_over(
-    tile: Tile, rows: PyTree[Array], candidates: PyTree[Array], shared: PyTree[Array], *, block: int
+    tile: Tile,
+    rows: PyTree[Array],
+    candidates: PyTree[Array],
+    shared: PyTree[Array],
+    *,
+    block: int,
+    sweep: Sweep = HERE,
 ) -> Float[Array, "*r b"]:
     """`log sum_j exp(tile_ij)` over all candidates; -inf, with no gradient, where every score of a row is -inf.
 
     Args:
       tile: scores rows against a block of candidates.
       rows: what belongs to rows, leading axis `b`.
-      candidates: what belongs to candidates, leading axis `m`.
+      candidates: what belongs to candidates, leading axis `m`: all of them, or this device's share.
       shared: what belongs to neither, such as a temperature.
       block: candidates scored at a time.
+      sweep: brings the shares of all devices together.
     """
-    return _reduce("logsumexp", tile, block, *_aligned((rows, candidates, shared)))
+    return _reduce("logsumexp", _one(tile), block, sweep, *_aligned((rows, candidates, shared)))[0]  # pyright: ignore[reportIndexIssue]
 
 
 def sum_over(
-    tile: Tile, rows: PyTree[Array], candidates: PyTree[Array], shared: PyTree[Array], *, block: int
+    tile: Tile,
+    rows: PyTree[Array],
+    candidates: PyTree[Array],
+    shared: PyTree[Array],
+    *,
+    block: int,
+    sweep: Sweep = HERE,
 ) -> Float[Array, "*r b"]:
     """`sum_j tile_ij` over all candidates; arguments as of `logsumexp_over`."""
-    return _reduce("sum", tile, block, *_aligned((rows, candidates, shared)))
+    return _reduce("sum", _one(tile), block, sweep, *_aligned((rows, candidates, shared)))[0]  # pyright: ignore[reportIndexIssue]
+
+
+def logsumexp_both(
+    tile: PairTile,
+    rows: PyTree[Array],
+    candidates: PyTree[Array],
+    shared: PyTree[Array],
+    *,
+    block: int,
+    sweep: Sweep = HERE,
+) -> tuple[Float[Array, "*r b"], Float[Array, "*r m"]]:
+    """Log-sum-exps of a tile's two scores: of the first over all candidates, and of the second over all rows.
+
+    One pass scores each pair once. Arguments as of `logsumexp_over`; the second result is of each of `candidates`.
+    """
+    return _reduce("logsumexp", tile, block, sweep, *_aligned((rows, candidates, shared)))
 
 
 def over_rows(function: Callable[[PyTree[Array]], PyTree[Array]], rows: PyTree[Array], *, block: int) -> PyTree[Array]:
@@ -50,95 +109,112 @@ def over_rows(function: Callable[[PyTree[Array]], PyTree[Array]], rows: PyTree[A
 
     The backward pass computes each block again, so that what lies between is never held for all rows.
     """
-    (n,) = {x.shape[0] for x in jax.tree.leaves(rows)}
-    if n <= block:
+    if _length(rows) <= block:
         return function(rows)
-    blocks = -(-n // block)
+    return in_pieces(lambda _, part, real: ((), jax.checkpoint(function)(part)), (), rows, size=block)[1]
+
+
+def in_pieces(
+    visit: Callable[[Any, PyTree[Array], Bool[Array, " p"] | None], tuple[Any, PyTree[Array]]],
+    carry: Any,
+    tree: PyTree[Array],
+    *,
+    size: int,
+) -> tuple[Any, PyTree[Array]]:
+    """A loop over pieces of `size` along the first axis of every array.
+
+    Args:
+      visit: `(carry, piece, which of the piece are real) -> (carry, arrays of as many)`. The last piece is filled up
+        with copies of the last entry, so that it meets no values it could not stand; None says that all are real.
+      carry: what the loop hands on.
+      tree: arrays of one length.
+      size: length of a piece.
+
+    Returns:
+      What is handed on at the end, and the arrays of all pieces joined.
+    """
+    (n,) = {x.shape[0] for x in jax.tree.leaves(tree)}
+    if n <= size:
+        return visit(carry, tree, None)
+    count = -(-n // size)
 
     def cut(x: Array) -> Array:
-        filled = jnp.concatenate([x, jnp.broadcast_to(x[-1:], (blocks * block - n, *x.shape[1:]))])
-        return filled.reshape(blocks, block, *x.shape[1:])
+        filler = jnp.broadcast_to(x[-1:], (count * size - n, *x.shape[1:]))
+        return jnp.concatenate([x, filler]).reshape(count, size, *x.shape[1:])
 
-    done = lax.map(jax.checkpoint(function), jax.tree.map(cut, rows))
-    return jax.tree.map(lambda x: x.reshape(blocks * block, *x.shape[2:])[:n], done)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _reduce(kind: str, tile: Tile, block: int, rows: Any, candidates: Any, shared: Any) -> Float[Array, "*r b"]:
-    return _forward(kind, tile, block, rows, candidates, shared)[0]
+    real = None if count * size == n else (jnp.arange(count * size) < n).reshape(count, size)
+    # All pieces go through the one loop: beside it the compiler would compute a piece while the loop holds another.
+    carry, out = lax.scan(lambda c, piece: visit(c, *piece), carry, (jax.tree.map(cut, tree), real))
+    return carry, jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:])[:n], out)
 
 
-def _forward(kind: str, tile: Tile, block: int, rows: Any, candidates: Any, shared: Any) -> tuple[Array, tuple]:
-    def scored(piece: tuple[Any, Bool[Array, " k"]]) -> Array:
-        part, real = piece
-        return jnp.where(real, tile(rows, part, shared), -jnp.inf if kind == "logsumexp" else 0.0)
-
-    def sums(piece: tuple[Any, Bool[Array, " k"]]) -> tuple[Array, Array]:
-        """Largest score and sum of exponentials relative to it; for a plain sum the first is not used."""
-        scores = scored(piece)
-        if kind == "sum":
-            return jnp.zeros_like(scores[..., 0]), scores.sum(axis=-1)
-        largest = scores.max(axis=-1)
-        return largest, jnp.exp(scores - _finite(largest)[..., None]).sum(axis=-1)
-
-    def add(carry: tuple[Array, Array], piece: Any) -> tuple[tuple[Array, Array], None]:
-        largest, total = sums(piece)
-        if kind == "sum":
-            return (largest, carry[1] + total), None
-        new = jnp.maximum(carry[0], largest)
-        old_share, new_share = (jnp.exp(x - _finite(new)) for x in (carry[0], largest))
-        return (new, carry[1] * old_share + total * new_share), None
-
-    pieces, several = _pieces(candidates, block)
-    if several:
-        largest, total = _zeros(jax.eval_shape(sums, jax.tree.map(lambda x: x[0], pieces)), (rows, candidates, shared))
-        (largest, total), _ = lax.scan(add, (largest if kind == "sum" else largest - jnp.inf, total), pieces)
-    else:
-        largest, total = sums(pieces)
-    if kind == "logsumexp":
-        positive = total > 0
-        total = jnp.where(positive, _finite(largest) + jnp.log(jnp.where(positive, total, 1.0)), -jnp.inf)
-    return total, (rows, candidates, shared, total)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _reduce(
+    kind: Merge, tile: PairTile, block: int, sweep: Sweep, rows: Any, candidates: Any, shared: Any
+) -> tuple[Any, Any]:
+    return _forward(kind, tile, block, sweep, rows, candidates, shared)[0]
 
 
-def _backward(kind: str, tile: Tile, block: int, kept: tuple, cotangent: Float[Array, "*r b"]) -> tuple:
-    rows, candidates, shared, total = kept
-    row_values, row_rest = _split(rows)
-    shared_values, shared_rest = _split(shared)
+def _forward(
+    kind: Merge, tile: PairTile, block: int, sweep: Sweep, rows: Any, candidates: Any, shared: Any
+) -> tuple[Any, Any]:
+    sums, zero = KINDS[kind], _zero((rows, candidates, shared))
 
-    def pull(piece: tuple[Any, Bool[Array, " k"]]) -> tuple[Any, Any, Any]:
-        """Cotangents of the rows, the block's candidates and the shared values."""
-        part, real = piece
-        part_values, part_rest = _split(part)
+    def visit(share: Any, totals: Any) -> tuple[Any, Any]:
+        def of_block(totals: Any, part: Any, real: Array | None) -> tuple[Any, Any]:
+            def of_rows(columns: Any, some: Any, real_rows: Array | None) -> tuple[Any, Any]:
+                some_rows, some_totals = some
+                a, b = tile(some_rows, part, shared)
+                return _add(sums, columns, b, -2, real_rows), _add(sums, some_totals, a, -1, real)
 
-        def scores_of(r: Any, c: Any, s: Any) -> Array:
-            return tile(_join(r, row_rest), _join(c, part_rest), _join(s, shared_rest))
+            columns = _empty(sums, second, part, zero)
+            columns, totals = in_pieces(of_rows, columns, (rows, totals), size=ROWS)
+            return totals, columns
 
-        scores, back = jax.vjp(scores_of, row_values, part_values, shared_values)
-        if kind == "sum":
-            share = jnp.where(real, cotangent[..., None], 0.0)
-        else:
-            # A row whose every score is -inf has no softmax; minus infinity minus itself would be NaN.
-            scores = jnp.where(real, scores, -jnp.inf)
-            exponent = jnp.where(scores > -jnp.inf, scores - _finite(total)[..., None], -jnp.inf)
-            share = jnp.exp(exponent) * cotangent[..., None]
-        return back(jnp.broadcast_to(share, scores.shape))
+        return in_pieces(of_block, totals, share, size=block)
 
-    def add(carry: tuple[Any, Any], piece: Any) -> tuple[tuple[Any, Any], Any]:
-        of_rows, of_part, of_shared = pull(piece)
-        return jax.tree.map(jnp.add, carry, (of_rows, of_shared)), of_part
+    first, second = jax.eval_shape(tile, *(jax.tree.map(lambda x: x[:1], t) for t in (rows, candidates)), shared)
+    totals, columns = _empty(sums, first, rows, zero), _empty(sums, second, candidates, zero)
+    totals, columns = sweep(visit, candidates, totals, columns, merge=kind)
+    results = tuple(None if x is None else sums.finish(x) for x in (totals, columns))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), results), (rows, candidates, shared, results)
 
-    pieces, several = _pieces(candidates, block)
-    if several:
-        nothing = _zeros((row_values, shared_values), (rows, candidates, shared))
-        (of_rows, of_shared), stacked = lax.scan(add, nothing, pieces)
-        m = jax.tree.leaves(candidates)[0].shape[0]
-        of_candidates = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:m], stacked)
-    else:
-        of_rows, of_candidates, of_shared = pull(pieces)
+
+def _backward(kind: Merge, tile: PairTile, block: int, sweep: Sweep, kept: Any, cotangents: Any) -> tuple:
+    rows, candidates, shared, (totals, columns) = kept
+    of_totals, of_columns = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), cotangents)
+    weights, zero = partial(_weights, KINDS[kind]), _zero((rows, candidates, shared))
+    (row_values, (row_others, row_form)), (shared_values, shared_rest) = _split(rows), _split(shared)
+    candidate_values, candidate_rest = _split(candidates)
+
+    def visit(share: Any, staying: Any) -> tuple[Any, Any]:
+        def of_block(staying: Any, part: Any, real: Array | None) -> tuple[Any, Any]:
+            (part_values, part_rest), of_shared = _split(part[0]), staying[1]
+
+            def of_rows(carry: Any, some: Any, real_rows: Array | None) -> tuple[Any, Any]:
+                some_values, some_others, some_totals, some_cotangents, of_some = some
+
+                def scores(r: Any, c: Any, s: Any) -> Any:
+                    return tile(_join(r, (some_others, row_form)), _join(c, part_rest), _join(s, shared_rest))
+
+                (a, b), back = jax.vjp(scores, some_values, part_values, shared_values)
+                a = weights(a, some_totals, some_cotangents, -1, real_rows, real)
+                b = weights(b, part[1], part[2], -2, real_rows, real)
+                more, *of_others = back((a, b))
+                return jax.tree.map(jnp.add, carry, tuple(of_others)), jax.tree.map(jnp.add, of_some, more)
+
+            each = row_values, row_others, totals, of_totals, staying[0]
+            (of_part, of_shared), of_all = in_pieces(of_rows, (_zeros(part_values, zero), of_shared), each, size=ROWS)
+            return (of_all, of_shared), of_part
+
+        return in_pieces(of_block, staying, share, size=block)
+
+    staying, nothing = _zeros((row_values, shared_values), zero), _zeros(candidate_values, zero)
+    share = candidates, columns, of_columns
+    (of_rows, of_shared), of_candidates = sweep(visit, share, staying, nothing, merge="sum")
     return (
-        _join(of_rows, row_rest, whole=False),
-        _join(of_candidates, _split(candidates)[1], whole=False),
+        _join(of_rows, (row_others, row_form), whole=False),
+        _join(of_candidates, candidate_rest, whole=False),
         _join(of_shared, shared_rest, whole=False),
     )
 
@@ -146,27 +222,47 @@ def _backward(kind: str, tile: Tile, block: int, kept: tuple, cotangent: Float[A
 _reduce.defvjp(_forward, _backward)
 
 
-def _pieces(candidates: Any, block: int) -> tuple[tuple[Any, Array], bool]:
-    """The blocks stacked, each with which of its candidates are real, and True; if there is but one, it and False.
-
-    All blocks go through the one loop: beside it the compiler would compute a block while the loop holds another.
-    The last block is filled up with copies of the last candidate, so that a tile never meets values it could not score.
-    """
-    m = jax.tree.leaves(candidates)[0].shape[0]
-    if m <= block:
-        return (candidates, jnp.ones(m, bool)), False
-    blocks = -(-m // block)
-    extra = blocks * block - m
-
-    def cut(x: Array) -> Array:
-        filled = jnp.concatenate([x, jnp.broadcast_to(x[-1:], (extra, *x.shape[1:]))]) if extra else x
-        return filled.reshape(blocks, block, *x.shape[1:])
-
-    return (jax.tree.map(cut, candidates), (jnp.arange(blocks * block) < m).reshape(blocks, block)), True
+def _one(tile: Tile) -> PairTile:
+    """The tile of one score as one whose second is missing."""
+    return lambda rows, candidates, shared: (tile(rows, candidates, shared), None)
 
 
-def _finite(x: Array) -> Array:
-    return jnp.where(jnp.isfinite(x), x, 0.0)
+def _empty(sums: Kind, form: Any, along: PyTree[Array], zero: Array) -> Any:
+    """Running totals of nothing, one for each entry of `along`; None where there is no such score."""
+    return None if form is None else sums.empty((_length(along), *form.shape[:-2]), zero)
+
+
+def _add(sums: Kind, totals: Any, scores: Array | None, axis: int, real: Array | None) -> Any:
+    """The running totals with the scores of one tile added along `axis`, of which only some entries may be real."""
+    if scores is None:
+        return totals
+    if real is not None:
+        scores = jnp.where(jnp.expand_dims(real, -3 - axis), scores, sums.absent)
+    more = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), sums.total(scores, axis))
+    return sums.merge(totals, more)
+
+
+def _weights(
+    sums: Kind,
+    scores: Array | None,
+    results: Array | None,
+    cotangents: Array | None,
+    axis: int,
+    real_rows: Array | None,
+    real: Array | None,
+) -> Array | None:
+    """The cotangent of each score of a tile, from those of the results along `axis`."""
+    if scores is None or results is None or cotangents is None:
+        return None
+    result, cotangent = (jnp.expand_dims(jnp.moveaxis(x, 0, -1), axis) for x in (results, cotangents))
+    weights = sums.weight(scores, result) * cotangent
+    if real is not None:
+        weights = jnp.where(real, weights, 0.0)
+    return weights if real_rows is None else jnp.where(real_rows[:, None], weights, 0.0)
+
+
+def _length(tree: PyTree[Array]) -> int:
+    return jax.tree.leaves(tree)[0].shape[0]
 
 
 def _split(tree: Any) -> tuple[list[Array], tuple[list[Array | None], Any]]:
@@ -196,10 +292,9 @@ def _aligned(trees: Any) -> Any:
     return jax.tree.map(mark, trees)
 
 
-def _zeros(shapes: Any, trees: Any) -> Any:
-    """Zeros of these shapes, to a device of the same kind as `trees`: what a loop over them starts from."""
-    zero = _zero(trees)
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) + jnp.asarray(zero, x.dtype), shapes)
+def _zeros(like: Any, zero: Array) -> Any:
+    """Zeros of these shapes, to a device of the same kind as `zero`: what a loop starts from."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) + jnp.asarray(zero, x.dtype), like)
 
 
 def _zero(trees: Any) -> Float[Array, ""]:

@@ -46,6 +46,11 @@ def normalise(x: Float[Array, "*b d"], *, eps: float = 1e-12) -> Float[Array, "*
     return x / jnp.maximum(norm(x), eps)[..., None]
 
 
+def unit(x: Float[Array, "*b d"], similarity: Similarity) -> Float[Array, "*b d"]:
+    """Vectors whose inner products are the similarities, float32."""
+    return normalise(x) if similarity == "cosine" else float32(x)
+
+
 def cosine(a: Float[Array, "*b d"], b: Float[Array, "*b d"]) -> Float[Array, "*b"]:
     """Cosine of the angle between paired vectors, 0 where either is zero.
 

@@ -1,6 +1,6 @@
 """THE shard_map: gather the batch's vectors, show each loss its View, average.
 
-No other module of the project writes a collective. The loss leaves as a mean over all devices, and gradients are taken
+Only here and in sweeps.py are collectives written. The loss leaves as a mean over all devices, and gradients are taken
 *outside*: then the all-gathers turn into reduce-scatters and every gradient is that of the whole batch's mean, neither
 multiplied by the number of devices nor divided by it.
 """
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
 from jdistill.parallel.mesh import AXES
+from jdistill.parallel.sweeps import GATHERED_BYTES, make_sweep
 from jdistill.types import Batch, Columns, Projection, Side, TextIds, Vectors, View
 
 Objective = Callable[
@@ -25,12 +26,14 @@ Objective = Callable[
 ]
 
 
-def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh) -> Objective:
+def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_bytes: int = GATHERED_BYTES) -> Objective:
     """The weighted sum of `terms` as a function of a whole batch of vectors; differentiate it from outside.
 
     Args:
       terms: name -> loss. Each that learns from a teacher has the teacher's name filled in.
       mesh: the devices over which rows lie.
+      gathered_bytes: the most that candidates and their gradients may take on a device; above it, losses that can have
+        them handed round a ring instead.
 
     Returns:
       `objective(vectors, batch, parameters, progress, key) -> (loss, {term: mean before its weight})`, to be called
@@ -43,7 +46,7 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh) -> Objective:
       ValueError: if a term's teacher is not filled in.
     """
     taught = sorted({teacher for term in terms.values() for teacher in term.teachers})
-    per_device = make_device_objective(terms, mesh)
+    per_device = make_device_objective(terms, mesh, gathered_bytes=gathered_bytes)
 
     def whole_batch(vectors: Vectors, targets: Any, ids: Any, scores: Any, parameters: Any, *rest: Array) -> Any:
         # Values that are whole on every device are marked as each device's own: the gradient of that is a sum over
@@ -76,7 +79,9 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh) -> Objective:
     return objective
 
 
-def make_device_objective(terms: Mapping[str, LossConfig], mesh: Mesh) -> Callable:
+def make_device_objective(
+    terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_bytes: int = GATHERED_BYTES
+) -> Callable:
     """The objective as one device computes it, inside a shard_map over `mesh`; arguments as of `make_objective`.
 
     Returns:
@@ -102,9 +107,11 @@ def make_device_objective(terms: Mapping[str, LossConfig], mesh: Mesh) -> Callab
         b = student.documents.shape[0]
         means = {}
         for i, (name, term) in enumerate(terms.items()):
+            teacher = side_by_side([teaching[teacher] for teacher in teachers[name]])
+            widths = student.documents.shape[1] + (teacher.documents.shape[1] if teacher else 0)
             view = View(
                 student=student,
-                teacher=side_by_side([teaching[teacher] for teacher in teachers[name]]),
+                teacher=teacher,
                 projection=one_projection([vectors.projections.get(teacher) for teacher in teachers[name]], student),
                 hidden=hidden,
                 rows=lax.axis_index(AXES) * b + jnp.arange(b),
@@ -114,6 +121,7 @@ def make_device_objective(terms: Mapping[str, LossConfig], mesh: Mesh) -> Callab
                 parameters=parameters.get(name, {}),
                 progress=progress,
                 key=jax.random.fold_in(key, i),
+                sweep=make_sweep(mesh, student.all_documents.shape[0], widths, gathered_bytes=gathered_bytes),
             )
             with jax.named_scope(name):
                 means[name] = term(view).mean()

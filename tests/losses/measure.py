@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdistill.losses.blocks import HERE
 from jdistill.types import Batch, Columns, Projection, Side, TextIds, Tokens, Vectors, View
 from tests.losses.cases import CASES, Case, Given, Texts
 from tests.losses.inputs import INPUTS, LAYERS, Inputs, fits, scores_for
@@ -84,6 +85,7 @@ def view_of(case: Case, given: Vectors, parameters: dict, parts: Batch) -> View:
         parameters=parameters,
         progress=jnp.float32(case.progress),
         key=jax.random.fold_in(jax.random.key(KEY), 0),
+        sweep=HERE,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
+from jdistill.losses import blocks
 from jdistill.losses.blocks import logsumexp_over, sum_over
 from tests.parallel.sharded import mesh_of
 
@@ -54,6 +55,49 @@ def test_equal_to_the_whole_matrix(block: int, kind: str, several: bool) -> None
     values = [trees[0]["x"], trees[1]["x"], trees[2]["temperature"]]
     ours, theirs = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(values, how) for how in ("blocked", "dense"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), ours, theirs)
+
+
+@pytest.mark.parametrize("rows_at_a_time", [2, 5])
+@pytest.mark.parametrize("block", [4, 11])
+def test_one_pass_gives_the_sums_both_ways(block: int, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two scores of a pair, each with masks of its own: the first over candidates, the second over rows."""
+    monkeypatch.setattr(blocks, "ROWS", rows_at_a_time)
+
+    def pair(rows: dict, candidates: dict, shared: dict) -> tuple[Array, Array]:
+        scores = tile(rows, candidates, shared)
+        return scores, jnp.where(rows["id"][:, None] == candidates["id"][None] + 1, -jnp.inf, 2 * jnp.sin(scores))
+
+    trees = arguments(block, 0.3)
+
+    def loss(values: list[Array], reduce: str) -> Array:
+        rows, candidates, shared = trees
+        args = {**rows, "x": values[0]}, {**candidates, "x": values[1]}, {**shared, "temperature": values[2]}
+        if reduce == "blocked":
+            of_rows, of_candidates = blocks.logsumexp_both(pair, *args, block=block)
+        else:
+            a, b = pair(*args)
+            of_rows, of_candidates = jax.nn.logsumexp(a, axis=1), jax.nn.logsumexp(b, axis=0)
+        return (of_rows * jnp.arange(1.0 * B)).sum() + (of_candidates * jnp.cos(jnp.arange(1.0 * M))).sum()
+
+    values = [trees[0]["x"], trees[1]["x"], trees[2]["temperature"]]
+    ours, theirs = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(values, how) for how in ("blocked", "dense"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), ours, theirs)
+
+
+def test_one_pass_scores_each_pair_once() -> None:
+    """Forward one matrix product of b x m, backward that one again and two for the gradients."""
+    shapes = [jax.ShapeDtypeStruct((64, 16), jnp.float32), jax.ShapeDtypeStruct((128, 16), jnp.float32)]
+
+    def loss(x: Array, y: Array) -> Array:
+        def pair(r: Array, c: Array, s: Array) -> tuple[Array, Array]:
+            scores = r @ c.T
+            return scores * s, scores / s
+
+        both = blocks.logsumexp_both(pair, x, y, jnp.float32(2), block=128)
+        return sum(part.sum() for part in both)
+
+    text = str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(*shapes))
+    assert text.count("dot_general") == 4
 
 
 def test_a_row_whose_every_score_is_minus_infinity() -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jdistill.parallel import make_mesh, make_objective, row_sharding
+from jdistill.parallel.sweeps import GATHERED_BYTES
 from jdistill.types import Batch, Vectors
 from tests.losses.cases import CASES
 from tests.losses.inputs import INPUTS
@@ -15,19 +16,19 @@ from tests.losses.measure import FAST_TO_COMPILE, KEY, Result, batch, leaves, ve
 
 
 @functools.cache
-def sharded(label: str, name: str, devices: int) -> Result:
+def sharded(label: str, name: str, devices: int, gathered_bytes: int = GATHERED_BYTES) -> Result:
     """A loss on the batch of that name, its rows split over `devices`."""
     case, inputs = CASES[label], INPUTS[name]
     rows = jax.device_put(batch(case, inputs), row_sharding(mesh_of(devices)))
-    value, gradient = _split(label, devices)(vectors(case, inputs), case.loss.parameters(), rows)
+    value, gradient = _split(label, devices, gathered_bytes)(vectors(case, inputs), case.loss.parameters(), rows)
     return Result(float(value), leaves(gradient))
 
 
 @functools.lru_cache(maxsize=4)
-def _split(label: str, devices: int) -> Callable:
+def _split(label: str, devices: int, gathered_bytes: int) -> Callable:
     """Compiled once for all batches of one shape."""
     case = CASES[label]
-    objective = make_objective({"term": case.loss}, mesh_of(devices))
+    objective = make_objective({"term": case.loss}, mesh_of(devices), gathered_bytes=gathered_bytes)
 
     def mean(student: Vectors, parameters: dict, rows: Batch) -> jax.Array:
         progress, key = jnp.float32(case.progress), jax.random.key(KEY)

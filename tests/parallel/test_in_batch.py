@@ -151,7 +151,7 @@ def test_a_teacher_of_the_students_width_needs_no_map_beside_one_that_does() -> 
     ("term", "gathers", "scatters"),
     [
         (EmbedCosine(teacher=TEACHER), 0, 0),
-        (InfoNCE(), 2, 2),  # documents, negatives
+        (InfoNCE(), 2, 1),  # documents and hard negatives together, forward and backward
         (ScoreZscore(teacher=TEACHER), 4, 2),  # queries and documents, of student and teacher; no negatives
     ],
 )

@@ -8,9 +8,6 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jdistill.losses.base import queries_of
-from jdistill.types import View
-
 Direction = Literal["q2d", "q2q", "d2q", "d2d"]
 """From the row's text to its candidates: q is a query, d a document."""
 
@@ -65,13 +62,3 @@ def combine(excesses: Mapping[Direction, Float[Array, " b"]], partition: Partiti
         return jnp.stack([jnp.logaddexp(excess, 0.0) for excess in excesses.values()]).mean(axis=0)
     pairs = jnp.float32(math.log(sum(map(crosses, excesses))))
     return functools.reduce(jnp.logaddexp, excesses.values(), pairs)
-
-
-def paired_queries(view: View, kind: str) -> tuple[Float[Array, "b d"], Float[Array, "n d"]]:
-    """The student's queries: this shard's, and the whole batch's.
-
-    Raises:
-      UserError: if the rows are plain texts.
-    """
-    side = view.student
-    return queries_of(side.queries, kind), queries_of(side.all_queries, kind)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from pydantic import BeforeValidator, Field
 
 from jdistill.config import Config
+from jdistill.losses.base import share_of
 from jdistill.losses.maths import Similarity, matmul, normalise
 from jdistill.losses.schedule import Scheduled, Share, at
 from jdistill.types import View
@@ -54,11 +55,11 @@ class TextFilter(Config):
     by: Literal["text_hash"] = "text_hash"
 
     def of(self, view: View, similarity: Similarity) -> Filter:
-        """The filter for the texts of a View that has queries."""
-        queries, all_queries, ids = view.ids.queries, view.ids.all_queries, view.ids
-        if queries is None or all_queries is None:
+        """The filter for the texts of a View that has queries; its candidates are the device's share."""
+        queries, ids = view.ids.queries, view.ids
+        if queries is None:
             raise ValueError("a filter by text compares queries, but the view has no numbers of queries")
-        return same_text(queries, ids.all_documents, view.rows, all_queries=all_queries)
+        return same_text(queries, share_of(ids.documents, ids.negatives), jnp.arange(len(queries)))
 
 
 class GuidedFilter(Config):
@@ -87,14 +88,14 @@ class TeacherFilter(GuidedFilter):
     by: Literal["teacher"] = "teacher"
 
     def of(self, view: View, similarity: Similarity) -> Filter:
-        """The filter for the texts of a View that has queries and a teacher."""
+        """The filter for the texts of a View that has queries and a teacher; candidates as above."""
         guide = view.teacher
-        if guide is None or guide.queries is None or guide.all_queries is None:
+        if guide is None or guide.queries is None:
             raise ValueError(
                 "a filter by the teacher needs its vectors of queries and documents, but the view lacks some"
             )
-        limit = self.limit(view.progress)
-        return guided(guide.queries, guide.all_documents, view.rows, all_queries=guide.all_queries, limit=limit)
+        share, own = share_of(guide.documents, guide.negatives), jnp.arange(len(guide.queries))
+        return guided(guide.queries, share, own, limit=self.limit(view.progress))
 
 
 class StudentFilter(GuidedFilter):
@@ -106,14 +107,13 @@ class StudentFilter(GuidedFilter):
     by: Literal["student"] = "student"
 
     def of(self, view: View, similarity: Similarity) -> Filter:
-        """The filter for the texts of a View that has queries."""
+        """The filter for the texts of a View that has queries; its candidates are the device's share."""
         guide = view.student
-        if guide.queries is None or guide.all_queries is None:
+        if guide.queries is None:
             raise ValueError("a filter by the student needs its vectors of queries, but the view has none")
-        limit = self.limit(view.progress)
-        if similarity == "cosine":
-            return self_guided(guide.queries, guide.all_documents, view.rows, limit=limit)
-        return guided(guide.queries, guide.all_documents, view.rows, all_queries=guide.all_queries, limit=limit)
+        share, own = share_of(guide.documents, guide.negatives), jnp.arange(len(guide.queries))
+        by = self_guided if similarity == "cosine" else guided
+        return by(guide.queries, share, own, limit=self.limit(view.progress))
 
 
 def _listed(value: Any) -> Any:

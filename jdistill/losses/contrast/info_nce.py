@@ -1,21 +1,23 @@
 """InfoNCE: pick each query's document out of all documents of the batch, and keep the batch's other texts away."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import Field, field_validator, model_validator
 
-from jdistill.losses.base import Needs, Streamed
-from jdistill.losses.contrast.directions import TEXTS, Direction, Partition, check, combine, crosses, paired_queries
+from jdistill.losses.base import Needs, Streamed, columns_of, queries_of, share_of
+from jdistill.losses.blocks import HERE
+from jdistill.losses.contrast.directions import TEXTS, Direction, Partition, check, combine, crosses
 from jdistill.losses.contrast.false_negatives import FalseNegatives, Filter, TeacherFilter
 from jdistill.losses.contrast.hardness import Hardness
-from jdistill.losses.contrast.negatives import Candidates, Rows, Sharpness, log_excess
-from jdistill.losses.maths import Similarity, float32, normalise
+from jdistill.losses.contrast.negatives import Candidates, Half, Rows, Sharpness, log_excess, log_excess_both
+from jdistill.losses.maths import Similarity, unit
 from jdistill.losses.schedule import Ramp, at
 from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
-from jdistill.types import View
+from jdistill.types import Sweep, View
 
 
 class InfoNCE(Streamed):
@@ -72,23 +74,26 @@ class InfoNCE(Streamed):
         Raises:
           UserError: if the rows are plain texts.
         """
-        queries, all_queries = paired_queries(view, self.kind)
-        documents, n = view.student.all_documents, all_queries.shape[0]
-        return info_nce(
-            queries,
-            documents,
-            view.rows,
+        side, rows, c = view.student, view.rows, 1 + view.student.negatives.shape[1]
+        queries = unit(queries_of(side.queries, self.kind), self.similarity)
+        documents = unit(share_of(side.documents, side.negatives), self.similarity)
+        pools = {
+            "queries": Candidates(queries, rows, rows, ()),
+            "documents": Candidates(documents, jnp.tile(rows, c), columns_of(view), ()),
+        }
+        return _losses(
+            {"queries": queries, "documents": documents[: len(rows)]},
+            rows,
+            pools,
+            partners=rows,
             temperature=temperature_of(self.temperature, view.parameters),
-            similarity=self.similarity,
+            strength=at(self.strength, view.progress),
             directions=self.directions,
             partition=self.partition,
             hardness=self.hardness,
-            strength=at(self.strength, view.progress),
-            false_negatives=[filter_.of(view, self.similarity) for filter_ in self.false_negatives],
-            all_queries=all_queries,
-            rows=view.rows,
-            owners=jnp.arange(documents.shape[0]) % n,
+            filters=[filter_.of(view, self.similarity) for filter_ in self.false_negatives],
             block=self.block,
+            sweep=view.sweep,
         )
 
 
@@ -157,29 +162,86 @@ def info_nce(
     rows = jnp.arange(queries.shape[0]) if rows is None else rows
     if owners is None:
         owners = jnp.full(candidates.shape[0], -1).at[positives].set(rows)
-    prepared = normalise if similarity == "cosine" else float32
-    queries, candidates = prepared(queries), prepared(candidates)
-    all_queries = queries if all_queries is None else prepared(all_queries)
-
-    texts = {"queries": queries, "documents": candidates[positives]}
-    pair_scores = jnp.sum(texts["queries"] * texts["documents"], axis=-1)
-    partners = {"queries": rows, "documents": positives}
+    queries, candidates = unit(queries, similarity), unit(candidates, similarity)
+    all_queries = queries if all_queries is None else unit(all_queries, similarity)
     count = jnp.arange(all_queries.shape[0])
-    pools = {"queries": (all_queries, count, count), "documents": (candidates, owners, jnp.arange(len(owners)))}
-    sharpness = Sharpness(jnp.asarray(temperature, jnp.float32), jnp.asarray(strength, jnp.float32))
+    return _losses(
+        {"queries": queries, "documents": candidates[positives]},
+        rows,
+        {
+            "queries": Candidates(all_queries, count, count, ()),
+            "documents": Candidates(candidates, owners, jnp.arange(len(owners)), ()),
+        },
+        partners=positives,
+        temperature=temperature,
+        strength=strength,
+        directions=directions,
+        partition=partition,
+        hardness=hardness,
+        filters=false_negatives,
+        block=block,
+    )
 
-    excesses = {}
-    for direction in directions:
-        side, pool = TEXTS[direction]
-        known_of_rows = tuple(f.rows[side] for f in false_negatives)
-        known_of_pool = tuple(f.candidates[pool] for f in false_negatives)
-        excesses[direction] = log_excess(
-            Rows(texts[side], pair_scores, rows, partners[pool], known_of_rows),
-            Candidates(*pools[pool], known_of_pool),
+
+def _losses(
+    texts: Mapping[str, Float[Array, "b d"]],
+    rows: Int[Array, " b"],
+    pools: Mapping[str, Candidates],
+    *,
+    partners: Int[Array, " b"],
+    temperature: float | Float[Array, ""],
+    strength: float | Float[Array, ""],
+    directions: Sequence[Direction],
+    partition: Partition,
+    hardness: Hardness,
+    filters: Sequence[Filter],
+    block: int,
+    sweep: Sweep | None = None,
+) -> Float[Array, " b"]:
+    """Loss of each row.
+
+    Args:
+      texts: the rows' `"queries"` and own `"documents"`, ready to be multiplied.
+      rows: index of each row in the whole batch.
+      pools: the candidates that are `"queries"`, and those that are `"documents"`.
+      partners: column of each row's own document.
+      temperature: divides the scores.
+      strength: of hardness.
+      directions: checked.
+      partition: checked.
+      hardness: which negatives of q2d are raised.
+      filters: of false negatives.
+      block: candidates scored at a time.
+      sweep: if given, the pools are this device's share of the candidates, and begin with its rows' own texts.
+    """
+    pair_scores = jnp.sum(texts["queries"] * texts["documents"], axis=-1)
+    columns = {"queries": rows, "documents": partners}
+    sharpness = Sharpness(jnp.asarray(temperature, jnp.float32), jnp.asarray(strength, jnp.float32))
+    verdicts = [f.verdict for f in filters]
+
+    def excess(direction: Direction, skip: int = 0) -> Float[Array, " b"]:
+        """Of a direction, without the first `skip` candidates."""
+        side, name = TEXTS[direction]
+        pool = pools[name]._replace(filters=tuple(f.candidates[name] for f in filters))
+        return log_excess(
+            Rows(texts[side], pair_scores, rows, columns[name], tuple(f.rows[side] for f in filters)),
+            jax.tree.map(lambda x: x[skip:], pool),
             sharpness,
             one_side=not crosses(direction),
             hardness=hardness if direction == "q2d" else "none",
-            verdicts=[f.verdict for f in false_negatives],
+            verdicts=verdicts,
             block=block,
+            sweep=HERE if sweep is None else sweep,
         )
-    return combine(excesses, partition)
+
+    def half(side: str) -> Half:
+        known = jax.tree.map(lambda x: x[: len(rows)], tuple(f.candidates[side] for f in filters))
+        return Half(texts[side], pair_scores, rows, tuple(f.rows[side] for f in filters), known)
+
+    found = {}
+    if sweep is not None and {"q2d", "d2q"} <= {*directions}:
+        options = {"hardness": hardness, "verdicts": verdicts, "block": block, "sweep": sweep}
+        found["q2d"], found["d2q"] = log_excess_both(half("queries"), half("documents"), sharpness, **options)
+        if len(pools["documents"].rows) > len(rows):
+            found["q2d"] = jnp.logaddexp(found["q2d"], excess("q2d", skip=len(rows)))
+    return combine({d: found[d] if d in found else excess(d) for d in directions}, partition)

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jdistill.losses.base import Streamed
-from jdistill.losses.blocks import sum_over
-from jdistill.losses.contrast.directions import paired_queries
+from jdistill.losses.base import Streamed, columns_of, queries_of, share_of
+from jdistill.losses.blocks import HERE, sum_over
 from jdistill.losses.maths import matmul, normalise
 from jdistill.losses.temperature import Learned, Temperature, temperature_of, temperature_parameters
-from jdistill.types import View
+from jdistill.types import Sweep, View
 
 BIAS = "bias"
 
@@ -36,14 +35,17 @@ class Sigmoid(Streamed):
         Raises:
           UserError: if the rows are plain texts.
         """
-        queries, _ = paired_queries(view, self.kind)
+        side = view.student
+        queries = queries_of(side.queries, self.kind)
         return sigmoid(
             queries,
-            view.student.all_documents,
+            share_of(side.documents, side.negatives),
             view.rows,
             temperature=temperature_of(self.temperature, view.parameters),
             bias=view.parameters[BIAS],
             block=self.block,
+            columns=columns_of(view),
+            sweep=view.sweep,
         )
 
 
@@ -55,6 +57,8 @@ def sigmoid(
     temperature: float | Float[Array, ""],
     bias: float | Float[Array, ""],
     block: int = 512,
+    columns: Int[Array, " c"] | None = None,
+    sweep: Sweep = HERE,
 ) -> Float[Array, " b"]:
     """Say yes to each query's own document and no to every other, without a softmax.
 
@@ -64,11 +68,13 @@ def sigmoid(
 
     Args:
       queries: of this shard's rows, `[b, d]`, any float; maths runs in float32.
-      candidates: documents of the whole batch, hard negatives included, `[c, d]`.
-      positives: column of each row's own document, `[b]`, values in `[0, c)`.
+      candidates: documents of the whole batch, hard negatives included, `[c, d]`; or this device's share of them.
+      positives: column of each row's own document, `[b]`.
       temperature: divides the cosines; dimensionless, > 0.
       bias: added to the logits.
       block: candidates scored at a time; decides memory, never the result.
+      columns: index of each candidate in the whole batch, `[c]`; in order from 0 if left out.
+      sweep: brings the shares of all devices together.
 
     Returns:
       Sum over the candidates of each row in nats, `[b]`, >= 0; the mean over rows is the paper's loss.
@@ -83,9 +89,9 @@ def sigmoid(
       [1.0064 1.0064]
     """
     shared = jnp.asarray(temperature, jnp.float32), jnp.asarray(bias, jnp.float32)
-    columns = jnp.arange(candidates.shape[0])
+    columns = jnp.arange(candidates.shape[0]) if columns is None else columns
     rows = normalise(queries), positives
-    return sum_over(surprise, rows, (normalise(candidates), columns), shared, block=block)
+    return sum_over(surprise, rows, (normalise(candidates), columns), shared, block=block, sweep=sweep)
 
 
 def surprise(

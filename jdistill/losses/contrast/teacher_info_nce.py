@@ -7,12 +7,13 @@ from jaxtyping import Array, Float, Int
 from pydantic import field_validator
 
 from jdistill.config import UserError
-from jdistill.losses.base import Needs, Streamed, project, sides
+from jdistill.losses.base import Needs, Streamed, columns_of, project, share_of, sides
+from jdistill.losses.blocks import HERE
 from jdistill.losses.contrast.directions import TEXTS, Direction
-from jdistill.losses.contrast.info_nce import info_nce
+from jdistill.losses.contrast.negatives import Candidates, Rows, Sharpness, log_excess
 from jdistill.losses.maths import normalise
 from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
-from jdistill.types import View
+from jdistill.types import Sweep, View
 
 
 class TeacherInfoNCE(Streamed):
@@ -57,27 +58,36 @@ class TeacherInfoNCE(Streamed):
         temperature = temperature_of(self.temperature, view.parameters)
         values = []
         for direction in directions:
-            student, teacher, positives = opposed(view, direction)
-            flat = student.reshape(-1, student.shape[-1])
-            each = teacher_info_nce(flat, teacher, positives.reshape(-1), temperature=temperature, block=self.block)
+            texts, candidates, columns = opposed(view, direction)
+            flat = texts.reshape(-1, texts.shape[-1])
+            # Texts and candidates both begin with the rows' own.
+            positives = jnp.arange(texts.shape[0])[:, None] + texts.shape[0] * jnp.arange(texts.shape[1])[None]
+            each = teacher_info_nce(
+                flat,
+                candidates,
+                positives.reshape(-1),
+                temperature=temperature,
+                block=self.block,
+                columns=columns,
+                sweep=view.sweep,
+            )
             values.append(each.reshape(positives.shape).mean(axis=1))
         return jnp.stack(values).mean(axis=0)
 
 
-def opposed(view: View, direction: Direction) -> tuple[Float[Array, "b c t"], Float[Array, "p t"], Int[Array, "b c"]]:
-    """The student's vectors of one side of each row, the teacher's that compete for them, and which ones are right."""
+def opposed(view: View, direction: Direction) -> tuple[Float[Array, "b c t"], Float[Array, "p t"], Int[Array, " p"]]:
+    """The student's vectors of one side of each row; the device's share of the teacher's that compete; its columns."""
     student, teacher = sides(view)
     side, pool = TEXTS[direction]
-    texts, positives = student.queries if side == "queries" else student.documents, view.rows[:, None]
-    candidates = teacher.all_queries if pool == "queries" else teacher.all_documents
+    texts = student.queries if side == "queries" else student.documents
+    candidates, columns = teacher.queries, view.rows
+    if pool == "documents":
+        candidates, columns = share_of(teacher.documents, teacher.negatives), columns_of(view)
     if texts is None or candidates is None:
         raise ValueError(f"direction {direction} needs vectors of queries, of student and teacher")
     texts = texts[:, None]
     if direction == "d2d":
-        k = student.negatives.shape[1]
         texts = jnp.concatenate([texts, student.negatives], axis=1)
-        n = candidates.shape[0] // (1 + k)
-        positives = positives + n * jnp.arange(1 + k)[None]
     projected = project(texts, view)
     ours, theirs = projected.shape[-1], candidates.shape[-1]
     if ours != theirs:
@@ -85,7 +95,7 @@ def opposed(view: View, direction: Direction) -> tuple[Float[Array, "b c t"], Fl
             f"teacher_info_nce compares vectors of one width, but the student's have {ours} and the teacher's "
             f"{theirs}; project the student, or use score_* losses"
         )
-    return projected, candidates, positives
+    return projected, candidates, columns
 
 
 def teacher_info_nce(
@@ -95,6 +105,8 @@ def teacher_info_nce(
     *,
     temperature: float | Float[Array, ""],
     block: int = 512,
+    columns: Int[Array, " c"] | None = None,
+    sweep: Sweep = HERE,
 ) -> Float[Array, " b"]:
     """Bring each student vector closer to the teacher's vector of the same text than to those of all other texts.
 
@@ -104,10 +116,12 @@ def teacher_info_nce(
 
     Args:
       student: vectors projected to the teacher's width, `[b, t]`, any float; maths runs in float32.
-      teacher: the teacher's vectors of all texts of the batch, `[c, t]`.
+      teacher: the teacher's vectors of all texts of the batch, `[c, t]`; or this device's share of them.
       positives: column of each text's own teacher vector, `[b]`, values in `[0, c)`.
       temperature: divides the cosines; dimensionless, > 0.
       block: teacher vectors scored at a time; decides memory, never the result.
+      columns: index of each of the teacher's vectors in the whole batch, `[c]`; in order from 0 if left out.
+      sweep: brings the shares of all devices together.
 
     Returns:
       Loss of each text in nats, `[b]`, >= 0.
@@ -124,5 +138,15 @@ def teacher_info_nce(
     # Moving all of a row's scores together changes nothing. Those of centred vectors are smaller, which loses fewer
     # digits where they are subtracted from each other: embeddings, and teachers' above all, share a large mean.
     student, teacher = normalise(student), normalise(teacher)
-    centred = teacher - teacher.mean(axis=0, keepdims=True)
-    return info_nce(student, centred, positives, temperature=temperature, similarity="dot", block=block)
+    centred = teacher - sweep.mean(teacher)[None]
+    columns = jnp.arange(len(teacher)) if columns is None else columns
+    pair_scores, mine = jnp.sum(student * centred[positives], axis=-1), columns[positives]
+    excess = log_excess(
+        Rows(student, pair_scores, mine, mine, ()),
+        Candidates(centred, columns, columns, ()),
+        Sharpness(jnp.asarray(temperature, jnp.float32), jnp.float32(0)),
+        one_side=False,
+        block=block,
+        sweep=sweep,
+    )
+    return jnp.logaddexp(excess, 0.0)

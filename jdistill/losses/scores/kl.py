@@ -12,20 +12,19 @@ from pydantic import PositiveFloat, model_validator
 
 from jdistill.config import UserError
 from jdistill.losses.base import Needs, Streamed, sides
-from jdistill.losses.blocks import Tile, logsumexp_over, sum_over
-from jdistill.losses.maths import Similarity, float32, matmul
+from jdistill.losses.blocks import HERE, Tile, logsumexp_over, sum_over
+from jdistill.losses.maths import Similarity, float32, matmul, unit
 from jdistill.losses.scores.operands import (
     Candidates,
     Targets,
     given_scores,
-    operands,
     own_scores,
     paired,
     sample_of_scores,
-    unit,
+    share_of_operands,
 )
 from jdistill.losses.softmax import DIVERGENCES, Divergence, Terms, lost_targets
-from jdistill.types import Columns, View
+from jdistill.types import Columns, Sweep, View
 
 
 class ScoreKL(Streamed):
@@ -87,18 +86,17 @@ class ScoreKL(Streamed):
                 divergence=self.divergence,
                 excluded_from=self.excluded_from,
             )
-        student, teacher = (operands(side, self.candidates) for side in sides(view))
+        student, teacher = (share_of_operands(side, self.candidates) for side in sides(view))
         return score_kl(
-            student.rows,
-            student.candidates,
-            teacher.rows,
-            teacher.candidates,
-            view.rows,
+            *student,
+            *teacher,
+            jnp.arange(len(view.rows)),
             temperature=self.temperature,
             teacher_temperature=self.target_temperature,
             similarity=self.similarity,
             divergence=self.divergence,
             block=self.block,
+            sweep=view.sweep,
         )
 
     @property
@@ -129,6 +127,7 @@ def score_kl(
     similarity: Similarity = "cosine",
     divergence: Divergence = "kl",
     block: int = 512,
+    sweep: Sweep = HERE,
 ) -> Float[Array, " b"]:
     """Share out a text's probability over the batch's candidates as the teacher does.
 
@@ -138,7 +137,8 @@ def score_kl(
 
     Args:
       texts: the student's vectors of this shard's rows, `[b, d]`, any float; maths runs in float32.
-      candidates: the student's vectors of what they are scored against, of the whole batch, `[m, d]`.
+      candidates: the student's vectors of what they are scored against, of the whole batch, `[m, d]`; or this device's
+        share of them.
       teacher_texts: the teacher's vectors of `texts`; they get no gradient.
       teacher_candidates: the teacher's vectors of `candidates`.
       positives: column of each row's own document, `[b]`, values in `[0, m)`. Scores are counted from it, so that
@@ -148,6 +148,7 @@ def score_kl(
       similarity: `"cosine"`, or `"dot"` for raw inner products.
       divergence: `"kl"`; `"cross_entropy"`, -sum_j p_ij log q_ij; or `"mse"`, sum_j (q_ij - p_ij)^2.
       block: candidates scored at a time; decides memory only.
+      sweep: brings the shares of all devices together.
 
     Returns:
       Divergence of each row, times T^2, `[b]`; >= 0.
@@ -173,13 +174,13 @@ def score_kl(
         (teacher_texts, paired(teacher_texts, teacher_candidates[positives], similarity) / teacher_temperature),
     )
     normalisers = tuple(
-        lax.stop_gradient(logsumexp_over(logits, row, column, (), block=block))
+        lax.stop_gradient(logsumexp_over(logits, row, column, (), block=block, sweep=sweep))
         for logits, row, column in zip((ours, theirs), rows, columns, strict=True)
     )
 
     def over(terms: Terms, *more: Array) -> Float[Array, " b"]:
         tile = partial(_terms, terms=terms, ours=ours, theirs=theirs)
-        return sum_over(tile, (*rows, *normalisers, *more), columns, (), block=block)
+        return sum_over(tile, (*rows, *normalisers, *more), columns, (), block=block, sweep=sweep)
 
     return DIVERGENCES[divergence](over) * temperature**2
 

@@ -9,19 +9,18 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat
 
-from jdistill.losses.base import Needs, Streamed, queries_of
-from jdistill.losses.blocks import logsumexp_over
-from jdistill.losses.maths import Similarity, float32, matmul
+from jdistill.losses.base import Needs, Streamed, queries_of, share_of
+from jdistill.losses.blocks import HERE, logsumexp_over
+from jdistill.losses.maths import Similarity, float32, matmul, unit
 from jdistill.losses.scores.operands import (
     Targets,
     own_documents,
     sample_of_scores,
     target_scores,
-    unit,
 )
 from jdistill.losses.softmax import lost_targets
 from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
-from jdistill.types import Columns, View
+from jdistill.types import Columns, Sweep, View
 
 ABSENT = -1e30
 """Logit that no other is small beside: log of the sum over no candidates at all, but with a gradient."""
@@ -57,13 +56,15 @@ class M3KD(Streamed):
         return m3_kd(
             queries_of(view.student.queries, self.kind),
             own_documents(view.student),
-            view.student.all_documents,
+            share_of(view.student.documents, view.student.negatives),
             view.rows,
             target_scores(view, self.targets, self.kind, similarity=self.similarity),
             temperature=temperature_of(self.temperature, view.parameters),
             teacher_temperature=self.teacher_temperature,
             similarity=self.similarity,
             block=self.block,
+            owners=jnp.tile(view.rows, 1 + view.student.negatives.shape[1]),
+            sweep=view.sweep,
         )
 
     def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
@@ -87,6 +88,8 @@ def m3_kd(
     teacher_temperature: float = 1.0,
     similarity: Similarity = "cosine",
     block: int = 512,
+    owners: Int[Array, " m"] | None = None,
+    sweep: Sweep = HERE,
 ) -> Float[Array, " b"]:
     """Rank a query's documents as the teacher does, all of them above the rest of the batch.
 
@@ -99,13 +102,16 @@ def m3_kd(
       queries: of this shard's rows, `[b, d]`, any float; maths runs in float32.
       documents: of each row, its own, then its hard negatives, `[b, c, d]`.
       candidates: documents and hard negatives of the whole batch, all documents first, `[m, d]`, m = n c.
-      positives: column of each row's own document, `[b]`, values in `[0, n)`; its hard negatives are `n` columns apart.
+        Or this device's share of them.
+      positives: index of each row in the batch, `[b]`, which is the column of its own document.
       teacher: score of each of the row's documents, `[b, c]`; -inf gives a document no weight, but leaves it a negative
         of those before it. A row whose scores are all -inf gives 0.
       temperature: T, divides the student's scores, > 0.
       teacher_temperature: T_t, divides the teacher's scores, > 0.
       similarity: `"cosine"`, or `"dot"` for raw inner products.
       block: candidates scored at a time; decides memory only.
+      owners: index of the row that each candidate belongs to, `[m]`; that of all candidates if left out.
+      sweep: brings the shares of all devices together.
 
     Returns:
       Loss of each row in nats, `[b]`; >= 0.
@@ -119,13 +125,15 @@ def m3_kd(
       >>> round(float(m3_kd(q, documents, jnp.eye(2), jnp.arange(2), jnp.zeros((2, 1)), temperature=1.0).mean()), 4)
       0.3133
     """
-    n, c = candidates.shape[0] // documents.shape[1], documents.shape[1]
+    if owners is None:
+        n, c = candidates.shape[0] // documents.shape[1], documents.shape[1]
+        owners = jnp.tile(jnp.arange(n), c)
     q, documents, candidates = (unit(x, similarity) for x in (queries, documents, candidates))
     q = q / temperature
     own = jnp.einsum("bd,bcd->bc", q, documents, precision=lax.Precision.HIGHEST)
 
-    rows, columns = {"q": q, "row": positives}, {"c": candidates, "row": jnp.tile(jnp.arange(n), c)}
-    others = jnp.maximum(logsumexp_over(_others, rows, columns, (), block=block), ABSENT)
+    rows, columns = {"q": q, "row": positives}, {"c": candidates, "row": owners}
+    others = jnp.maximum(logsumexp_over(_others, rows, columns, (), block=block, sweep=sweep), ABSENT)
     # What document a is picked out of, besides itself: all documents after it in the row, and the other rows'.
     rest = lax.cumlogsumexp(jnp.concatenate([own[:, 1:], others[:, None]], axis=1), axis=1, reverse=True)
 

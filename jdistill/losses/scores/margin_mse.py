@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs, queries_of, sides
-from jdistill.losses.maths import Similarity, float32
-from jdistill.losses.scores.operands import Targets, unit
+from jdistill.losses.maths import Similarity, float32, unit
+from jdistill.losses.scores.operands import Targets
 from jdistill.types import Side, View
 
 

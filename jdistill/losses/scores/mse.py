@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 from jdistill.losses.base import Needs, Streamed, sides
 from jdistill.losses.blocks import sum_over
-from jdistill.losses.maths import Similarity, matmul
-from jdistill.losses.scores.operands import Candidates, operands, unit
+from jdistill.losses.maths import Similarity, matmul, unit
+from jdistill.losses.scores.operands import Candidates, operands
 from jdistill.types import View
 
 Derivative = Literal["auto", "gram", "blocks"]

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jdistill.config import UserError
-from jdistill.losses.base import queries_of
-from jdistill.losses.maths import Similarity, float32, normalise
+from jdistill.losses.base import queries_of, share_of
+from jdistill.losses.maths import Similarity, float32, unit
 from jdistill.types import Columns, Side, View
 
 Candidates = Literal["documents", "all"]
@@ -43,9 +43,10 @@ def operands(side: Side, candidates: Candidates) -> Operands:
     return Operands(side.queries, side.all_queries, columns)
 
 
-def unit(x: Float[Array, "*b d"], similarity: Similarity) -> Float[Array, "*b d"]:
-    """Vectors whose inner products are the similarities, float32."""
-    return normalise(x) if similarity == "cosine" else float32(x)
+def share_of_operands(side: Side, candidates: Candidates) -> tuple[Float[Array, "b d"], Float[Array, "p d"]]:
+    """The texts of this device's rows, and its share of what they are scored against."""
+    share = share_of(side.documents, side.negatives) if candidates == "all" else side.documents
+    return side.documents if side.queries is None else side.queries, share
 
 
 def paired(a: Float[Array, "*b d"], b: Float[Array, "*b d"], similarity: Similarity) -> Float[Array, "*b"]:

@@ -3,8 +3,7 @@
 A batch of n rows has about n^4 comparisons of two pairs. A few per row, drawn anew in every step, have the same mean.
 """
 
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +12,8 @@ from jaxtyping import Array, Float, Int
 from pydantic import NonNegativeFloat, PositiveInt
 
 from jdistill.losses.base import LossConfig, Needs, sides
-from jdistill.losses.blocks import sum_over
-from jdistill.losses.maths import Similarity, float32, norm
-from jdistill.losses.scores.operands import Candidates, operands, unit
+from jdistill.losses.maths import Similarity, float32, norm, unit
+from jdistill.losses.scores.operands import Candidates, operands
 from jdistill.types import View
 
 ROUNDING = 1e-6
@@ -135,19 +133,16 @@ def score_rank(
         difference, size = _difference(teacher_rows, teacher_texts, teacher_candidates, step, similarity)
         return jnp.where(jnp.abs(difference) > ROUNDING * size, jnp.sign(difference), 0.0)
 
+    @jax.checkpoint
+    def hinge(step: Comparisons, sign: Float[Array, " b"]) -> Float[Array, " b"]:
+        difference, _ = _difference(rows, texts, candidates, step, similarity)
+        return jnp.where(sign == 0, 0.0, jax.nn.relu(margin - sign * difference))
+
+    def add(total: Float[Array, " b"], drawn: tuple[Comparisons, Array]) -> tuple[Float[Array, " b"], None]:
+        return total + hinge(*drawn), None
+
     drawn = steps, lax.stop_gradient(lax.map(order, steps))
-    shared = texts, candidates, jnp.float32(margin)
-    return sum_over(partial(_hinges, similarity=similarity), rows, drawn, shared, block=1) / steps.candidates.shape[0]
-
-
-def _hinges(
-    rows: Array, drawn: tuple[Comparisons, Array], shared: Any, *, similarity: Similarity
-) -> Float[Array, "b 1"]:
-    texts, candidates, margin = shared
-    step, order = jax.tree.map(lambda x: x[0], drawn)
-    difference, _ = _difference(rows, texts, candidates, step, similarity)
-    hinge = jax.nn.relu(margin - lax.stop_gradient(order) * difference)
-    return jnp.where(order == 0, 0.0, hinge)[:, None]
+    return lax.scan(add, jnp.zeros_like(rows[:, 0]), drawn)[0] / steps.candidates.shape[0]
 
 
 def _difference(

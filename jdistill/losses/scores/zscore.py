@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat
 
 from jdistill.losses.base import Needs, Streamed, sides
-from jdistill.losses.maths import Similarity, matmul, root
+from jdistill.losses.maths import Similarity, matmul, root, unit
 from jdistill.losses.scores.mse import mean_squared_gap
-from jdistill.losses.scores.operands import Candidates, operands, unit
+from jdistill.losses.scores.operands import Candidates, operands
 from jdistill.types import View
 
 ROUNDING = 1e-6

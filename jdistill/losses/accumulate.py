@@ -1,0 +1,76 @@
+"""The two ways in which scores are summed up piece by piece: a plain sum, and the logarithm of a sum of exponentials.
+
+A running total is kept with the axis that remains in front, `[n, *r]` for scores `[*r, n, k]` or `[*r, k, n]`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jdistill.types import LogSum, Merge
+
+
+class Kind(NamedTuple):
+    """One way of summing up."""
+
+    absent: float
+    """A score that counts for nothing."""
+    empty: Callable[[tuple[int, ...], Float[Array, ""]], Any]
+    """`(shape, zero) -> running total` of nothing; made from `zero`, so that it is to a device what `zero` is."""
+    total: Callable[[Float[Array, "..."], int], Any]
+    """`(scores, axis) -> total` over that axis."""
+    merge: Callable[[Any, Any], Any]
+    """Total of two totals."""
+    finish: Callable[[Any], Float[Array, "..."]]
+    """The result."""
+    weight: Callable[[Float[Array, "..."], Float[Array, "..."]], Float[Array, "..."]]
+    """`(scores, result, spread over them) -> derivative` of the result with respect to each score."""
+
+
+def merge_logsums(a: LogSum, b: LogSum) -> LogSum:
+    """Total of two totals."""
+    largest = jnp.maximum(a.largest, b.largest)
+    shares = (x.total * jnp.exp(x.largest - finite(largest)) for x in (a, b))
+    return LogSum(largest, sum(shares, jnp.zeros_like(largest)))
+
+
+def finite(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """0 in place of infinity: minus infinity minus itself would be NaN."""
+    return jnp.where(jnp.isfinite(x), x, 0.0)
+
+
+def _logsum(scores: Array, axis: int) -> LogSum:
+    largest = scores.max(axis=axis)
+    return LogSum(largest, jnp.exp(scores - jnp.expand_dims(finite(largest), axis)).sum(axis=axis))
+
+
+def _logarithm(logsum: LogSum) -> Array:
+    positive = logsum.total > 0
+    return jnp.where(positive, finite(logsum.largest) + jnp.log(jnp.where(positive, logsum.total, 1.0)), -jnp.inf)
+
+
+def _softmax(scores: Array, result: Array) -> Array:
+    # A row whose every score is -inf has no softmax.
+    return jnp.exp(jnp.where(scores > -jnp.inf, scores - finite(result), -jnp.inf))
+
+
+KINDS: dict[Merge, Kind] = {
+    "logsumexp": Kind(
+        absent=-jnp.inf,
+        empty=lambda shape, zero: LogSum(jnp.full(shape, -jnp.inf) + zero, jnp.zeros(shape) + zero),
+        total=_logsum,
+        merge=merge_logsums,
+        finish=_logarithm,
+        weight=_softmax,
+    ),
+    "sum": Kind(
+        absent=0.0,
+        empty=lambda shape, zero: jnp.zeros(shape) + zero,
+        total=lambda scores, axis: scores.sum(axis=axis),
+        merge=jnp.add,
+        finish=lambda total: total,
+        weight=lambda scores, result: jnp.ones_like(scores),
+    ),
+}
