@@ -94,8 +94,12 @@ class TeacherFilter(GuidedFilter):
             raise ValueError(
                 "a filter by the teacher needs its vectors of queries and documents, but the view lacks some"
             )
-        share, own = share_of(guide.documents, guide.negatives), jnp.arange(len(guide.queries))
-        return guided(guide.queries, share, own, limit=self.limit(view.progress))
+        return _guided(
+            normalise(guide.queries),
+            normalise(guide.documents),
+            normalise(share_of(guide.documents, guide.negatives)),
+            limit=self.limit(view.progress),
+        )
 
 
 class StudentFilter(GuidedFilter):
@@ -111,9 +115,12 @@ class StudentFilter(GuidedFilter):
         guide = view.student
         if guide.queries is None:
             raise ValueError("a filter by the student needs its vectors of queries, but the view has none")
-        share, own = share_of(guide.documents, guide.negatives), jnp.arange(len(guide.queries))
-        by = self_guided if similarity == "cosine" else guided
-        return by(guide.queries, share, own, limit=self.limit(view.progress))
+        queries, documents = normalise(guide.queries), normalise(guide.documents)
+        limit = self.limit(view.progress)
+        if similarity == "cosine":
+            return _self_guided(queries, documents, limit)
+        share = normalise(share_of(guide.documents, guide.negatives))
+        return _guided(queries, documents, share, limit=limit)
 
 
 def _listed(value: Any) -> Any:
@@ -173,13 +180,25 @@ def guided(
       Parity: sentence-transformers GISTEmbedLoss and CachedGISTEmbedLoss.
     """
     queries, candidates = normalise(queries), normalise(candidates)
-    threshold = _frozen(_threshold(queries, candidates[positives], limit))
-    all_queries = _frozen(queries if all_queries is None else normalise(all_queries))
-    queries, candidates = _frozen(queries), _frozen(candidates)
+    all_queries = queries if all_queries is None else normalise(all_queries)
+    return _guided(queries, candidates[positives], candidates, all_queries=all_queries, limit=limit)
+
+
+def _guided(
+    queries: Float[Array, "b w"],
+    documents: Float[Array, "b w"],
+    candidates: Float[Array, "c w"],
+    *,
+    all_queries: Float[Array, "n w"] | None = None,
+    limit: Limit,
+) -> Filter:
+    """The same, of unit vectors; `documents` are the rows' own."""
+    threshold = _frozen(_threshold(queries, documents, limit))
+    all_queries = queries if all_queries is None else all_queries
     return Filter(
         verdict=_is_closer,
-        rows={"queries": (queries, threshold), "documents": (candidates[positives], threshold)},
-        candidates={"queries": all_queries, "documents": candidates},
+        rows={"queries": (_frozen(queries), threshold), "documents": (_frozen(documents), threshold)},
+        candidates={"queries": _frozen(all_queries), "documents": _frozen(candidates)},
     )
 
 
@@ -194,7 +213,11 @@ def self_guided(
 
     Nothing is scored twice: the loss's own scores are the guide's.
     """
-    threshold = _frozen(_threshold(normalise(queries), normalise(candidates[positives]), limit))
+    return _self_guided(normalise(queries), normalise(candidates[positives]), limit)
+
+
+def _self_guided(queries: Float[Array, "b d"], documents: Float[Array, "b d"], limit: Limit) -> Filter:
+    threshold = _frozen(_threshold(queries, documents, limit))
     return Filter(
         verdict=_scores_above,
         rows={"queries": threshold, "documents": threshold},
