@@ -1,7 +1,7 @@
 """Print how far every loss is from its reference and from itself on several devices: python -m tests.losses.parity
 
-One line per loss x option x batch, with the largest relative difference in value and in gradient; then one row per
-loss x option. Exit code 1 if a line is above its tolerance: 1e-5, or 1e-2 for bfloat16 inputs.
+One line per loss x option x batch, with the largest relative difference in value and in gradient; on several devices
+with gathered candidates, and on RING devices round a ring. With --markdown one row per loss x option. Exit code 1 if a line is above its tolerance: 1e-5, or 1e-2 for bfloat16 inputs.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from tests.losses.measure import Difference, difference, expected, ours
 from tests.parallel.sharded import sharded
 
 DEVICES = (2, 4, 8)
+RING = 4
 NONE = Difference(0.0, 0.0)
 
 
@@ -33,11 +34,13 @@ class Line(NamedTuple):
     reference: Difference
     devices: dict[int, Difference]
     """From itself on one device; only where the rows divide."""
+    ring: Difference | None
+    """The same, with candidates handed round a ring of RING devices."""
 
     @property
     def good(self) -> bool:
         """False for NaN too."""
-        gaps = (self.reference, *self.devices.values())
+        gaps = (self.reference, *self.devices.values(), self.ring or NONE)
         return all(x <= INPUTS[self.batch].tolerance for gap in gaps for x in gap)
 
 
@@ -53,7 +56,9 @@ def lines(label: str) -> list[Line]:
                 for n in DEVICES
                 if inputs.rows % n == 0
             }
-            found.append(Line(label, name, difference(label, ours(label, name), expected(label, name)), devices))
+            divides = inputs.rows % RING == 0
+            ring = difference(label, sharded(label, name, RING, 0), ours(label, name)) if divides else None
+            found.append(Line(label, name, difference(label, ours(label, name), expected(label, name)), devices, ring))
     return found
 
 
@@ -67,7 +72,13 @@ def worst(gaps: list[Difference]) -> Difference:
 
 def table(everything: list[Line]) -> Iterator[str]:
     """Markdown: one row per loss x option, the largest difference over its batches."""
-    heads = ["float32, value", "float32, gradient", "bfloat16 inputs", *(f"{n} devices" for n in DEVICES)]
+    heads = [
+        "float32, value",
+        "float32, gradient",
+        "bfloat16 inputs",
+        *(f"{n} devices" for n in DEVICES),
+        f"ring of {RING}",
+    ]
     yield "| loss, option | batches | " + " | ".join(heads) + " |"
     yield "|---" * (len(heads) + 2) + "|"
     for label in dict.fromkeys(line.label for line in everything):
@@ -78,7 +89,8 @@ def table(everything: list[Line]) -> Iterator[str]:
             max(worst([line.devices[n] for line in mine if n in line.devices and line.batch != "bfloat16"]))
             for n in DEVICES
         ]
-        cells = [full.value, full.gradient, max(half), *split]
+        ring = max(worst([line.ring for line in mine if line.ring and line.batch != "bfloat16"]))
+        cells = [full.value, full.gradient, max(half), *split, ring]
         yield f"| {label} | {len(mine)} | " + " | ".join(f"{x:.1e}" for x in cells) + " |"
 
 
@@ -89,7 +101,7 @@ def main() -> int:
     options.add_argument("--markdown", type=Path, help="write the table of losses x options here")
     chosen = options.parse_args()
     labels = [label for label in CASES if chosen.only in label]
-    heads = ["reference", *(f"{n} devices" for n in DEVICES)]
+    heads = ["reference", *(f"{n} devices" for n in DEVICES), f"ring of {RING}"]
     print(f"{'':80}" + "".join(f"{head:>20}" for head in heads))
     print(f"{'loss, option':52}{'batch':28}" + f"{'value':>10}{'gradient':>10}" * len(heads))
     everything: list[Line] = []
@@ -98,7 +110,7 @@ def main() -> int:
         for found in pool.map(lines, labels):
             everything += found
             for line in found:
-                gaps = (line.reference, *(line.devices.get(n) for n in DEVICES))
+                gaps = (line.reference, *(line.devices.get(n) for n in DEVICES), line.ring)
                 shown = "".join(numbers(gap) for gap in gaps)
                 print(f"{line.label:52}{line.batch:28}{shown}{'' if line.good else '  above tolerance'}", flush=True)
     bad = sum(not line.good for line in everything)
