@@ -1,7 +1,8 @@
 """Print how far every loss is from its reference and from itself on several devices: python -m tests.losses.parity
 
 One line per loss x option x batch, with the largest relative difference in value and in gradient; on several devices
-with gathered candidates, and on RING devices round a ring. With --markdown one row per loss x option. Exit code 1 if a line is above its tolerance: 1e-5, or 1e-2 for bfloat16 inputs.
+with gathered candidates, and on RING devices round a ring. With --markdown one row per loss x option. Exit code 1 if a
+line is above its tolerance: 1e-5, or 1e-2 for bfloat16 inputs.
 """
 
 import argparse
