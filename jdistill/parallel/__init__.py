@@ -1,6 +1,7 @@
 """The only place that knows about devices."""
 
-from jdistill.parallel.in_batch import Objective, check_rows, make_objective
+from jdistill.parallel.accumulate import accumulated
+from jdistill.parallel.in_batch import Objective, check_rows, make_device_objective, make_objective
 from jdistill.parallel.mesh import make_mesh, replicated, row_sharding
 from jdistill.parallel.microbatches import in_microbatches
 from jdistill.parallel.preemption import PreemptedError, Preemption
@@ -22,6 +23,7 @@ __all__ = [
     "Objective",
     "PreemptedError",
     "Preemption",
+    "accumulated",
     "address",
     "as_process_0",
     "check_rows",
@@ -30,6 +32,7 @@ __all__ = [
     "joined",
     "leave",
     "local_copy",
+    "make_device_objective",
     "make_mesh",
     "make_objective",
     "process_0_first",

@@ -52,7 +52,8 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_byte
         # Values that are whole on every device are marked as each device's own: the gradient of that is a sum over
         # the devices, taken here once, whatever a loss does with them.
         projections, parameters = lax.pcast((vectors.projections, parameters), AXES, to="varying")
-        return per_device(vectors._replace(projections=projections), targets, ids, scores, parameters, *rest)
+        vectors = vectors._replace(projections=projections)
+        return lax.pmean(per_device(vectors, targets, ids, scores, parameters, *rest), AXES)
 
     whole, rows = PartitionSpec(), PartitionSpec(AXES)
     split = Vectors(columns=rows, hidden=rows, projections=whole)  # pyright: ignore[reportArgumentType]
@@ -85,10 +86,12 @@ def make_device_objective(
     """The objective as one device computes it, inside a shard_map over `mesh`; arguments as of `make_objective`.
 
     Returns:
-      `(vectors, targets, (query ids, document ids), scores, parameters, progress, key) -> (loss, {term: mean})`, of
-      this device's rows, with projections and parameters marked as its own; the means are those over all devices.
+      `(vectors, targets, (query ids, document ids), scores, parameters, progress, key) -> (loss, {term: mean})`: the
+      means over this device's rows. Projections and parameters come marked as its own.
     """
     teachers = {name: term.teachers for name, term in terms.items()}
+    # Where no row looks at another, a device's rows are a whole batch to it.
+    axes = AXES if any(term.needs().batch for term in terms.values()) else ()
 
     def per_device(
         vectors: Vectors,
@@ -99,11 +102,11 @@ def make_device_objective(
         progress: Array,
         key: Array,
     ) -> tuple[Array, dict[str, Array]]:
-        student = gather(vectors.columns)
-        hidden = {layer: gather(columns) for layer, columns in vectors.hidden.items()}
-        teaching = {teacher: gather(columns) for teacher, columns in targets.items()}
-        text_ids = gather_ids(*ids)
-        all_scores = None if scores is None else _whole(scores)
+        student = gather(vectors.columns, axes)
+        hidden = {layer: gather(columns, axes) for layer, columns in vectors.hidden.items()}
+        teaching = {teacher: gather(columns, axes) for teacher, columns in targets.items()}
+        text_ids = gather_ids(*ids, axes)
+        all_scores = None if scores is None else _whole(scores, axes)
         b = student.documents.shape[0]
         means = {}
         for i, (name, term) in enumerate(terms.items()):
@@ -114,7 +117,7 @@ def make_device_objective(
                 teacher=teacher,
                 projection=one_projection([vectors.projections.get(teacher) for teacher in teachers[name]], student),
                 hidden=hidden,
-                rows=lax.axis_index(AXES) * b + jnp.arange(b),
+                rows=lax.axis_index(axes) * b + jnp.arange(b),
                 ids=text_ids,
                 scores=scores,
                 all_scores=all_scores,
@@ -125,7 +128,6 @@ def make_device_objective(
             )
             with jax.named_scope(name):
                 means[name] = term(view).mean()
-        means = lax.pmean(means, AXES)
         weighted = [term.weight_at(progress) * means[name] for name, term in terms.items()]
         return jnp.stack(weighted).sum(), means
 
@@ -146,42 +148,42 @@ def one_projection(projections: Sequence[Projection | None], student: Side) -> P
     return Projection(*(jnp.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)))
 
 
-def gather(columns: Columns) -> Side:
+def gather(columns: Columns, axes: tuple[str, ...] = AXES) -> Side:
     """One side of the View of this device: its own rows, and those of the whole batch, gathered with gradients.
 
     Everything is gathered here whether or not a term reads it: what none reads, the compiler leaves out, so a loss
     need not declare what it looks at, and cannot declare it wrongly. Hard negatives travel apart from the documents for
     that reason. In `A[n_X, d]` notation, `all_gather` turns rows split over the mesh, `n_X`, into whole ones, `n`; its
-    transpose is a reduce-scatter.
+    transpose is a reduce-scatter. Over no `axes` the device's rows are the batch.
     """
     queries, documents, negatives = columns.queries, columns.documents[:, 0], columns.documents[:, 1:]
-    all_documents = _whole(documents)
+    all_documents = _whole(documents, axes)
     if negatives.shape[1]:
-        by_column = _whole(negatives).swapaxes(0, 1)
+        by_column = _whole(negatives, axes).swapaxes(0, 1)
         all_documents = jnp.concatenate([all_documents, by_column.reshape(-1, documents.shape[-1])])
     return Side(
         queries=queries,
         documents=documents,
         negatives=negatives,
-        all_queries=None if queries is None else _whole(queries),
+        all_queries=None if queries is None else _whole(queries, axes),
         all_documents=all_documents,
     )
 
 
-def gather_ids(queries: Int[Array, " b"] | None, documents: Int[Array, "b c"]) -> TextIds:
+def gather_ids(queries: Int[Array, " b"] | None, documents: Int[Array, "b c"], axes: tuple[str, ...] = AXES) -> TextIds:
     """The numbers of the texts, laid out as `gather` lays out their vectors."""
     return TextIds(
         queries=queries,
         documents=documents[:, 0],
         negatives=documents[:, 1:],
-        all_queries=None if queries is None else _whole(queries),
-        all_documents=_whole(documents).T.reshape(-1),
+        all_queries=None if queries is None else _whole(queries, axes),
+        all_documents=_whole(documents, axes).T.reshape(-1),
     )
 
 
-def _whole(rows: Shaped[Array, "b *d"]) -> Shaped[Array, "n *d"]:
+def _whole(rows: Shaped[Array, "b *d"], axes: tuple[str, ...]) -> Shaped[Array, "n *d"]:
     # On one device the batch is its rows; the compiler would copy them.
-    return rows if lax.axis_size(AXES) == 1 else lax.all_gather(rows, AXES, tiled=True)
+    return rows if lax.axis_size(axes) == 1 else lax.all_gather(rows, axes, tiled=True)
 
 
 def check_rows(rows: int, mesh: Mesh) -> None:

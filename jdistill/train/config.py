@@ -60,8 +60,9 @@ class TrainConfig(Config):
     global_batch_size: int = Field(default=256, ge=1)
     """Rows per update over all devices and hosts."""
     microbatches: int = Field(default=1, ge=1)
-    """Pieces in which a batch is encoded (GradCache): more take less memory and one more forward pass, and change no
-    result."""
+    """Pieces in which a batch is encoded: more take less memory, and change no result. Losses that compare rows with
+    each other wait for the vectors of all pieces, which takes one more forward pass (GradCache); without any such loss
+    the gradients of the pieces are added up."""
     fsdp: int = Field(default=1, ge=1)
     """Devices over which parameters and optimizer state are split, large arrays only (FSDP): more take less memory
     for them and more communication, and change no result. Must divide the devices; 1 keeps them whole on each."""

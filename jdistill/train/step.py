@@ -10,13 +10,30 @@ from jaxtyping import Array, PyTree
 
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
-from jdistill.parallel import in_microbatches, make_objective, replicated, row_sharding, state_sharding
+from jdistill.parallel import (
+    accumulated,
+    in_microbatches,
+    make_device_objective,
+    make_objective,
+    replicated,
+    row_sharding,
+    state_sharding,
+)
 from jdistill.student import Student
 from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState
 from jdistill.types import Batch, Columns, Metrics, Projection, Tokens, Vectors
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+Params = dict[str, PyTree[Array]]
+"""`params` of a TrainState."""
+Draws = tuple[Array, Array, Array]
+"""Progress, key of the student, key of the losses: all that a step depends on besides state and batch."""
+Encode = Callable[[PyTree[Array], tuple[Tokens | None, Tokens], Array], dict[int, Columns]]
+"""Parameters, texts and a key for each row -> vectors of each layer that is read."""
+GradientOf = Callable[[Params, Batch, Draws], tuple[tuple[Array, dict[str, Array]], Params]]
+"""`((loss, {term: mean}), gradient)`."""
 
 
 def make_train_step(
@@ -38,26 +55,18 @@ def make_train_step(
       mesh: rows of the batch lie over it, and the state as `state_sharding` says.
       seed: with the step, decides dropout and what losses draw.
       total_steps: length of the run; losses see their share of it as progress.
-      microbatches: pieces in which the batch is encoded.
+      microbatches: pieces in which the batch is encoded, and judged too where no loss looks at other rows.
     """
-    objective = make_objective(terms, mesh)
     encode = partial(encode_columns, student, needed_layers(student, terms))
+    # Pieces whose rows need no other row are done with after one pass; the others wait for all vectors (GradCache).
+    by_pieces = microbatches > 1 and not any(term.needs().batch for term in terms.values())
+    gradient_fn = _of_pieces if by_pieces else _of_batch
+    gradient_of = gradient_fn(encode, terms, mesh, microbatches)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        student_key, term_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         progress = state.step.astype(jnp.float32) / total_steps
-
-        def loss_fn(params: dict[str, PyTree[Array]]) -> tuple[Array, dict[str, Array]]:
-            maps, texts = params["student"].get("projection", {}), (batch.queries, batch.documents)
-            encoding = {name: values for name, values in params["student"].items() if name != "projection"}
-            hidden = in_microbatches(encode, encoding, texts, student_key, count=microbatches, mesh=mesh)
-            columns = hidden.pop(student.layers)
-            maps = {teacher: Projection(**p) for teacher, p in maps.items()}
-            vectors = Vectors(columns, hidden, maps)
-            return objective(vectors, batch, params["losses"], progress, term_key)
-
-        # Outside the objective's shard_map, so that the gradient is that of the mean over the whole batch.
-        (loss, parts), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        (loss, parts), gradients = gradient_of(state.params, batch, (progress, *keys))
         params, opt_state, norms = optimizer.update(gradients, state.opt_state, state.params, state.step)
         new = TrainState(state.step + 1, params, opt_state)
         # As it came in, so that its memory can be that of the old state.
@@ -66,6 +75,49 @@ def make_train_step(
 
     whole, rows = replicated(mesh), row_sharding(mesh)
     return jax.jit(train_step, in_shardings=(None, rows), out_shardings=(None, whole), donate_argnums=0)
+
+
+def _of_batch(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, microbatches: int) -> GradientOf:
+    """The losses see all vectors of the batch at once."""
+    objective = make_objective(terms, mesh)
+
+    def loss_fn(params: Params, batch: Batch, draws: Draws) -> tuple[Array, dict[str, Array]]:
+        progress, student_key, term_key = draws
+        texts, encoding = (batch.queries, batch.documents), encoding_params(params)
+        hidden = in_microbatches(encode, encoding, texts, student_key, count=microbatches, mesh=mesh)
+        return objective(vectors_of(hidden, params), batch, params["losses"], progress, term_key)
+
+    # Outside the objective's shard_map, so that the gradient is that of the mean over the whole batch.
+    return jax.value_and_grad(loss_fn, has_aux=True)
+
+
+def _of_pieces(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, microbatches: int) -> GradientOf:
+    """The losses see one piece of a device's rows at a time."""
+    objective = make_device_objective(terms, mesh)
+
+    def loss_fn(params: Params, piece: Batch, row_keys: Array, draws: Draws) -> tuple[Array, dict[str, Array]]:
+        progress, _, term_key = draws
+        hidden = encode(encoding_params(params), (piece.queries, piece.documents), row_keys)
+        ids = (piece.query_ids, piece.document_ids)
+        vectors = vectors_of(hidden, params)
+        return objective(vectors, piece.targets, ids, piece.scores, params["losses"], progress, term_key)
+
+    def gradient_of(params: Params, batch: Batch, draws: Draws) -> tuple[tuple[Array, dict[str, Array]], Params]:
+        return accumulated(loss_fn, params, batch, draws[1], draws, count=microbatches, mesh=mesh)
+
+    return gradient_of
+
+
+def encoding_params(params: Params) -> PyTree[Array]:
+    """What turns tokens into vectors: all of the student but its projections."""
+    return {name: values for name, values in params["student"].items() if name != "projection"}
+
+
+def vectors_of(hidden: dict[int, Columns], params: Params) -> Vectors:
+    """What an encoding gave, as the objective wants it."""
+    earlier, last = {layer: columns for layer, columns in hidden.items() if layer != max(hidden)}, hidden[max(hidden)]
+    maps = params["student"].get("projection", {})
+    return Vectors(last, earlier, {teacher: Projection(**values) for teacher, values in maps.items()})
 
 
 def encode_columns(

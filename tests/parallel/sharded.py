@@ -1,6 +1,7 @@
 """Every loss through the one shard_map, on any number of devices."""
 
 import functools
+import re
 from collections.abc import Callable
 
 import jax
@@ -39,3 +40,10 @@ def _split(label: str, devices: int, gathered_bytes: int) -> Callable:
 
 def mesh_of(devices: int) -> Mesh:
     return make_mesh(jax.devices()[:devices])
+
+
+def loops(text: str) -> str:
+    """Of a compiled program, the computations that are bodies of loops."""
+    bodies = set(re.findall(r"body=%?([\w.\-]+)", text))
+    blocks = re.split(r"\n(?=%|ENTRY)", text)
+    return "\n".join(block for block in blocks if block.split(" ")[0].lstrip("%") in bodies)

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from jdistill.parallel import make_mesh, row_sharding, state_sharding
 from jdistill.parallel.microbatches import in_microbatches
 from jdistill.parallel.sharding import SMALLEST
+from tests.parallel.sharded import loops
 
 
 @pytest.mark.parametrize(
@@ -63,15 +64,8 @@ def test_gradients_cross_the_devices_once_each_part_to_where_it_lives(count: int
     assert found == {"all-gather": 1, "reduce-scatter": 1, "all-to-all": 0}
     reduced = re.findall(r"= (.*?) all-reduce(?:-start)?\(", text)
     assert sorted(int(n) for shape in reduced for n in re.findall(r"f32\[(\d+)", shape)) in ([128, 256], [256, 512])
-    assert not re.search("all-reduce|all-gather|reduce-scatter", _loops(text))
-    assert bool(_loops(text)) == (count > 1)
+    assert not re.search("all-reduce|all-gather|reduce-scatter", loops(text))
+    assert bool(loops(text)) == (count > 1)
     gradient = step(jax.device_put(weights, places), jax.device_put(x, row_sharding(mesh)))
     expected = jax.grad(lambda w: encode(w, x, x).sum())(weights)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), gradient, expected)
-
-
-def _loops(text: str) -> str:
-    """The computations that are bodies of loops."""
-    bodies = set(re.findall(r"body=%?([\w.\-]+)", text))
-    blocks = re.split(r"\n(?=%|ENTRY)", text)
-    return "\n".join(block for block in blocks if block.split(" ")[0].lstrip("%") in bodies)
