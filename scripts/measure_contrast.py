@@ -1,0 +1,111 @@
+"""Time and memory of InfoNCE with streamed scores beside dense ones: value and gradient, on this machine's devices.
+
+    python scripts/measure_contrast.py --rows 4096
+    python scripts/measure_contrast.py --rows 32768 --no-time
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python scripts/measure_contrast.py --rows 4096 --devices 8
+
+Prints a line of JSON per form: dense (one matrix of scores) and streamed (jdistill's loss); on several devices streamed
+only, with candidates gathered and round a ring. Memory is what the compiled program needs on a device beside its inputs and
+outputs; time is the least of several interleaved runs.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jdistill.losses import InfoNCE
+from jdistill.parallel import make_mesh, make_objective, row_sharding
+from jdistill.types import Batch, Columns, Tokens, Vectors
+
+TEMPERATURE = 0.05
+LOSSES = {
+    "q2d": InfoNCE(temperature=TEMPERATURE),
+    "symmetric": InfoNCE(temperature=TEMPERATURE, directions=("q2d", "d2q"), partition="per_direction"),
+}
+
+
+def dense(name: str) -> Callable[..., jax.Array]:
+    """The loss as it is written in a paper: all scores at once."""
+
+    def loss(queries: jax.Array, documents: jax.Array) -> jax.Array:
+        q, d = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (queries, documents))
+        scores = jnp.matmul(q, d.T, precision=jax.lax.Precision.HIGHEST) / TEMPERATURE
+        rows = jax.nn.logsumexp(scores, axis=1) - jnp.diag(scores)
+        columns = jax.nn.logsumexp(scores, axis=0) - jnp.diag(scores)
+        return rows.mean() if name == "q2d" else (0.5 * (rows + columns)).mean()
+
+    return loss
+
+
+def streamed(name: str, mesh: Mesh, gathered_bytes: int) -> Callable[..., jax.Array]:
+    """The loss as training computes it."""
+    objective = make_objective({"contrast": LOSSES[name]}, mesh, gathered_bytes=gathered_bytes)
+
+    def loss(queries: jax.Array, documents: jax.Array) -> jax.Array:
+        n = queries.shape[0]
+        numbers = jnp.arange(n)
+        tokens = Tokens(jnp.zeros((n, 1, 1), jnp.int32), jnp.ones((n, 1, 1), bool))
+        batch = Batch(None, tokens, {}, None, numbers, numbers[:, None])
+        vectors = Vectors(Columns(queries, documents[:, None]), {}, {})
+        return objective(vectors, batch, {}, jnp.float32(0), jax.random.key(0))[0]
+
+    return loss
+
+
+def main() -> None:
+    """Compile every form, then time them in turn."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--rows", type=int, default=4096, help="pairs in the batch")
+    options.add_argument("--width", type=int, default=384, help="of the vectors")
+    options.add_argument("--loss", choices=list(LOSSES), default="symmetric")
+    options.add_argument("--devices", type=int, default=1)
+    options.add_argument("--repeats", type=int, default=15)
+    options.add_argument("--no-time", action="store_true", help="compile only")
+    chosen = options.parse_args()
+
+    mesh = make_mesh(jax.devices()[: chosen.devices])
+    forms = {"dense": dense(chosen.loss), "streamed": streamed(chosen.loss, mesh, 2**62)}
+    if chosen.devices > 1:
+        forms = {"gathered": forms["streamed"], "ring": streamed(chosen.loss, mesh, 0)}
+    rows = row_sharding(mesh)
+    like = jax.ShapeDtypeStruct((chosen.rows, chosen.width), jnp.float32, sharding=rows)
+    programs = {
+        name: jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(like, like).compile()
+        for name, loss in forms.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    if not chosen.no_time:
+        random = np.random.default_rng(0)
+        queries = random.standard_normal((chosen.rows, chosen.width), np.float32)
+        documents = queries + random.standard_normal(queries.shape, np.float32)
+        arrays = jax.device_put((queries, documents), rows)
+        for _ in range(chosen.repeats + 1):
+            for name, program in programs.items():
+                began = time.perf_counter()
+                jax.block_until_ready(program(*arrays))
+                seconds[name].append(time.perf_counter() - began)
+    for name, program in programs.items():
+        memory = program.memory_analysis()
+        print(
+            json.dumps(
+                {
+                    "loss": chosen.loss,
+                    "form": name,
+                    "rows": chosen.rows,
+                    "width": chosen.width,
+                    "devices": f"{chosen.devices} x {jax.devices()[0].device_kind}",
+                    "temporary_mb": round(memory.temp_size_in_bytes / 1e6, 1) if memory else None,
+                    "milliseconds": round(1000 * min(seconds[name][1:]), 1) if seconds[name] else None,
+                }
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
