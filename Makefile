@@ -33,6 +33,7 @@ unit: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck tpu/*.sh scripts/*.sbatch .ci/run
 
 types: venv
 	$(BIN)/basedpyright

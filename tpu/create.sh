@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Ask for TPU slices as a queued resource: it waits in line until there are some.
+#   tpu/create.sh NAME --zone ZONE [--type TYPE] [--slices N] [--spot] [--dry-run]
+
+source "$(dirname "$0")/options.sh"
+
+flags=("--accelerator-type=$TYPE" "--runtime-version=${RUNTIME:-$(runtime_of "$TYPE")}")
+if ((SLICES > 1)); then
+  flags+=("--node-count=$SLICES" "--node-prefix=$NAME")
+else
+  flags+=("--node-id=$NAME")
+fi
+[[ -z $SPOT ]] || flags+=(--spot)
+run "${QUEUED[@]}" create "${WHERE[@]}" "${flags[@]}"
