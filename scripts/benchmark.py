@@ -78,6 +78,7 @@ def with_random_weights(path: str, folder: Path) -> str:
 
 def recipe_of(a: argparse.Namespace, folder: Path) -> dict:
     text, columns = prepared_text(a, folder)
+    pieces = -(-a.batch // a.mini_batch) if a.loss == "cached_mnrl" else 1
     losses = {
         "mse": {"match": {"kind": "embed_mse"}},
         "mnrl": {"contrast": {"kind": "info_nce", "temperature": 0.05}},
@@ -95,10 +96,11 @@ def recipe_of(a: argparse.Namespace, folder: Path) -> dict:
             "dtype": "bfloat16" if a.bf16 else "float32",
         },
         "losses": losses[a.loss],
-        "loader": {"last_batch": "drop", "packing": a.max_length},
+        "loader": {"last_batch": "drop", "packing": a.max_length if pieces == 1 else None},
         "train": {
             "epochs": a.epochs,
             "global_batch_size": a.batch,
+            "microbatches": pieces,
             "optimizer": {"peak_lr": a.lr, "weight_decay": 0.0},
         },
     }

@@ -5,8 +5,8 @@
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python scripts/measure_contrast.py --rows 4096 --devices 8
 
 Prints a line of JSON per form: dense (one matrix of scores) and streamed (jdistill's loss); on several devices streamed
-only, with candidates gathered and round a ring. Memory is what the compiled program needs on a device beside its inputs and
-outputs; time is the least of several interleaved runs.
+only, with candidates gathered and round a ring. Memory is what the compiled program needs on a device beside its inputs
+and outputs; time is the least of several interleaved runs.
 """
 
 import argparse
