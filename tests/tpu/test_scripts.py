@@ -1,4 +1,4 @@
-"""The shell scripts: what they would run, and what they do when a slice is taken away; gcloud and SLURM are stood in for."""
+"""The shell scripts: what they would run, and what they do when a slice is taken away. gcloud and SLURM are mimicked."""
 
 import os
 import shutil
@@ -42,13 +42,13 @@ def test_it_is_valid(script: Path) -> None:
 
 def test_dry_runs_print_the_commands_and_run_none(tmp_path: Path) -> None:
     stand_in(tmp_path, "gcloud", "echo called >&2; exit 9")
-    (create,) = bash("tpu/create.sh", *SLICE, "--dry-run", path=tmp_path).stdout.splitlines()
-    assert create.split() == (
+    create = bash("tpu/create.sh", *SLICE, "--dry-run", path=tmp_path).stdout
+    assert create == (
         "gcloud compute tpus queued-resources create pod --zone=us-a --accelerator-type=v6e-16 "
-        "--runtime-version=v2-alpha-tpuv6e --node-count=2 --node-prefix=pod --spot"
-    ).split(" ")
-    (delete,) = bash("tpu/delete.sh", "pod", "--zone", "us-a", "--dry-run", path=tmp_path).stdout.splitlines()
-    assert delete.split() == "gcloud compute tpus queued-resources delete pod --zone=us-a --force --quiet".split()
+        "--runtime-version=v2-alpha-tpuv6e --node-count=2 --node-prefix=pod --spot \n"
+    )
+    delete = bash("tpu/delete.sh", "pod", "--zone", "us-a", "--dry-run", path=tmp_path).stdout
+    assert delete == "gcloud compute tpus queued-resources delete pod --zone=us-a --force --quiet \n"
     launch = bash("tpu/launch.sh", *SLICE, "--nfs", "10.0.0.2:/share", "--dry-run", *TRAIN, path=tmp_path).stdout
     assert [line.split()[:5] for line in launch.splitlines()[1:]] == [
         ["gcloud", "compute", "tpus", "queued-resources", what] for what in ("scp", "ssh")
@@ -58,9 +58,7 @@ def test_dry_runs_print_the_commands_and_run_none(tmp_path: Path) -> None:
     assert done == ["describe", "create", "scp", "ssh", "ssh", "delete"]
     assert "called" not in watch.stderr
     train = bash("scripts/train.sbatch", "--dry-run", "configs/debug.yaml", "train.steps=5").stdout
-    assert (
-        train.split() == "srun --kill-on-bad-exit=1 .venv/bin/jdistill train configs/debug.yaml train.steps=5".split()
-    )
+    assert train == "srun --kill-on-bad-exit=1 .venv/bin/jdistill train configs/debug.yaml train.steps=5 \n"
 
 
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed")
@@ -153,8 +151,8 @@ def test_again_hands_sigterm_on_and_starts_nothing_after_it(tmp_path: Path) -> N
 )
 def test_slurm_jobs_go_back_into_the_queue(tmp_path: Path, code: int, before: int, requeued: bool) -> None:
     stand_in(tmp_path, "srun", f"exit {code}")
-    stand_in(tmp_path, "scontrol", f'echo "$@" >{tmp_path}/scontrol')
+    stand_in(tmp_path, "scontrol", f'echo "$@" >{tmp_path}/asked')
     job = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(before)}
     assert bash("scripts/train.sbatch", "configs/debug.yaml", path=tmp_path, **job).returncode == code
-    asked = tmp_path / "scontrol"
+    asked = tmp_path / "asked"
     assert (asked.read_text().split() if asked.exists() else None) == (["requeue", "7"] if requeued else None)
