@@ -17,15 +17,17 @@ ROOT = Path(__file__).parents[1]
 BOUND = 240.0
 """Seconds that nothing here takes on any machine; it only keeps a broken test from hanging."""
 
-# The command, with each batch taking its time: so that there is a midst of training to be disturbed in.
-_SLOW = """
-import sys, time
+# Each batch takes its time, so that there is a midst of training to be disturbed in.
+_SLOWLY = """
+import time
 from jdistill import loader
-batch, seconds = loader.Loader.batch, float(sys.argv.pop(1))
+batch = loader.Loader.batch
 def slowly(self, *arguments):
-    time.sleep(seconds)
+    time.sleep({seconds})
     return batch(self, *arguments)
 loader.Loader.batch = slowly
+"""
+_RUN = """
 from jdistill import cli
 cli.run()
 """
@@ -39,9 +41,12 @@ class Together:
       count: how many.
       devices: virtual CPU devices of each.
       seconds: that each batch takes longer.
+      before: Python that runs before the command.
     """
 
-    def __init__(self, arguments: Sequence[object], *, count: int, devices: int = 2, seconds: float = 0.0):
+    def __init__(
+        self, arguments: Sequence[object], *, count: int, devices: int = 2, seconds: float = 0.0, before: str = ""
+    ):
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
@@ -56,7 +61,8 @@ class Together:
         self._readers: list[threading.Thread] = []
         for process in range(count):
             several = ["--coordinator", coordinator, "--processes", count, "--process", process] if count > 1 else []
-            command = [sys.executable, "-c", _SLOW, seconds, *arguments, *several]
+            program = (_SLOWLY.format(seconds=seconds) if seconds else "") + before + _RUN
+            command = [sys.executable, "-c", program, *arguments, *several]
             started = subprocess.Popen(
                 [str(word) for word in command],
                 cwd=ROOT,

@@ -1,21 +1,12 @@
 """The only place that knows about devices."""
 
 from jdistill.parallel.accumulate import accumulated
+from jdistill.parallel.agreement import as_process_0, check_shared, host_share, local_copy, process_0_first
 from jdistill.parallel.in_batch import Objective, check_rows, make_device_objective, make_objective
 from jdistill.parallel.mesh import make_mesh, replicated, row_sharding
 from jdistill.parallel.microbatches import in_microbatches
 from jdistill.parallel.preemption import PreemptedError, Preemption
-from jdistill.parallel.processes import (
-    LostProcessError,
-    address,
-    as_process_0,
-    host_share,
-    joined,
-    leave,
-    local_copy,
-    process_0_first,
-    wait_for_all,
-)
+from jdistill.parallel.processes import LostProcessError, address, joined, leave
 from jdistill.parallel.sharding import state_sharding
 
 __all__ = [
@@ -27,6 +18,7 @@ __all__ = [
     "address",
     "as_process_0",
     "check_rows",
+    "check_shared",
     "host_share",
     "in_microbatches",
     "joined",
@@ -39,5 +31,4 @@ __all__ = [
     "replicated",
     "row_sharding",
     "state_sharding",
-    "wait_for_all",
 ]

@@ -9,16 +9,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
 
 from jdistill.config import UserError
 from jdistill.parallel.preemption import PreemptedError
@@ -28,8 +23,6 @@ HEARTBEAT_SECONDS = 30
 a long program does not hold up; a collective that lost a partner would otherwise wait for ever."""
 CONNECT_SECONDS = 300
 """So long the first processes wait for the last one to start."""
-WAIT_SECONDS = 24 * 3600
-"""Longest wait for process 0 where it makes something for all. It may take hours, and if it dies, everyone is ended."""
 LAST_SECONDS = 2
 """So long process 0 stays after an error: the coordination service ends with it, and would end the others before they
 have told of theirs."""
@@ -132,76 +125,6 @@ def leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-@contextmanager
-def process_0_first(name: str) -> Iterator[None]:
-    """Process 0 does what is inside before all others: what it writes on a shared disk, they find there.
-
-    Args:
-      name: differs for every use in a program.
-    """
-    if jax.process_index() != 0:
-        wait_for_all(name)
-    yield
-    if jax.process_index() == 0:
-        wait_for_all(name)
-
-
-def wait_for_all(name: str) -> None:
-    """Return when every process has called this, without a word to the devices.
-
-    Args:
-      name: differs for every call in a program.
-    """
-    if jax.process_count() == 1:
-        return
-    from orbax.checkpoint import multihost  # it speaks to JAX's coordination service, which has no public barrier
-
-    multihost.get_barrier_sync_fn()(key=f"jdistill/{name}", timeout_ms=WAIT_SECONDS * 1000)
-
-
-def as_process_0(values: Mapping[str, float]) -> dict[str, float]:
-    """The numbers of process 0, bit by bit, on every process; all of them give the same names."""
-    if jax.process_count() == 1:
-        return dict(values)
-    bits = np.asarray([*values.values()], np.float64).view(np.uint32)  # JAX would round a float64
-    numbers = np.asarray(multihost_utils.broadcast_one_to_all(bits)).view(np.float64)
-    return dict(zip(values, numbers.tolist(), strict=True))
-
-
-def local_copy(tree: PyTree[Array]) -> PyTree[Array]:
-    """The whole arrays on one device of this process, wherever their parts lie; every process must call it.
-
-    Computing with them needs no other process: what is done to them may differ from process to process.
-    """
-
-    def local(x: Array) -> Array:
-        if not x.is_fully_replicated:
-            mesh = x.sharding.mesh  # pyright: ignore[reportAttributeAccessIssue]
-            x = jax.jit(jnp.copy, out_shardings=NamedSharding(mesh, PartitionSpec()))(x)
-        return x.addressable_data(0)
-
-    return jax.tree.map(local, tree)
-
-
-def host_share(mesh: Mesh) -> tuple[int, int]:
-    """Which contiguous part of a batch's rows lies on this process's devices: `(index, count)`.
-
-    A mesh may order devices otherwise than processes are numbered, such as along a ring of a TPU slice.
-
-    Raises:
-      UserError: if the devices of a process do not stand next to each other in `mesh`, or are fewer than another's.
-    """
-    owners = [device.process_index for device in mesh.devices.flat]
-    order = list(dict.fromkeys(owners))
-    each = len(owners) // len(order)
-    if owners != [process for process in order for _ in range(each)]:
-        raise UserError(
-            f"devices: the {len(order)} processes do not hold equal, contiguous parts of the mesh's {len(owners)} "
-            f"devices (owners in order: {owners}). Start one process per host on equal hosts."
-        )
-    return order.index(jax.process_index()), len(order)
 
 
 def _begin(given: Address | None) -> None:

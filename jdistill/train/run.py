@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 from jdistill.checkpoint import Checkpoints, load_result, save_result
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
-from jdistill.parallel import as_process_0, host_share, local_copy, row_sharding, state_sharding
+from jdistill.parallel import as_process_0, check_shared, host_share, local_copy, row_sharding, state_sharding
 from jdistill.student import Student, save_architecture
 from jdistill.train.config import TrainConfig
 from jdistill.train.console import Console, evaluation_lines
@@ -151,6 +151,7 @@ class Run:
             text = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True, width=120)
             (self.folder / "config.yaml").write_text(text, encoding="utf-8")
             save_architecture(self.student, self.folder / "architecture")
+        check_shared(self.folder / "config.yaml")
         for sink in self.sinks:
             sink.start(self.recipe, step or 0)
         return state, step is not None

@@ -24,7 +24,7 @@ def train(recipe: Recipe) -> TrainResult:
     """
     store = open_store(recipe)
     student, params = make_run_student(recipe, store)
-    with process_0_first("token cache"):
+    with process_0_first():
         loader = make_loader(recipe, store, student)
     mesh = make_mesh(fsdp=recipe.train.fsdp)
     _check_packing(recipe, mesh.size)

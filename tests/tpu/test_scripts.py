@@ -1,4 +1,4 @@
-"""The shell scripts: what they would run, and what they do when a slice is taken away. gcloud and SLURM are mimicked."""
+"""The shell scripts: what they would run, and what they do when a slice is taken away. gcloud and SLURM are mimed."""
 
 import os
 import shutil
