@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 
 from jdistill.parallel.mesh import AXES
 from jdistill.parallel.microbatches import check_pieces, row_keys, split
-from jdistill.parallel.sharding import gather_params, state_specs
+from jdistill.parallel.sharding import gather_params, reduce_gradients, state_specs
 
 Params = TypeVar("Params")
 Values = tuple[Array, PyTree[Array]]
@@ -55,7 +55,7 @@ def accumulated(
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
     def per_device(params: Params, batch: Any, key: Array, shared: Any) -> tuple[Values, Params]:
-        own, give_back = jax.vjp(lambda parts: gather_params(parts, specs), params)
+        own = gather_params(params, specs)
         pieces = split(count, (batch, row_keys(key, batch)))
 
         def add(total: Any, piece: Any) -> tuple[Any, None]:
@@ -63,11 +63,17 @@ def accumulated(
 
         first = jax.tree.map(lambda x: x[0], pieces)
         forms = jax.eval_shape(lambda: value_and_grad(own, *first, shared)[0])
-        nothing = lax.pcast(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), forms), AXES, to="varying")
-        total, _ = lax.scan(add, (nothing, jax.tree.map(jnp.zeros_like, own)), pieces)
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (forms, own))
+        total, _ = lax.scan(add, nothing, pieces)
         values, gradient = jax.tree.map(lambda x: x / (count * mesh.size), total)
-        return lax.psum(values, AXES), give_back(gradient)[0]
+        return lax.psum(values, AXES), reduce_gradients(gradient, specs)
 
     whole, by_rows = PartitionSpec(), PartitionSpec(AXES)
-    run = jax.shard_map(per_device, mesh=mesh, in_specs=(specs, by_rows, whole, whole), out_specs=(whole, specs))
+    run = jax.shard_map(
+        per_device,
+        mesh=mesh,
+        in_specs=(specs, by_rows, whole, whole),
+        out_specs=(whole, specs),
+        check_vma=False,  # as in microbatches.py; nothing differentiates this from outside
+    )
     return run(params, batch, key, shared)

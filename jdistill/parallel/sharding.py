@@ -11,6 +11,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from jdistill.parallel.mesh import AXES
+
 Tree = TypeVar("Tree")
 
 SMALLEST = 2**16
@@ -51,18 +53,27 @@ def _spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 def gather_params(params: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
     """Inside a shard_map: this device's part of the parameters -> all of them, as the device's own copy.
 
-    The transpose does what a gradient needs, once for however often the copy is used: parts are added up by a
-    reduce-scatter along "fsdp", and what is left, one part in `fsdp`, by an all-reduce along "data".
-
     Args:
       params: as `state_sharding` splits them.
       specs: of each; `state_specs` of the whole parameters.
     """
 
     def whole(x: Array, spec: PartitionSpec) -> Array:
-        if "fsdp" not in spec:
-            return lax.pcast(x, ("data", "fsdp"), to="varying")
-        own = lax.pcast(x, "data", to="varying")
-        return lax.all_gather(own, "fsdp", axis=spec.index("fsdp"), tiled=True)
+        return lax.all_gather(x, "fsdp", axis=spec.index("fsdp"), tiled=True) if "fsdp" in spec else x
 
     return jax.tree.map(whole, params, specs)
+
+
+def reduce_gradients(gradients: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
+    """Inside a shard_map: each device's gradient of all parameters -> the sum over devices, of this device's part.
+
+    What a derivative through `gather_params` does too: a reduce-scatter along "fsdp" and, of the one part in `fsdp`
+    that is left, an all-reduce along "data".
+    """
+
+    def part(x: Array, spec: PartitionSpec) -> Array:
+        if "fsdp" not in spec:
+            return lax.psum(x, AXES)
+        return lax.psum(lax.psum_scatter(x, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True), "data")
+
+    return jax.tree.map(part, gradients, specs)
