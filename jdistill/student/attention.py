@@ -1,23 +1,57 @@
-"""Attention: the one function through which every encoder attends."""
+"""Attention: the one function through which every encoder attends, and the choice of the kernel that does it."""
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from jdistill.student import kernels
 from jdistill.student.layers import dropout
+
+Kernel = Literal["xla", "splash", "cudnn"]
+"""XLA's own code on any platform, or a kernel of one: splash attention on TPU, flash attention of cuDNN on CUDA."""
+
+ChosenKernel = Literal["auto"] | Kernel
+"""`auto` decides by platform and shape, see `attention_path`."""
+
+SPLASH_FROM = 256
+"""Shortest length for splash attention: up to 128 tokens attention is less than a tenth of the arithmetic, a row's
+scores fit into fast memory, and the kernel would pad narrow heads to 128 lanes for nothing (docs/performance.md)."""
 
 _MASKED = -1e9
 """Score of a masked key. Finite, so that a row without any key gives the mean of the values and not NaN."""
 
 
+def attention_path(platform: str, length: int, head_dim: int, dtype: str, dropout: float) -> Kernel:
+    """Which kernel `attention` takes, if nothing else is asked for.
+
+    Args:
+      platform: for which the program is compiled: `"cpu"`, `"cuda"`, `"rocm"` or `"tpu"`.
+      length: of a row, in tokens.
+      head_dim: width of a head.
+      dtype: in which the encoder computes.
+      dropout: share of attention weights that is dropped, which no kernel can.
+    """
+    if dropout:
+        return "xla"
+    if platform == "tpu" and length >= SPLASH_FROM and length % 128 == 0:
+        return "splash"
+    # Limits of cuDNN on Ampere and later; Hopper also takes heads up to 256 wide.
+    if platform == "cuda" and dtype in ("bfloat16", "float16") and head_dim % 8 == 0 and head_dim <= 128:
+        return "cudnn" if length % 2 == 0 else "xla"
+    return "xla"
+
+
 def attention(
     queries: Float[Array, "n l h d"],
-    keys: Float[Array, "n m h d"],
-    values: Float[Array, "n m h d"],
-    mask: Bool[Array, "n m"] | Bool[Array, "n l m"],
+    keys: Float[Array, "n l h d"],
+    values: Float[Array, "n l h d"],
+    places: Bool[Array, "n l"] | Int[Array, "n l"],
     *,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
+    kernel: ChosenKernel = "auto",
 ) -> Float[Array, "n l h d"]:
     """Scaled dot-product attention of `h` heads, softmax in float32.
 
@@ -25,24 +59,51 @@ def attention(
 
     Args:
       queries: `[n, l, h, d]`, any float.
-      keys: `[n, m, h, d]`.
-      values: `[n, m, h, d]`.
-      mask: True where a key may be attended, by all queries of the row or by each. Without any such key values are
+      keys: the same.
+      values: the same.
+      places: True where a key may be attended by all queries of its row; or, of rows that hold several texts, the
+        number of each place's text: only places of the same number attend each other. Without any key values are
         finite and have no meaning.
       dropout_rate: share of attention weights to drop, where a key is given.
       dropout_key: a key for this call, one for each row `[n]`, or None.
+      kernel: `"auto"` takes the one that `attention_path` says for the platform that the program is compiled for.
     Returns:
       `[n, l, h, d]` in the dtype of `values`.
     Source:
       Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """
+    dropped = 0.0 if dropout_key is None else dropout_rate
+    if dropped:
+        return _xla(queries, keys, values, places, dropped, dropout_key)
+    one_text = places.dtype == jnp.bool_
+    segments = (jnp.ones(places.shape, jnp.int32) if one_text else places, places.astype(jnp.int32))
+    ways = {
+        "xla": lambda: _xla(queries, keys, values, places),
+        "splash": lambda: kernels.splash(queries, keys, values, *segments),
+        "cudnn": lambda: kernels.cudnn(queries, keys, values, *segments),
+    }
+    if kernel != "auto":
+        return ways[kernel]()
+    # A program is compiled for one platform, which need not be that of this process. cuDNN can only be asked for where
+    # there is a GPU, so for CUDA it must be.
+    platforms = ("tpu", "cuda") if jax.default_backend() == "gpu" else ("tpu",)
+    length, head_dim, dtype = queries.shape[1], queries.shape[3], queries.dtype.name
+    chosen = {platform: attention_path(platform, length, head_dim, dtype, dropped) for platform in platforms}
+    special = {platform: ways[path] for platform, path in chosen.items() if path != "xla"}
+    return jax.lax.platform_dependent(default=ways["xla"], **special) if special else ways["xla"]()
+
+
+def _xla(
+    queries: Array, keys: Array, values: Array, places: Array, dropped: float = 0.0, dropout_key: Array | None = None
+) -> Array:
     # Heads first, and the mask as a bias: on XLA's CPU backend the fastest of the forms tried (docs/performance.md).
     queries, keys, values = (x.transpose(0, 2, 1, 3) for x in (queries, keys, values))
     scores = jnp.einsum("nhld,nhmd->nhlm", queries, keys, preferred_element_type=jnp.float32)
-    by_query = mask[:, None, :] if mask.ndim == 2 else mask
+    one_text = places.dtype == jnp.bool_
+    by_query = places[:, None, :] if one_text else places[:, :, None] == places[:, None, :]
     bias = jnp.where(by_query, 0.0, _MASKED)[:, None]
     weights = _softmax(scores * queries.shape[-1] ** -0.5 + bias)
-    weights = dropout(weights, dropout_rate, dropout_key).astype(values.dtype)
+    weights = dropout(weights, dropped, dropout_key).astype(values.dtype)
     return jnp.einsum("nhlm,nhmd->nhld", weights, values).transpose(0, 2, 1, 3)
 
 

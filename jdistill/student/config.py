@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from jdistill.config import Config
+from jdistill.student.attention import ChosenKernel
 from jdistill.student.encoders import Encoder
 from jdistill.student.head import HeadModule
 from jdistill.student.pooling import Mode
@@ -48,6 +49,9 @@ class StudentConfig(Config):
     """Share of embeddings, attention weights and hidden values that are dropped while training."""
     dtype: Dtype = "float32"
     """In which the encoder computes; parameters, pooling and losses are float32. `bfloat16` is for accelerators."""
+    attention: ChosenKernel = "auto"
+    """How attention is computed; changes speed and memory only. `auto`: `splash` on TPU for long rows, `cudnn` on CUDA
+    in bfloat16, else `xla`, which is also what computes attention with dropout."""
 
     @model_validator(mode="after")
     def _has_a_beginning(self) -> "StudentConfig":
@@ -79,3 +83,5 @@ class Architecture(Config):
     """Rate while training."""
     dtype: Dtype
     """In which the encoder computes."""
+    attention: ChosenKernel = "auto"
+    """How attention is computed."""

@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from jdistill.config import Config, UserError
 from jdistill.student import weights
+from jdistill.student.attention import ChosenKernel
 from jdistill.student.config import Architecture, Dtype, Prompts, StudentConfig
 from jdistill.student.encoders import EncoderConfig, StaticConfig
 from jdistill.student.head import Dense, Normalize
@@ -74,6 +75,7 @@ def _initialised(config: StudentConfig) -> tuple[Student, Params]:
         config.prompts,
         dtype=config.dtype,
         dropout=config.dropout,
+        attention=config.attention,
         max_length=config.max_length,
     )
     _check(architecture, tokenizer)
@@ -98,6 +100,7 @@ def _random(config: StudentConfig, key: Array) -> tuple[Student, Params]:
         projections={},
         dropout=config.dropout,
         dtype=config.dtype,
+        attention=config.attention,
     )
     _check(architecture, tokenizer)
     return Student(architecture, tokenizer), {"encoder": random_encoder(architecture, key)}
@@ -159,6 +162,7 @@ def _architecture(
     *,
     dtype: Dtype = "float32",
     dropout: float = 0.0,
+    attention: ChosenKernel = "auto",
     max_length: int | None = None,
 ) -> Architecture:
     inherited = found.max_length if encoder.kind == found.encoder.kind else None
@@ -171,6 +175,7 @@ def _architecture(
         projections={},
         dropout=dropout,
         dtype=dtype,
+        attention=attention,
     )
 
 

@@ -19,8 +19,8 @@ class Rows(NamedTuple):
     ids: Int[Array, "r p"]
     positions: Int[Array, "_ p"]
     """Of each place within its text; one row where all rows agree."""
-    mask: Bool[Array, "r p"] | Bool[Array, "r p p"]
-    """Which places may be attended: by all of their row, or by each place of it."""
+    places: Bool[Array, "r p"] | Int[Array, "r p"]
+    """Which places hold a token, or of which text they are, as `attention` wants it."""
 
 
 def pack(tokens: Tokens) -> Rows:
@@ -31,7 +31,7 @@ def pack(tokens: Tokens) -> Rows:
     place = jnp.maximum(tokens.packed, 0)
     text = jnp.where(tokens.packed < 0, -1, place // length)
     # Empty places are one more text: they attend each other, and nothing attends them.
-    return Rows(tokens.ids.reshape(-1)[place], place % length, text[:, :, None] == text[:, None, :])
+    return Rows(tokens.ids.reshape(-1)[place], place % length, text)
 
 
 def unpack(hidden: Float[Array, "r p d"], tokens: Tokens) -> Float[Array, "n l d"]:

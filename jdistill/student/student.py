@@ -102,7 +102,9 @@ class Student:
 
 def make_module(config: Architecture, key: Array) -> nnx.Module:
     """The encoder with random parameters."""
-    return config.encoder.make_module(dtype=jnp.dtype(config.dtype), dropout=config.dropout, rngs=nnx.Rngs(params=key))
+    return config.encoder.make_module(
+        dtype=jnp.dtype(config.dtype), dropout=config.dropout, attention=config.attention, rngs=nnx.Rngs(params=key)
+    )
 
 
 def random_encoder(config: Architecture, key: Array) -> dict[str, Any]:

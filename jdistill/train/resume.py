@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from jdistill.config import UserError
 
 FREE = ("name", "run", "store", "export", "loader.prefetch", "train.log_every", "train.save_every")
-FREE += ("train.keep_checkpoints", "train.sinks", "train.microbatches", "train.fsdp")
+FREE += ("train.keep_checkpoints", "train.sinks", "train.microbatches", "train.fsdp", "student.attention")
 """Settings that may change between two halves of a run: no update depends on them, but for rounding."""
 
 

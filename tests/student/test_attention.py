@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jdistill.student.attention import attention
+from jdistill.config import UserError
+from jdistill.student.attention import attention, attention_path
+from jdistill.student.kernels import splash
 
 
 def _inputs(n=2, l=4, h=2, d=3, dtype=np.float32):  # noqa: E741
@@ -74,3 +77,68 @@ def test_dropout_drops_weights_and_keeps_the_mean():
     out = attention(q, k, v, mask, dropout_rate=0.5, dropout_key=jax.random.key(0))
     assert np.std(out) > 0.05
     np.testing.assert_allclose(np.mean(out), 1.0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("platform", "length", "head_dim", "dtype", "dropout", "path"),
+    [
+        ("cpu", 512, 64, "float32", 0.0, "xla"),
+        ("tpu", 128, 64, "bfloat16", 0.0, "xla"),
+        ("tpu", 256, 32, "bfloat16", 0.0, "splash"),
+        ("tpu", 384, 64, "float32", 0.0, "splash"),
+        ("tpu", 320, 64, "bfloat16", 0.0, "xla"),
+        ("tpu", 512, 64, "bfloat16", 0.1, "xla"),
+        ("cuda", 64, 32, "bfloat16", 0.0, "cudnn"),
+        ("cuda", 64, 32, "float32", 0.0, "xla"),
+        ("cuda", 63, 32, "float16", 0.0, "xla"),
+        ("cuda", 64, 36, "bfloat16", 0.0, "xla"),
+        ("cuda", 64, 256, "bfloat16", 0.0, "xla"),
+        ("cuda", 64, 32, "bfloat16", 0.1, "xla"),
+        ("rocm", 512, 64, "bfloat16", 0.0, "xla"),
+    ],
+)
+def test_the_path_follows_from_platform_and_shape(platform, length, head_dim, dtype, dropout, path):
+    assert attention_path(platform, length, head_dim, dtype, dropout) == path
+
+
+PADDED = np.arange(256) < np.array([[256], [100]])
+PACKED = np.array([[0] * 100 + [1] * 30 + [2] * 126, [0] * 200 + [1] * 40 + [-1] * 16], np.int32)
+
+
+@pytest.mark.parametrize("places", [PADDED, PACKED], ids=["padded", "packed"])
+def test_splash_attention_is_the_same_attention(places):
+    """The TPU kernel, interpreted: value and gradient, and no text sees another or padding."""
+    inputs, places = _inputs(l=256, d=8), jnp.asarray(places)
+    real = (places if places.dtype == bool else places >= 0)[:, :, None, None]
+    segments = (jnp.ones_like(places, jnp.int32) if places.dtype == bool else places, places.astype(jnp.int32))
+
+    def weighted(function):
+        def loss(*x):
+            out = jnp.where(real, function(*x), 0.0)
+            return (out**2).sum(), out
+
+        return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(*inputs)
+
+    (_, ours), gradients = weighted(lambda *x: splash(*x, *segments, interpret=True))
+    (_, theirs), expected = weighted(lambda *x: attention(*x, places, kernel="xla"))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for one, other in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_splash_attention_of_a_row_without_keys_is_finite():
+    nothing = jnp.zeros((2, 128), jnp.int32)
+    value = splash(*_inputs(l=128, d=8), nothing + 1, nothing, interpret=True)
+    assert np.isfinite(value).all()
+
+
+def test_a_length_that_splash_attention_cannot_take_is_refused():
+    with pytest.raises(UserError, match=r"student\.attention=splash.*multiple of 128 tokens, but these have 64"):
+        attention(*_inputs(l=64), jnp.ones((2, 64), bool), kernel="splash")
+
+
+def test_numbered_places_attend_their_own_number():
+    q, k, v = _inputs(l=6)
+    whole = attention(q, k, v, jnp.array([[3, 3, 3, 7, 7, -1]] * 2))
+    alone = attention(q[:, :3], k[:, :3], v[:, :3], jnp.ones((2, 3), bool))
+    np.testing.assert_allclose(whole[:, :3], alone, atol=1e-6)

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jdistill.config import Config, UserError
+from jdistill.student.attention import ChosenKernel
 from jdistill.student.weights import Weight
 from jdistill.types import Tokens
 
@@ -66,8 +67,10 @@ class EncoderConfig(Config):
         """The weight table."""
         raise NotImplementedError
 
-    def make_module(self, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs) -> nnx.Module:
-        """The module with random float32 parameters, computing in `dtype`."""
+    def make_module(
+        self, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs, attention: ChosenKernel = "auto"
+    ) -> nnx.Module:
+        """The module with random float32 parameters, computing in `dtype` and attending by that kernel."""
         raise NotImplementedError
 
     def keep_layers(self, params: dict[str, Any], layers: Sequence[int]) -> tuple["EncoderConfig", dict[str, Any]]:

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field, model_validator
 
 from jdistill.config import UserError
-from jdistill.student.attention import attention
+from jdistill.student.attention import ChosenKernel, attention
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import ACTIVATIONS, dense, dropout, keys, layer_norm, lookup
 from jdistill.student.packing import Rows, pack, unpack
@@ -108,9 +108,11 @@ class BertConfig(EncoderConfig):
             rows += _norm(f"{hf}.output.LayerNorm", f"{ours}.output_norm")
         return rows
 
-    def make_module(self, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs) -> "Bert":
+    def make_module(
+        self, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs, attention: ChosenKernel = "auto"
+    ) -> "Bert":
         """A `Bert`."""
-        return Bert(self, dtype=dtype, dropout=dropout, rngs=rngs)
+        return Bert(self, dtype=dtype, dropout=dropout, kernel=attention, rngs=rngs)
 
     def keep_layers(self, params: dict[str, Any], layers: Sequence[int]) -> tuple["BertConfig", dict[str, Any]]:
         """The BERT that runs only these layers."""
@@ -178,8 +180,9 @@ class Embeddings(nnx.Module):
 class Layer(nnx.Module):
     """Attention and feed-forward, each added to its input and then normalised."""
 
-    def __init__(self, config: BertConfig, *, dropout: float, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: BertConfig, *, dropout: float, kernel: ChosenKernel, rngs: nnx.Rngs) -> None:
         width = config.hidden_size
+        self.kernel: ChosenKernel = kernel
         self.heads = config.num_attention_heads
         self.activation = config.hidden_act
         self.dropout = dropout
@@ -189,12 +192,14 @@ class Layer(nnx.Module):
         self.attention_norm, self.output_norm = Norm(config), Norm(config)
 
     def __call__(
-        self, x: Float[Array, "n l d"], mask: Bool[Array, "n *l"], *, dropout_key: Array | None
+        self, x: Float[Array, "n l d"], places: Bool[Array, "n l"] | Int[Array, "n l"], *, dropout_key: Array | None
     ) -> Float[Array, "n l d"]:
-        """The same shape; padding is not attended."""
+        """The same shape; padding is not attended, nor is another text."""
         weights_key, attended_key, output_key = keys(dropout_key, 3)
         q, k, v = (part(x).reshape(*x.shape[:2], self.heads, -1) for part in (self.query, self.key, self.value))
-        attended = attention(q, k, v, mask, dropout_rate=self.dropout, dropout_key=weights_key).reshape(x.shape)
+        attended = attention(
+            q, k, v, places, dropout_rate=self.dropout, dropout_key=weights_key, kernel=self.kernel
+        ).reshape(x.shape)
         x = self.attention_norm(x + dropout(self.out(attended), self.dropout, attended_key))
         inner = ACTIVATIONS[self.activation](self.up(x))
         return self.output_norm(x + dropout(self.down(inner), self.dropout, output_key))
@@ -203,12 +208,14 @@ class Layer(nnx.Module):
 class Bert(nnx.Module):
     """`Tokens [n, l] -> hidden [n, l, d]` of each layer that is asked for."""
 
-    def __init__(self, config: BertConfig, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, config: BertConfig, *, dtype: jnp.dtype, dropout: float, kernel: ChosenKernel, rngs: nnx.Rngs
+    ) -> None:
         self.dropout = dropout
         self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
         # Unrolled, not scanned: students are shallow, and XLA's CPU backend runs the unrolled form faster.
         self.layers = nnx.Dict(
-            {str(i): Layer(config, dropout=dropout, rngs=rngs) for i in range(config.num_hidden_layers)}
+            {str(i): Layer(config, dropout=dropout, kernel=kernel, rngs=rngs) for i in range(config.num_hidden_layers)}
         )
 
     def __call__(
@@ -219,7 +226,7 @@ class Bert(nnx.Module):
         first, *rest = keys(dropout_key, 1 + len(self.layers))
         hidden = [dropout(self.embeddings(rows), self.dropout, first)]
         for i, key in enumerate(rest[: max(layers)]):
-            hidden.append(self.layers[str(i)](hidden[-1], rows.mask, dropout_key=key))
+            hidden.append(self.layers[str(i)](hidden[-1], rows.places, dropout_key=key))
         return [unpack(hidden[layer], tokens) for layer in layers]
 
 

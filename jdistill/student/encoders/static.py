@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from pydantic import Field
 
 from jdistill.config import UserError
+from jdistill.student.attention import ChosenKernel
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import dropout, lookup
 from jdistill.student.weights import Weight
@@ -61,7 +62,9 @@ class StaticConfig(EncoderConfig):
         """One row: the table."""
         return [Weight("embedding.weight", "words")]
 
-    def make_module(self, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs) -> "Static":
+    def make_module(
+        self, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs, attention: ChosenKernel = "auto"
+    ) -> "Static":
         """A `Static`."""
         return Static(self, dtype=dtype, dropout=dropout, rngs=rngs)
 
