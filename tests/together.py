@@ -54,7 +54,7 @@ class Together:
             "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
             "PYTHONPATH": str(ROOT),
         }
-        coordinator = f"127.0.0.1:{_free_port()}"
+        coordinator = f"127.0.0.1:{free_port()}"
         self.processes: list[subprocess.Popen[str]] = []
         self.errors: list[list[str]] = [[] for _ in range(count)]
         """What each has written to standard error so far, line by line."""
@@ -123,7 +123,8 @@ def done(arguments: Sequence[object], *, count: int, devices: int = 2) -> list[s
         return together.printed()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]

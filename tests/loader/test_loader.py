@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jdistill.config import UserError
 from jdistill.loader import LoaderConfig
-from tests.loader.fakes import FakeRows, make_loader
+from tests.loader.fakes import FakeRows, FakeTeacher, FakeTokens, make_loader
 
 
 def rows_of(loader: Any, epoch: int) -> np.ndarray:
@@ -124,6 +124,30 @@ def test_hosts_share_the_same_global_batch(hosts: int) -> None:
     same(jax.tree.map(lambda *x: np.concatenate(x), *parts), loader.batch(3))
     with pytest.raises(ValueError, match="cannot be shared evenly"):
         loader.batch(0, (0, 3))
+
+
+def test_a_host_reads_tokens_and_vectors_of_its_own_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: set[int] = set()
+    pad, take = FakeTokens.pad, FakeTeacher.take
+
+    def noted_pad(self: FakeTokens, ids: np.ndarray, length: int) -> Any:
+        read.update(ids.ravel().tolist())
+        return pad(self, ids, length)
+
+    def noted_take(self: FakeTeacher, ids: np.ndarray, side: Any) -> Any:
+        read.update(ids.ravel().tolist())
+        return take(self, ids, side)
+
+    monkeypatch.setattr(FakeTokens, "pad", noted_pad)
+    monkeypatch.setattr(FakeTeacher, "take", noted_take)
+    loader = make_loader(columns=2, prefetch=0)
+    for batches in (loader.stream(0, 3, (1, 4)), loader.examples(0, 3, (1, 4))):
+        own: set[int] = set()
+        read.clear()
+        for batch in batches:
+            assert len(batch.document_ids) == loader.global_batch_size // 4
+            own |= {*np.ravel(batch.query_ids).tolist(), *np.ravel(batch.document_ids).tolist()}
+        assert read == own
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 5])

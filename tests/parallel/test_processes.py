@@ -14,8 +14,8 @@ import pytest
 
 from jdistill.config import UserError
 from jdistill.parallel import as_process_0, check_shared, host_share, joined, leave, local_copy, make_mesh, row_sharding
-from jdistill.parallel.processes import Address, _in_cluster, _is_loss, address
-from tests.together import Together
+from jdistill.parallel.processes import HEARTBEAT_SECONDS, Address, _in_cluster, _is_loss, address
+from tests.together import BOUND, Together, free_port
 
 
 def test_three_options_are_one_address() -> None:
@@ -142,6 +142,64 @@ def test_a_process_that_fails_tells_why_and_the_others_end(error: str, code: int
         assert "another process died" in "".join(two.errors[1])
         assert two.printed() == 2 * ["C++ and Python print\n"]
     assert time.monotonic() - began < 60
+
+
+SILENT = """
+import sys
+from jdistill import verbs
+from jdistill.parallel.agreement import wait_for_all
+def train(recipe):
+    wait_for_all()
+    print("together", file=sys.stderr, flush=True)
+    while True:
+        wait_for_all()
+verbs.train, verbs.load_recipe = train, lambda *_: None
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_silent_is_noticed_within_the_bound() -> None:
+    """Stopped, it keeps its connections, so that no network tells the other of its end."""
+    with Together(["train", "x.yaml"], count=2, before=SILENT) as two:
+        two.wait_for(lambda: all("together\n" in lines for lines in two.errors))
+        began = time.monotonic()
+        two.processes[1].send_signal(signal.SIGSTOP)
+        code = two.processes[0].wait(BOUND)
+        assert time.monotonic() - began < HEARTBEAT_SECONDS + 15
+        two.processes[1].kill()
+        two.codes()
+        assert code in (75, -signal.SIGABRT), two.told()
+        assert "error: process 0 of 2: " in "".join(two.errors[0])
+        assert "another process died" in "".join(two.errors[0])
+
+
+@pytest.mark.slow
+def test_a_slurm_step_finds_its_processes() -> None:
+    """What SLURM tells the tasks of a step is all that they are told here."""
+    program = (
+        "import jax\n"
+        "from jdistill.parallel import as_process_0, joined\n"
+        "with joined(None):\n"
+        "    seen = as_process_0({'process': float(jax.process_index() + 10)})\n"
+        "    print(jax.process_index(), jax.process_count(), jax.device_count(), seen['process'])\n"
+    )
+    step = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "JAX_COORDINATOR_PORT": str(free_port()),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=3",
+    }
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={**os.environ, **step, "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for task in range(2)
+    ]
+    assert [task.communicate(timeout=BOUND)[0] for task in tasks] == ["0 2 6 10.0\n", "1 2 6 10.0\n"]
 
 
 def test_nobody_at_the_address_is_the_users_mistake() -> None:
