@@ -18,6 +18,7 @@ EXAMPLES = """\
 the river, in order:
   jdistill demo                                     all of it, on text that every machine has
   jdistill embed    configs/x.yaml                  text + teacher -> store
+  jdistill plan     configs/x.yaml                  what training needs on a TPU slice that is not here
   jdistill train    configs/x.yaml train.steps=500  store -> run folder
   jdistill evaluate runs/x                          run folder or model -> table
   jdistill export   runs/x my-model                 run folder -> verified sentence-transformers folder
@@ -133,6 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     embed = verb("embed", _embed, "run the teachers once over all texts and keep their vectors")
     embed.add_argument("--shard", default="0/1", metavar="I/N", help="embed every N-th shard, from I: job I of N")
     add_recipe(embed)
+    plan = verb("plan", _plan, "compile the train step for a TPU slice that is not here: memory, work, verdict")
+    plan.add_argument("--topology", nargs="+", required=True, metavar="CHIP:SHAPE", help="v5e:16x16, v5p:4x4x4, h100:8")
+    plan.add_argument("--length", metavar="N|QxD", help="tokens of a text, or of queries and documents")
+    plan.add_argument("--teacher-width", action="append", default=[], metavar="[NAME=]N", help="of a teacher not here")
+    plan.add_argument("--search", action="store_true", help="find the largest batch by compiling others too; slow")
+    plan.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_recipe(plan)
     train = verb("train", _train, "train the student on the store; continues where it stopped")
     add_recipe(train)
     add_processes(train)
@@ -162,6 +170,23 @@ def _embed(options: argparse.Namespace) -> None:
     from jdistill import verbs
 
     verbs.embed(verbs.load_recipe(options.config, options.overrides), shard=options.shard)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs: leave this machine's accelerators to others
+    from jdistill import verbs
+
+    recipe = verbs.load_recipe(options.config, options.overrides)
+    print(
+        verbs.plan(
+            recipe,
+            options.topology,
+            length=options.length,
+            teacher_width=options.teacher_width,
+            search=options.search,
+            as_json=options.json,
+        )
+    )
 
 
 def _train(options: argparse.Namespace) -> None:

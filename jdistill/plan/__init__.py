@@ -1,5 +1,23 @@
 """What a training step will need on chips that are not here: compiled ahead of time for TPUs, estimated for CUDA."""
 
-from jdistill.plan.topology import Topology, parse_topology, topology_devices
+from jdistill.plan.job import Job, RowForm
+from jdistill.plan.plan import Plan, make_plan
+from jdistill.plan.report import as_values, format_plan
+from jdistill.plan.student import MAX_LENGTH, PlannedStudent, planned_student
+from jdistill.plan.topology import ENVIRONMENT, Topology, parse_topology, topology_devices
 
-__all__ = ["Topology", "parse_topology", "topology_devices"]
+__all__ = [
+    "ENVIRONMENT",
+    "MAX_LENGTH",
+    "Job",
+    "Plan",
+    "PlannedStudent",
+    "RowForm",
+    "Topology",
+    "as_values",
+    "format_plan",
+    "make_plan",
+    "parse_topology",
+    "planned_student",
+    "topology_devices",
+]

@@ -14,6 +14,7 @@ import jax
 from jax.experimental import topologies
 
 from jdistill.config import UserError
+from jdistill.parallel.xla_flags import set_flags
 from jdistill.plan.chips import CHIPS, Chip
 
 ENVIRONMENT = {
@@ -82,6 +83,7 @@ def topology_devices(name: str) -> list[jax.Device]:  # pyright: ignore[reportIn
         )
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    set_flags("tpu")  # those that training has on the chips
     try:
         slice_ = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
     except jax.errors.JaxRuntimeError as error:

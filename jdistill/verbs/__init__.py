@@ -6,7 +6,8 @@ This is where the rooms meet. Whatever can be refused is refused here, before th
 from jdistill.verbs.embed import embed
 from jdistill.verbs.evaluate import evaluate
 from jdistill.verbs.export import export
+from jdistill.verbs.plan import plan
 from jdistill.verbs.show import load_recipe, show
 from jdistill.verbs.train import train
 
-__all__ = ["embed", "evaluate", "export", "load_recipe", "show", "train"]
+__all__ = ["embed", "evaluate", "export", "load_recipe", "plan", "show", "train"]

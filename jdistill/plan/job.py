@@ -1,0 +1,138 @@
+"""What is planned: the very train step of a run, and shapes in place of its state and its batch."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jdistill.losses import LossConfig
+from jdistill.parallel import state_sharding
+from jdistill.student import Student
+from jdistill.train.optimizer import AdamW
+from jdistill.train.state import TrainState, make_state
+from jdistill.train.step import make_train_step
+from jdistill.types import Batch, Columns, Tokens
+
+
+class RowForm(NamedTuple):
+    """The rows of a batch, without their content."""
+
+    query_length: int
+    """Tokens that queries are padded to; 0 where rows are plain texts."""
+    document_length: int
+    documents: int
+    """Of each row: its document and its hard negatives."""
+    scores: int
+    """Numbers per row; 0 where the data has none."""
+
+    @property
+    def tokens(self) -> int:
+        """Of one row, padding included."""
+        return self.query_length + self.documents * self.document_length
+
+    @property
+    def texts(self) -> int:
+        """Of one row."""
+        return self.documents + (1 if self.query_length else 0)
+
+
+class Job(NamedTuple):
+    """A run, as far as its train step depends on it."""
+
+    name: str
+    student: Student
+    params: dict[str, Any]
+    """The student's, as shapes."""
+    terms: Mapping[str, LossConfig]
+    optimizer: AdamW
+    rows: RowForm
+    teacher_widths: Mapping[str, int]
+    """Of every teacher whose vectors a batch carries."""
+    global_batch_size: int
+    microbatches: int
+    fsdp: int
+    seed: int
+    total_steps: int
+
+
+def state_form(job: Job, mesh: Mesh) -> TrainState:
+    """The state before the first step, as shapes and where they lie."""
+    shapes = jax.eval_shape(lambda params: make_state(params, job.terms, job.optimizer), job.params)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        state_sharding(shapes, mesh),
+    )
+
+
+def batch_form(job: Job, rows: int) -> Batch:
+    """A batch of so many rows, as shapes."""
+    form, n = job.rows, rows
+
+    def array(*shape: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    def tokens(*shape: int) -> Tokens:
+        return Tokens(array(*shape, dtype=jnp.int32), array(*shape, dtype=jnp.bool_))
+
+    plain = form.query_length == 0
+    return Batch(
+        queries=None if plain else tokens(n, form.query_length),
+        documents=tokens(n, form.documents, form.document_length),
+        targets={
+            teacher: Columns(None if plain else array(n, width), array(n, form.documents, width))
+            for teacher, width in job.teacher_widths.items()
+        },
+        scores=array(n, form.scores) if form.scores else None,
+        query_ids=None if plain else array(n, dtype=jnp.int32),
+        document_ids=array(n, form.documents, dtype=jnp.int32),
+    )
+
+
+def batch_bytes(job: Job, rows: int) -> int:
+    """Bytes of a batch of so many rows, all chips together."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch_form(job, rows)))
+
+
+def trace(job: Job, mesh: Mesh, rows: int) -> Any:
+    """The step traced for a batch of so many rows: what `jax.jit` makes of it before it compiles.
+
+    Raises:
+      UserError: if the rows do not divide over the mesh, or a term does not fit the data.
+    """
+    step: Any = make_train_step(
+        job.student,
+        job.terms,
+        job.optimizer,
+        mesh,
+        seed=job.seed,
+        total_steps=job.total_steps,
+        microbatches=job.microbatches,
+    )
+    return step.trace(state_form(job, mesh), batch_form(job, rows))
+
+
+def model_flops(job: Job, rows: int) -> float:
+    """FLOPs that training on so many rows takes by formula: what any implementation must multiply.
+
+        6 P T + 12 layers d l T   for T tokens in texts of l, P elements of the encoder's matrices, width d
+
+    The factor 6 is a multiplication and an addition, forward once and backward twice; the second summand is attention.
+    Look-ups, normalisation, activation, softmax, the loss and encoding again (microbatches) are left out.
+    Source: Kaplan et al. 2020, arXiv:2001.08361, section 2.1, with the attention of both directions.
+    """
+    encoder = job.student.config.encoder
+    matrices = sum(x.size for path, x in jax.tree.leaves_with_path(job.params["encoder"]) if _is_matrix(path))
+    projections = sum(x.size for path, x in jax.tree.leaves_with_path(job.params) if "projection" in str(path[0]))
+    sides = ((1, job.rows.query_length), (job.rows.documents, job.rows.document_length))
+    total = 0.0
+    for texts, length in sides:
+        tokens = rows * texts * length
+        total += 6.0 * matrices * tokens + 12.0 * encoder.depth * encoder.width * length * tokens
+    return total + 6.0 * projections * rows * job.rows.texts
+
+
+def _is_matrix(path: Any) -> bool:
+    return str(getattr(path[-1], "key", path[-1])) == "kernel"

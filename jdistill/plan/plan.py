@@ -1,0 +1,229 @@
+"""A plan: one train step on one slice of chips, compiled or estimated, and what follows from it."""
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jax.sharding import AbstractMesh, AxisType
+
+from jdistill.config import UserError
+from jdistill.parallel import make_mesh
+from jdistill.parallel.mesh import AXES
+from jdistill.plan.collectives import Collective, find_collectives
+from jdistill.plan.compiled import CompiledStep, Memory, compile_step, state_bytes
+from jdistill.plan.cycles import Cycles, find_cycles, traffic
+from jdistill.plan.estimate import Largest, Roofline, largest_batch, roofline
+from jdistill.plan.hlo import Program, count_runs, parse_hlo
+from jdistill.plan.job import Job, batch_bytes, model_flops, trace
+from jdistill.plan.topology import Topology, topology_devices
+from jdistill.plan.traced import find_work, peak_bytes
+from jdistill.plan.transfers import traced_collectives
+from jdistill.plan.verdict import verdict
+
+COMPILED = "the scheduled program"
+TRACED = "the traced step, as if fused ideally"
+
+
+class Plan(NamedTuple):
+    """What is known of one step; everything but memory and counts is an estimate, and nothing ran."""
+
+    job: Job
+    topology: Topology
+    compiled: bool
+    """Whether the step was compiled for the chips; otherwise it was traced and estimated."""
+    seconds_to_plan: float
+    memory: Memory | None
+    """Per chip; None where it does not fit."""
+    needed: int | None
+    """Bytes per chip that it would need, where it does not fit and the compiler said so."""
+    model_flops: float
+    """Per chip, by formula."""
+    program_flops: float
+    """Per chip, counted in the traced step: with what is computed twice, and the loss."""
+    compiler_flops: float | None
+    compiler_bytes: float | None
+    traffic: float
+    """Bytes per chip to and from HBM."""
+    counted_in: str
+    """Where traffic and collectives were counted."""
+    collectives: Sequence[Collective]
+    roofline: Roofline
+    cycles: Cycles | None
+    attention: str
+    largest: Largest | None
+    verdict: Sequence[str]
+    notes: Sequence[str]
+    """What could not be had, and what is counted how."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the step fits into the memory of a chip."""
+        return self.memory is not None and self.memory.total <= self.topology.chip.memory
+
+    @property
+    def cycle_seconds(self) -> float | None:
+        """Seconds of a step by the compiler's cycles, with collectives as if none of them were hidden."""
+        return None if self.cycles is None else self.cycles.seconds + self.roofline.communication
+
+
+def make_plan(job: Job, topology: Topology, *, search: bool = False) -> Plan:
+    """Plan a step: compile it where the chips are TPUs, estimate it from its trace where they are not.
+
+    Args:
+      job: the step.
+      topology: the chips.
+      search: find the largest batch by compiling the step for others too, instead of from the trace; slow.
+
+    Raises:
+      UserError: if the batch does not divide over the chips, or the TPU compiler is missing.
+    """
+    _check_divides(job, topology)
+    if topology.chip.platform == "tpu":
+        return _compiled(job, topology, search=search)
+    return _traced(job, topology)
+
+
+def _check_divides(job: Job, topology: Topology) -> None:
+    unit, rows = topology.chips * job.microbatches, job.global_batch_size
+    if rows % unit:
+        near = " or ".join(f"{n:,}" for n in (rows - rows % unit, rows + unit - rows % unit) if n)
+        raise UserError(
+            f"train.global_batch_size={rows}: does not divide over the {topology.chips} chips of {topology.name}"
+            + (f" in {job.microbatches} microbatches" if job.microbatches > 1 else "")
+            + f". Take {near} rows, or another topology."
+        )
+    if topology.chips % job.fsdp:
+        raise UserError(
+            f"train.fsdp={job.fsdp}: the {topology.chips} chips of {topology.name} do not divide into such groups."
+        )
+
+
+def _compiled(job: Job, topology: Topology, *, search: bool) -> Plan:
+    mesh = make_mesh(topology_devices(topology.name), fsdp=job.fsdp)
+    began, rows, chips = time.perf_counter(), job.global_batch_size, topology.chips
+    step = compile_step(job, mesh, rows)
+    largest = _search(job, topology, mesh, step, by_compiling=search)
+    notes = list(step.missing)
+    if step.text is not None:
+        program = parse_hlo(step.text)
+        runs = count_runs(program)
+        moved: float = traffic(program, runs)
+        collectives = find_collectives(program, runs, chips)
+        cycles, path = find_cycles(program, runs, topology.chip), attention_path(program)
+        notes += [f"loop {name}: its number of turns is unknown, counted once" for name in runs.unknown]
+    else:
+        moved, cycles, path = step.work.bytes / chips, None, "unknown"
+        collectives = traced_collectives(step.traced)
+    estimate = _roofline(job, topology, step.work.flops / chips, moved, collectives)
+    used = None if step.memory is None else step.memory.total
+    state = sum(state_bytes(job, mesh))
+    return Plan(
+        job=job,
+        topology=topology,
+        compiled=True,
+        seconds_to_plan=time.perf_counter() - began,
+        memory=step.memory,
+        needed=step.needed,
+        model_flops=model_flops(job, rows) / chips,
+        program_flops=step.work.flops / chips,
+        compiler_flops=step.flops,
+        compiler_bytes=step.bytes_accessed,
+        traffic=moved,
+        counted_in=TRACED if step.text is None else COMPILED,
+        collectives=collectives,
+        roofline=estimate,
+        cycles=cycles,
+        attention=path,
+        largest=largest,
+        verdict=verdict(job, topology, used=used, needed=step.needed, state=state, estimate=estimate, largest=largest),
+        notes=notes,
+    )
+
+
+def _search(job: Job, topology: Topology, mesh: Any, step: CompiledStep, *, by_compiling: bool) -> Largest:
+    used = None if step.memory is None else step.memory.total
+    rows, peak = job.global_batch_size, peak_bytes(step.traced)
+    state, example = sum(state_bytes(job, mesh)), batch_bytes(job, job.global_batch_size) // topology.chips
+
+    def compiled(fewer: int) -> int | None:
+        memory = compile_step(job, mesh, fewer).memory
+        return None if memory is None else memory.total
+
+    def scaled(fewer: int) -> int:
+        # What the compiler makes of the values that are alive in the trace is much the same share at every size.
+        temporary = (used or step.needed or peak) - state - example
+        part = peak_bytes(trace(job, mesh, fewer).jaxpr) / peak
+        return int(state + example * fewer / rows + temporary * part)
+
+    return largest_batch(
+        compiled if by_compiling else scaled,
+        rows,
+        unit=topology.chips * job.microbatches,
+        capacity=topology.chip.memory,
+        first=used,
+        needed=step.needed,
+        tried_by="both compiled" if by_compiling else "one compiled, the other traced and scaled",
+    )
+
+
+def _traced(job: Job, topology: Topology) -> Plan:
+    """Without a compiler: work and memory of the traced step."""
+    began, chips, rows = time.perf_counter(), topology.chips, job.global_batch_size
+    mesh: Any = AbstractMesh((chips // job.fsdp, job.fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+    step = trace(job, mesh, rows)
+    work, (parameters, optimizer) = find_work(step.jaxpr), state_bytes(job, mesh)
+    memory = Memory(parameters, optimizer, batch_bytes(job, rows) // chips, peak_bytes(step.jaxpr), 0)
+    collectives = traced_collectives(step.jaxpr)
+    estimate = _roofline(job, topology, work.flops / chips, work.bytes / chips, collectives)
+    state, used = parameters + optimizer, memory.total
+    largest = largest_batch(
+        lambda fewer: memory.total - memory.temporary + peak_bytes(trace(job, mesh, fewer).jaxpr),
+        rows,
+        unit=chips * job.microbatches,
+        capacity=topology.chip.memory,
+        first=used,
+        needed=None,
+        tried_by="both traced",
+    )
+    return Plan(
+        job=job,
+        topology=topology,
+        compiled=False,
+        seconds_to_plan=time.perf_counter() - began,
+        memory=memory,
+        needed=None,
+        model_flops=model_flops(job, rows) / chips,
+        program_flops=work.flops / chips,
+        compiler_flops=None,
+        compiler_bytes=None,
+        traffic=work.bytes / chips,
+        counted_in=TRACED,
+        collectives=collectives,
+        roofline=estimate,
+        cycles=None,
+        attention="chosen when the step is compiled on the machine",
+        largest=largest,
+        verdict=verdict(job, topology, used=used, needed=None, state=state, estimate=estimate, largest=largest),
+        notes=["not compiled: temporary memory is that of the traced step without any fusion, more than will be used"],
+    )
+
+
+def _roofline(job: Job, topology: Topology, flops: float, moved: float, collectives: Sequence[Collective]) -> Roofline:
+    dtype = job.student.config.dtype
+    return roofline(topology, flops=flops, traffic=moved, collectives=collectives, dtype=dtype)
+
+
+def attention_path(program: Program) -> str:
+    """Which attention the compiled step uses: kernels that are named in it, or what XLA makes of the formula."""
+    kernels = {
+        name
+        for computation in program.computations.values()
+        for instruction in computation.values()
+        if 'custom_call_target="tpu_custom_call"' in instruction.text
+        for name in re.findall(
+            r'kernel_name\W+(\w+)|op_name="[^"]*?/([^"/]*(?:attention|flash|splash)[^"/]*)', instruction.text
+        )
+    }
+    named = sorted({part for pair in kernels for part in pair if part})
+    return f"Pallas kernel ({', '.join(named)})" if named else "XLA (scores pass through memory)"

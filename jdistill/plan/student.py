@@ -1,0 +1,129 @@
+"""The student of a plan: its architecture and the shapes of its parameters, from as little as is at hand.
+
+A plan needs no weights and no tokenizer. A local model is read as `jdistill train` reads it; of a model on the hub,
+sizes are enough, and where the hub is out of reach those that the configuration states under `student.encoder`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+
+from jdistill.config import UserError
+from jdistill.student import Student, StudentConfig, make_student
+from jdistill.student.config import Architecture
+from jdistill.student.encoders import MODEL_TYPES, Encoder, StaticConfig
+from jdistill.student.head import Normalize
+from jdistill.student.pooling import Mode
+from jdistill.student.student import encoder_shapes
+
+MAX_LENGTH = 512
+"""Tokens of a text where neither the configuration nor the encoder names a limit."""
+
+
+class PlannedStudent(NamedTuple):
+    """A student without weights."""
+
+    student: Student
+    """Its tokenizer is None where none is at hand; no text is tokenised in a plan."""
+    params: dict[str, Any]
+    """Shapes instead of arrays."""
+    assumed: list[str]
+    """What was not known and taken to be so, one sentence each."""
+
+
+def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) -> PlannedStudent:
+    """The student that a configuration describes, without reading weights where that can be avoided.
+
+    Args:
+      config: the `student:` section.
+      teacher_widths: teacher -> width of its vectors, for every teacher that may need a projection.
+
+    Raises:
+      UserError: if the sizes of the student are not to be had.
+    """
+    if config.init is not None and Path(config.init).is_dir():
+        student, params = make_student(config, teacher_widths=teacher_widths, key=jax.random.key(0))
+        return PlannedStudent(student, jax.tree.map(_shape, params), [])
+    encoder, assumed = _encoder(config)
+    modes: list[Mode] = [config.pooling] if isinstance(config.pooling, str) else config.pooling or ["mean"]
+    architecture = Architecture(
+        encoder=encoder,
+        pooling=modes,
+        head=[] if config.normalize is False else [Normalize()],
+        max_length=config.max_length or encoder.max_positions,
+        prompts=config.prompts,
+        projections={},
+        dropout=config.dropout,
+        dtype=config.dtype,
+    )
+    width = encoder.width * len(modes)
+    chosen = {
+        teacher: wide
+        for teacher, wide in sorted(teacher_widths.items())
+        if config.projection == "linear" or (config.projection == "auto" and wide != width)
+    }
+    architecture = architecture.model_copy(update={"projections": chosen})
+    params: dict[str, Any] = {"encoder": encoder_shapes(architecture)}
+    if chosen:
+        params["projection"] = {
+            teacher: {
+                "kernel": jax.ShapeDtypeStruct((width, wide), jnp.float32),
+                "bias": jax.ShapeDtypeStruct((wide,), jnp.float32),
+            }
+            for teacher, wide in chosen.items()
+        }
+    return PlannedStudent(Student(architecture, cast(Any, None)), params, assumed)
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _encoder(config: StudentConfig) -> tuple[Encoder, list[str]]:
+    """The encoder's sizes: stated in the configuration, or in the `config.json` of the model on the hub."""
+    if config.init is None:
+        assert config.encoder is not None  # StudentConfig lets none through without
+        return config.encoder, _vocabulary(config)
+    stated = config.encoder is not None and len(config.encoder.model_fields_set - {"kind"}) > 0
+    if stated and config.encoder is not None:
+        return config.encoder, [f"the student has the sizes stated under student.encoder; {config.init} was not read"]
+    encoder = _from_hub(config.init, config.revision)
+    if config.encoder is not None and config.encoder.kind == "static" and encoder.kind != "static":
+        table = StaticConfig(vocab_size=encoder.vocab_size, hidden_size=encoder.width)
+        return table, [f"the table has the sizes of the word embeddings of {config.init}"]
+    if config.keep_layers is not None and hasattr(encoder, "num_hidden_layers"):
+        encoder = encoder.model_copy(update={"num_hidden_layers": len(config.keep_layers)})
+    head = "mean pooling and unit length unless the configuration says otherwise"
+    return encoder, [f"of {config.init} only config.json was read: {head}"]
+
+
+def _vocabulary(config: StudentConfig) -> list[str]:
+    assert config.encoder is not None
+    if "vocab_size" in config.encoder.model_fields_set:
+        return []
+    return [f"a vocabulary of {config.encoder.vocab_size:,} tokens; the tokenizer {config.tokenizer} was not read"]
+
+
+def _from_hub(name: str, revision: str | None) -> Encoder:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(name, "config.json", revision=revision, etag_timeout=5)
+    except Exception as error:  # network, cache, permissions, unknown id: all told by the library
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"student.init: {name} is no folder, and the Hugging Face hub did not give its config.json ({reason}) "
+            "State its sizes, such as student.encoder.kind=bert student.encoder.num_hidden_layers=6, or give a folder."
+        ) from error
+    hf = json.loads(Path(path).read_text(encoding="utf-8"))
+    kind = hf.get("model_type")
+    if kind not in MODEL_TYPES:
+        raise UserError(
+            f"student.init: {name} is a model of type {kind!r}, which is not supported. "
+            f"Supported: {', '.join(MODEL_TYPES)}."
+        )
+    return cast(Encoder, MODEL_TYPES[kind].from_hf(hf, where=name))

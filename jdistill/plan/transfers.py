@@ -1,0 +1,58 @@
+"""The collectives of a step as JAX traced it: what the chips will send each other, whoever compiles it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from jdistill.plan.collectives import Collective
+from jdistill.plan.traced import inner_programs, value_bytes
+
+_KINDS = {
+    "all_gather": "all-gather",
+    "all_gather_invariant": "all-gather",
+    "reduce_scatter": "reduce-scatter",
+    "psum": "all-reduce",
+    "psum_invariant": "all-reduce",
+    "pmax": "all-reduce",
+    "pmin": "all-reduce",
+    "ppermute": "collective-permute",
+    "all_to_all": "all-to-all",
+}
+"""JAX's name -> the compiler's."""
+
+
+def traced_collectives(program: ClosedJaxpr) -> list[Collective]:
+    """The collectives of a traced step, largest first, loops counted by their turns."""
+    found: dict[tuple[str, int], list[int]] = {}
+    for kind, group, size, times, looped in _walk(program.jaxpr, {}, 1, False):
+        entry = found.setdefault((kind, group), [0, 0, 0])
+        entry[0] += times
+        entry[1] += times * size
+        entry[2] += times if looped else 0
+    rows = [Collective(kind, group, *numbers) for (kind, group), numbers in found.items()]
+    return sorted(rows, key=lambda row: -row.bytes)
+
+
+def _walk(
+    jaxpr: Jaxpr, sides: Mapping[str, int], times: int, looped: bool
+) -> Iterator[tuple[str, int, int, int, bool]]:
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in _KINDS:
+            group = _group(equation, sides)
+            values = equation.invars if name == "reduce_scatter" else equation.outvars
+            if group > 1:
+                yield _KINDS[name], group, sum(map(value_bytes, values)), times, looped
+        inside = dict(equation.params["mesh"].shape) if name == "shard_map" else sides
+        turns = int(equation.params["length"]) if name == "scan" else 1
+        for sub in inner_programs(equation):
+            yield from _walk(sub, inside, times * turns, looped or name in ("scan", "while"))
+
+
+def _group(equation: Any, sides: Mapping[str, int]) -> int:
+    named = equation.params.get("axes", equation.params.get("axis_name", ()))
+    size = 1
+    for axis in named if isinstance(named, tuple | list) else (named,):
+        size *= sides.get(axis, 1)
+    return size

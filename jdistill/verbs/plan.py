@@ -1,0 +1,189 @@
+"""`jdistill plan`: what a run would need on chips that are not here.
+
+Neither a store nor a teacher nor weights are needed. What is there is used: the store's lengths, rows and widths, the
+models' sizes. What is not is assumed, and every assumption is told.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jdistill.config import UserError
+from jdistill.plan import (
+    MAX_LENGTH,
+    Job,
+    RowForm,
+    as_values,
+    format_plan,
+    make_plan,
+    parse_topology,
+    planned_student,
+)
+from jdistill.recipe import Recipe
+from jdistill.store import Store
+from jdistill.student import Student
+from jdistill.teacher import TeacherConfig
+from jdistill.train.optimizer import AdamW
+from jdistill.verbs.train import make_loader
+
+TEACHER_WIDTH = 1024
+"""Width of a teacher's vectors where nothing tells it: that of most large embedding models."""
+
+STEPS = 10_000
+"""Length of the run where it follows from rows that are not known; the schedule reads it, no figure depends on it."""
+
+
+class Lengths(NamedTuple):
+    """Padded lengths that a user asks for."""
+
+    query: int
+    document: int
+
+
+def plan(
+    recipe: Recipe,
+    topologies: Sequence[str],
+    *,
+    length: str | None = None,
+    teacher_width: Sequence[str] = (),
+    search: bool = False,
+    as_json: bool = False,
+) -> str:
+    """Plans of the recipe's train step on each topology, as text or as a JSON list.
+
+    Args:
+      recipe: the run.
+      topologies: such as `v5e:16x16`.
+      length: padded tokens of a text, `N` or `QUERYxDOCUMENT`, instead of the store's or the student's longest.
+      teacher_width: `N` for all teachers, or `NAME=N`, where neither store nor model tell.
+      search: find the largest batch by compiling the step for others too, instead of from the trace; slow.
+      as_json: print values instead of text.
+
+    Raises:
+      UserError: if an argument is malformed, or the batch does not divide over the chips.
+    """
+    slices = [parse_topology(name) for name in topologies]
+    job, assumed = make_job(recipe, length=_lengths(length), widths=_widths(recipe, teacher_width))
+    plans = [make_plan(job, topology, search=search) for topology in slices]
+    if as_json:
+        return json.dumps([as_values(made, assumed) for made in plans], indent=2)
+    return "\n\n".join(format_plan(made, assumed) for made in plans)
+
+
+def make_job(recipe: Recipe, *, length: Lengths | None, widths: Mapping[str, int]) -> tuple[Job, list[str]]:
+    """The recipe's train step, and what had to be assumed about it."""
+    assumed: list[str] = []
+    store = Store.open(recipe.store) if (Path(recipe.store) / "manifest.json").is_file() else None
+    terms = recipe.terms()
+    taught = sorted({teacher for term in terms.values() for teacher in term.teachers})
+    known = {name: widths.get(name) or _width(recipe.teachers[name], name, store, assumed) for name in taught}
+    projected = {teacher for term in terms.values() if term.needs().projection for teacher in term.teachers}
+    planned = planned_student(recipe.student, {name: known[name] for name in sorted(projected)})
+    assumed += planned.assumed
+    rows, steps_per_epoch = _rows(recipe, store, planned.student, length, assumed)
+    if recipe.loader.packing is not None:
+        raise UserError(
+            f"loader.packing={recipe.loader.packing}: packs for one device; a plan is for several. Null it."
+        )
+    total = recipe.train.total_steps(steps_per_epoch or STEPS)
+    return Job(
+        name=recipe.name,
+        student=planned.student,
+        params=planned.params,
+        terms=terms,
+        optimizer=AdamW(recipe.train.optimizer, total),
+        rows=rows,
+        teacher_widths=known,
+        global_batch_size=recipe.train.global_batch_size,
+        microbatches=recipe.train.microbatches,
+        fsdp=recipe.train.fsdp,
+        seed=recipe.seed,
+        total_steps=total,
+    ), assumed
+
+
+def _rows(
+    recipe: Recipe, store: Store | None, student: Student, length: Lengths | None, assumed: list[str]
+) -> tuple[RowForm, int | None]:
+    """The form of a batch's rows, and batches per epoch where the store tells."""
+    if store is None:
+        return _rows_of_config(recipe, student, length, assumed), None
+    rows = store.rows("train")
+    documents, scores = rows.documents.shape[1], 0 if rows.scores is None else rows.scores.shape[1]
+    steps = max(1, len(rows.documents) // recipe.train.global_batch_size)
+    if length is None and student.tokenizer is not None and len(rows.documents) >= recipe.train.global_batch_size:
+        shapes = make_loader(recipe, store, student).shapes
+        longest = max(shapes, key=lambda shape: shape.query + documents * shape.document)
+        if len(shapes) > 1:
+            others = " ".join(f"{shape.query}x{shape.document}" for shape in shapes)
+            assumed.append(f"the largest of the store's shapes; batches come as {others} (query x document)")
+        return RowForm(longest.query, longest.document, documents, scores), steps
+    found = length or _longest(recipe, student, assumed)
+    return RowForm(0 if rows.queries is None else found.query, found.document, documents, scores), steps
+
+
+def _rows_of_config(recipe: Recipe, student: Student, length: Lengths | None, assumed: list[str]) -> RowForm:
+    """From the columns that the configuration names; a column counts as one text or number."""
+    sources = [source.columns for source in recipe.data.values() if source.role == "train"]
+    columns = sources[0]
+    negatives = columns.keep_negatives or len(columns.negative_columns)
+    if columns.negative_columns and columns.keep_negatives is None:
+        assumed.append(f"{negatives} hard negative(s) per row, one for each column that names them")
+    found = length or _longest(recipe, student, assumed)
+    plain = columns.text is not None
+    return RowForm(0 if plain else found.query, found.document, 1 + negatives, len(columns.score_columns))
+
+
+def _longest(recipe: Recipe, student: Student, assumed: list[str]) -> Lengths:
+    """The longest that batches can be: where the student cuts texts, as a multiple of what the loader pads to."""
+    longest = min(student.max_length, MAX_LENGTH)
+    multiple = recipe.loader.pad_to_multiple
+    query, document = (-(-longest // step) * step for step in (multiple.query, multiple.document))
+    assumed.append(
+        f"every text has {document} tokens, where the student cuts it; --length 32x128 plans for shorter ones"
+    )
+    return Lengths(query, document)
+
+
+def _lengths(text: str | None) -> Lengths | None:
+    if text is None:
+        return None
+    parts = text.split("x")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"--length {text}: expected tokens, such as 128, or those of queries and documents, 32x128.")
+    return Lengths(int(parts[0]), int(parts[-1]))
+
+
+def _widths(recipe: Recipe, given: Sequence[str]) -> dict[str, int]:
+    widths: dict[str, int] = {}
+    for text in given:
+        name, equals, number = text.rpartition("=")
+        if not number.isdigit() or int(number) < 1 or (equals and name not in recipe.teachers):
+            known = ", ".join(recipe.teachers) or "none"
+            raise UserError(f"--teacher-width {text}: expected a number, or TEACHER=NUMBER. Teachers: {known}.")
+        widths |= {teacher: int(number) for teacher in ([name] if equals else recipe.teachers)}
+    return widths
+
+
+def _width(config: TeacherConfig, name: str, store: Store | None, assumed: list[str]) -> int:
+    """Width of a teacher's vectors: from the store, its folder, or assumed."""
+    if store is not None and name in store.teachers:
+        return store.teacher(name).width
+    if config.truncate_dim is not None:
+        return config.truncate_dim
+    folder = Path(config.model)
+    sizes = [_number(path, "out_features") for path in sorted(folder.glob("*_Dense/config.json"), reverse=True)]
+    found = next((size for size in [*sizes, _number(folder / "config.json", "hidden_size")] if size), None)
+    if found is None:
+        assumed.append(
+            f"vectors of teacher '{name}' have {TEACHER_WIDTH} numbers; --teacher-width {name}=N says otherwise"
+        )
+    return found or TEACHER_WIDTH
+
+
+def _number(path: Path, key: str) -> int | None:
+    if not path.is_file():
+        return None
+    value = json.loads(path.read_text(encoding="utf-8")).get(key)
+    return value if isinstance(value, int) else None

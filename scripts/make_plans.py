@@ -1,0 +1,126 @@
+"""Plans of the shipped configurations for TPU slices, as the table in docs/plans.md.
+
+    python scripts/make_plans.py                          every configuration on every slice; an hour on two cores
+    python scripts/make_plans.py --configs configs/minilm-embed-cosine.yaml --topologies v5e:4x4
+
+One plan is made at a time, each in its own process, and kept under --cache, so that a run that was stopped goes on. A
+plan that takes longer than --seconds is left out of the table, and named below it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+CONFIGS = (
+    "configs/minilm-embed-cosine.yaml",
+    "configs/minilm-contrast-32k.yaml",
+    "configs/bert-base-embed-cosine.yaml",
+)
+TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:8x8")
+
+HEAD = """\
+# Plans
+
+What one training step of the shipped configurations needs on TPU slices, compiled ahead of time on a machine without a
+TPU. Nothing here ran on the chips: memory is the compiler's own account, times are estimates. `jdistill plan` tells
+more.
+
+    python scripts/make_plans.py
+
+"""
+
+COLUMNS = (
+    *("configuration", "slice", "rows per step", "memory per chip", "of HBM", "collectives", "step, roofline"),
+    *("step, cycles", "rows/s, cycles", "MFU", "largest batch", "bound"),
+)
+
+FOOT = """
+Rows per step: all chips together; `/2` are microbatches. Collectives: bytes that a chip sends and receives in a step.
+Roofline: the longest of arithmetic, HBM traffic and links at published peak rates; no step can be faster. Cycles: those
+that the TPU compiler expects of its own program, with the links as if nothing hid them; "-" where the compiler does not
+give its program's text. MFU: model FLOPs by formula at that time, or at the roofline's where there are no cycles,
+against the peak. Largest batch: on a line through two sizes, the second traced and scaled; "+": there is room for more.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", nargs="+", default=CONFIGS)
+    parser.add_argument("--topologies", nargs="+", default=TOPOLOGIES)
+    parser.add_argument("--out", type=Path, default=Path("docs/plans.md"))
+    parser.add_argument("--cache", type=Path, default=Path("runs/plans"), help="folder of the plans made so far")
+    parser.add_argument("--seconds", type=float, default=3600, help="longest that one plan may take")
+    options = parser.parse_args(arguments)
+    rows, missing, assumed = [], [], {}
+    for topology in options.topologies:  # the slow ones last
+        for config in options.configs:
+            plan = made(config, topology, options.cache, options.seconds)
+            if plan is None:
+                missing.append(f"{Path(config).stem} on {topology}: not made in {options.seconds:.0f} s")
+            else:
+                rows.append((list(options.configs).index(config), row(plan)))
+                assumed[plan["name"]] = plan["assumed"]
+            write(options.out, [line for _, line in sorted(rows, key=lambda pair: pair[0])], missing, assumed)
+    return 0
+
+
+def made(config: str, topology: str, cache: Path, seconds: float) -> dict[str, Any] | None:
+    """The plan, from the cache or made in a process of its own."""
+    path = cache / f"{Path(config).stem}-{topology.replace(':', '-')}.json"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "jdistill", "plan", config, "--json", "--topology", topology]
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        if done.returncode:
+            raise SystemExit(done.returncode)
+        path.write_text(done.stdout, encoding="utf-8")
+    plan = json.loads(path.read_text(encoding="utf-8"))[0]
+    print(f"{plan['name']} on {topology}: {plan['seconds_to_plan']:.0f} s", flush=True)
+    return plan
+
+
+def row(plan: dict[str, Any]) -> str:
+    """One line of the table."""
+    roof, cycles, memory = plan["roofline_estimate"], plan["cycles_estimate"], plan["memory"]
+    used = memory["total"] if memory else plan["memory_needed"]
+    spent = cycles["seconds_with_collectives"] if cycles else roof["seconds"]
+    peak = plan["flops"]["model_by_formula"] / spent / plan["peak_flops"]
+    pieces = f"/{plan['microbatches']}" if plan["microbatches"] > 1 else ""
+    largest = plan["largest_batch"]
+    more = "+" if largest and "room for more" in largest["how"] else ""
+    cells = [
+        plan["name"],
+        plan["topology"],
+        f"{plan['global_batch_size']:,}{pieces}",
+        f"{used / 2**30:.1f} GiB" if used else "-",
+        f"{used / plan['memory_available']:.0%}" + ("" if plan["fits"] else ", does not fit") if used else "-",
+        f"{sum(c['bytes'] for c in plan['collectives']) / 2**20:,.0f} MiB",
+        f"{1e3 * roof['seconds']:.1f} ms",
+        f"{1e3 * spent:.1f} ms" if cycles else "-",
+        f"{plan['global_batch_size'] / spent:,.0f}" if cycles else "-",
+        f"{peak:.0%}",
+        f"{largest['rows']:,}{more}" if largest else "-",
+        roof["bound"],
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def write(out: Path, rows: Sequence[str], missing: Sequence[str], assumed: dict[str, list[str]]) -> None:
+    """The page so far."""
+    lines = [f"- {name}: {'; '.join(sentences)}." for name, sentences in sorted(assumed.items()) if sentences]
+    notes = "\nAssumed, because neither hub nor store was at hand:\n\n" + "\n".join(lines) + "\n" if lines else ""
+    lacking = "\nNot in the table:\n\n" + "\n".join(f"- {line}" for line in missing) + "\n" if missing else ""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS), *rows]
+    out.write_text(HEAD + "\n".join(table) + "\n" + FOOT + notes + lacking, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
