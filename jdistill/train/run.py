@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -190,10 +191,13 @@ class Run:
         return next(iter(self.loader.examples(0, self.total, self._host)))
 
     def batches(self, start: int) -> Iterator[Batch]:
-        """Batches on the devices, rows split over them."""
-        rows = row_sharding(self.mesh)
+        """Batches on the devices, rows split over them; each is sent two steps before it is needed."""
+        rows, ahead = row_sharding(self.mesh), deque()
         for batch in self.loader.stream(start, self.total, self._host):
-            yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
+            ahead.append(jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch))
+            if len(ahead) > 2:
+                yield ahead.popleft()
+        yield from ahead
 
     def log(self, step: int, metrics: Metrics, learned: Mapping[str, dict[str, Array]], console: Console) -> None:
         """Tell everyone the numbers of a step; `metrics` and the losses' `learned` values lie on the host."""
