@@ -32,7 +32,10 @@ AGAIN = 75
 
 def run() -> NoReturn:
     """The `jdistill` command."""
+    from jdistill import backend
+
     with_huge_pages()
+    backend.prepare()
     try:
         code = main()
     except Exception:  # a bug: what Python would print, but it would then wait for the other processes of a run
@@ -176,11 +179,15 @@ def _plan(options: argparse.Namespace) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs: leave this machine's accelerators to others
     from jdistill import verbs
 
-    recipe = verbs.load_recipe(options.config, options.overrides)
+    # argparse gives what follows the topologies to them: a key=value is none.
+    topologies = [item for item in options.topology if "=" not in item]
+    recipe = verbs.load_recipe(
+        options.config, [*options.overrides, *(item for item in options.topology if "=" in item)]
+    )
     print(
         verbs.plan(
             recipe,
-            options.topology,
+            topologies,
             length=options.length,
             teacher_width=options.teacher_width,
             search=options.search,

@@ -4,10 +4,9 @@ from jdistill.plan.job import Job, RowForm
 from jdistill.plan.plan import Plan, make_plan
 from jdistill.plan.report import as_values, format_plan
 from jdistill.plan.student import MAX_LENGTH, PlannedStudent, planned_student
-from jdistill.plan.topology import ENVIRONMENT, Topology, parse_topology, topology_devices
+from jdistill.plan.topology import Topology, parse_topology, topology_devices
 
 __all__ = [
-    "ENVIRONMENT",
     "MAX_LENGTH",
     "Job",
     "Plan",

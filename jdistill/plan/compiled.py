@@ -1,7 +1,10 @@
 """The step compiled for chips that are not here: what the compiler says of memory, work and collectives."""
 
+import os
 import re
+import sys
 import time
+from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
@@ -74,7 +77,9 @@ def compile_step(job: Job, mesh: Mesh, rows: int) -> CompiledStep:
         return CompiledStep(rows, traced.jaxpr, work, time.perf_counter() - began, None, needed_bytes(str(error)))
     missing: list[str] = []
     cost = _tried(lambda: _first(program.cost_analysis()), "the compiler's own count of FLOPs and bytes", missing) or {}
-    text = _tried(program.as_text, "the text of the program, and with it collectives, cycles and traffic", missing)
+    text = _tried(
+        _quietly(program.as_text), "the text of the program, and with it collectives, cycles and traffic", missing
+    )
     return CompiledStep(
         rows,
         traced.jaxpr,
@@ -124,6 +129,23 @@ def _on_one_chip(tree: Any) -> int:
 
 def _first(analysis: Any) -> Any:
     return analysis[0] if isinstance(analysis, list) else analysis
+
+
+def _quietly(get: Callable[[], str | None]) -> Callable[[], str | None]:
+    """The same without what the library writes to standard error, such as the stack of an error that is handled."""
+
+    def quiet() -> str | None:
+        sys.stderr.flush()
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            return get()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
+
+    return quiet
 
 
 def _tried(get: Any, what: str, missing: list[str]) -> Any:

@@ -13,18 +13,9 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
+from jdistill.backend import ALONE, set_flags
 from jdistill.config import UserError
-from jdistill.parallel.xla_flags import set_flags
 from jdistill.plan.chips import CHIPS, Chip
-
-ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",  # ask no cloud metadata server which TPU this machine has
-    "TPU_WORKER_HOSTNAMES": "localhost",  # nor look for the other hosts of its slice
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any valid name; the topology that is asked for decides
-    "TPU_LOG_DIR": "disabled",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a process that trains on this machine's TPU holds a lock; none is needed here
-}
-"""What libtpu is told before it is loaded."""
 
 EXAMPLES = "v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:8x8, h100:8 or h200:8"
 
@@ -81,7 +72,7 @@ def topology_devices(name: str) -> list[jax.Device]:  # pyright: ignore[reportIn
             f"--topology {name}: the TPU compiler is missing. Run `pip install 'jdistill[aot]'` (Linux, x86-64); "
             "h100:N and h200:N are estimated without a compiler."
         )
-    for key, value in ENVIRONMENT.items():
+    for key, value in ALONE.items():
         os.environ.setdefault(key, value)
     set_flags("tpu")  # those that training has on the chips
     try:

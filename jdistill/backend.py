@@ -1,10 +1,11 @@
-"""The one place of compiler flags: what makes communication run beside computation, set before a backend starts.
+"""What JAX is told before it starts: compiler flags, and where compiled programs are kept. JAX is not imported here.
 
 XLA reads its flags once, when the first backend starts: those of CUDA from `XLA_FLAGS`, those of TPUs, which only
 libtpu knows, from `LIBTPU_INIT_ARGS`. Both stop the process at a name that they do not know, so every name here is
 tried by a test. What the user has set stays.
 """
 
+import hashlib
 import importlib.util
 import os
 from collections.abc import MutableMapping
@@ -54,6 +55,52 @@ FLAGS: dict[Platform, Flags] = {
     ),
     "cpu": Flags("XLA_FLAGS", {}),
 }
+
+
+ALONE = {
+    "TPU_SKIP_MDS_QUERY": "1",  # ask no cloud metadata server which TPU this machine has
+    "TPU_WORKER_HOSTNAMES": "localhost",  # nor look for the other hosts of its slice
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any valid name
+    "TPU_LOG_DIR": "disabled",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no lock: another process may be using this machine's TPU
+}
+"""What keeps libtpu quiet where it is loaded without a TPU to run on: to compile, or because JAX finds it installed."""
+
+CACHE_BYTES = 4 * 2**30
+"""Size at which the cache drops programs that were not used for longest."""
+
+
+def prepare(environ: MutableMapping[str, str] | None = None) -> None:
+    """Flags of the platform at hand, quiet without a TPU, and a cache of compiled programs; what the user set stays."""
+    environ = os.environ if environ is None else environ
+    platform = platform_at_hand(environ)
+    set_flags(platform, environ)
+    if platform != "tpu" and "JAX_PLATFORMS" not in environ and importlib.util.find_spec("libtpu") is not None:
+        for key, value in ALONE.items():
+            environ.setdefault(key, value)
+    keep_programs(environ, platform)
+
+
+def keep_programs(environ: MutableMapping[str, str], platform: Platform) -> None:
+    """Keep compiled programs in the user's cache folder, so that the next run need not compile them.
+
+    A user's own JAX_COMPILATION_CACHE_DIR counts; JAX_ENABLE_COMPILATION_CACHE=false switches it off. Programs for CPUs
+    hold instructions of this very processor, so processors of different abilities do not share a folder.
+    """
+    if environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in ("0", "false", "no"):
+        return
+    home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".cache")
+    folder = Path(home) / "jdistill" / (platform if platform != "cpu" else f"cpu-{_abilities()}")
+    environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(CACHE_BYTES))
+
+
+def _abilities(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """A short name for the instructions that this machine's processors have."""
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else [os.uname().machine]
+    found = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
+    return hashlib.sha256(" ".join(sorted(found.split())).encode()).hexdigest()[:12]
 
 
 def set_flags(platform: Platform | None = None, environ: MutableMapping[str, str] | None = None) -> str:

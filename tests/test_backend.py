@@ -1,4 +1,8 @@
-"""Compiler flags: every name exists, what the user set stays, and only those of the platform at hand are added."""
+"""What JAX is told before it starts: compiler flags that exist, and a folder for compiled programs.
+
+What the user set stays, and only the flags of the platform at hand are added. The second start takes its programs from
+the folder.
+"""
 
 import os
 import subprocess
@@ -6,7 +10,7 @@ import sys
 
 import pytest
 
-from jdistill.parallel.xla_flags import FLAGS, platform_at_hand, set_flags
+from jdistill.backend import ALONE, FLAGS, platform_at_hand, prepare, set_flags
 from tests.plan.libtpu import needs_libtpu
 
 
@@ -75,3 +79,42 @@ def test_nothing_is_added_on_a_cpu():
     environ = {"JAX_PLATFORMS": "cpu"}
     assert set_flags(None, environ) == ""
     assert environ == {"JAX_PLATFORMS": "cpu"}
+
+
+def test_programs_are_kept_in_the_users_folder_unless_told_otherwise(tmp_path):
+    environ = {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    prepare(environ)
+    assert environ["JAX_COMPILATION_CACHE_DIR"].startswith(f"{tmp_path}/.cache/jdistill/cpu-")
+    own = {"HOME": str(tmp_path), "JAX_PLATFORMS": "cuda", "JAX_COMPILATION_CACHE_DIR": "/mine"}
+    prepare(own)
+    assert own["JAX_COMPILATION_CACHE_DIR"] == "/mine"
+    off = {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    prepare(off)
+    assert "JAX_COMPILATION_CACHE_DIR" not in off
+
+
+@needs_libtpu
+def test_libtpu_is_quiet_where_there_is_no_tpu(tmp_path):
+    if platform_at_hand({}) != "cpu":
+        pytest.skip("this machine has an accelerator")
+    environ = {"HOME": str(tmp_path)}
+    prepare(environ)
+    assert ALONE.items() <= environ.items()
+
+
+def test_a_second_start_takes_the_program_from_the_cache(tmp_path):
+    program = (
+        "from jdistill import backend; backend.prepare()\n"
+        "import jax, jax.numpy as jnp\n"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"
+        "hits = []\n"
+        "jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))\n"
+        "print(float(jax.jit(lambda x: (x @ x).sum())(jnp.ones((8, 8)))))\n"
+        "print(sum(name == '/jax/compilation_cache/cache_hits' for name in hits))\n"
+    )
+    on = {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    first, second = (started(program, **on) for _ in range(2))
+    assert first.stdout.split() == ["512.0", "0"], first.stderr
+    assert second.stdout.split()[0] == "512.0"
+    assert int(second.stdout.split()[1]) > 0
+    assert second.stderr == ""

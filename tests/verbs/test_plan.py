@@ -1,0 +1,105 @@
+"""`jdistill plan` from the command line: without a store, teacher or weights, with them, and its error messages."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jdistill import cli
+from jdistill.config import UserError
+from jdistill.verbs import load_recipe
+from jdistill.verbs.plan import Lengths, make_job
+from tests.plan.tiny_job import ENCODER
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+STATE_NO_SIZES = ("debug", "minilm-3-layers")
+"""These take whatever model one has."""
+
+
+def planned(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The real command in its own process, where the hub is out of reach."""
+    command = [sys.executable, "-m", "jdistill", "plan", *map(str, arguments)]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_plan_needs_neither_store_nor_teacher_nor_weights(tmp_path):
+    (tmp_path / "x.yaml").write_text(
+        json.dumps(
+            {
+                "name": "x",
+                "store": str(tmp_path / "none"),
+                "run": str(tmp_path / "run"),
+                "data": {"d": {"dataset": "no/data", "columns": {"query": "q", "document": "d"}}},
+                "teachers": {"big": {"model": "no/teacher"}},
+                "student": {"init": "no/model", "encoder": ENCODER, "max_length": 60},
+                "losses": {"align": {"kind": "embed_cosine"}},
+                "train": {"epochs": 1, "global_batch_size": 64},
+            }
+        )
+    )
+    done = planned(tmp_path / "x.yaml", "--json", "--topology", "h100:8", "h200:4", "train.microbatches=2")
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)
+    assert (first["chips"], second["chips"]) == (8, 4)
+    assert not first["compiled"]
+    assert first["microbatches"] == 2
+    assert (first["query_length"], first["document_length"]) == (64, 64)  # 60, padded as the loader pads
+    assert any("teacher 'big' have 1024 numbers" in sentence for sentence in first["assumed"])
+    assert any("every text has 64 tokens" in sentence for sentence in first["assumed"])
+    assert second["flops"]["model_by_formula"] == pytest.approx(2 * first["flops"]["model_by_formula"])
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.yaml"]  # nothing was written
+
+
+def test_what_is_there_is_used(embedded):
+    recipe = load_recipe(embedded.write())
+    job, assumed = make_job(recipe, length=None, widths={})
+    assert job.teacher_widths == {"big": 32}
+    assert (job.rows.query_length, job.rows.document_length, job.rows.documents) == (16, 16, 1)
+    assert assumed == []
+    assert job.total_steps == 4
+    job, _ = make_job(recipe, length=Lengths(8, 24), widths={"big": 48})
+    assert (job.rows.query_length, job.rows.document_length) == (8, 24)
+    assert job.student.config.projections == {"big": 48}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology", "v7:2x2"], "--topology v7:2x2: unknown chip 'v7'. Known: v5e, v5p, v6e, h100, h200."),
+        (["--topology", "h100:8", "--length", "8x"], "--length 8x: expected tokens, such as 128"),
+        (
+            ["--topology", "h100:8", "--teacher-width", "small=3"],
+            "expected a number, or TEACHER=NUMBER.",
+        ),
+        (["--topology", "h100:3"], "train.global_batch_size=16: does not divide over the 3 chips of h100:3. Take 15"),
+        (["--topology", "h100:4", "train.fsdp=3"], "train.fsdp=3: the 4 chips of h100:4 do not divide"),
+        (["--topology", "h100:8", "loader.packing=64"], "loader.packing=64: packs for one device"),
+        (
+            ["--topology", "h100:8", "student.init=no/model"],
+            "student.init: no/model is no folder, and",
+        ),
+    ],
+)
+def test_mistakes(job, capsys, arguments, message):
+    assert cli.main(["plan", job.write(), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem not in STATE_NO_SIZES], ids=lambda path: path.name)
+def test_shipped_configurations_can_be_planned_anywhere(path):
+    job, assumed = make_job(load_recipe(path), length=None, widths={})
+    assert job.global_batch_size % 256 == 0
+    assert assumed
+
+
+@pytest.mark.parametrize("name", STATE_NO_SIZES)
+def test_others_say_what_a_plan_needs(name):
+    [path] = [path for path in CONFIGS if path.stem == name]
+    with pytest.raises(UserError, match="State its sizes, such as"):
+        make_job(load_recipe(path), length=None, widths={})
