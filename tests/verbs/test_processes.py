@@ -16,6 +16,7 @@ from jdistill.parallel.processes import HEARTBEAT_SECONDS
 from jdistill.parallel.sharding import SMALLEST
 from tests.tiny import VOCABULARY, tiny_static_folder
 from tests.together import Together, done
+from tests.train.test_loop import state_of
 from tests.verbs.conftest import make_job
 
 STEPS = 40
@@ -36,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "log_every": 1,
         "evaluate_every": 20,
         "save_every": SAVED,
-        "keep_best": {"metric": "sts/pearson_cosine"},
+        "keep_best": {"metric": "sts/spearman_cosine", "mode": "min"},  # in the middle, so that it must be restored
         "optimizer": {"peak_lr": 0.01},
     }
     assert cli.main(["embed", job.write()]) == 0
@@ -72,10 +73,9 @@ def values(run: Path) -> list[dict[str, Any]]:
 
 
 def assert_equal(run: Path, other: Path, *, tolerance: float) -> None:
-    """The same parameters, losses, evaluations and result; 0 asks for every bit."""
-    for a, b in zip(
-        jax.tree.leaves(load_student_params(run)), jax.tree.leaves(load_student_params(other)), strict=True
-    ):
+    """The same last state and best student, losses, evaluations and result; 0 asks for every bit."""
+    first, second = ([state_of(each, STEPS), load_student_params(each)] for each in (run, other))
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=tolerance)
     ours, theirs = values(run), values(other)
     assert len(ours) == len(theirs) == STEPS + 3
@@ -84,6 +84,7 @@ def assert_equal(run: Path, other: Path, *, tolerance: float) -> None:
     a, b = (json.loads((each / "result.json").read_text()) for each in (run, other))
     assert a.pop("evaluation") == pytest.approx(b.pop("evaluation"), rel=tolerance, abs=tolerance)
     assert a == b
+    assert 0 < a["best_step"] < STEPS
 
 
 @pytest.mark.slow
