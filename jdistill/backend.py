@@ -23,17 +23,13 @@ class Flags(NamedTuple):
 
 
 FLAGS: dict[Platform, Flags] = {
-    # Fuse collectives with computation and let them go on over several fusions: gathers of the batch's vectors and of
-    # split parameters, and the all-reduce of gradients. Hops of a ring run beside tiles. The two `data_parallel` flags
-    # pipeline the all-reduce of gradients where slices are joined by a data-centre network.
-    # Source: AI-Hypercomputer/maxtext, benchmarks/xla_flags_library.py (CF_FOR_ALL_GATHER, DATA_PARALLEL_OVERLAP).
+    # Gathers of the batch's vectors and of split parameters, and hops of a ring, run beside computation; gradients'
+    # all-reduce is pipelined where slices are joined by a data-centre network. Fusing gathers with computation
+    # (`..._async_collective_fusion`) is left to the compiler: it does so by itself on v5e, and refuses to on v5p.
+    # Source: AI-Hypercomputer/maxtext, benchmarks/xla_flags_library.py (DATA_PARALLEL_OVERLAP, asynchronous gathers).
     "tpu": Flags(
         "LIBTPU_INIT_ARGS",
         {
-            "xla_tpu_enable_async_collective_fusion": "true",
-            "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
-            "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
-            "xla_tpu_overlap_compute_collective_tc": "true",
             "xla_enable_async_all_gather": "true",
             "xla_enable_async_collective_permute": "true",
             "xla_tpu_enable_data_parallel_all_reduce_opt": "true",

@@ -42,6 +42,27 @@ def test_libtpu_knows_every_flag_of_tpus():
     assert "xla_tpu_no_such_flag" in unknown.stderr
 
 
+GATHERS = """
+import sys, jax, jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jdistill.plan import topology_devices
+mesh = Mesh(topology_devices(sys.argv[1]), "x")
+local = lambda x: jax.lax.psum(x @ jax.lax.all_gather(x, "x", tiled=True).T, "x")
+step = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P("x"), out_specs=P()))
+step.lower(jax.ShapeDtypeStruct((2048, 256), jnp.float32, sharding=NamedSharding(mesh, P("x")))).compile()
+"""
+
+
+@needs_libtpu
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_every_tpu_accepts_the_flags_with_collectives(topology):
+    # Some flags are refused on some chips, and only when there is a collective to change.
+    command = [sys.executable, "-c", GATHERS, topology]
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "LIBTPU_INIT_ARGS": ""}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_the_user_set_stays():
     environ = {"XLA_FLAGS": "--xla_dump_to=/x --xla_gpu_enable_latency_hiding_scheduler=false"}
     added = set_flags("cuda", environ)

@@ -204,7 +204,16 @@ def _traced(job: Job, topology: Topology) -> Plan:
         cycles=None,
         attention="chosen when the step is compiled on the machine",
         largest=largest,
-        verdict=verdict(job, topology, used=used, needed=None, state=state, estimate=estimate, largest=largest),
+        verdict=verdict(
+            job,
+            topology,
+            used=used,
+            needed=None,
+            state=state,
+            estimate=estimate,
+            largest=largest,
+            compiled=False,
+        ),
         notes=["not compiled: temporary memory is that of the traced step without any fusion, more than will be used"],
     )
 

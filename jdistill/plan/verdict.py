@@ -21,6 +21,7 @@ def verdict(
     state: int,
     estimate: Roofline,
     largest: Largest | None,
+    compiled: bool = True,
 ) -> list[str]:
     """Sentences, the most important first.
 
@@ -32,12 +33,14 @@ def verdict(
       state: bytes of parameters and optimizer state on one chip.
       estimate: time of one step at published rates.
       largest: the largest batch that fits, where it was looked for.
+      compiled: whether the memory is the compiler's; a trace overestimates it.
     """
     capacity, rows = topology.chip.memory, job.global_batch_size
     lines: list[str] = []
     if used is None or used > capacity:
         want = f" (needs {(used or needed or 0) / 2**30:.1f} GiB)" if used or needed else ""
-        lines.append(f"does not fit: {capacity / 2**30:.1f} GiB per chip{want}. {_smaller(job, topology, largest)}")
+        fails = "does not fit" if compiled else "may not fit, by an estimate that fuses nothing"
+        lines.append(f"{fails}: {capacity / 2**30:.1f} GiB per chip{want}. {_smaller(job, topology, largest)}")
     else:
         tight = " It is tight; leave room for evaluation." if used > TIGHT * capacity else ""
         lines.append(f"fits: {used / 2**30:.1f} of {capacity / 2**30:.1f} GiB per chip.{tight}")
