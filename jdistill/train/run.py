@@ -218,9 +218,8 @@ class Run:
     def evaluate(self, state: TrainState, step: int, console: Console) -> bool:
         """Whether the student is the best so far, and the run keeps the best.
 
-        Every process evaluates by itself, on one of its devices, and takes the numbers of process 0 for its own. That
-        takes as long as if process 0 did it alone, and none waits in a collective, which some networks give up after
-        minutes; and what follows from the numbers, such as saving, is the same everywhere.
+        Every process evaluates by itself, which takes as long as if process 0 did it alone while they wait in a
+        collective that networks give up after minutes; then all take process 0's numbers, and so the same decisions.
         """
         if self._evaluate is None:
             return False
@@ -294,9 +293,7 @@ class Run:
     def close(self, *, in_order: bool) -> None:
         """End background threads and files.
 
-        Args:
-          in_order: whether all processes come here: a checkpoint that is being written is complete only with each
-            one's part. Otherwise it is given up, as by a process that was killed.
+        A checkpoint that is being written needs each process's part: unless all come here, `in_order`, it is given up.
         """
         for sink in self.sinks:
             sink.close()

@@ -139,7 +139,9 @@ def test_again_hands_sigterm_on_and_starts_nothing_after_it(tmp_path: Path) -> N
         "time.sleep(60)\n"
     )
     started = subprocess.Popen(["bash", "tpu/again.sh", sys.executable, "-c", program], cwd=ROOT)
-    while not (tmp_path / "ready").exists():
+    end = time.monotonic() + 60
+    while not (tmp_path / "ready").exists() or not (tmp_path / "ready").read_text():
+        assert time.monotonic() < end
         time.sleep(0.01)
     started.send_signal(signal.SIGTERM)
     assert started.wait(60) == 75
