@@ -54,6 +54,18 @@ class LossConfig(Config):
         """Value of each row, float32; its mean over the batch is the loss."""
         raise NotImplementedError
 
+    def at_prefixes(self, view: View, widths: tuple[int, ...]) -> Float[Array, "p b"] | None:
+        """Value of each row at several prefixes of the student's vectors, each scaled to length 1, in one pass.
+
+        Args:
+          view: with whole vectors.
+          widths: of the prefixes, ascending.
+
+        Returns:
+          One row of values per prefix; None from a loss that must be asked at one prefix after the other.
+        """
+        return None
+
     def needs(self) -> Needs:
         """What the View must hold."""
         return Needs()

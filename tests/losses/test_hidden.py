@@ -22,7 +22,9 @@ def case(loss) -> Case:
 
 
 def test_it_asks_for_its_layer_and_a_way_to_the_teacher():
-    assert Hidden(layer=4).needs() == Needs(teacher=True, projection=True, layers=(4,))
+    assert Hidden(layer=4).needs()._replace(batch=False) == Needs(
+        teacher=True, projection=True, layers=(4,), batch=False
+    )
     with pytest.raises(ValidationError):
         Hidden(layer=-1)
 

@@ -47,7 +47,7 @@ def check(directions: Sequence[Direction], partition: Partition) -> None:
         )
 
 
-def combine(excesses: Mapping[Direction, Float[Array, " b"]], partition: Partition) -> Float[Array, " b"]:
+def combine(excesses: Mapping[Direction, Float[Array, "*p b"]], partition: Partition) -> Float[Array, "*p b"]:
     """Cross-entropy of each row's own pair, given how far its negatives outweigh it.
 
     With N the sum of exponentials of a direction's negatives relative to the own pair, whose own is 1, the loss is

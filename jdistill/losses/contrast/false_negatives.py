@@ -24,8 +24,9 @@ ROUNDING = 1e-6
 Strategy = Literal["absolute", "relative"]
 """Whether a margin is in units of cosine, or a share of the own pair's cosine."""
 
-Verdict = Callable[[PyTree[Array], PyTree[Array], Float[Array, "b k"]], Bool[Array, "b k"]]
-"""`(what is known of rows, what is known of candidates, the student's scores) -> which are false negatives`."""
+Verdict = Callable[[PyTree[Array], PyTree[Array], Float[Array, "*p b k"]], Bool[Array, "b k"]]
+"""`(what is known of rows, what is known of candidates, the student's scores) -> which are false negatives`. Scores may
+be of several prefixes, for verdicts that do not depend on them."""
 
 
 class Filter(NamedTuple):
@@ -233,14 +234,14 @@ def _threshold(queries: Float[Array, "b w"], documents: Float[Array, "b w"], lim
 
 
 def _is_own_text(
-    own: tuple[Int[Array, " b"], Int[Array, " b"]], candidates: Int[Array, " k"], scores: Float[Array, "b k"]
+    own: tuple[Int[Array, " b"], Int[Array, " b"]], candidates: Int[Array, " k"], scores: Float[Array, "*p b k"]
 ) -> Bool[Array, "b k"]:
     query, document = own
     return (query[:, None] == candidates[None]) | (document[:, None] == candidates[None])
 
 
 def _is_closer(
-    rows: tuple[Int[Array, "b w"], Int[Array, " b"]], candidates: Int[Array, "k w"], scores: Float[Array, "b k"]
+    rows: tuple[Int[Array, "b w"], Int[Array, " b"]], candidates: Int[Array, "k w"], scores: Float[Array, "*p b k"]
 ) -> Bool[Array, "b k"]:
     vectors, threshold = rows
     return _scores_above(threshold, (), matmul(_thawed(vectors), _thawed(candidates).T))

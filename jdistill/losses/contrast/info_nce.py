@@ -11,9 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from jdistill.losses.base import Needs, Streamed, columns_of, queries_of, share_of
 from jdistill.losses.blocks import HERE
 from jdistill.losses.contrast.directions import TEXTS, Direction, Partition, check, combine, crosses
-from jdistill.losses.contrast.false_negatives import FalseNegatives, Filter, TeacherFilter
+from jdistill.losses.contrast.false_negatives import FalseNegatives, Filter, StudentFilter, TeacherFilter
 from jdistill.losses.contrast.hardness import Hardness
 from jdistill.losses.contrast.negatives import Candidates, Half, Rows, Sharpness, log_excess, log_excess_both
+from jdistill.losses.contrast.prefixes import Vectors, pair_products, prefixed
 from jdistill.losses.maths import Similarity, unit
 from jdistill.losses.schedule import Ramp, at
 from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
@@ -74,18 +75,36 @@ class InfoNCE(Streamed):
         Raises:
           UserError: if the rows are plain texts.
         """
-        side, rows, c = view.student, view.rows, 1 + view.student.negatives.shape[1]
+        side = view.student
         queries = unit(queries_of(side.queries, self.kind), self.similarity)
-        documents = unit(share_of(side.documents, side.negatives), self.similarity)
+        return self._of(view, queries, unit(share_of(side.documents, side.negatives), self.similarity))
+
+    def at_prefixes(self, view: View, widths: tuple[int, ...]) -> Float[Array, "p b"] | None:
+        """See LossConfig. Not where the student's own scores tell false negatives, which differ from prefix to prefix.
+
+        Raises:
+          UserError: if the rows are plain texts.
+        """
+        if any(isinstance(filter_, StudentFilter) for filter_ in self.false_negatives):
+            return None
+        side = view.student
+        queries = prefixed(queries_of(side.queries, self.kind), widths)
+        return self._of(view, queries, prefixed(share_of(side.documents, side.negatives), widths), widths)
+
+    def _of(
+        self, view: View, queries: Vectors, documents: Vectors, widths: tuple[int, ...] = ()
+    ) -> Float[Array, "*p b"]:
+        rows, c = view.rows, 1 + view.student.negatives.shape[1]
         pools = {
             "queries": Candidates(queries, rows, rows, ()),
             "documents": Candidates(documents, jnp.tile(rows, c), columns_of(view), ()),
         }
         return _losses(
-            {"queries": queries, "documents": documents[: len(rows)]},
+            {"queries": queries, "documents": jax.tree.map(lambda x: x[: len(rows)], documents)},
             rows,
             pools,
             partners=rows,
+            widths=widths,
             temperature=temperature_of(self.temperature, view.parameters),
             strength=at(self.strength, view.progress),
             directions=self.directions,
@@ -184,7 +203,7 @@ def info_nce(
 
 
 def _losses(
-    texts: Mapping[str, Float[Array, "b d"]],
+    texts: Mapping[str, Vectors],
     rows: Int[Array, " b"],
     pools: Mapping[str, Candidates],
     *,
@@ -195,10 +214,11 @@ def _losses(
     partition: Partition,
     hardness: Hardness,
     filters: Sequence[Filter],
+    widths: tuple[int, ...] = (),
     block: int,
     sweep: Sweep | None = None,
-) -> Float[Array, " b"]:
-    """Loss of each row.
+) -> Float[Array, "*p b"]:
+    """Loss of each row; at each prefix, where vectors are Prefixed.
 
     Args:
       texts: the rows' `"queries"` and own `"documents"`, ready to be multiplied.
@@ -211,15 +231,16 @@ def _losses(
       partition: checked.
       hardness: which negatives of q2d are raised.
       filters: of false negatives.
+      widths: of the prefixes.
       block: candidates scored at a time.
       sweep: if given, the pools are this device's share of the candidates, and begin with its rows' own texts.
     """
-    pair_scores = jnp.sum(texts["queries"] * texts["documents"], axis=-1)
+    pair_scores = pair_products(texts["queries"], texts["documents"], widths)
     columns = {"queries": rows, "documents": partners}
     sharpness = Sharpness(jnp.asarray(temperature, jnp.float32), jnp.asarray(strength, jnp.float32))
     verdicts = [f.verdict for f in filters]
 
-    def excess(direction: Direction, skip: int = 0) -> Float[Array, " b"]:
+    def excess(direction: Direction, skip: int = 0) -> Float[Array, "*p b"]:
         """Of a direction, without the first `skip` candidates."""
         side, name = TEXTS[direction]
         pool = pools[name]._replace(filters=tuple(f.candidates[name] for f in filters))
@@ -230,6 +251,7 @@ def _losses(
             one_side=not crosses(direction),
             hardness=hardness if direction == "q2d" else "none",
             verdicts=verdicts,
+            widths=widths,
             block=block,
             sweep=HERE if sweep is None else sweep,
         )
@@ -240,7 +262,7 @@ def _losses(
 
     found = {}
     if sweep is not None and {"q2d", "d2q"} <= {*directions}:
-        options = {"hardness": hardness, "verdicts": verdicts, "block": block, "sweep": sweep}
+        options = {"hardness": hardness, "verdicts": verdicts, "widths": widths, "block": block, "sweep": sweep}
         found["q2d"], found["d2q"] = log_excess_both(half("queries"), half("documents"), sharpness, **options)
         if len(pools["documents"].rows) > len(rows):
             found["q2d"] = jnp.logaddexp(found["q2d"], excess("q2d", skip=len(rows)))

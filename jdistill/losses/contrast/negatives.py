@@ -6,21 +6,21 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jdistill.losses.blocks import HERE, logsumexp_both, logsumexp_over
 from jdistill.losses.contrast.false_negatives import Verdict
 from jdistill.losses.contrast.hardness import RAISED, Hardness
-from jdistill.losses.maths import matmul
+from jdistill.losses.contrast.prefixes import Vectors, products
 from jdistill.types import Sweep
 
 
 class Rows(NamedTuple):
     """Texts that candidates are scored against, one of each row."""
 
-    vectors: Float[Array, "b d"]
+    vectors: Vectors
     """Their products with those of candidates are the scores, before the temperature."""
-    pair_scores: Float[Array, " b"]
+    pair_scores: Float[Array, " b *p"]
     """Score of the row's query and document, which negatives are measured from."""
     rows: Int[Array, " b"]
     """Index of each row in the whole batch."""
@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 class Candidates(NamedTuple):
     """Texts that rows are scored against."""
 
-    vectors: Float[Array, "k d"]
+    vectors: Vectors
     rows: Int[Array, " k"]
     """Index in the whole batch of the row that each belongs to."""
     columns: Int[Array, " k"]
@@ -57,9 +57,10 @@ def log_excess(
     one_side: bool,
     hardness: Hardness = "none",
     verdicts: Sequence[Verdict] = (),
+    widths: tuple[int, ...] = (),
     block: int,
     sweep: Sweep = HERE,
-) -> Float[Array, " b"]:
+) -> Float[Array, "*p b"]:
     """`log sum_j exp(l_ij - l_i)` over each row's negatives j, where l_i is the logit of its own pair.
 
     Args:
@@ -70,21 +71,22 @@ def log_excess(
         Otherwise only its own partner is.
       hardness: which negatives are raised by `strength` times their score.
       verdicts: of each filter of false negatives, in the order of `filters` of rows and candidates.
+      widths: of the prefixes, where vectors are Prefixed; ascending.
       block: candidates scored at a time; decides memory, never the result.
       sweep: brings the shares of all devices together.
 
     Returns:
-      `[b]`; -inf, with no gradient, for a row that has no negatives.
+      `[b]`, or `[p, b]` of p prefixes; -inf, with no gradient, for a row that has no negatives.
     """
-    tile = partial(excesses, one_side=one_side, hardness=hardness, verdicts=tuple(verdicts))
+    tile = partial(excesses, one_side=one_side, hardness=hardness, verdicts=tuple(verdicts), widths=widths)
     return logsumexp_over(tile, rows, candidates, sharpness, block=block, sweep=sweep)
 
 
 class Half(NamedTuple):
     """One side of this device's pairs, whose texts are rows of one direction and candidates of the other."""
 
-    vectors: Float[Array, "b d"]
-    pair_scores: Float[Array, " b"]
+    vectors: Vectors
+    pair_scores: Float[Array, " b *p"]
     rows: Int[Array, " b"]
     """Index of each row in the whole batch."""
     as_rows: tuple[Any, ...]
@@ -100,29 +102,37 @@ def log_excess_both(
     *,
     hardness: Hardness = "none",
     verdicts: Sequence[Verdict] = (),
+    widths: tuple[int, ...] = (),
     block: int,
     sweep: Sweep = HERE,
-) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+) -> tuple[Float[Array, "*p b"], Float[Array, "*p b"]]:
     """`log_excess` of q2d and of d2q, without hard negatives, in one pass: each pair of texts is scored once."""
-    tile = partial(both_excesses, hardness=hardness, verdicts=tuple(verdicts))
+    tile = partial(both_excesses, hardness=hardness, verdicts=tuple(verdicts), widths=widths)
     return logsumexp_both(tile, queries, documents, sharpness, block=block, sweep=sweep)
 
 
 def both_excesses(
-    queries: Half, documents: Half, sharpness: Sharpness, *, hardness: Hardness, verdicts: tuple[Verdict, ...]
-) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
+    queries: Half,
+    documents: Half,
+    sharpness: Sharpness,
+    *,
+    hardness: Hardness,
+    verdicts: tuple[Verdict, ...],
+    widths: tuple[int, ...],
+) -> tuple[Float[Array, "*p b k"], Float[Array, "*p b k"]]:
     """How far each document's logit lies above that of the query's own pair, and each query's above the document's."""
-    scores = matmul(queries.vectors, documents.vectors.T)
+    scores = products(queries.vectors, documents.vectors, widths)
     pair = queries.rows[:, None] == documents.rows[None]
-    q2d = (scores - queries.pair_scores[:, None]) / sharpness.temperature
-    d2q = (scores - documents.pair_scores[None]) / sharpness.temperature
+    of_queries, of_documents = (jnp.moveaxis(half.pair_scores, 0, -1) for half in (queries, documents))
+    q2d = (scores - of_queries[..., :, None]) / sharpness.temperature
+    d2q = (scores - of_documents[..., None, :]) / sharpness.temperature
     if hardness != "none":
-        q2d += jnp.where(RAISED[hardness](pair), sharpness.strength * lax.stop_gradient(scores), 0.0)
+        q2d += _raised(scores, RAISED[hardness](pair), sharpness)
     out_of_q2d = out_of_d2q = pair
     for i, verdict in enumerate(verdicts):
         out_of_q2d |= verdict(queries.as_rows[i], documents.as_candidates[i], scores)
-        out_of_d2q |= verdict(documents.as_rows[i], queries.as_candidates[i], scores.T).T
-    return jnp.where(out_of_q2d, -jnp.inf, q2d), jnp.where(out_of_d2q, -jnp.inf, d2q)
+        out_of_d2q |= verdict(documents.as_rows[i], queries.as_candidates[i], scores.mT).T
+    return _without(q2d, out_of_q2d), _without(d2q, out_of_d2q)
 
 
 def excesses(
@@ -133,15 +143,24 @@ def excesses(
     one_side: bool,
     hardness: Hardness,
     verdicts: tuple[Verdict, ...],
-) -> Float[Array, "b k"]:
+    widths: tuple[int, ...],
+) -> Float[Array, "*p b k"]:
     """How far each negative's logit lies above that of the row's own pair; -inf for what is no negative."""
-    scores = matmul(rows.vectors, candidates.vectors.T)
-    logits = (scores - rows.pair_scores[:, None]) / sharpness.temperature
+    scores = products(rows.vectors, candidates.vectors, widths)
+    logits = (scores - jnp.moveaxis(rows.pair_scores, 0, -1)[..., :, None]) / sharpness.temperature
     pair = rows.pairs[:, None] == candidates.columns[None]
     own = pair | (rows.rows[:, None] == candidates.rows[None])
     if hardness != "none":
-        logits += jnp.where(RAISED[hardness](own), sharpness.strength * lax.stop_gradient(scores), 0.0)
+        logits += _raised(scores, RAISED[hardness](own), sharpness)
     left_out = own if one_side else pair
     for verdict, row, candidate in zip(verdicts, rows.filters, candidates.filters, strict=True):
         left_out |= verdict(row, candidate, scores)
-    return jnp.where(left_out, -jnp.inf, logits)
+    return _without(logits, left_out)
+
+
+def _raised(scores: Float[Array, "*p b k"], which: Bool[Array, "b k"], sharpness: Sharpness) -> Float[Array, "*p b k"]:
+    return jnp.where(jnp.broadcast_to(which, scores.shape), sharpness.strength * lax.stop_gradient(scores), 0.0)
+
+
+def _without(logits: Float[Array, "*p b k"], left_out: Bool[Array, "b k"]) -> Float[Array, "*p b k"]:
+    return jnp.where(jnp.broadcast_to(left_out, logits.shape), -jnp.inf, logits)

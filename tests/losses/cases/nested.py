@@ -19,7 +19,15 @@ from jdistill.losses import (
 )
 from jdistill.losses.nested.base import draw
 from tests.losses.cases.base import SECOND, TEACHER, Case, Given, Tensor, Texts
-from tests.losses.cases.contrast import gist, multiple_negatives
+from tests.losses.cases.contrast import (
+    BY_TEACHER,
+    BY_TEXT,
+    TAUGHT,
+    equal_texts,
+    gist,
+    multiple_negatives,
+    written_out,
+)
 from tests.losses.cases.embedding import embed_distill
 from tests.losses.cases.labels import cosent
 from tests.losses.cases.scores import whole_matrix_zscore
@@ -173,6 +181,8 @@ def two_of_three(reference: Reference) -> Reference:
     return lambda given: over_prefixes(reference, drawn_dims(KEY, 2), (1.0, 1.0))(given)
 
 
+MANY = InfoNCE(directions=("q2d", "q2q", "d2q", "d2d"), false_negatives=(BY_TEXT, BY_TEACHER))
+
 COSINE, MNRL = embed_distill("cosine"), multiple_negatives(0.05, "cosine")
 
 CASES: dict[str, Case] = {
@@ -205,6 +215,11 @@ CASES: dict[str, Case] = {
     "matryoshka, info_nce": Case(
         Matryoshka(loss=InfoNCE(), dims=(7, 12, 3)),
         matryoshka_loss(multiple_negatives_of, over_prefixes(MNRL)),
+        queries=True,
+    ),
+    "matryoshka, info_nce, all directions, by text and teacher": Case(
+        Matryoshka(loss=MANY, dims=DIMS, weights=(2.0, 1.0, 0.5), teacher=TEACHER),
+        over_prefixes(written_out(MANY, equal_texts, TAUGHT), weights=(2.0, 1.0, 0.5)),
         queries=True,
     ),
     "matryoshka, info_nce, by teacher, two a step": Case(

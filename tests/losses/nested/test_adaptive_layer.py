@@ -7,7 +7,6 @@ import pytest
 
 from jdistill.config import UserError
 from jdistill.losses import AdaptiveLayer, EmbedCosine, EmbedMSE, Hidden, LossConfig, Matryoshka
-from jdistill.losses.base import Needs
 from jdistill.types import Vectors, View
 from tests.losses.cases import TEACHER, Case
 from tests.losses.inputs import INPUTS
@@ -25,7 +24,7 @@ def adaptive(**options) -> AdaptiveLayer:
 
 
 def test_it_needs_every_layer_and_what_the_loss_inside_needs():
-    assert adaptive().needs() == Needs(teacher=True, projection=True, layers="every")
+    assert adaptive().needs() == EmbedMSE().needs()._replace(layers="every")
     assert adaptive().teachers == (TEACHER,)
 
 
