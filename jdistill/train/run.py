@@ -164,10 +164,8 @@ class Run:
         seen = {"step": -1.0 if step is None else float(step), "finished": float(self.finished is not None)}
         if seen != as_process_0(seen):
             found = "no checkpoint" if step is None else f"checkpoint {step}"
-            raise UserError(
-                f"run at {self.folder}: here is {found}, but process 0 sees another one. Put `run` on a disk that all "
-                "hosts share."
-            )
+            said = f"run at {self.folder}: here is {found}, but process 0 sees another one."
+            raise UserError(f"{said} Put `run` on a disk that all hosts share.")
         return step
 
     def headline(self, state: TrainState, step: int) -> str:
