@@ -177,6 +177,7 @@ def _embed(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs: leave this machine's accelerators to others
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # JAX writes programs of absent chips, but cannot read them
     from jdistill import verbs
 
     # argparse gives what follows the topologies to them: a key=value is none.
