@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jdistill.losses.accumulate import KINDS, Kind
+from jdistill.losses.totals import KINDS, Kind
 from jdistill.types import Merge, Sweep, Visit
 
 Tile = Callable[[PyTree[Array], PyTree[Array], PyTree[Array]], Float[Array, "*r b k"]]

@@ -16,8 +16,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from jdistill.losses.accumulate import merge_logsums
 from jdistill.losses.blocks import HERE
+from jdistill.losses.totals import merge_logsums
 from jdistill.parallel.mesh import AXES
 from jdistill.types import LogSum, Merge, Sweep, Visit
 
