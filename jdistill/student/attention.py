@@ -67,8 +67,10 @@ def attention(
       dropout_rate: share of attention weights to drop, where a key is given.
       dropout_key: a key for this call, one for each row `[n]`, or None.
       kernel: `"auto"` takes the one that `attention_path` says for the platform that the program is compiled for.
+
     Returns:
       `[n, l, h, d]` in the dtype of `values`.
+
     Source:
       Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """

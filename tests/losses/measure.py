@@ -94,7 +94,7 @@ def leaves(result: Any) -> list[np.ndarray]:
     return [np.asarray(x, np.float64) for x in jax.tree.leaves(result)]
 
 
-FAST_TO_COMPILE: Any = {"xla_backend_optimization_level": 0}
+FAST_TO_COMPILE: Any = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
 """Speed is not at stake: a program runs a few times."""
 
 
