@@ -177,7 +177,7 @@ def _forward(
     totals, columns = _empty(sums, first, rows, zero), _empty(sums, second, candidates, zero)
     totals, columns = sweep(visit, candidates, totals, columns, merge=kind)
     results = tuple(None if x is None else sums.finish(x) for x in (totals, columns))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), results), (rows, candidates, shared, results)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), results), (rows, candidates, shared, (totals, columns))
 
 
 def _backward(kind: Merge, tile: PairTile, block: int, sweep: Sweep, kept: Any, cotangents: Any) -> tuple:
@@ -245,17 +245,17 @@ def _add(sums: Kind, totals: Any, scores: Array | None, axis: int, real: Array |
 def _weights(
     sums: Kind,
     scores: Array | None,
-    results: Array | None,
+    totals: Any,
     cotangents: Array | None,
     axis: int,
     real_rows: Array | None,
     real: Array | None,
 ) -> Array | None:
-    """The cotangent of each score of a tile, from those of the results along `axis`."""
-    if scores is None or results is None or cotangents is None:
+    """The cotangent of each score of a tile, from totals and cotangents along `axis`."""
+    if scores is None or cotangents is None:
         return None
-    result, cotangent = (jnp.expand_dims(jnp.moveaxis(x, 0, -1), axis) for x in (results, cotangents))
-    weights = sums.weight(scores, result) * cotangent
+    total, cotangent = jax.tree.map(lambda x: jnp.expand_dims(jnp.moveaxis(x, 0, -1), axis), (totals, cotangents))
+    weights = sums.weight(scores, total) * cotangent
     if real is not None:
         weights = jnp.where(real, weights, 0.0)
     return weights if real_rows is None else jnp.where(real_rows[:, None], weights, 0.0)

@@ -25,8 +25,8 @@ class Kind(NamedTuple):
     """Total of two totals."""
     finish: Callable[[Any], Float[Array, "..."]]
     """The result."""
-    weight: Callable[[Float[Array, "..."], Float[Array, "..."]], Float[Array, "..."]]
-    """`(scores, result, spread over them) -> derivative` of the result with respect to each score."""
+    weight: Callable[[Float[Array, "..."], Any], Float[Array, "..."]]
+    """`(scores, total, spread over them) -> derivative` of the result with respect to each score."""
 
 
 def merge_logsums(a: LogSum, b: LogSum) -> LogSum:
@@ -51,9 +51,11 @@ def _logarithm(logsum: LogSum) -> Array:
     return jnp.where(positive, finite(logsum.largest) + jnp.log(jnp.where(positive, logsum.total, 1.0)), -jnp.inf)
 
 
-def _softmax(scores: Array, result: Array) -> Array:
+def _softmax(scores: Array, logsum: LogSum) -> Array:
+    # Not from the logarithm: beside scores in the hundreds it has lost the digits that tell probabilities apart.
+    relative = jnp.exp(jnp.where(scores > -jnp.inf, scores - finite(logsum.largest), -jnp.inf))
     # A row whose every score is -inf has no softmax.
-    return jnp.exp(jnp.where(scores > -jnp.inf, scores - finite(result), -jnp.inf))
+    return relative / jnp.where(logsum.total > 0, logsum.total, 1.0)
 
 
 KINDS: dict[Merge, Kind] = {
@@ -71,6 +73,6 @@ KINDS: dict[Merge, Kind] = {
         total=lambda scores, axis: scores.sum(axis=axis),
         merge=jnp.add,
         finish=lambda total: total,
-        weight=lambda scores, result: jnp.ones_like(scores),
+        weight=lambda scores, total: jnp.ones_like(scores),
     ),
 }

@@ -88,8 +88,9 @@ class InfoNCE(Streamed):
         if any(isinstance(filter_, StudentFilter) for filter_ in self.false_negatives):
             return None
         side = view.student
-        queries = prefixed(queries_of(side.queries, self.kind), widths)
-        return self._of(view, queries, prefixed(share_of(side.documents, side.negatives), widths), widths)
+        queries = prefixed(queries_of(side.queries, self.kind), widths, self.similarity)
+        documents = prefixed(share_of(side.documents, side.negatives), widths, self.similarity)
+        return self._of(view, queries, documents, widths)
 
     def _of(
         self, view: View, queries: Vectors, documents: Vectors, widths: tuple[int, ...] = ()
@@ -111,7 +112,7 @@ class InfoNCE(Streamed):
             partition=self.partition,
             hardness=self.hardness,
             filters=[filter_.of(view, self.similarity) for filter_ in self.false_negatives],
-            block=self.block,
+            block=max(self.block // max(len(widths), 1), 1),  # a tile has the scores of all prefixes
             sweep=view.sweep,
         )
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jdistill.losses.maths import float32, matmul, norm
+from jdistill.losses.maths import Similarity, float32, matmul, norm
 
 
 class Prefixed(NamedTuple):
@@ -22,17 +22,27 @@ class Prefixed(NamedTuple):
     """One over the length of each prefix, the shortest first."""
 
 
-def prefixed(x: Float[Array, "b d"], widths: Sequence[int]) -> Prefixed:
+EPSILON = 1e-12
+"""As in `normalise`: a zero prefix stays zero, and its gradient is divided by this."""
+
+LARGEST = 1e30
+"""Of two vectors' scales together: where both prefixes are zero no gradient passes, but infinity would make it NaN."""
+
+
+def prefixed(x: Float[Array, "b d"], widths: Sequence[int], similarity: Similarity) -> Prefixed:
     """The vectors with the lengths of their prefixes, in float32.
 
     Args:
       x: vectors, any float.
       widths: of the prefixes, ascending.
+      similarity: of the prefixes scaled to length 1; a cosine scales them once more, which matters where they are 0.
     """
     x = float32(x)[:, : widths[-1]]
-    # As `normalise` has it: a zero prefix stays zero.
-    scales = [1 / jnp.maximum(norm(x[:, :width]), 1e-12) for width in widths]
-    return Prefixed(x, jnp.stack(scales, axis=1))
+    lengths = jnp.stack([norm(x[:, :width]) for width in widths], axis=1)
+    scales = 1 / jnp.maximum(lengths, EPSILON)
+    if similarity == "cosine":
+        scales = scales / jnp.maximum(lengths * scales, EPSILON)
+    return Prefixed(x, scales)
 
 
 Vectors = Float[Array, "_ d"] | Prefixed
@@ -42,8 +52,8 @@ def products(rows: Vectors, candidates: Vectors, widths: Sequence[int]) -> Float
     """Score of every row with every candidate; of Prefixed, by each prefix, the shortest first."""
     if isinstance(rows, Prefixed) and isinstance(candidates, Prefixed):
         parts = [matmul(rows.values[:, a:b], candidates.values[:, a:b].T) for a, b in pairwise((0, *widths))]
-        scales = zip(rows.scales.T, candidates.scales.T, strict=True)
-        return jnp.stack([x * r[:, None] * c[None] for x, (r, c) in zip(_running(parts), scales, strict=True)])
+        scales = [r[:, None] * c[None] for r, c in zip(rows.scales.T, candidates.scales.T, strict=True)]
+        return jnp.stack([x * jnp.minimum(s, LARGEST) for x, s in zip(_running(parts), scales, strict=True)])
     return matmul(*_whole(rows, candidates))
 
 
@@ -51,7 +61,7 @@ def pair_products(a: Vectors, b: Vectors, widths: Sequence[int]) -> Float[Array,
     """Score of each vector with its partner."""
     if isinstance(a, Prefixed) and isinstance(b, Prefixed):
         parts = [jnp.sum(a.values[:, i:j] * b.values[:, i:j], axis=-1) for i, j in pairwise((0, *widths))]
-        return jnp.stack(_running(parts), axis=1) * a.scales * b.scales
+        return jnp.stack(_running(parts), axis=1) * jnp.minimum(a.scales * b.scales, LARGEST)
     whole, others = _whole(a, b)
     return jnp.sum(whole * others.T, axis=-1)
 
