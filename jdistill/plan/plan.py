@@ -116,6 +116,9 @@ def _compiled(job: Job, topology: Topology, *, search: bool) -> Plan:
         moved, cycles, path = step.work.bytes / chips, None, "unknown"
         collectives = traced_collectives(step.traced)
     estimate = _roofline(job, topology, step.work.flops / chips, moved, collectives)
+    if cycles is not None and cycles.seconds < estimate.compute:
+        cycles = None
+        notes.append("the compiler's cycles: fewer than the arithmetic takes at peak, so part of the program has none")
     used = None if step.memory is None else step.memory.total
     state = sum(state_bytes(job, mesh))
     return Plan(
