@@ -17,7 +17,7 @@ from jdistill.student import Student, StudentConfig, make_student
 from jdistill.student.config import Architecture
 from jdistill.student.encoders import MODEL_TYPES, Encoder, StaticConfig
 from jdistill.student.head import Normalize
-from jdistill.student.pooling import Mode
+from jdistill.student.pooling import Pooling, init_poolings, pooled_width
 from jdistill.student.student import encoder_shapes
 
 MAX_LENGTH = 512
@@ -49,18 +49,22 @@ def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) ->
         student, params = make_student(config, teacher_widths=teacher_widths, key=jax.random.key(0))
         return PlannedStudent(student, jax.tree.map(_shape, params), [])
     encoder, assumed = _encoder(config)
-    modes: list[Mode] = [config.pooling] if isinstance(config.pooling, str) else config.pooling or ["mean"]
+    given = config.pooling or "mean"
+    pooling: list[Pooling] = given if isinstance(given, list) else [given]
     architecture = Architecture(
         encoder=encoder,
-        pooling=modes,
+        pooling=pooling,
         head=[] if config.normalize is False else [Normalize()],
         max_length=config.max_length or encoder.max_positions,
         prompts=config.prompts,
         projections={},
         dropout=config.dropout,
         dtype=config.dtype,
+        attention=config.attention,
+        remat=config.remat,
+        scan_layers=config.scan_layers,
     )
-    width = encoder.width * len(modes)
+    width = pooled_width(pooling, encoder)
     chosen = {
         teacher: wide
         for teacher, wide in sorted(teacher_widths.items())
@@ -68,6 +72,8 @@ def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) ->
     }
     architecture = architecture.model_copy(update={"projections": chosen})
     params: dict[str, Any] = {"encoder": encoder_shapes(architecture)}
+    if poolings := jax.eval_shape(lambda: init_poolings(pooling, encoder, jax.random.key(0))):
+        params["pooling"] = poolings
     if chosen:
         params["projection"] = {
             teacher: {

@@ -1,12 +1,13 @@
 """Attention: the one function through which every encoder attends, and the choice of the kernel that does it."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jdistill.student import kernels
+from jdistill.student.kernels import Window
 from jdistill.student.layers import dropout
 
 Kernel = Literal["xla", "splash", "cudnn"]
@@ -14,6 +15,12 @@ Kernel = Literal["xla", "splash", "cudnn"]
 
 ChosenKernel = Literal["auto"] | Kernel
 """`auto` decides by platform and shape, see `attention_path`."""
+
+FULL: Window = (None, None)
+"""Every place attends every other."""
+
+CAUSAL: Window = (None, 0)
+"""A place attends itself and what stands before it."""
 
 SPLASH_FROM = 256
 """Shortest length for splash attention: up to 128 tokens attention is less than a tenth of the arithmetic, a row's
@@ -23,7 +30,9 @@ _MASKED = -1e9
 """Score of a masked key. Finite, so that a row without any key gives the mean of the values and not NaN."""
 
 
-def attention_path(platform: str, length: int, head_dim: int, dtype: str, dropout: float) -> Kernel:
+def attention_path(
+    platform: str, length: int, head_dim: int, dtype: str, dropout: float, *, biased: bool = False
+) -> Kernel:
     """Which kernel `attention` takes, if nothing else is asked for.
 
     Args:
@@ -32,8 +41,9 @@ def attention_path(platform: str, length: int, head_dim: int, dtype: str, dropou
       head_dim: width of a head.
       dtype: in which the encoder computes.
       dropout: share of attention weights that is dropped, which no kernel can.
+      biased: whether a learned bias is added to the scores, whose gradient no kernel gives.
     """
-    if dropout:
+    if dropout or biased:
         return "xla"
     if platform == "tpu" and length >= SPLASH_FROM and length % 128 == 0:
         return "splash"
@@ -45,25 +55,31 @@ def attention_path(platform: str, length: int, head_dim: int, dtype: str, dropou
 
 def attention(
     queries: Float[Array, "n l h d"],
-    keys: Float[Array, "n l h d"],
-    values: Float[Array, "n l h d"],
+    keys: Float[Array, "n l g d"],
+    values: Float[Array, "n l g d"],
     places: Bool[Array, "n l"] | Int[Array, "n l"],
     *,
+    window: Window = FULL,
+    bias: Float[Array, "h l l"] | None = None,
+    scale: float | None = None,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
     kernel: ChosenKernel = "auto",
 ) -> Float[Array, "n l h d"]:
     """Scaled dot-product attention of `h` heads, softmax in float32.
 
-        out_i = sum_j softmax_j(q_i k_j / sqrt(d)) v_j
+        out_i = sum_j softmax_j(q_i k_j / sqrt(d) + bias_ij) v_j
 
     Args:
       queries: `[n, l, h, d]`, any float.
-      keys: the same.
-      values: the same.
+      keys: `[n, l, g, d]`; `g` divides `h`, and so many neighbouring heads share one (grouped queries).
+      values: as keys.
       places: True where a key may be attended by all queries of its row; or, of rows that hold several texts, the
         number of each place's text: only places of the same number attend each other. Without any key values are
         finite and have no meaning.
+      window: how many places before itself and after itself a place attends at most; None without a limit.
+      bias: of each head, query and key, added to the scores.
+      scale: multiplies the scores; by default `1 / sqrt(d)`.
       dropout_rate: share of attention weights to drop, where a key is given.
       dropout_key: a key for this call, one for each row `[n]`, or None.
       kernel: `"auto"` takes the one that `attention_path` says for the platform that the program is compiled for.
@@ -72,40 +88,55 @@ def attention(
       `[n, l, h, d]` in the dtype of `values`.
 
     Source:
-      Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
+      Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Beltagy et al. 2020, arXiv:2004.05150 (windows).
     """
+    length, heads, head_dim = queries.shape[1:]
+    if keys.shape[2] != heads:
+        keys, values = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (keys, values))
+    factor = head_dim**-0.5 if scale is None else scale
     dropped = 0.0 if dropout_key is None else dropout_rate
-    if dropped:
-        return _xla(queries, keys, values, places, dropped, dropout_key)
+    plain = Formula(factor, window, bias, dropped, dropout_key)
+    if dropped or bias is not None:
+        return _xla(queries, keys, values, places, plain)
     one_text = places.dtype == jnp.bool_
     segments = (jnp.ones(places.shape, jnp.int32) if one_text else places, places.astype(jnp.int32))
     ways = {
-        "xla": lambda: _xla(queries, keys, values, places),
-        "splash": lambda: kernels.splash(queries, keys, values, *segments),
-        "cudnn": lambda: kernels.cudnn(queries, keys, values, *segments),
+        "xla": lambda: _xla(queries, keys, values, places, plain),
+        "splash": lambda: kernels.splash(queries, keys, values, *segments, scale=factor, window=window),
+        "cudnn": lambda: kernels.cudnn(queries, keys, values, *segments, scale=factor, window=window),
     }
     if kernel != "auto":
         return ways[kernel]()
     # A program is compiled for one platform, which need not be that of this process. cuDNN can only be asked for where
     # there is a GPU, so for CUDA it must be.
     platforms = ("tpu", "cuda") if jax.default_backend() == "gpu" else ("tpu",)
-    length, head_dim, dtype = queries.shape[1], queries.shape[3], queries.dtype.name
+    dtype = queries.dtype.name
     chosen = {platform: attention_path(platform, length, head_dim, dtype, dropped) for platform in platforms}
     special = {platform: ways[path] for platform, path in chosen.items() if path != "xla"}
     return jax.lax.platform_dependent(default=ways["xla"], **special) if special else ways["xla"]()
 
 
-def _xla(
-    queries: Array, keys: Array, values: Array, places: Array, dropped: float = 0.0, dropout_key: Array | None = None
-) -> Array:
+class Formula(NamedTuple):
+    """What of attention is not the vectors themselves."""
+
+    scale: float
+    window: Window
+    bias: Float[Array, "h l l"] | None
+    dropped: float
+    dropout_key: Array | None
+
+
+def _xla(queries: Array, keys: Array, values: Array, places: Array, how: Formula) -> Array:
     # Heads first, and the mask as a bias: on XLA's CPU backend the fastest of the forms tried (docs/performance.md).
     queries, keys, values = (x.transpose(0, 2, 1, 3) for x in (queries, keys, values))
     scores = jnp.einsum("nhld,nhmd->nhlm", queries, keys, preferred_element_type=jnp.float32)
     one_text = places.dtype == jnp.bool_
-    by_query = places[:, None, :] if one_text else places[:, :, None] == places[:, None, :]
-    bias = jnp.where(by_query, 0.0, _MASKED)[:, None]
-    weights = _softmax(scores * queries.shape[-1] ** -0.5 + bias)
-    weights = dropout(weights, dropped, dropout_key).astype(values.dtype)
+    seen = places[:, None, :] if one_text else places[:, :, None] == places[:, None, :]
+    if how.window != FULL:
+        seen = seen & kernels.band(places.shape[1], how.window)[None]
+    scores = scores * how.scale + jnp.where(seen, 0.0, _MASKED)[:, None]
+    weights = _softmax(scores if how.bias is None else scores + how.bias[None].astype(jnp.float32))
+    weights = dropout(weights, how.dropped, how.dropout_key).astype(values.dtype)
     return jnp.einsum("nhlm,nhmd->nhld", weights, values).transpose(0, 2, 1, 3)
 
 

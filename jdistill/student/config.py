@@ -2,13 +2,16 @@
 
 from typing import Annotated, Literal
 
+import jax.numpy as jnp
 from pydantic import Field, model_validator
 
 from jdistill.config import Config
 from jdistill.student.attention import ChosenKernel
 from jdistill.student.encoders import Encoder
+from jdistill.student.encoders.base import Computing
 from jdistill.student.head import HeadModule
-from jdistill.student.pooling import Mode
+from jdistill.student.pooling import Pooling
+from jdistill.student.stack import Remat
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -35,7 +38,7 @@ class StudentConfig(Config):
     """The architecture. May be left out with `init`; `kind: static` makes its word embeddings the student's table."""
     tokenizer: str | None = None
     """Folder or Hugging Face id of the tokenizer; left out: that of `init`."""
-    pooling: list[Mode] | Mode | None = None
+    pooling: list[Pooling] | Pooling | None = None
     """How token vectors become one; several are concatenated. Left out: as in `init`, else mean."""
     normalize: bool | None = None
     """Whether vectors have unit length. Left out: as in `init`, else true."""
@@ -52,6 +55,11 @@ class StudentConfig(Config):
     attention: ChosenKernel = "auto"
     """How attention is computed; changes speed and memory only. `auto`: `splash` on TPU for long rows, `cudnn` on CUDA
     in bfloat16, else `xla`, which is also what computes attention with dropout."""
+    remat: Remat = "none"
+    """What the backward pass computes again to save memory: `products` keeps what matrix products give, `everything`
+    keeps each layer's input. More `train.microbatches` save as much and are faster as a rule."""
+    scan_layers: bool | None = None
+    """Compile one of the layers that repeat instead of all. Left out: from 16 layers on."""
 
     @model_validator(mode="after")
     def _has_a_beginning(self) -> "StudentConfig":
@@ -69,7 +77,7 @@ class Architecture(Config):
 
     encoder: Encoder
     """Turns tokens into vectors."""
-    pooling: list[Mode]
+    pooling: list[Pooling]
     """Turns a text's vectors into one."""
     head: list[HeadModule]
     """What follows the pooling."""
@@ -85,3 +93,12 @@ class Architecture(Config):
     """In which the encoder computes."""
     attention: ChosenKernel = "auto"
     """How attention is computed."""
+    remat: Remat = "none"
+    """What the backward pass computes again."""
+    scan_layers: bool | None = None
+    """Whether layers that repeat are scanned; None decides by depth."""
+
+    @property
+    def computing(self) -> Computing:
+        """What the encoder's module is told."""
+        return Computing(jnp.dtype(self.dtype), self.dropout, self.attention, self.remat, self.scan_layers)

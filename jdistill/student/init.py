@@ -8,12 +8,11 @@ from jaxtyping import Array
 
 from jdistill.config import Config, UserError
 from jdistill.student import weights
-from jdistill.student.attention import ChosenKernel
 from jdistill.student.config import Architecture, Dtype, Prompts, StudentConfig
 from jdistill.student.encoders import EncoderConfig, StaticConfig
 from jdistill.student.head import Dense, Normalize
 from jdistill.student.hf_folder import Pretrained, locate, read_folder
-from jdistill.student.pooling import Mode
+from jdistill.student.pooling import Pooling, init_poolings, pooled_width
 from jdistill.student.projection import make_projection
 from jdistill.student.student import Student, encoder_shapes, random_encoder
 from jdistill.student.tokenizer import Tokenizer
@@ -36,6 +35,8 @@ def make_student(config: StudentConfig, *, teacher_widths: Mapping[str, int], ke
     """
     encoder_key, projection_key = jax.random.split(key)
     student, params = _random(config, encoder_key) if config.init is None else _initialised(config)
+    if poolings := init_poolings(student.config.pooling, student.config.encoder, jax.random.fold_in(key, 2)):
+        params["pooling"] = poolings
     chosen = {
         teacher: width
         for teacher, width in sorted(teacher_widths.items())
@@ -55,28 +56,29 @@ def from_pretrained(found: Pretrained, *, dtype: Dtype = "float32") -> tuple[Stu
     """The model in a folder as a student, nothing changed."""
     prompts = Prompts(query=found.prompts.get("query", ""), document=found.prompts.get("document", ""))
     student = Student(
-        _architecture(found, found.encoder, found.pooling, found.head, prompts, dtype=dtype), found.tokenizer
+        _architecture(found, found.encoder, found.pooling, found.head, prompts, how={"dropout": 0.0, "dtype": dtype}),
+        found.tokenizer,
     )
     return student, _params(found, _encoder_params(found, student.config), found.head)
 
 
 def _initialised(config: StudentConfig) -> tuple[Student, Params]:
     found = read_folder(locate(config.init or "", revision=config.revision))
-    loaded = _encoder_params(found, _architecture(found, found.encoder, found.pooling, [], config.prompts))
+    loaded = _encoder_params(
+        found, _architecture(found, found.encoder, found.pooling, [], config.prompts, how=_how(config))
+    )
     encoder, loaded = _chosen(config, found, loaded)
     tokenizer = _own_tokenizer(config, encoder) or found.tokenizer.with_special_tokens(encoder.special_tokens)
-    pooling = _modes(config.pooling) or (["mean"] if encoder.kind != found.encoder.kind else found.pooling)
-    head = _head(config, found, encoder.width * len(pooling))
+    pooling = _listed(config.pooling) or (["mean"] if encoder.kind != found.encoder.kind else found.pooling)
+    head = _head(config, found, pooled_width(pooling, encoder))
     architecture = _architecture(
         found,
         encoder,
         pooling,
         head,
         config.prompts,
-        dtype=config.dtype,
-        dropout=config.dropout,
-        attention=config.attention,
         max_length=config.max_length,
+        how=_how(config),
     )
     _check(architecture, tokenizer)
     return Student(architecture, tokenizer), _params(found, loaded, head)
@@ -93,14 +95,12 @@ def _random(config: StudentConfig, key: Array) -> tuple[Student, Params]:
     lengths = [length for length in (config.max_length or tokenizer.model_max_length, encoder.max_positions) if length]
     architecture = Architecture(
         encoder=encoder,
-        pooling=_modes(config.pooling) or ["mean"],
+        pooling=_listed(config.pooling) or ["mean"],
         head=[] if config.normalize is False else [Normalize()],
         max_length=config.max_length or (min(lengths) if encoder.max_positions else None),
         prompts=config.prompts,
         projections={},
-        dropout=config.dropout,
-        dtype=config.dtype,
-        attention=config.attention,
+        **_how(config),
     )
     _check(architecture, tokenizer)
     return Student(architecture, tokenizer), {"encoder": random_encoder(architecture, key)}
@@ -156,14 +156,12 @@ def _head(config: StudentConfig, found: Pretrained, pooled: int) -> list[Normali
 def _architecture(
     found: Pretrained,
     encoder: EncoderConfig,
-    pooling: list[Mode],
+    pooling: list[Pooling],
     head: list[Normalize | Dense],
     prompts: Prompts,
     *,
-    dtype: Dtype = "float32",
-    dropout: float = 0.0,
-    attention: ChosenKernel = "auto",
     max_length: int | None = None,
+    how: Mapping[str, Any],
 ) -> Architecture:
     inherited = found.max_length if encoder.kind == found.encoder.kind else None
     return Architecture(
@@ -173,10 +171,13 @@ def _architecture(
         max_length=max_length or inherited,
         prompts=prompts,
         projections={},
-        dropout=dropout,
-        dtype=dtype,
-        attention=attention,
+        **how,
     )
+
+
+def _how(config: StudentConfig) -> dict[str, Any]:
+    """What is said of computing, which no folder says."""
+    return {name: getattr(config, name) for name in ("dropout", "dtype", "attention", "remat", "scan_layers")}
 
 
 def _encoder_params(found: Pretrained, architecture: Architecture) -> Params:
@@ -221,5 +222,5 @@ def _check(architecture: Architecture, tokenizer: Tokenizer) -> None:
         )
 
 
-def _modes(pooling: list[Mode] | Mode | None) -> list[Mode] | None:
-    return [pooling] if isinstance(pooling, str) else pooling
+def _listed(pooling: list[Pooling] | Pooling | None) -> list[Pooling] | None:
+    return pooling if pooling is None or isinstance(pooling, list) else [pooling]

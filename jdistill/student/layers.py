@@ -14,10 +14,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-def dense(x: Float[Array, "*n i"], kernel: Float[Array, "i o"], bias: Float[Array, " o"]) -> Float[Array, "*n o"]:
+def dense(
+    x: Float[Array, "*n i"], kernel: Float[Array, "i o"], bias: Float[Array, " o"] | None = None
+) -> Float[Array, "*n o"]:
     """`x W + b` in the dtype of `x`."""
-    flat = x.reshape(-1, x.shape[-1])
-    return (flat @ kernel.astype(x.dtype) + bias.astype(x.dtype)[None, :]).reshape(*x.shape[:-1], kernel.shape[1])
+    flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+    flat = flat if bias is None else flat + bias.astype(x.dtype)[None, :]
+    return flat.reshape(*x.shape[:-1], kernel.shape[1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -57,6 +60,16 @@ def _layer_norm_backward(epsilon: float, kept: tuple[Array, ...], gradient: Arra
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+def rms_norm(x: Float[Array, "*n d"], scale: Float[Array, " d"], epsilon: float) -> Float[Array, "*n d"]:
+    """`x / sqrt(mean(x^2) + epsilon) * scale`; float32 inside, dtype of `x` outside.
+
+    Source: Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4, with `epsilon` added to the mean square.
+    """
+    wide = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + epsilon)
+    return (wide * inverse * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 def lookup(table: Float[Array, "v d"], ids: Int[Array, "*n"], dtype: jnp.dtype) -> Float[Array, "*n d"]:

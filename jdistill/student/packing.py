@@ -1,46 +1,170 @@
-"""Packed rows: several texts share a row, so that an encoder computes on few places that hold no token.
+"""The rows in which an encoder computes, and how what it gives is reduced to one value per text.
 
-Texts come padded, one per row of `Tokens`, and leave padded; in between the encoder sees rows in which texts stand one
-behind the other. Attention stays within a text and positions count from its start, so the result is that of the padded
-rows.
+Texts come padded, one per row of `Tokens`. Without packing an encoder computes on just these rows. Packed, several
+texts stand one behind the other in a row, so that it computes on few places that hold no token: attention stays within
+a text and positions count from its start, so a token's vector is that of the padded rows. Reductions, such as the mean
+of a text's tokens, are then sums over segments; texts are never laid apart again.
 """
 
-from typing import NamedTuple
-
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jdistill.types import Tokens
 
 
-class Rows(NamedTuple):
-    """What an encoder computes on."""
+class Rows:
+    """`r` rows of `p` places that hold the tokens of `n` texts."""
 
     ids: Int[Array, "r p"]
+    """Tokens; of an empty place any token."""
     positions: Int[Array, "_ p"]
-    """Of each place within its text; one row where all rows agree."""
+    """Of each place within its text, padding on its left counted; one row where all rows agree."""
     places: Bool[Array, "r p"] | Int[Array, "r p"]
     """Which places hold a token, or of which text they are, as `attention` wants it."""
+    held: Bool[Array, "r p"]
+    """Which places hold a token."""
+
+    @property
+    def texts(self) -> Int[Array, "r p"]:
+        """The text of each place that holds a token, in [0, n)."""
+        raise NotImplementedError
+
+    @property
+    def ordinals(self) -> Int[Array, "r p"]:
+        """Of each token, how many tokens of its text stand before it."""
+        raise NotImplementedError
+
+    @property
+    def counts(self) -> Int[Array, " n"]:
+        """Tokens of each text."""
+        raise NotImplementedError
+
+    def total(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
+        """Sum over the tokens of each text."""
+        raise NotImplementedError
+
+    def largest(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
+        """Largest over the tokens of each text; minus infinity where there is none."""
+        raise NotImplementedError
+
+    def first(self, values: Float[Array, "r p d"]) -> Float[Array, "n d"]:
+        """That of each text's first token; any place's where there is none."""
+        raise NotImplementedError
+
+    def last(self, values: Float[Array, "r p d"]) -> Float[Array, "n d"]:
+        """That of each text's last token; any place's where there is none."""
+        raise NotImplementedError
 
 
-def pack(tokens: Tokens) -> Rows:
+def rows_of(tokens: Tokens) -> Rows:
     """The rows in which the encoder computes: packed where the tokens say how, else one text per row."""
-    length = tokens.ids.shape[-1]
-    if tokens.packed is None:
-        return Rows(tokens.ids, jnp.arange(length)[None], tokens.mask)
-    place = jnp.maximum(tokens.packed, 0)
-    text = jnp.where(tokens.packed < 0, -1, place // length)
-    # Empty places are one more text: they attend each other, and nothing attends them.
-    return Rows(tokens.ids.reshape(-1)[place], place % length, text)
+    return PaddedRows(tokens) if tokens.packed is None else PackedRows(tokens, tokens.packed)
 
 
-def unpack(hidden: Float[Array, "r p d"], tokens: Tokens) -> Float[Array, "n l d"]:
-    """One text per row again; what stands at padding has no meaning."""
-    if tokens.packed is None:
-        return hidden
-    n, length = tokens.ids.shape
-    r, p, d = hidden.shape
-    beyond = n * length  # where empty places write, and are dropped
-    target = jnp.where(tokens.packed < 0, beyond, tokens.packed).reshape(-1)
-    source = jnp.zeros(beyond, jnp.int32).at[target].set(jnp.arange(r * p, dtype=jnp.int32), mode="drop")
-    return hidden.reshape(r * p, d)[source].reshape(n, length, d)
+class PaddedRows(Rows):
+    """One text per row, padded on either side."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.ids = tokens.ids
+        self.places = self.held = tokens.mask
+        self.positions = jnp.arange(tokens.ids.shape[-1])[None]
+
+    @property
+    def texts(self) -> Int[Array, "n l"]:
+        """The number of the row."""
+        return jnp.broadcast_to(jnp.arange(self.ids.shape[0])[:, None], self.ids.shape)
+
+    @property
+    def ordinals(self) -> Int[Array, "n l"]:
+        """The place, counted from the first token."""
+        return self.positions - self.held.argmax(axis=1)[:, None]
+
+    @property
+    def counts(self) -> Int[Array, " n"]:
+        """Places that hold a token."""
+        return self.held.sum(axis=1, dtype=jnp.int32)
+
+    def total(self, values: Float[Array, "n l *d"]) -> Float[Array, "n *d"]:
+        """Sum over a row without its padding."""
+        return (values * self._held_like(values).astype(values.dtype)).sum(axis=1)
+
+    def largest(self, values: Float[Array, "n l *d"]) -> Float[Array, "n *d"]:
+        """Largest of a row without its padding."""
+        return jnp.where(self._held_like(values), values, -jnp.inf).max(axis=1)
+
+    def first(self, values: Float[Array, "n l d"]) -> Float[Array, "n d"]:
+        """At the first place that holds a token."""
+        return _along(values, self.held.argmax(axis=1))
+
+    def last(self, values: Float[Array, "n l d"]) -> Float[Array, "n d"]:
+        """At the last place that holds a token."""
+        return _along(values, self.held.shape[1] - 1 - self.held[:, ::-1].argmax(axis=1))
+
+    def _held_like(self, values: Array) -> Bool[Array, "n l *one"]:
+        return self.held.reshape(*self.held.shape, *(1,) * (values.ndim - 2))
+
+
+class PackedRows(Rows):
+    """Several texts per row, each of its tokens without a gap, the first token at position 0."""
+
+    def __init__(self, tokens: Tokens, packed: Int[Array, "r p"]) -> None:
+        self._n, length = tokens.ids.shape
+        place = jnp.maximum(packed, 0)
+        self.held = packed >= 0
+        self.ids = tokens.ids.reshape(-1)[place]
+        self.positions = place % length
+        self._texts = place // length
+        # Empty places are one more text: they attend each other, and nothing attends them.
+        self.places = jnp.where(self.held, self._texts, -1)
+
+    @property
+    def texts(self) -> Int[Array, "r p"]:
+        """As packed."""
+        return self._texts
+
+    @property
+    def ordinals(self) -> Int[Array, "r p"]:
+        """The position."""
+        return self.positions
+
+    @property
+    def counts(self) -> Int[Array, " n"]:
+        """Places of each text."""
+        return jnp.zeros(self._n, jnp.int32).at[self._segments].add(1, mode="drop")
+
+    def total(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
+        """Sum over segments."""
+        return jax.ops.segment_sum(_flat(values), self._segments, self._n)
+
+    def largest(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
+        """Largest over segments."""
+        return jax.ops.segment_max(_flat(values), self._segments, self._n)
+
+    def first(self, values: Float[Array, "r p d"]) -> Float[Array, "n d"]:
+        """Where each segment begins."""
+        return _flat(values)[self._begins]
+
+    def last(self, values: Float[Array, "r p d"]) -> Float[Array, "n d"]:
+        """Where each segment ends."""
+        return _flat(values)[self._begins + jnp.maximum(self.counts - 1, 0)]
+
+    @property
+    def _segments(self) -> Int[Array, " places"]:
+        """The text of each place; what is empty falls out of range and is dropped."""
+        return jnp.where(self.held, self.texts, self._n).reshape(-1)
+
+    @property
+    def _begins(self) -> Int[Array, " n"]:
+        """The place, counted through, of each text's first token; 0 where there is none."""
+        begins = jnp.where(self.held & (self.positions == 0), self.texts, self._n).reshape(-1)
+        places = jnp.arange(begins.size, dtype=jnp.int32)
+        return jnp.zeros(self._n, jnp.int32).at[begins].set(places, mode="drop")
+
+
+def _along(values: Float[Array, "n l d"], index: Int[Array, " n"]) -> Float[Array, "n d"]:
+    return jnp.take_along_axis(values, index[:, None, None], axis=1)[:, 0]
+
+
+def _flat(values: Float[Array, "r p *d"]) -> Float[Array, "places *d"]:
+    return values.reshape(-1, *values.shape[2:])

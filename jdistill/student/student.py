@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
@@ -16,7 +15,8 @@ from jdistill.config import UserError, parse
 from jdistill.student import weights
 from jdistill.student.config import Architecture, Prompts
 from jdistill.student.head import Dense, Normalize, apply_head
-from jdistill.student.pooling import pool
+from jdistill.student.packing import Rows, rows_of
+from jdistill.student.pooling import pool, pooled_width
 from jdistill.student.projection import project
 from jdistill.student.tokenizer import Tokenizer
 from jdistill.types import Tokens
@@ -41,7 +41,7 @@ class Student:
     def width(self) -> int:
         """Width of the vectors."""
         dense = [module for module in self.config.head if isinstance(module, Dense)]
-        return dense[-1].out_features if dense else self.config.encoder.width * len(self.config.pooling)
+        return dense[-1].out_features if dense else pooled_width(self.config.pooling, self.config.encoder)
 
     @property
     def prompts(self) -> Prompts:
@@ -67,7 +67,7 @@ class Student:
         """One float32 vector per row of tokens, pooled, and of unit length where the student normalises.
 
         Args:
-          params: `{"encoder": ..., "head": ...}`; more is not looked at.
+          params: `{"encoder": ..., "pooling": ..., "head": ...}`; more is not looked at.
           tokens: `[n, l]` each.
           dropout_key: while training, a key for this call or one for each row `[n]`, but one where rows are packed;
             without one nothing is dropped.
@@ -85,13 +85,15 @@ class Student:
           layers: from 0, the embeddings, to `self.layers`.
           dropout_key: as of `encode`.
         """
+        rows = rows_of(tokens)
         encoder = nnx.merge(self._graph, params["encoder"])
-        hidden = encoder(tokens, layers=tuple(layers), dropout_key=dropout_key)
-        head, modes = params.get("head", {}), self.config.pooling
-        return {
-            layer: apply_head(self.config.head, head, pool(x, tokens.mask, modes))
-            for layer, x in zip(layers, hidden, strict=True)
-        }
+        hidden = encoder(rows, layers=tuple(layers), dropout_key=dropout_key)
+        return {layer: self._pooled(params, hidden[layer], rows) for layer in layers}
+
+    def _pooled(self, params: PyTree[Array], hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d"]:
+        config = self.config
+        pooled = pool(hidden, rows, config.pooling, params.get("pooling", {}), params["encoder"])
+        return apply_head(config.head, params.get("head", {}), pooled)
 
     def project(self, params: PyTree[Array], embeddings: Float[Array, "n d"], teacher: str) -> Float[Array, "n t"]:
         """The student's vectors in a teacher's space; unchanged where the student has no projection to it."""
@@ -102,9 +104,7 @@ class Student:
 
 def make_module(config: Architecture, key: Array) -> nnx.Module:
     """The encoder with random parameters."""
-    return config.encoder.make_module(
-        dtype=jnp.dtype(config.dtype), dropout=config.dropout, attention=config.attention, rngs=nnx.Rngs(params=key)
-    )
+    return config.encoder.make_module(config.computing, rngs=nnx.Rngs(params=key))
 
 
 def random_encoder(config: Architecture, key: Array) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jdistill.config import UserError
-from jdistill.student.attention import attention, attention_path
+from jdistill.student.attention import CAUSAL, FULL, attention, attention_path
 from jdistill.student.kernels import splash
 
 
@@ -99,14 +99,40 @@ def test_dropout_drops_weights_and_keeps_the_mean():
 )
 def test_the_path_follows_from_platform_and_shape(platform, length, head_dim, dtype, dropout, path):
     assert attention_path(platform, length, head_dim, dtype, dropout) == path
+    assert attention_path(platform, length, head_dim, dtype, dropout, biased=True) == "xla"
 
 
 PADDED = np.arange(256) < np.array([[256], [100]])
 PACKED = np.array([[0] * 100 + [1] * 30 + [2] * 126, [0] * 200 + [1] * 40 + [-1] * 16], np.int32)
 
 
+def _general_oracle(q, k, v, seen, bias, scale):
+    """Float64, `seen [n l l]`, one head of keys for several of queries."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    k, v = (np.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
+    scores = np.einsum("nihd,njhd->nhij", q, k) * scale + bias[None]
+    weights = np.exp(scores - scores.max(-1, keepdims=True)) * seen[:, None]
+    return np.einsum("nhij,njhd->nihd", weights / weights.sum(-1, keepdims=True), v)
+
+
+@pytest.mark.parametrize("window", [FULL, CAUSAL, (1, 1), (2, 0)], ids=str)
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_windows_shared_keys_bias_and_scale(window, heads):
+    rng = np.random.default_rng(2)
+    q, k, v = (rng.normal(size=(2, 6, h, 3)).astype(np.float32) for h in (4, heads, heads))
+    bias = rng.normal(size=(4, 6, 6)).astype(np.float32)
+    texts = np.array([[0, 0, 0, 0, 1, 1], [0, 1, 1, 1, 1, 1]], np.int32)
+    before, after = (9 if side is None else side for side in window)
+    distance = np.arange(6)[None, :] - np.arange(6)[:, None]
+    near = (distance >= -before) & (distance <= after)
+    seen = near[None] & (texts[:, :, None] == texts[:, None, :])
+    ours = attention(*map(jnp.asarray, (q, k, v, texts)), window=window, bias=jnp.asarray(bias), scale=0.3)
+    np.testing.assert_allclose(ours, _general_oracle(q, k, v, seen, bias, 0.3), atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [FULL, CAUSAL, (40, 40)], ids=str)
 @pytest.mark.parametrize("places", [PADDED, PACKED], ids=["padded", "packed"])
-def test_splash_attention_is_the_same_attention(places):
+def test_splash_attention_is_the_same_attention(places, window):
     """The TPU kernel, interpreted: value and gradient, and no text sees another or padding."""
     inputs, places = _inputs(l=256, d=8), jnp.asarray(places)
     real = (places if places.dtype == bool else places >= 0)[:, :, None, None]
@@ -119,8 +145,8 @@ def test_splash_attention_is_the_same_attention(places):
 
         return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(*inputs)
 
-    (_, ours), gradients = weighted(lambda *x: splash(*x, *segments, interpret=True))
-    (_, theirs), expected = weighted(lambda *x: attention(*x, places, kernel="xla"))
+    (_, ours), gradients = weighted(lambda *x: splash(*x, *segments, scale=8**-0.5, window=window, interpret=True))
+    (_, theirs), expected = weighted(lambda *x: attention(*x, places, window=window, kernel="xla"))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     for one, other in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -128,7 +154,7 @@ def test_splash_attention_is_the_same_attention(places):
 
 def test_splash_attention_of_a_row_without_keys_is_finite():
     nothing = jnp.zeros((2, 128), jnp.int32)
-    value = splash(*_inputs(l=128, d=8), nothing + 1, nothing, interpret=True)
+    value = splash(*_inputs(l=128, d=8), nothing + 1, nothing, scale=1.0, window=FULL, interpret=True)
     assert np.isfinite(value).all()
 
 

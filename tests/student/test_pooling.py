@@ -7,13 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill.student.pooling import MODES, pool
+from jdistill.student.packing import PaddedRows
+from jdistill.student.pooling import MODES
+from jdistill.student.pooling import pool as pool_rows
+from jdistill.types import Tokens
 
 MASKS = np.array(
     [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 1, 1, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 1]], bool
 )
 PADDING = np.zeros((1, 5), bool)
 COMBINATIONS = [[mode] for mode in MODES] + [["max", "cls", "mean"], ["lasttoken", "mean_sqrt_len", "weightedmean"]]
+
+
+def pool(hidden, mask, modes):
+    rows = PaddedRows(Tokens(jnp.zeros(mask.shape, jnp.int32), mask))
+    return pool_rows(hidden, rows, modes, {}, {})
 
 
 def _inputs(masks):

@@ -1,6 +1,7 @@
 """What an encoder is: a configuration that can build the module and knows its weights by their Hugging Face names."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import jax.numpy as jnp
@@ -9,17 +10,37 @@ from jaxtyping import Array, Float
 
 from jdistill.config import Config, UserError
 from jdistill.student.attention import ChosenKernel
+from jdistill.student.packing import Rows
+from jdistill.student.stack import Remat
 from jdistill.student.weights import Weight
-from jdistill.types import Tokens
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How an encoder computes what configuration and weights say. Dropout aside, only speed and memory depend on it."""
+
+    dtype: jnp.dtype
+    """Of hidden states; statistics, softmax and parameters are float32."""
+    dropout: float = 0.0
+    """Rate, where a key is given."""
+    attention: ChosenKernel = "auto"
+    """By which kernel."""
+    remat: Remat = "none"
+    """What the backward pass computes again."""
+    scan: bool | None = None
+    """Whether repeating layers are scanned; None decides by depth."""
 
 
 class Module(Protocol):
     """What `make_module` returns, an `nnx.Module`."""
 
     def __call__(
-        self, tokens: Tokens, *, layers: Sequence[int], dropout_key: Array | None = None
-    ) -> list[Float[Array, "n l d"]]:
-        """One vector per token after each of `layers`, counted as layers done; 0 is the embeddings."""
+        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
+    ) -> dict[int, Float[Array, "r p d"]]:
+        """One vector per place after each of `layers`, counted as layers done; 0 is the embeddings.
+
+        They are transformers' hidden states: where an encoder ends with a norm, only the last layer's have it.
+        """
         ...
 
 
@@ -67,10 +88,8 @@ class EncoderConfig(Config):
         """The weight table."""
         raise NotImplementedError
 
-    def make_module(
-        self, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs, attention: ChosenKernel = "auto"
-    ) -> nnx.Module:
-        """The module with random float32 parameters, computing in `dtype` and attending by that kernel."""
+    def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> nnx.Module:
+        """The module with random float32 parameters."""
         raise NotImplementedError
 
     def keep_layers(self, params: dict[str, Any], layers: Sequence[int]) -> tuple["EncoderConfig", dict[str, Any]]:

@@ -12,12 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field, model_validator
 
 from jdistill.config import UserError
-from jdistill.student.attention import ChosenKernel, attention
-from jdistill.student.encoders.base import EncoderConfig
-from jdistill.student.layers import ACTIVATIONS, dense, dropout, keys, layer_norm, lookup
-from jdistill.student.packing import Rows, pack, unpack
+from jdistill.student.attention import attention
+from jdistill.student.encoders.base import Computing, EncoderConfig
+from jdistill.student.layers import ACTIVATIONS, dropout, keys, lookup
+from jdistill.student.modules import LayerNorm, Linear, linear_rows, norm_rows, normal
+from jdistill.student.packing import Rows
+from jdistill.student.stack import run_layers
 from jdistill.student.weights import Weight
-from jdistill.types import Tokens
 
 
 class BertConfig(EncoderConfig):
@@ -96,23 +97,21 @@ class BertConfig(EncoderConfig):
         """Embeddings, then layer by layer. The pooler is not part of a text's vector."""
         tables = {"word_embeddings": "words", "position_embeddings": "positions", "token_type_embeddings": "types"}
         rows = [Weight(f"embeddings.{key}.weight", f"embeddings.{path}") for key, path in tables.items()]
-        rows += _norm("embeddings.LayerNorm", "embeddings.norm")
+        rows += norm_rows("embeddings.LayerNorm", "embeddings.norm")
         for i in range(self.num_hidden_layers):
             hf, ours = f"encoder.layer.{i}", f"layers.{i}"
             for name in ("query", "key", "value"):
-                rows += _linear(f"{hf}.attention.self.{name}", f"{ours}.{name}")
-            rows += _linear(f"{hf}.attention.output.dense", f"{ours}.out")
-            rows += _norm(f"{hf}.attention.output.LayerNorm", f"{ours}.attention_norm")
-            rows += _linear(f"{hf}.intermediate.dense", f"{ours}.up")
-            rows += _linear(f"{hf}.output.dense", f"{ours}.down")
-            rows += _norm(f"{hf}.output.LayerNorm", f"{ours}.output_norm")
+                rows += linear_rows(f"{hf}.attention.self.{name}", f"{ours}.{name}")
+            rows += linear_rows(f"{hf}.attention.output.dense", f"{ours}.out")
+            rows += norm_rows(f"{hf}.attention.output.LayerNorm", f"{ours}.attention_norm")
+            rows += linear_rows(f"{hf}.intermediate.dense", f"{ours}.up")
+            rows += linear_rows(f"{hf}.output.dense", f"{ours}.down")
+            rows += norm_rows(f"{hf}.output.LayerNorm", f"{ours}.output_norm")
         return rows
 
-    def make_module(
-        self, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs, attention: ChosenKernel = "auto"
-    ) -> "Bert":
+    def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> "Bert":
         """A `Bert`."""
-        return Bert(self, dtype=dtype, dropout=dropout, kernel=attention, rngs=rngs)
+        return Bert(self, computing, rngs=rngs)
 
     def keep_layers(self, params: dict[str, Any], layers: Sequence[int]) -> tuple["BertConfig", dict[str, Any]]:
         """The BERT that runs only these layers."""
@@ -125,110 +124,73 @@ class BertConfig(EncoderConfig):
         return self.model_copy(update={"num_hidden_layers": len(layers)}), {**params, "layers": kept}
 
 
-def _linear(hf: str, ours: str) -> list[Weight]:
-    return [Weight(f"{hf}.weight", f"{ours}.kernel", transpose=True), Weight(f"{hf}.bias", f"{ours}.bias")]
-
-
-def _norm(hf: str, ours: str) -> list[Weight]:
-    return [Weight(f"{hf}.weight", f"{ours}.scale"), Weight(f"{hf}.bias", f"{ours}.bias")]
-
-
-class Linear(nnx.Module):
-    """`x W + b`."""
-
-    def __init__(self, config: BertConfig, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
-        self.kernel = nnx.Param(_normal(config, rngs, inputs, outputs))
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
-
-    def __call__(self, x: Float[Array, "n l i"]) -> Float[Array, "n l o"]:
-        """`[n, l, i] -> [n, l, o]`."""
-        return dense(x, self.kernel[...], self.bias[...])
-
-
-class Norm(nnx.Module):
-    """Layer normalisation."""
-
-    def __init__(self, config: BertConfig) -> None:
-        self.epsilon = config.layer_norm_eps
-        self.scale = nnx.Param(jnp.ones(config.hidden_size, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(config.hidden_size, jnp.float32))
-
-    def __call__(self, x: Float[Array, "n l d"]) -> Float[Array, "n l d"]:
-        """The same shape."""
-        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
-
-
 class Embeddings(nnx.Module):
     """Word + position + type, normalised."""
 
-    def __init__(self, config: BertConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.dtype = dtype
-        self.words = nnx.Param(_normal(config, rngs, config.vocab_size, config.hidden_size))
-        self.positions = nnx.Param(_normal(config, rngs, config.max_position_embeddings, config.hidden_size))
-        self.types = nnx.Param(_normal(config, rngs, config.type_vocab_size, config.hidden_size))
-        self.norm = Norm(config)
+    def __init__(self, config: BertConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
+        self.computing = computing
+        std, width = config.initializer_range, config.hidden_size
+        self.words = nnx.Param(normal(rngs, std, config.vocab_size, width))
+        self.positions = nnx.Param(normal(rngs, std, config.max_position_embeddings, width))
+        self.types = nnx.Param(normal(rngs, std, config.type_vocab_size, width))
+        self.norm = LayerNorm(width, config.layer_norm_eps)
 
-    def __call__(self, rows: Rows) -> Float[Array, "n l d"]:
-        """`ids [n, l] -> [n, l, d]`."""
+    def __call__(self, rows: Rows) -> Float[Array, "r p d"]:
+        """`ids [r, p] -> [r, p, d]`."""
         # Positions count from the start of the text, left padding included: so does BERT.
         # Padding may reach beyond the last position; what stands there is never looked at.
         places = jnp.minimum(rows.positions, self.positions.shape[0] - 1)
-        shared = (self.types[...][:1][None] + self.positions[...][places]).astype(self.dtype)
-        return self.norm(lookup(self.words[...], rows.ids, self.dtype) + shared)
+        dtype = self.computing.dtype
+        shared = (self.types[...][:1][None] + self.positions[...][places]).astype(dtype)
+        return self.norm(lookup(self.words[...], rows.ids, dtype) + shared)
 
 
 class Layer(nnx.Module):
     """Attention and feed-forward, each added to its input and then normalised."""
 
-    def __init__(self, config: BertConfig, *, dropout: float, kernel: ChosenKernel, rngs: nnx.Rngs) -> None:
-        width = config.hidden_size
-        self.kernel: ChosenKernel = kernel
-        self.heads = config.num_attention_heads
-        self.activation = config.hidden_act
-        self.dropout = dropout
-        self.query, self.key, self.value, self.out = (Linear(config, width, width, rngs=rngs) for _ in range(4))
-        self.up = Linear(config, width, config.intermediate_size, rngs=rngs)
-        self.down = Linear(config, config.intermediate_size, width, rngs=rngs)
-        self.attention_norm, self.output_norm = Norm(config), Norm(config)
+    def __init__(self, config: BertConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
+        self.computing = computing
+        self.heads, self.activation = config.num_attention_heads, config.hidden_act
+        width, inner, std = config.hidden_size, config.intermediate_size, config.initializer_range
+        self.query, self.key, self.value, self.out = (Linear(width, width, std=std, rngs=rngs) for _ in range(4))
+        self.up = Linear(width, inner, std=std, rngs=rngs)
+        self.down = Linear(inner, width, std=std, rngs=rngs)
+        self.attention_norm, self.output_norm = (LayerNorm(width, config.layer_norm_eps) for _ in range(2))
 
     def __call__(
-        self, x: Float[Array, "n l d"], places: Bool[Array, "n l"] | Int[Array, "n l"], *, dropout_key: Array | None
-    ) -> Float[Array, "n l d"]:
+        self, x: Float[Array, "r p d"], places: Bool[Array, "r p"] | Int[Array, "r p"], *, dropout_key: Array | None
+    ) -> Float[Array, "r p d"]:
         """The same shape; padding is not attended, nor is another text."""
         weights_key, attended_key, output_key = keys(dropout_key, 3)
+        rate = self.computing.dropout
         q, k, v = (part(x).reshape(*x.shape[:2], self.heads, -1) for part in (self.query, self.key, self.value))
         attended = attention(
-            q, k, v, places, dropout_rate=self.dropout, dropout_key=weights_key, kernel=self.kernel
+            q, k, v, places, dropout_rate=rate, dropout_key=weights_key, kernel=self.computing.attention
         ).reshape(x.shape)
-        x = self.attention_norm(x + dropout(self.out(attended), self.dropout, attended_key))
+        x = self.attention_norm(x + dropout(self.out(attended), rate, attended_key))
         inner = ACTIVATIONS[self.activation](self.up(x))
-        return self.output_norm(x + dropout(self.down(inner), self.dropout, output_key))
+        return self.output_norm(x + dropout(self.down(inner), rate, output_key))
 
 
 class Bert(nnx.Module):
-    """`Tokens [n, l] -> hidden [n, l, d]` of each layer that is asked for."""
+    """`Rows [r, p] -> hidden [r, p, d]` of each layer that is asked for."""
 
-    def __init__(
-        self, config: BertConfig, *, dtype: jnp.dtype, dropout: float, kernel: ChosenKernel, rngs: nnx.Rngs
-    ) -> None:
-        self.dropout = dropout
-        self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
-        # Unrolled, not scanned: students are shallow, and XLA's CPU backend runs the unrolled form faster.
-        self.layers = nnx.Dict(
-            {str(i): Layer(config, dropout=dropout, kernel=kernel, rngs=rngs) for i in range(config.num_hidden_layers)}
-        )
+    def __init__(self, config: BertConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
+        self.computing = computing
+        self.embeddings = Embeddings(config, computing, rngs=rngs)
+        self.layers = nnx.Dict({str(i): Layer(config, computing, rngs=rngs) for i in range(config.num_hidden_layers)})
 
     def __call__(
-        self, tokens: Tokens, *, layers: Sequence[int], dropout_key: Array | None = None
-    ) -> list[Float[Array, "n l d"]]:
+        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
+    ) -> dict[int, Float[Array, "r p d"]]:
         """Hidden states after each of `layers`, 0 being the embeddings."""
-        rows = pack(tokens)
         first, *rest = keys(dropout_key, 1 + len(self.layers))
-        hidden = [dropout(self.embeddings(rows), self.dropout, first)]
-        for i, key in enumerate(rest[: max(layers)]):
-            hidden.append(self.layers[str(i)](hidden[-1], rows.places, dropout_key=key))
-        return [unpack(hidden[layer], tokens) for layer in layers]
-
-
-def _normal(config: BertConfig, rngs: nnx.Rngs, *shape: int) -> Float[Array, "..."]:
-    return config.initializer_range * rngs.params.normal(shape, jnp.float32)
+        return run_layers(
+            [self.layers[str(i)] for i in range(len(self.layers))],
+            lambda layer, x, key: layer(x, rows.places, dropout_key=key),
+            dropout(self.embeddings(rows), self.computing.dropout, first),
+            rest,
+            wanted=layers,
+            remat=self.computing.remat,
+            scan=self.computing.scan,
+        )

@@ -7,17 +7,16 @@ limit, the mean over all tokens, zeros for a text without any.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field
 
 from jdistill.config import UserError
-from jdistill.student.attention import ChosenKernel
-from jdistill.student.encoders.base import EncoderConfig
+from jdistill.student.encoders.base import Computing, EncoderConfig
 from jdistill.student.layers import dropout, lookup
+from jdistill.student.modules import normal
+from jdistill.student.packing import Rows
 from jdistill.student.weights import Weight
-from jdistill.types import Tokens
 
 
 class StaticConfig(EncoderConfig):
@@ -62,23 +61,21 @@ class StaticConfig(EncoderConfig):
         """One row: the table."""
         return [Weight("embedding.weight", "words")]
 
-    def make_module(
-        self, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs, attention: ChosenKernel = "auto"
-    ) -> "Static":
+    def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> "Static":
         """A `Static`."""
-        return Static(self, dtype=dtype, dropout=dropout, rngs=rngs)
+        return Static(self, computing, rngs=rngs)
 
 
 class Static(nnx.Module):
-    """`Tokens [n, l] -> hidden [n, l, d]`: a lookup."""
+    """`Rows [r, p] -> hidden [r, p, d]`: a lookup."""
 
-    def __init__(self, config: StaticConfig, *, dtype: jnp.dtype, dropout: float, rngs: nnx.Rngs) -> None:
-        self.dtype, self.dropout = dtype, dropout
-        self.words = nnx.Param(rngs.params.normal((config.vocab_size, config.hidden_size), jnp.float32))
+    def __init__(self, config: StaticConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
+        self.computing = computing
+        self.words = nnx.Param(normal(rngs, 1.0, config.vocab_size, config.hidden_size))
 
     def __call__(
-        self, tokens: Tokens, *, layers: Sequence[int], dropout_key: Array | None = None
-    ) -> list[Float[Array, "n l d"]]:
+        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
+    ) -> dict[int, Float[Array, "r p d"]]:
         """A row of the table for each token; there is no layer but 0."""
-        hidden = dropout(lookup(self.words[...], tokens.ids, self.dtype), self.dropout, dropout_key)
-        return [hidden for _ in layers]
+        hidden = lookup(self.words[...], rows.ids, self.computing.dtype)
+        return dict.fromkeys(layers, dropout(hidden, self.computing.dropout, dropout_key))

@@ -9,15 +9,20 @@ from pydantic import TypeAdapter
 from jdistill.config import UserError
 from jdistill.student import weights
 from jdistill.student.encoders import MODEL_TYPES, Encoder, StaticConfig
+from jdistill.student.encoders.base import Computing
+from jdistill.student.packing import rows_of
 from jdistill.types import Tokens
+
+PLAIN = Computing(jnp.dtype("float32"))
 
 
 def test_hidden_states_are_rows_of_the_table():
     config = StaticConfig(vocab_size=5, hidden_size=3)
-    module = config.make_module(dtype=jnp.dtype("float32"), dropout=0.0, rngs=nnx.Rngs(params=0))
+    module = config.make_module(PLAIN, rngs=nnx.Rngs(params=0))
     graph, state = nnx.split(module)
     params = nnx.to_pure_dict(state)
-    (hidden,) = nnx.merge(graph, params)(Tokens(jnp.array([[4, 0]]), jnp.ones((1, 2), bool)), layers=(config.depth,))
+    rows = rows_of(Tokens(jnp.array([[4, 0]]), jnp.ones((1, 2), bool)))
+    hidden = nnx.merge(graph, params)(rows, layers=(config.depth,))[config.depth]
     np.testing.assert_array_equal(hidden[0], np.asarray(params["words"])[[4, 0]])
     tensors = weights.to_hf(config.weights(), params)
     assert {key: value.shape for key, value in tensors.items()} == {"embedding.weight": (5, 3)}
@@ -41,9 +46,7 @@ def test_every_model_type_describes_itself():
 
 def test_every_table_covers_the_modules_parameters():
     for config in (*(encoder() for encoder in MODEL_TYPES.values()), StaticConfig()):  # pyright: ignore[reportCallIssue]
-        module = nnx.eval_shape(
-            lambda config=config: config.make_module(dtype=jnp.dtype("float32"), dropout=0.0, rngs=nnx.Rngs(params=0))
-        )
+        module = nnx.eval_shape(lambda config=config: config.make_module(PLAIN, rngs=nnx.Rngs(params=0)))
         paths = set(weights.flatten(nnx.to_pure_dict(nnx.split(module)[1])))
         table = [weight.path for weight in config.weights()]
         assert set(table) == paths
