@@ -1,4 +1,4 @@
-"""cuDNN's attention on a GPU: value and gradient of the formula, and no text sees another, padding or beyond a window."""
+"""cuDNN's attention on a GPU: value and gradient of the formula; no text sees another, padding or past a window."""
 
 import jax
 import jax.numpy as jnp
