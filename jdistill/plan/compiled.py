@@ -68,7 +68,7 @@ def compile_step(job: Job, mesh: Mesh, rows: int) -> CompiledStep:
     """
     began = time.perf_counter()
     traced = trace(job, mesh, rows)
-    work = find_work(traced.jaxpr)
+    work = find_work(traced.jaxpr, "tpu")
     try:
         program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:

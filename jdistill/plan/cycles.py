@@ -1,15 +1,18 @@
 """How long one step takes by the compiler's own count of cycles, and the memory traffic of the scheduled program.
 
 The TPU compiler notes with most instructions how many cycles it expects them to take. Nothing ran: it is the cost model
-that the compiler itself schedules by. Loops are counted by their turns.
+that the compiler itself schedules by. Loops are counted by their turns. What has no cycles, foremost Pallas kernels,
+takes as long as its bytes or its matrix products do at the published rates.
 """
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from jdistill.plan.chips import Chip
 from jdistill.plan.collectives import KINDS
 from jdistill.plan.hlo import Buffer, Instruction, Program, Runs, executed, fused
+from jdistill.plan.kernels import Kernel, kernel_of
 
 SENTINEL = 2**31
 """From here on a number of cycles means "not estimated"."""
@@ -33,13 +36,19 @@ class Cycles(NamedTuple):
 
     cycles: int
     seconds: float
-    """The cycles at the chip's clock, and what has no cycles by its bytes."""
+    """The cycles at the chip's clock, and what has no cycles at the published rates, which is the least it can take."""
     without: float
     """Share of `seconds` that comes from instructions without cycles, in [0, 1]."""
 
 
-def find_cycles(program: Program, runs: Runs, chip: Chip) -> Cycles:
+def find_cycles(program: Program, runs: Runs, chip: Chip, kernels: Mapping[Kernel, float]) -> Cycles:
     """The cycles of a step.
+
+    Args:
+      program: the step.
+      runs: how often its computations run.
+      chip: where.
+      kernels: FLOPs of one run of each kernel that the step may use.
 
     Raises:
       ValueError: if the chip's clock is unknown.
@@ -52,7 +61,10 @@ def find_cycles(program: Program, runs: Runs, chip: Chip) -> Cycles:
         if noted is not None and int(noted[1]) < SENTINEL:
             cycles += times * int(noted[1])
         elif not instruction.opcode.endswith("-start"):  # transfers that run beside the computation
-            rest += times * traffic_of(program, instruction, computation) / chip.bandwidth
+            kernel = kernel_of(instruction)
+            products = kernels.get(kernel, 0.0) if kernel is not None else 0.0
+            moved = traffic_of(program, instruction, computation)
+            rest += times * max(moved / chip.bandwidth, products / chip.flops)
     total = cycles / chip.clock + rest
     return Cycles(cycles, total, rest / total if total else 0.0)
 

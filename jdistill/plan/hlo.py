@@ -1,7 +1,7 @@
 """The compiler's text of a scheduled program, read into instructions, and how often each of them runs.
 
-XLA writes one line per instruction: `%name = type opcode(operands), attributes`. A type names the memory that the value
-lies in and the tiles that it is padded to, so the bytes are those that the chip moves.
+XLA writes a line per instruction, or several: `%name = type opcode(operands), attributes`. A type names the memory that
+the value lies in and the tiles that it is padded to, so the bytes are those that the chip moves.
 """
 
 import re
@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 _BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0, "u1": 1, "s1": 1}
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_END = re.compile(r'^\}(?:, execution_thread="[^"]*")?\s*$')
+_BEGINS = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = ")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
@@ -68,13 +70,13 @@ def parse_hlo(text: str) -> Program:
     """
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _statements(text):
         if current is None:
             header = _HEADER.match(line)
             if header is not None:
                 current = computations.setdefault(header[2], {})
                 entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
+        elif _END.match(line):
             current = None
         else:
             instruction = _instruction(line)
@@ -160,6 +162,25 @@ def _bits(dtype: str) -> int:
         return _BITS[dtype]
     width = re.match(r"[a-z]+(\d+)", dtype)
     return int(width[1]) * (2 if dtype.startswith("c") else 1) if width else 0
+
+
+def _statements(text: str) -> Iterator[str]:
+    """Lines, and of an instruction that is written over several, such as a kernel with its metadata, one line.
+
+    The later lines of such an instruction may begin with `}`, as the end of a computation does.
+    """
+    whole = ""
+    for line in text.splitlines():
+        if whole and not (_BEGINS.match(line) or _END.match(line)):
+            whole += line
+            continue
+        if whole:
+            yield whole
+        whole = line if _BEGINS.match(line) else ""
+        if not whole:
+            yield line
+    if whole:
+        yield whole
 
 
 def _instruction(line: str) -> Instruction | None:

@@ -33,6 +33,11 @@ class RowForm(NamedTuple):
         return self.query_length + self.documents * self.document_length
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """That texts are padded to, side by side."""
+        return (self.query_length, self.document_length) if self.query_length else (self.document_length,)
+
+    @property
     def texts(self) -> int:
         """Of one row."""
         return self.documents + (1 if self.query_length else 0)

@@ -1,6 +1,5 @@
 """A plan: one train step on one slice of chips, compiled or estimated, and what follows from it."""
 
-import re
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,8 +13,9 @@ from jdistill.plan.collectives import Collective, find_collectives
 from jdistill.plan.compiled import CompiledStep, Memory, compile_step, state_bytes
 from jdistill.plan.cycles import Cycles, find_cycles, traffic
 from jdistill.plan.estimate import Largest, Roofline, largest_batch, roofline
-from jdistill.plan.hlo import Program, count_runs, parse_hlo
+from jdistill.plan.hlo import count_runs, parse_hlo
 from jdistill.plan.job import Job, batch_bytes, model_flops, trace
+from jdistill.plan.kernels import attention_path, compiled_kernels, traced_kernels
 from jdistill.plan.topology import Topology, topology_devices
 from jdistill.plan.traced import find_work, peak_bytes
 from jdistill.plan.transfers import traced_collectives
@@ -104,17 +104,19 @@ def _compiled(job: Job, topology: Topology, *, search: bool) -> Plan:
     began, rows, chips = time.perf_counter(), job.global_batch_size, topology.chips
     step = compile_step(job, mesh, rows)
     largest = _search(job, topology, mesh, step, by_compiling=search)
-    notes = list(step.missing)
+    notes, kernels = list(step.missing), traced_kernels(step.traced, "tpu")
     if step.text is not None:
         program = parse_hlo(step.text)
         runs = count_runs(program)
         moved: float = traffic(program, runs)
         collectives = find_collectives(program, runs, chips)
-        cycles, path = find_cycles(program, runs, topology.chip), attention_path(program)
+        cycles = find_cycles(program, runs, topology.chip, kernels)
+        path = attention_path(compiled_kernels(program), job.rows.lengths)
         notes += [f"loop {name}: its number of turns is unknown, counted once" for name in runs.unknown]
     else:
-        moved, cycles, path = step.work.bytes / chips, None, "unknown"
-        collectives = traced_collectives(step.traced)
+        moved, cycles = step.work.bytes / chips, None
+        path = f"{attention_path(kernels, job.rows.lengths)}, as traced"
+        collectives = traced_collectives(step.traced, "tpu")
     estimate = _roofline(job, topology, step.work.flops / chips, moved, collectives)
     if cycles is not None and cycles.seconds < estimate.compute:
         cycles = None
@@ -146,7 +148,7 @@ def _compiled(job: Job, topology: Topology, *, search: bool) -> Plan:
 
 def _search(job: Job, topology: Topology, mesh: Any, step: CompiledStep, *, by_compiling: bool) -> Largest:
     used = None if step.memory is None else step.memory.total
-    rows, peak = job.global_batch_size, peak_bytes(step.traced)
+    rows, peak = job.global_batch_size, peak_bytes(step.traced, "tpu")
     state, example = sum(state_bytes(job, mesh)), batch_bytes(job, job.global_batch_size) // topology.chips
 
     def compiled(fewer: int) -> int | None:
@@ -156,7 +158,7 @@ def _search(job: Job, topology: Topology, mesh: Any, step: CompiledStep, *, by_c
     def scaled(fewer: int) -> int:
         # What the compiler makes of the values that are alive in the trace is much the same share at every size.
         temporary = (used or step.needed or peak) - state - example
-        part = peak_bytes(trace(job, mesh, fewer).jaxpr) / peak
+        part = peak_bytes(trace(job, mesh, fewer).jaxpr, "tpu") / peak
         return int(state + example * fewer / rows + temporary * part)
 
     return largest_batch(
@@ -175,13 +177,14 @@ def _traced(job: Job, topology: Topology) -> Plan:
     began, chips, rows = time.perf_counter(), topology.chips, job.global_batch_size
     mesh: Any = AbstractMesh((chips // job.fsdp, job.fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
     step = trace(job, mesh, rows)
-    work, (parameters, optimizer) = find_work(step.jaxpr), state_bytes(job, mesh)
-    memory = Memory(parameters, optimizer, batch_bytes(job, rows) // chips, peak_bytes(step.jaxpr), 0)
-    collectives = traced_collectives(step.jaxpr)
+    platform = topology.chip.platform
+    work, (parameters, optimizer) = find_work(step.jaxpr, platform), state_bytes(job, mesh)
+    memory = Memory(parameters, optimizer, batch_bytes(job, rows) // chips, peak_bytes(step.jaxpr, platform), 0)
+    collectives = traced_collectives(step.jaxpr, platform)
     estimate = _roofline(job, topology, work.flops / chips, work.bytes / chips, collectives)
     state, used = parameters + optimizer, memory.total
     largest = largest_batch(
-        lambda fewer: memory.total - memory.temporary + peak_bytes(trace(job, mesh, fewer).jaxpr),
+        lambda fewer: memory.total - memory.temporary + peak_bytes(trace(job, mesh, fewer).jaxpr, platform),
         rows,
         unit=chips * job.microbatches,
         capacity=topology.chip.memory,
@@ -224,18 +227,3 @@ def _traced(job: Job, topology: Topology) -> Plan:
 def _roofline(job: Job, topology: Topology, flops: float, moved: float, collectives: Sequence[Collective]) -> Roofline:
     dtype = job.student.config.dtype
     return roofline(topology, flops=flops, traffic=moved, collectives=collectives, dtype=dtype)
-
-
-def attention_path(program: Program) -> str:
-    """Which attention the compiled step uses: kernels that are named in it, or what XLA makes of the formula."""
-    kernels = {
-        name
-        for computation in program.computations.values()
-        for instruction in computation.values()
-        if 'custom_call_target="tpu_custom_call"' in instruction.text
-        for name in re.findall(
-            r'kernel_name\W+(\w+)|op_name="[^"]*?/([^"/]*(?:attention|flash|splash)[^"/]*)', instruction.text
-        )
-    }
-    named = sorted({part for pair in kernels for part in pair if part})
-    return f"Pallas kernel ({', '.join(named)})" if named else "XLA (scores pass through memory)"

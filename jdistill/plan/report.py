@@ -15,7 +15,8 @@ def format_plan(plan: Plan, assumed: Sequence[str] = ()) -> str:
       assumed: what was not known and taken to be so, one sentence each.
     """
     lines = [_title(plan), *_section("step", [_step(plan)]), *_section("assumed", assumed)]
-    lines += _section("memory per chip", _memory(plan))
+    account = "by the compiler's account" if plan.compiled else "an estimate"
+    lines += _section(f"memory per chip, {account}", _memory(plan))
     lines += _section("work per chip", _work(plan))
     lines += _section(f"collectives, counted in {plan.counted_in.split(',')[0]}", _collectives(plan))
     lines += _section("time of a step (estimates)", _times(plan))
@@ -151,9 +152,12 @@ def _times(plan: Plan) -> list[str]:
     ]
     if plan.cycles is not None and plan.cycle_seconds is not None:
         clock = (plan.topology.chip.clock or 0) / 1e9
+        known = plan.cycles.cycles / clock / 1e6
         lines += [
-            f"compiler's cycles: {plan.cycles.cycles / 1e6:,.1f} million at {clock:.2f} GHz = "
-            f"{1e3 * plan.cycles.seconds:.2f} ms, and the links as if nothing hid them",
+            f"compiler's cycles: {plan.cycles.cycles / 1e6:,.1f} million at {clock:.2f} GHz = {known:.2f} ms, and the "
+            "links as if nothing hid them",
+            f"  what has none, such as kernels: {1e3 * plan.cycles.seconds - known:.2f} ms by bytes or matrix products, "
+            f"at peak rates: {plan.cycles.without:.0%} of the chip's time",
             f"  together {_rate(plan, plan.cycle_seconds)}",
         ]
     return lines

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Var
 
+from jdistill.backend import Platform
+
 
 class Work(NamedTuple):
     """Of all devices together, in one step."""
@@ -22,20 +24,21 @@ class Work(NamedTuple):
     """Loops without a fixed number of turns, whose bodies are counted once."""
 
 
-def find_work(program: ClosedJaxpr) -> Work:
-    """FLOPs and bytes of a traced step."""
-    return _work(program.jaxpr)
+def find_work(program: ClosedJaxpr, platform: Platform) -> Work:
+    """FLOPs and bytes of a traced step on the platform: where the step has a way of its own for it, of that way."""
+    return work_of(program.jaxpr, platform)
 
 
-def peak_bytes(program: ClosedJaxpr) -> int:
+def peak_bytes(program: ClosedJaxpr, platform: Platform) -> int:
     """Bytes of the values that are alive at once on one device, at their most, arguments left out.
 
     In the order of the trace, and nothing is fused, so a compiler needs less.
     """
-    return _peak(program.jaxpr)
+    return _peak(program.jaxpr, platform)
 
 
-def _work(jaxpr: Jaxpr) -> Work:
+def work_of(jaxpr: Jaxpr, platform: Platform) -> Work:
+    """FLOPs and bytes of a part of a step, run once."""
     flops, moved, unknown = 0.0, 0.0, 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -46,9 +49,11 @@ def _work(jaxpr: Jaxpr) -> Work:
             moved += 2 * value_bytes(
                 equation.outvars[0] if equation.primitive.name == "gather" else equation.invars[-1]
             )
-        turns = _turns(equation)
+        turns = turns_of(equation)
         unknown += equation.primitive.name == "while"
-        inner = [_work(sub) for sub in inner_programs(equation)]
+        inner = [work_of(sub, platform) for sub in inner_programs(equation, platform)]
+        if equation.primitive.name == KERNEL:  # what it reads and writes inside lies in fast memory
+            inner = [work._replace(bytes=0.0) for work in inner]
         if equation.primitive.name == "cond":  # one branch runs: the largest
             inner = [max(inner, key=lambda work: work.flops)] if inner else []
         for work in inner:
@@ -58,21 +63,31 @@ def _work(jaxpr: Jaxpr) -> Work:
     return Work(flops, moved, unknown)
 
 
-_MOVING = {"dot_general", "reduce_sum", "reduce_max", "argmax", "sort", "cumsum", "transpose"}
+KERNEL = "pallas_call"
+"""A kernel that is written out, not left to XLA."""
+
+_MOVING = {"dot_general", "reduce_sum", "reduce_max", "argmax", "sort", "cumsum", "transpose", KERNEL}
 _LOOK_UPS = {"gather", "scatter-add", "scatter"}
 
 
-def _turns(equation: Any) -> int:
+def turns_of(equation: Any) -> int:
     """How often the inner programs of an equation run on all devices together."""
     if equation.primitive.name == "scan":
         return int(equation.params["length"])
     if equation.primitive.name == "shard_map":
         return int(equation.params["mesh"].size)
+    if equation.primitive.name == KERNEL:  # one block a turn; blocks that a mask leaves out are counted too
+        return prod(side for side in equation.params["grid_mapping"].grid if isinstance(side, int))
     return 1
 
 
-def inner_programs(equation: Any) -> Iterator[Jaxpr]:
-    """The programs that an equation runs: bodies of loops, branches, calls."""
+def inner_programs(equation: Any, platform: Platform) -> Iterator[Jaxpr]:
+    """The programs that an equation runs on the platform: bodies of loops, branches, calls."""
+    ways = equation.params.get("branches_platforms")
+    if ways is not None:  # `lax.platform_dependent`: each way names its platforms, and last the default names none
+        place = next(i for i, names in enumerate(ways) if names is None or platform in names)
+        yield equation.params["branches"][place].jaxpr
+        return
     # A function with its own derivative carries that of its derivative too, which is traced elsewhere where it runs.
     for name, value in equation.params.items():
         if name in ("fwd_jaxpr_thunk", "bwd", "jvp_jaxpr_fun"):
@@ -96,7 +111,7 @@ def value_bytes(var: Any) -> int:
     return prod(shape) * getattr(dtype, "itemsize", 0)
 
 
-def _peak(jaxpr: Jaxpr) -> int:
+def _peak(jaxpr: Jaxpr, platform: Platform) -> int:
     last: dict[Any, int] = {}
     parts: dict[Any, int] = {}
     for i, equation in enumerate(jaxpr.eqns):
@@ -106,7 +121,8 @@ def _peak(jaxpr: Jaxpr) -> int:
     sizes: dict[Any, int] = {}
     alive = peak = 0
     for i, equation in enumerate(jaxpr.eqns):
-        inside = max((_peak(sub) for sub in inner_programs(equation)), default=0)
+        inner = () if equation.primitive.name == KERNEL else inner_programs(equation, platform)
+        inside = max((_peak(sub, platform) for sub in inner), default=0)
         new = {var: value_bytes(var) // parts.get(var, 1) for var in equation.outvars if isinstance(var, Var)}
         results = sum(new.values())
         stacked = results if equation.primitive.name == "scan" else 0  # other results are alive inside already

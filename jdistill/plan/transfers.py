@@ -5,6 +5,7 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from jdistill.backend import Platform
 from jdistill.plan.collectives import Collective
 from jdistill.plan.traced import inner_programs, value_bytes
 
@@ -22,10 +23,10 @@ _KINDS = {
 """JAX's name -> the compiler's."""
 
 
-def traced_collectives(program: ClosedJaxpr) -> list[Collective]:
-    """The collectives of a traced step, largest first, loops counted by their turns."""
+def traced_collectives(program: ClosedJaxpr, platform: Platform) -> list[Collective]:
+    """The collectives of a traced step on the platform, largest first, loops counted by their turns."""
     found: dict[tuple[str, int], list[int]] = {}
-    for kind, group, size, times, looped in _walk(program.jaxpr, {}, 1, False):
+    for kind, group, size, times, looped in _walk(program.jaxpr, platform, {}, 1, False):
         entry = found.setdefault((kind, group), [0, 0, 0])
         entry[0] += times
         entry[1] += times * size
@@ -35,7 +36,7 @@ def traced_collectives(program: ClosedJaxpr) -> list[Collective]:
 
 
 def _walk(
-    jaxpr: Jaxpr, sides: Mapping[str, int], times: int, looped: bool
+    jaxpr: Jaxpr, platform: Platform, sides: Mapping[str, int], times: int, looped: bool
 ) -> Iterator[tuple[str, int, int, int, bool]]:
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -46,8 +47,8 @@ def _walk(
                 yield _KINDS[name], group, sum(map(value_bytes, values)), times, looped
         inside = dict(equation.params["mesh"].shape) if name == "shard_map" else sides
         turns = int(equation.params["length"]) if name == "scan" else 1
-        for sub in inner_programs(equation):
-            yield from _walk(sub, inside, times * turns, looped or name in ("scan", "while"))
+        for sub in inner_programs(equation, platform):
+            yield from _walk(sub, platform, inside, times * turns, looped or name in ("scan", "while"))
 
 
 def _group(equation: Any, sides: Mapping[str, int]) -> int:

@@ -1,4 +1,4 @@
-"""A scheduled program of a few lines, as the TPU compiler writes them: a loop of four turns, fusions, collectives."""
+"""Scheduled programs of a few lines, as the TPU compiler writes them: a loop of four turns, fusions, collectives."""
 
 TEXT = """\
 HloModule jit_train_step, is_scheduled=true, entry_computation_layout={(f32[8,128]{1,0:T(8,128)})->f32[8,128]{1,0}}
@@ -62,3 +62,47 @@ dimensions={0}, to_apply=%add
   ROOT %result = f32[8,128]{1,0:T(8,128)} get-tuple-element(%loop), index=1
 }
 """
+
+KERNEL_TEXT = """\
+HloModule jit_train_step, is_scheduled=true
+
+%inside (p.0: f32[16,256,128]) -> f32[16,256,128] {
+  %p.0 = f32[16,256,128]{2,1,0:T(8,128)S(1)} parameter(0)
+  ROOT %doubled = f32[16,256,128]{2,1,0:T(8,128)S(1)} add(%p.0, %p.0)
+}
+
+%condition (state.1: (s32[], f32[2,12,256,64])) -> pred[] {
+  %turns = s32[]{:T(128)} constant(4)
+  %state.1 = (s32[]{:T(128)}, f32[2,12,256,64]{3,2,1,0:T(8,128)}) parameter(0)
+  %turn = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+  ROOT %more = pred[]{:T(512)} compare(%turn, %turns), direction=LT
+}
+
+%body (state.2: (s32[], f32[2,12,256,64])) -> (s32[], f32[2,12,256,64]) {
+  %state.2 = (s32[]{:T(128)}, f32[2,12,256,64]{3,2,1,0:T(8,128)}) parameter(0)
+  %turn.2 = s32[]{:T(128)} get-tuple-element(%state.2), index=0
+  %value = f32[2,12,256,64]{3,2,1,0:T(8,128)} get-tuple-element(%state.2), index=1
+  %splash_mha_fwd.11 = (f32[2,256,128]{2,1,0:T(8,128)}, f32[2,12,256,64]{3,2,1,0:T(8,128)}) custom-call(%value), \
+custom_call_target="tpu_custom_call", operand_layout_constraints={f32[2,12,256,64]{3,2,1,0}}, \
+frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 256, \\"use_fused_bwd_kernel\\": false}"
+}}, metadata={op_name="jit(train_step)/while/body/splash_mha_fwd/pallas_call" stack_frame_id=487}, \
+backend_config={"flag_configs":[],"custom_call_config":{"body":"TUzvUgFNTElSMjMuMC4wZ2l0AAFRCw==","serialization_format":"1"}}
+  %attended = f32[2,12,256,64]{3,2,1,0:T(8,128)} get-tuple-element(%splash_mha_fwd.11), index=1, \
+frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 256, \\"use_fused_bwd_kernel\\": false}"
+}}
+  %after = f32[16,256,128]{2,1,0:T(8,128)S(1)} fusion(%attended), kind=kLoop, calls=%inside, \
+backend_config={"flag_configs":[],"window_config":{"kernel_window_bounds":[],"estimated_cycles":"87217"}}
+  ROOT %next = (s32[]{:T(128)}, f32[2,12,256,64]{3,2,1,0:T(8,128)}) tuple(%turn.2, %attended)
+}
+
+ENTRY %main (arg: f32[2,12,256,64]) -> f32[2,12,256,64] {
+  %arg = f32[2,12,256,64]{3,2,1,0:T(8,128)} parameter(0)
+  %zero = s32[]{:T(128)} constant(0)
+  %first = (s32[]{:T(128)}, f32[2,12,256,64]{3,2,1,0:T(8,128)}) tuple(%zero, %arg)
+  %loop = (s32[]{:T(128)}, f32[2,12,256,64]{3,2,1,0:T(8,128)}) while(%first), condition=%condition, body=%body
+  ROOT %result = f32[2,12,256,64]{3,2,1,0:T(8,128)} get-tuple-element(%loop), index=1
+}
+"""
+"""Attention by a Pallas kernel in a loop: its metadata goes over several lines, some of which begin with a brace."""

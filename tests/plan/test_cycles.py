@@ -5,7 +5,8 @@ import pytest
 from jdistill.plan.chips import CHIPS
 from jdistill.plan.cycles import find_cycles, traffic, traffic_of
 from jdistill.plan.hlo import count_runs, parse_hlo
-from tests.plan.program import TEXT
+from jdistill.plan.kernels import Kernel
+from tests.plan.program import KERNEL_TEXT, TEXT
 
 PROGRAM = parse_hlo(TEXT)
 TILE = 8 * 128 * 4
@@ -24,13 +25,34 @@ def test_traffic_of_one_instruction():
 
 def test_cycles_count_loops_by_their_turns():
     runs, chip = count_runs(PROGRAM), CHIPS["v5e"]
-    found = find_cycles(PROGRAM, runs, chip)
+    found = find_cycles(PROGRAM, runs, chip, {})
     assert found.cycles == 50 + 4 * 1000
     # `never` carries the sentinel for "not estimated", and the two fusions around collectives carry nothing.
     main = PROGRAM.computations["main"]
     unknown = sum(traffic_of(PROGRAM, main[name], main) for name in ("never", "begun", "all"))
     assert found.seconds == pytest.approx(4050 / 1.5e9 + unknown / chip.bandwidth)
     assert found.without == pytest.approx(1 - 4050 / 1.5e9 / found.seconds)
+
+
+def test_what_follows_a_kernel_counts():
+    program = parse_hlo(KERNEL_TEXT)
+    found = find_cycles(program, count_runs(program), CHIPS["v5e"], {})
+    assert found.cycles == 4 * 87217
+
+
+def test_a_kernel_takes_as_long_as_its_bytes_or_its_products():
+    program, chip = parse_hlo(KERNEL_TEXT), CHIPS["v5e"]
+    runs, known = count_runs(program), 4 * 87217 / 1.5e9
+    kernel = Kernel("splash_mha_fwd", ((2, 256, 128), (2, 12, 256, 64)))
+    moved = 4 * (2 * 256 * 128 + 2 * (2 * 12 * 256 * 128))  # a scratch; queries and result, padded to 128 lanes
+    by_bytes, by_products = moved / chip.bandwidth, 1e12 / chip.flops
+    assert by_bytes < by_products
+    for flops, least in ((0.0, by_bytes), (1.0, by_bytes), (1e12, by_products)):
+        found = find_cycles(program, runs, chip, {kernel: flops})
+        assert found.seconds == pytest.approx(known + 4 * least)
+        assert found.without == pytest.approx(4 * least / found.seconds)
+    other = find_cycles(program, runs, chip, {kernel._replace(shapes=((2, 256, 128),)): 1e12})
+    assert other.seconds == pytest.approx(known + 4 * by_bytes)
 
 
 def test_traffic_of_a_program():
@@ -58,4 +80,4 @@ def test_a_result_that_is_updated_in_place_counts_as_the_update():
 
 def test_a_chip_without_a_clock_has_no_cycles():
     with pytest.raises(ValueError, match="clock of NVIDIA H100 SXM"):
-        find_cycles(PROGRAM, count_runs(PROGRAM), CHIPS["h100"])
+        find_cycles(PROGRAM, count_runs(PROGRAM), CHIPS["h100"], {})

@@ -3,7 +3,7 @@
 import pytest
 
 from jdistill.plan.hlo import Buffer, buffers, count_runs, executed, fused, parse_hlo
-from tests.plan.program import TEXT
+from tests.plan.program import KERNEL_TEXT, TEXT
 
 PROGRAM = parse_hlo(TEXT)
 
@@ -25,6 +25,21 @@ def test_every_instruction_is_read():
     assert len(main["loop"].results) == 2
     assert main["result"].is_root
     assert list(fused(PROGRAM, main["begun"])) == ["p.2", "gather.1", "start"]
+
+
+def test_an_instruction_may_go_over_several_lines():
+    program = parse_hlo(KERNEL_TEXT)
+    body = program.computations["body"]
+    assert list(body) == ["state.2", "turn.2", "value", "splash_mha_fwd.11", "attended", "after", "next"]
+    assert "splash_mha_fwd/pallas_call" in body["splash_mha_fwd.11"].text
+    assert body["splash_mha_fwd.11"].text.count("block_q") == 1
+    assert list(program.computations) == ["inside", "condition", "body", "main"]
+    assert count_runs(program).times == {"main": 1, "body": 4}
+
+
+def test_computations_of_other_threads_end_with_their_name():
+    other = TEXT.replace("add(%x, %y)\n}", 'add(%x, %y)\n}, execution_thread="sparsecore"')
+    assert parse_hlo(other) == PROGRAM
 
 
 def test_a_loop_runs_as_often_as_its_condition_says():

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from jdistill.config import UserError
-from jdistill.plan import Plan, as_values, compiled, format_plan, make_plan, parse_topology, topology_devices
+from jdistill.plan import Plan, RowForm, as_values, compiled, format_plan, make_plan, parse_topology, topology_devices
 from jdistill.plan.compiled import needed_bytes
 from jdistill.plan.job import trace
 from tests.plan.libtpu import needs_libtpu
@@ -60,7 +60,35 @@ def test_work_of_the_compiled_step(plan):
     assert plan.cycles is not None
     assert plan.cycles.seconds > plan.roofline.compute
     assert plan.cycle_seconds == plan.cycles.seconds + plan.roofline.communication
-    assert plan.attention.startswith(("XLA", "Pallas"))
+    assert plan.attention == "XLA (scores pass through memory)"
+
+
+@pytest.fixture(scope="module")
+def longer() -> Plan:
+    """Documents long enough for an attention kernel, in two pieces whose gradients are added up."""
+    job = tiny_job(rows=RowForm(16, 256, 1, 0), microbatches=2)
+    return make_plan(job._replace(terms={"align": job.terms["align"]}), parse_topology("v5e:2x2"))
+
+
+@needs_libtpu
+def test_time_of_a_step_with_attention_kernels(longer):
+    assert longer.notes == []
+    parameters = sum(x.size * 4 for x in jax.tree.leaves(longer.job.params))
+    assert sum(c.bytes for c in longer.collectives if c.kind == "all-reduce") == pytest.approx(parameters, rel=0.001)
+    assert longer.cycles is not None
+    assert longer.cycles.seconds > max(longer.roofline.compute, longer.roofline.memory)
+    assert 0 < longer.cycles.without < 0.5
+
+
+@needs_libtpu
+def test_attention_kernels_are_named_with_what_they_take(longer):
+    kernels, rest = longer.attention.split("; ")
+    for part in ("fwd", "dq", "dkv"):
+        assert f"splash_mha_{part}_" in kernels
+    assert rest == "XLA for texts of 16 tokens (their scores pass through memory)"
+    text = format_plan(longer)
+    assert "  attention\n    Pallas kernels splash_mha_dkv" in text
+    assert f"at peak rates: {longer.cycles.without:.0%} of the chip's time" in text
 
 
 @needs_libtpu
@@ -76,20 +104,30 @@ def test_a_plan_as_text_and_as_values(plan):
     assert values["largest_batch"]["rows"] == plan.largest.rows > plan.job.global_batch_size
 
 
+class Refused:
+    """A traced step that the compiler refuses, as it refuses what is too large, at once."""
+
+    def __init__(self, traced):
+        self.jaxpr = traced.jaxpr
+
+    def lower(self):
+        return self
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(OUT_OF_MEMORY)
+
+
+@needs_libtpu
+def test_without_a_program_attention_is_that_of_the_trace(monkeypatch):
+    monkeypatch.setattr(compiled, "trace", lambda *arguments: Refused(trace(*arguments)))
+    plan = make_plan(tiny_job(rows=RowForm(256, 256, 1, 0)), parse_topology("v5e:2x2"))
+    assert plan.attention.startswith("Pallas kernels splash_mha_dkv")
+    assert plan.attention.endswith(", as traced")
+    assert plan.cycles is None
+
+
 @needs_libtpu
 def test_a_step_that_does_not_fit_is_an_answer(monkeypatch):
-    class Refused:
-        """A traced step that the compiler refuses, as it refuses what is too large, at once."""
-
-        def __init__(self, traced):
-            self.jaxpr = traced.jaxpr
-
-        def lower(self):
-            return self
-
-        def compile(self):
-            raise jax.errors.JaxRuntimeError(OUT_OF_MEMORY)
-
     monkeypatch.setattr(compiled, "trace", lambda *arguments: Refused(trace(*arguments)))
     plan = make_plan(tiny_job(global_batch_size=2**20), parse_topology("v5e:2x2"))
     assert plan.memory is None

@@ -29,12 +29,21 @@ def shape(*sides):
 
 def test_matrix_products_count_twice_their_elements_and_loops_their_turns():
     once = jax.make_jaxpr(lambda x, y: x @ y)(shape(3, 5), shape(5, 7))
-    assert find_work(once).flops == 2 * 3 * 5 * 7
-    assert find_work(once).bytes == 4 * (15 + 35 + 21)
+    assert find_work(once, "tpu").flops == 2 * 3 * 5 * 7
+    assert find_work(once, "tpu").bytes == 4 * (15 + 35 + 21)
     loop = jax.make_jaxpr(lambda x: lax.scan(lambda c, _: (c @ c, None), x, length=6)[0])(shape(4, 4))
-    assert find_work(loop).flops == 6 * 2 * 4**3
+    assert find_work(loop, "tpu").flops == 6 * 2 * 4**3
     endless = jax.make_jaxpr(lambda x: lax.while_loop(lambda c: c.sum() < 1, lambda c: c @ c, x))(shape(4, 4))
-    assert find_work(endless) == find_work(endless)._replace(flops=2 * 4**3, unknown_loops=1)
+    assert find_work(endless, "tpu") == find_work(endless, "tpu")._replace(flops=2 * 4**3, unknown_loops=1)
+
+
+def test_what_a_platform_does_its_own_way_counts_for_it_alone():
+    def two_ways(x):
+        return lax.platform_dependent(x, default=lambda x: (x @ x) @ x, tpu=lambda x: x @ x)
+
+    program = jax.make_jaxpr(two_ways)(shape(4, 4))
+    assert [find_work(program, platform).flops for platform in ("tpu", "cuda", "cpu")] == [128, 256, 256]
+    assert [peak_bytes(program, platform) for platform in ("tpu", "cuda")] == [4 + 64, 4 + 2 * 64]
 
 
 def test_what_each_device_does_counts_for_all():
@@ -44,8 +53,8 @@ def test_what_each_device_does_counts_for_all():
 
     mapped = jax.shard_map(local, mesh=MESH, in_specs=PartitionSpec(AXES), out_specs=PartitionSpec())
     program = jax.make_jaxpr(mapped)(shape(16, 3))
-    assert find_work(program).flops == 8 * 2 * 2 * 16 * 3
-    assert set(traced_collectives(program)) == {
+    assert find_work(program, "tpu").flops == 8 * 2 * 2 * 16 * 3
+    assert set(traced_collectives(program, "tpu")) == {
         Collective("all-gather", 8, 1, 16 * 3 * 4, 0),
         Collective("all-reduce", 8, 1, 4, 0),
     }
@@ -57,24 +66,24 @@ def test_values_are_alive_until_their_last_use():
         b = a * 2.0  # a, b
         return (b - 1.0).sum()  # b and the difference
 
-    assert peak_bytes(jax.make_jaxpr(chain)(shape(100))) == 2 * 400
+    assert peak_bytes(jax.make_jaxpr(chain)(shape(100)), "tpu") == 2 * 400
 
     def keeps(x):
         a = x + 1.0
         b = a * 2.0
         return (b - 1.0) + a  # a, b and the difference
 
-    assert peak_bytes(jax.make_jaxpr(keeps)(shape(100))) == 3 * 400
+    assert peak_bytes(jax.make_jaxpr(keeps)(shape(100)), "tpu") == 3 * 400
 
 
 def test_a_value_that_is_split_counts_as_one_devices_part():
     mapped = jax.shard_map(jnp.sin, mesh=MESH, in_specs=PartitionSpec(AXES), out_specs=PartitionSpec(AXES))
-    assert peak_bytes(jax.make_jaxpr(lambda x: mapped(x))(shape(80))) == 40
+    assert peak_bytes(jax.make_jaxpr(lambda x: mapped(x))(shape(80)), "tpu") == 40
 
 
 def test_the_trace_agrees_with_the_formula(mesh):
     job = tiny_job(terms={"align": tiny_job().terms["align"]})
-    work = find_work(trace(job, mesh, 64).jaxpr)
+    work = find_work(trace(job, mesh, 64).jaxpr, "tpu")
     # All that the formula leaves out of matrix products: nothing, but for the dot products of vectors.
     assert work.flops == pytest.approx(model_flops(job, 64), rel=0.01)
     assert work.unknown_loops == 0
@@ -82,14 +91,14 @@ def test_the_trace_agrees_with_the_formula(mesh):
 
 def test_microbatches_encode_once_more_and_keep_less(mesh):
     whole, pieces = (trace(tiny_job(microbatches=n), mesh, 2048).jaxpr for n in (1, 4))
-    assert 1.2 < find_work(pieces).flops / find_work(whole).flops < 4 / 3
-    assert peak_bytes(pieces) < 0.5 * peak_bytes(whole)
+    assert 1.2 < find_work(pieces, "tpu").flops / find_work(whole, "tpu").flops < 4 / 3
+    assert peak_bytes(pieces, "tpu") < 0.5 * peak_bytes(whole, "tpu")
 
 
 def test_gradients_travel_once(mesh):
     job = tiny_job()
     parameters = sum(x.size * 4 for x in jax.tree.leaves(job.params))
-    found = {c.kind: c for c in traced_collectives(trace(job, mesh, 64).jaxpr)}
+    found = {c.kind: c for c in traced_collectives(trace(job, mesh, 64).jaxpr, "tpu")}
     assert found["all-reduce"].bytes == pytest.approx(parameters, rel=0.001)
     assert found["all-reduce"].group == 8
 

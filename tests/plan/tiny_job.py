@@ -15,7 +15,7 @@ ENCODER = {
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "intermediate_size": 512,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 256,
 }
 
 
