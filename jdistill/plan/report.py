@@ -156,7 +156,7 @@ def _times(plan: Plan) -> list[str]:
         lines += [
             f"compiler's cycles: {plan.cycles.cycles / 1e6:,.1f} million at {clock:.2f} GHz = {known:.2f} ms, and the "
             "links as if nothing hid them",
-            f"  what has none, such as kernels: {1e3 * plan.cycles.seconds - known:.2f} ms by bytes or matrix products, "
+            f"  what has none, such as kernels: {1e3 * plan.cycles.seconds - known:.2f} ms by bytes or matrix products "
             f"at peak rates: {plan.cycles.without:.0%} of the chip's time",
             f"  together {_rate(plan, plan.cycle_seconds)}",
         ]
