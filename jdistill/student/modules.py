@@ -51,10 +51,10 @@ def normal(rngs: nnx.Rngs, std: float, *shape: int) -> Float[Array, "..."]:
     return std * rngs.params.normal(shape, jnp.float32)
 
 
-def linear_rows(hf: str, ours: str, *, bias: bool = True) -> list[Weight]:
-    """A `Linear` under its name in a Hugging Face file and its path here."""
-    rows = [Weight(f"{hf}.weight", f"{ours}.kernel", transpose=True)]
-    return [*rows, Weight(f"{hf}.bias", f"{ours}.bias")] if bias else rows
+def linear_rows(hf: str, ours: str, *, bias: bool = True, part: tuple[int, int] | None = None) -> list[Weight]:
+    """A `Linear` under its name in a Hugging Face file and its path here; `part` as of `Weight`."""
+    rows = [Weight(f"{hf}.weight", f"{ours}.kernel", transpose=True, part=part)]
+    return [*rows, Weight(f"{hf}.bias", f"{ours}.bias", part=part)] if bias else rows
 
 
 def norm_rows(hf: str, ours: str, *, bias: bool = True) -> list[Weight]:

@@ -1,7 +1,8 @@
 """Weight tables: which Hugging Face tensor is which parameter, exhaustive in both directions.
 
 A table is a plain list of `Weight`s. A tensor without a row and a row without a tensor are errors, all of them told at
-once; what may be ignored is listed by the encoder, too.
+once; what may be ignored is listed by the encoder, too. Several matrices that one tensor holds, such as those of
+queries, keys and values, are parameters of their own here.
 """
 
 import re
@@ -15,7 +16,7 @@ from jdistill.config import UserError
 
 
 class Weight(NamedTuple):
-    """One tensor."""
+    """One parameter, and the tensor that holds it."""
 
     key: str
     """Its name in a Hugging Face file, without the model's prefix."""
@@ -23,6 +24,9 @@ class Weight(NamedTuple):
     """Its place among the parameters, levels separated by dots."""
     transpose: bool = False
     """Torch keeps linear layers as `[out, in]`; ours are `[in, out]`."""
+    part: tuple[int, int] | None = None
+    """`(i, n)` where the tensor holds `n` parameters of equal size one behind the other along its first axis, and this
+    is the `i`-th, from 0. The table has a row for each of them."""
 
 
 def from_hf(
@@ -47,13 +51,11 @@ def from_hf(
       UserError: listing every tensor without a row, every parameter without a tensor and every wrong shape.
     """
     named = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    rows = {weight.key: weight for weight in table}
+    rows = {weight.key for weight in table}
     expected = flatten(shapes)
     unknown = sorted(k for k in named if k not in rows and not any(re.fullmatch(p, k) for p in ignored))
     missing = sorted(k for k in rows if k not in named)
-    filled = {
-        weight.path: named[key].T if weight.transpose else named[key] for key, weight in rows.items() if key in named
-    }
+    filled = {weight.path: _parameter(weight, named[weight.key]) for weight in table if weight.key in named}
     wrong = [
         f"{path} is {tuple(value.shape)} instead of {tuple(expected[path].shape)}"
         for path, value in filled.items()
@@ -85,10 +87,28 @@ def to_hf(table: Sequence[Weight], params: Mapping[str, Any]) -> dict[str, np.nd
     flat = flatten(params)
     if set(flat) != {weight.path for weight in table}:
         raise ValueError(f"table and parameters differ: {sorted(set(flat) ^ {weight.path for weight in table})}")
-    arrays = {weight: np.asarray(flat[weight.path], dtype=np.float32) for weight in table}
-    return {
-        weight.key: np.ascontiguousarray(array.T if weight.transpose else array) for weight, array in arrays.items()
-    }
+    rows: dict[str, list[Weight]] = {}
+    for weight in table:
+        rows.setdefault(weight.key, []).append(weight)
+    return {key: _tensor(parts, flat) for key, parts in rows.items()}
+
+
+def _parameter(weight: Weight, tensor: np.ndarray) -> np.ndarray:
+    if weight.part is not None:
+        index, count = weight.part
+        share = tensor.shape[0] // count
+        # The last part takes what does not divide, and is then told to be of another shape.
+        tensor = tensor[index * share : None if index + 1 == count else (index + 1) * share]
+    return tensor.T if weight.transpose else tensor
+
+
+def _tensor(rows: Sequence[Weight], flat: Mapping[str, Any]) -> np.ndarray:
+    parts = sorted(rows, key=lambda weight: weight.part or (0, 1))
+    if [weight.part or (0, 1) for weight in parts] != [(i, len(parts)) for i in range(len(parts))]:
+        raise ValueError(f"table: {rows[0].key} has the parts {[weight.part for weight in rows]}")
+    arrays = [np.asarray(flat[weight.path], dtype=np.float32) for weight in parts]
+    arrays = [array.T if weight.transpose else array for weight, array in zip(parts, arrays, strict=True)]
+    return np.ascontiguousarray(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
 
 
 def flatten(tree: Mapping[str, Any], parent: str = "") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What an encoder is: a configuration that can build the module and knows its weights by their Hugging Face names."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -7,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+from pydantic import Field, model_validator
 
 from jdistill.config import Config, UserError
 from jdistill.student.attention import ChosenKernel
@@ -53,8 +55,27 @@ class EncoderConfig(Config):
     """Regular expressions of tensors that no text vector depends on."""
     special_tokens: ClassVar[bool] = True
     """Whether texts are tokenised with the tokenizer's special tokens around them."""
+    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {}
+    """Name of a published model -> the fields that make its size."""
 
     kind: str
+    size: str | None = Field(default=None, exclude=True)
+    """Name of a published model of this kind, such as `tiny` of `bert` or `ettin-17m` of `modernbert`: it has what is
+    left out of depth, widths and heads. Once read, these stand in its place."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_size(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("size") is None:
+            return data
+        name, given = data["size"], {field: value for field, value in data.items() if field != "size"}
+        if not cls.sizes:
+            raise ValueError(f"size is {name!r}, but no sizes of this kind are known by name. State them one by one.")
+        if name not in cls.sizes:
+            near = difflib.get_close_matches(str(name), cls.sizes, n=1)
+            hint = f"Did you mean '{near[0]}'? " if near else ""
+            raise ValueError(f"size is {name!r}. {hint}Known: {', '.join(cls.sizes)}.")
+        return {**cls.sizes[name], **given}
 
     @property
     def width(self) -> int:
@@ -92,10 +113,26 @@ class EncoderConfig(Config):
         """The module with random float32 parameters."""
         raise NotImplementedError
 
-    def keep_layers(self, params: dict[str, Any], layers: Sequence[int]) -> tuple["EncoderConfig", dict[str, Any]]:
-        """The shallower encoder that consists of some of the layers, and its parameters.
+    def with_layers(self, layers: Sequence[int]) -> "EncoderConfig":
+        """The shallower encoder that consists of some of the layers, in this order.
 
         Raises:
-          UserError: if there are no layers to choose from, or not that many.
+          UserError: if these cannot make an encoder of this kind.
         """
-        raise UserError(f"student.keep_layers: an encoder of kind '{self.kind}' has no layers. Leave it out.")
+        return self.model_copy(update={"num_hidden_layers": len(layers)})
+
+    def keep_layers(self, params: dict[str, Any], layers: Sequence[int]) -> tuple["EncoderConfig", dict[str, Any]]:
+        """The same as `with_layers`, with its parameters.
+
+        Raises:
+          UserError: if there are no layers to choose from, or not that many, or these cannot make an encoder.
+        """
+        if not self.depth:
+            raise UserError(f"student.keep_layers: an encoder of kind '{self.kind}' has no layers. Leave it out.")
+        if any(not 0 <= layer < self.depth for layer in layers) or not layers:
+            raise UserError(
+                f"student.keep_layers: is {list(layers)}, but the model has {self.depth} layers. "
+                f"Give at least one number from 0 to {self.depth - 1}."
+            )
+        kept = {str(i): params["layers"][str(layer)] for i, layer in enumerate(layers)}
+        return self.with_layers(layers), {**params, "layers": kept}

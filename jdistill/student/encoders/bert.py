@@ -21,9 +21,30 @@ from jdistill.student.stack import run_layers
 from jdistill.student.weights import Weight
 
 
+SIZES: dict[str, dict[str, int]] = {
+    name: {
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_attention_heads": heads,
+    }
+    for name, layers, width, inner, heads in (
+        ("tiny", 2, 128, 512, 2),
+        ("mini", 4, 256, 1024, 4),
+        ("small", 4, 512, 2048, 8),
+        ("medium", 8, 512, 2048, 8),
+        ("base", 12, 768, 3072, 12),
+        ("minilm-l6", 6, 384, 1536, 12),
+        ("minilm-l12", 12, 384, 1536, 12),
+    )
+}
+"""Turc et al. 2019, arXiv:1908.08962, table 1; Wang et al. 2020, arXiv:2002.10957, and its cut to 6 layers."""
+
+
 class BertConfig(EncoderConfig):
     """Sizes of a BERT, named as in Hugging Face's `config.json`."""
 
+    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = SIZES
     hf_prefix: ClassVar[str] = "bert."
     hf_ignored: ClassVar[tuple[str, ...]] = (
         r"embeddings\.position_ids",
@@ -87,7 +108,7 @@ class BertConfig(EncoderConfig):
             )
         if hf.get("hidden_act", "gelu") not in ACTIVATIONS:
             raise UserError(f"{where}: hidden_act is {hf['hidden_act']!r}, expected one of {', '.join(ACTIVATIONS)}.")
-        return cls(**{name: hf[name] for name in cls.model_fields if name != "kind" and name in hf})
+        return cls(**{name: hf[name] for name in cls.model_fields if name not in ("kind", "size") and name in hf})
 
     def to_hf(self) -> dict[str, Any]:
         """`config.json` of a `BertModel`."""
@@ -112,16 +133,6 @@ class BertConfig(EncoderConfig):
     def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> "Bert":
         """A `Bert`."""
         return Bert(self, computing, rngs=rngs)
-
-    def keep_layers(self, params: dict[str, Any], layers: Sequence[int]) -> tuple["BertConfig", dict[str, Any]]:
-        """The BERT that runs only these layers."""
-        if any(not 0 <= layer < self.num_hidden_layers for layer in layers) or not layers:
-            raise UserError(
-                f"student.keep_layers: is {list(layers)}, but the model has {self.num_hidden_layers} layers. "
-                f"Give at least one number from 0 to {self.num_hidden_layers - 1}."
-            )
-        kept = {str(i): params["layers"][str(layer)] for i, layer in enumerate(layers)}
-        return self.model_copy(update={"num_hidden_layers": len(layers)}), {**params, "layers": kept}
 
 
 class Embeddings(nnx.Module):

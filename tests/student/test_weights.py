@@ -1,0 +1,60 @@
+"""Weight tables: several parameters in one tensor; what does not fit is told."""
+
+import numpy as np
+import pytest
+
+from jdistill.config import UserError
+from jdistill.student.modules import linear_rows
+from jdistill.student.weights import Weight, from_hf, to_hf
+
+TABLE = [
+    *linear_rows("Wqkv", "query", part=(0, 3)),
+    *linear_rows("Wqkv", "key", part=(1, 3)),
+    *linear_rows("Wqkv", "value", part=(2, 3)),
+    Weight("norm.weight", "norm.scale"),
+]
+SHAPES = {
+    **{name: {"kernel": np.zeros((2, 4)), "bias": np.zeros(4)} for name in ("query", "key", "value")},
+    "norm": {"scale": np.zeros(2)},
+}
+
+
+def tensors(rows: int = 12):
+    rng = np.random.default_rng(0)
+    return {
+        "Wqkv.weight": rng.normal(size=(rows, 2)).astype(np.float32),
+        "Wqkv.bias": rng.normal(size=rows).astype(np.float32),
+        "norm.weight": rng.normal(size=2).astype(np.float32),
+    }
+
+
+def test_a_tensor_feeds_several_parameters_and_comes_back_bitwise():
+    theirs = tensors()
+    ours = from_hf(TABLE, theirs, SHAPES, where="here")
+    np.testing.assert_array_equal(ours["key"]["kernel"], theirs["Wqkv.weight"][4:8].T)
+    np.testing.assert_array_equal(ours["value"]["bias"], theirs["Wqkv.bias"][8:])
+    back = to_hf(TABLE[::-1], ours)  # in whichever order the rows stand
+    assert set(back) == set(theirs)
+    for key, value in theirs.items():
+        np.testing.assert_array_equal(back[key], value)
+        assert back[key].flags.c_contiguous
+
+
+@pytest.mark.parametrize("rows", [9, 13, 15])
+def test_a_tensor_that_does_not_divide_is_told(rows):
+    with pytest.raises(UserError, match="tensors of another shape"):
+        from_hf(TABLE, tensors(rows), SHAPES, where="here")
+
+
+def test_a_missing_tensor_is_told_once():
+    theirs = tensors()
+    del theirs["Wqkv.weight"]
+    with pytest.raises(UserError, match=r"1 tensors missing \(Wqkv.weight\)"):
+        from_hf(TABLE, theirs, SHAPES, where="here")
+
+
+def test_a_table_without_all_parts_is_a_bug():
+    ours = from_hf(TABLE, tensors(), SHAPES, where="here")
+    del ours["value"]
+    with pytest.raises(ValueError, match=r"Wqkv.weight has the parts \[\(0, 3\), \(1, 3\)\]"):
+        to_hf([row for row in TABLE if not row.path.startswith("value")], ours)
