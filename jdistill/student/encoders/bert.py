@@ -20,7 +20,6 @@ from jdistill.student.packing import Rows
 from jdistill.student.stack import run_layers
 from jdistill.student.weights import Weight
 
-
 SIZES: dict[str, dict[str, int]] = {
     name: {
         "num_hidden_layers": layers,

@@ -16,6 +16,7 @@ def student(**encoder):
 
 def test_a_size_fills_what_is_left_out():
     config = student(kind="bert", size="mini", num_hidden_layers=3)
+    assert config is not None
     assert config == BertConfig(num_hidden_layers=3, hidden_size=256, intermediate_size=1024, num_attention_heads=4)
     assert "vocab_size" not in config.model_fields_set  # which would overrule the tokenizer
 
