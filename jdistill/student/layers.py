@@ -45,12 +45,12 @@ def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> 
     normed = centred * inverse
     row = (1,) * (x.ndim - 1) + (-1,)
     out = normed * scale.reshape(row) + bias.reshape(row)
-    return out.astype(x.dtype), (normed, inverse, scale)
+    return out.astype(x.dtype), (normed.astype(x.dtype), inverse, scale)  # what is kept takes no more than the values
 
 
 def _layer_norm_backward(epsilon: float, kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
-    normed, inverse, scale = kept
-    wide = gradient.astype(jnp.float32)
+    kept_normed, inverse, scale = kept
+    normed, wide = kept_normed.astype(jnp.float32), gradient.astype(jnp.float32)
     inner = wide * scale.reshape((1,) * (wide.ndim - 1) + (-1,))
     mean = inner.mean(-1, keepdims=True)
     along = (inner * normed).mean(-1, keepdims=True)
