@@ -85,7 +85,7 @@ def tiny_bert_folder(
         model.save_pretrained(folder)
     write_tokenizer(folder, vocab, max_length=max_length, padding_side=padding_side)
     if sentence_transformers:
-        _write_modules(folder, hidden, (pooling,) if isinstance(pooling, str) else pooling, normalize)
+        write_modules(folder, hidden, (pooling,) if isinstance(pooling, str) else pooling, normalize)
         _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
         _write_json(folder / "config_sentence_transformers.json", _st_config(prompts))
     return folder
@@ -156,7 +156,8 @@ def write_tokenizer(
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
 
 
-def _write_modules(folder: Path, width: int, pooling: Sequence[str], normalize: bool) -> None:
+def write_modules(folder: Path, width: int, pooling: Sequence[str], normalize: bool) -> None:
+    """modules.json and 1_Pooling/config.json of the layout of releases before 5.4."""
     (folder / "1_Pooling").mkdir(exist_ok=True)
     keys = {key: mode in pooling for mode, key in _POOLING_KEYS.items()}
     _write_json(

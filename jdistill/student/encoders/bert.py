@@ -50,6 +50,8 @@ class BertConfig(EncoderConfig):
         r"embeddings\.token_type_ids",
         r"pooler\..*",
         r"cls\..*",
+        r"classifier\..*",
+        r"qa_outputs\..*",
     )
 
     kind: Literal["bert"] = "bert"

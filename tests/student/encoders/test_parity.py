@@ -1,0 +1,102 @@
+"""Every encoder x option computes what transformers computes, padded on either side; packed, scanned or in bfloat16."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jdistill.student.encoders import MODEL_TYPES
+from jdistill.student.packing import rows_of
+from tests.student.encoders.cases import CASES, MAIN
+from tests.student.encoders.measure import (
+    BFLOAT16,
+    FAST_TO_COMPILE,
+    SIDES,
+    Side,
+    architecture,
+    config_json,
+    difference,
+    expected,
+    make,
+    mask_of,
+    ours,
+    packed,
+    params_of,
+    rounding,
+    scanned,
+    tensors_of,
+    tokens_of,
+)
+
+pytestmark = pytest.mark.parity
+
+
+def test_every_architecture_has_a_row() -> None:
+    assert {CASES[label].hf["model_type"] for label in MAIN} == set(MODEL_TYPES)
+
+
+def test_a_larger_tolerance_has_a_cause() -> None:
+    assert all(case.tolerance == 1e-5 or (case.tolerance <= 5e-5 and case.cause) for case in CASES.values())
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("label", CASES)
+def test_every_layer_and_the_whole_gradient_are_those_of_transformers(label: str, side: Side) -> None:
+    found, theirs = ours(label, side), expected(label, side)
+    assert found.hidden.shape == theirs.hidden.shape
+    gap = difference(found, theirs)
+    assert gap.value <= CASES[label].tolerance
+    assert gap.gradient <= CASES[label].tolerance
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("label", MAIN)
+def test_bfloat16_stays_near_float32(label: str, side: Side) -> None:
+    gap = rounding(ours(label, side, "bfloat16"), ours(label, side))
+    assert gap.value <= BFLOAT16
+    assert gap.gradient <= BFLOAT16
+
+
+@pytest.mark.parametrize("label", MAIN)
+def test_packed_rows_give_what_padded_rows_give(label: str) -> None:
+    gap = difference(*packed(label))
+    assert gap.value <= 1e-5
+    assert gap.gradient <= 1e-5
+
+
+@pytest.mark.parametrize("label", MAIN)
+def test_scanned_layers_are_the_unrolled_ones(label: str) -> None:
+    gap = difference(*scanned(label))
+    assert gap.value <= 1e-5
+    assert gap.gradient <= 1e-5
+
+
+@pytest.mark.parametrize("label", MAIN)
+def test_dropout_needs_a_key_and_follows_it(label: str) -> None:
+    config, tokens, mask = architecture(label), tokens_of(label, "right"), mask_of("right")
+    graph, params = nnx.split(make(config))[0], params_of(config, tensors_of(label))
+
+    @partial(jax.jit, compiler_options=FAST_TO_COMPILE)
+    def run(params, keys):
+        return nnx.merge(graph, params)(rows_of(tokens), layers=(config.depth,), dropout_key=keys)[config.depth]
+
+    keys = jax.random.split(jax.random.key(0), len(mask))
+    one, again, other = (np.asarray(run(params, k))[mask] for k in (keys, keys, keys.at[0].set(jax.random.key(1))))
+    np.testing.assert_array_equal(one, again)
+    first = np.broadcast_to(np.arange(len(mask))[:, None] == 0, mask.shape)[mask]
+    assert not np.allclose(one[first], other[first])
+    np.testing.assert_allclose(one[~first], other[~first], atol=1e-5)
+    assert not np.allclose(one, ours(label, "right").hidden[-1][mask], atol=0.1)
+
+
+@pytest.mark.parametrize("label", CASES)
+def test_a_configuration_survives_the_round_trip(label: str) -> None:
+    config = architecture(label)
+    assert type(config).from_hf(config.to_hf(), where="again") == config
+    assert config.to_hf()["model_type"] == config_json(label)["model_type"]
+    paths = [weight.path for weight in config.weights()]
+    assert len(set(paths)) == len(paths)
+    assert jnp.dtype("float32") == next(iter(jax.tree.leaves(params_of(config, tensors_of(label))))).dtype
