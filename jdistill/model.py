@@ -17,6 +17,7 @@ from jdistill.student import Student, load_architecture
 from jdistill.student.config import Dtype
 from jdistill.student.hf_folder import locate, read_folder
 from jdistill.student.init import from_pretrained
+from jdistill.student.lora import merge_lora
 from jdistill.types import Tokens
 
 _CHUNK = 8192
@@ -132,8 +133,8 @@ def _load_run(folder: Path, dtype: Dtype) -> Model:
     from jdistill.checkpoint import load_student_params
 
     saved = load_architecture(folder / "architecture")
-    student = Student(saved.config.model_copy(update={"dtype": dtype}), saved.tokenizer)
-    return Model(student, jax.tree.map(jnp.asarray, load_student_params(folder)))
+    student = Student(saved.config.model_copy(update={"dtype": dtype, "lora": None}), saved.tokenizer)
+    return Model(student, jax.tree.map(jnp.asarray, merge_lora(saved.config.lora, load_student_params(folder))))
 
 
 @partial(jax.jit, static_argnums=0)

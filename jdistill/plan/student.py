@@ -17,6 +17,7 @@ from jdistill.student import Student, StudentConfig, make_student
 from jdistill.student.config import Architecture
 from jdistill.student.encoders import MODEL_TYPES, Encoder, StaticConfig
 from jdistill.student.head import Normalize
+from jdistill.student.lora import make_lora
 from jdistill.student.pooling import Pooling, init_poolings, pooled_width
 from jdistill.student.student import encoder_shapes
 
@@ -63,6 +64,8 @@ def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) ->
         attention=config.attention,
         remat=config.remat,
         scan_layers=config.scan_layers,
+        backbone=config.backbone,
+        lora=config.lora,
     )
     width = pooled_width(pooling, encoder)
     chosen = {
@@ -72,6 +75,9 @@ def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) ->
     }
     architecture = architecture.model_copy(update={"projections": chosen})
     params: dict[str, Any] = {"encoder": encoder_shapes(architecture)}
+    if config.lora is not None:
+        lora = config.lora
+        params["lora"] = jax.eval_shape(lambda: make_lora(lora, params["encoder"], jax.random.key(0)))
     if poolings := jax.eval_shape(lambda: init_poolings(pooling, encoder, jax.random.key(0))):
         params["pooling"] = poolings
     if chosen:

@@ -10,10 +10,12 @@ from jdistill.student.attention import ChosenKernel
 from jdistill.student.encoders import Encoder
 from jdistill.student.encoders.base import Computing
 from jdistill.student.head import HeadModule
+from jdistill.student.lora import LoraConfig
 from jdistill.student.pooling import Pooling
 from jdistill.student.stack import Remat
 
 Dtype = Literal["float32", "bfloat16"]
+Backbone = Literal["trained", "frozen"]
 
 
 class Prompts(Config):
@@ -48,6 +50,12 @@ class StudentConfig(Config):
     """Per side; those of `init` are not taken over."""
     projection: Literal["auto", "linear", "none"] = "auto"
     """From the student's to each teacher's space while training. `auto`: a linear one where the widths differ."""
+    backbone: Backbone = "trained"
+    """What training does to the encoder. `frozen`: nothing. Only what stands behind it learns, such as the head and
+    projections, and no activations of the encoder are kept."""
+    lora: LoraConfig | None = None
+    """Train additions of low rank to matrices of the encoder, whose own weights are frozen; `{}` takes the defaults.
+    What is loaded or exported has them merged, and is an ordinary model."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of embeddings, attention weights and hidden values that are dropped while training."""
     dtype: Dtype = "float32"
@@ -97,6 +105,15 @@ class Architecture(Config):
     """What the backward pass computes again."""
     scan_layers: bool | None = None
     """Whether layers that repeat are scanned; None decides by depth."""
+    backbone: Backbone = "trained"
+    """What training does to the encoder."""
+    lora: LoraConfig | None = None
+    """Additions of low rank to matrices of the encoder; None: there are none."""
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Regular expressions of whole paths of parameters that training leaves as they are."""
+        return ("encoder/.*",) if self.backbone == "frozen" or self.lora is not None else ()
 
     @property
     def computing(self) -> Computing:

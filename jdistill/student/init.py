@@ -12,12 +12,16 @@ from jdistill.student.config import Architecture, Dtype, Prompts, StudentConfig
 from jdistill.student.encoders import EncoderConfig, StaticConfig
 from jdistill.student.head import Dense, Normalize
 from jdistill.student.hf_folder import Pretrained, locate, read_folder
+from jdistill.student.lora import make_lora
 from jdistill.student.pooling import Pooling, init_poolings, pooled_width
 from jdistill.student.projection import make_projection
 from jdistill.student.student import Student, encoder_shapes, random_encoder
 from jdistill.student.tokenizer import Tokenizer
 
 Params = dict[str, Any]
+
+HOW = ("dropout", "dtype", "attention", "remat", "scan_layers", "backbone", "lora")
+"""Fields of a configuration that are its architecture's, unchanged."""
 
 
 def make_student(config: StudentConfig, *, teacher_widths: Mapping[str, int], key: Array) -> tuple[Student, Params]:
@@ -28,8 +32,8 @@ def make_student(config: StudentConfig, *, teacher_widths: Mapping[str, int], ke
       teacher_widths: teacher -> width of its vectors, for every teacher that may need a projection.
       key: decides every random initial value.
     Returns:
-      The student, and `{"encoder": ..., "head": {index: ...}, "projection": {teacher: {"kernel", "bias"}}}` in float32,
-      where `head` and `projection` are there only if there is something in them.
+      The student, and `{"encoder": ..., "lora": ..., "pooling": ..., "head": {index: ...}, "projection": {teacher:
+      {"kernel", "bias"}}}` in float32, where all but `encoder` are there only if there is something in them.
     Raises:
       UserError: if the configuration does not fit the model it starts from.
     """
@@ -37,6 +41,8 @@ def make_student(config: StudentConfig, *, teacher_widths: Mapping[str, int], ke
     student, params = _random(config, encoder_key) if config.init is None else _initialised(config)
     if poolings := init_poolings(student.config.pooling, student.config.encoder, jax.random.fold_in(key, 2)):
         params["pooling"] = poolings
+    if config.lora is not None:
+        params["lora"] = make_lora(config.lora, params["encoder"], jax.random.fold_in(key, 3))
     chosen = {
         teacher: width
         for teacher, width in sorted(teacher_widths.items())
@@ -176,8 +182,8 @@ def _architecture(
 
 
 def _how(config: StudentConfig) -> dict[str, Any]:
-    """What is said of computing, which no folder says."""
-    return {name: getattr(config, name) for name in ("dropout", "dtype", "attention", "remat", "scan_layers")}
+    """What is said of computing and training, which no folder says."""
+    return {name: getattr(config, name) for name in HOW}
 
 
 def _encoder_params(found: Pretrained, architecture: Architecture) -> Params:

@@ -86,9 +86,10 @@ def chosen_matrices(config: LoraConfig, encoder: Mapping[str, Any]) -> dict[str,
         # Layers are alike, so one pattern for all of them tells more than a long list.
         forms = dict.fromkeys(re.sub(r"(?<=/)\d+(?=/)", r"\\d+", path) for path in matrices)
         there_are = f"They are: {', '.join(forms)}." if forms else "This encoder has none, so leave student.lora out."
+        named = f"{' and '.join(map(repr, unmatched))} {'matches' if len(unmatched) == 1 else 'match'}"
         raise UserError(
-            f"student.lora.targets: {' and '.join(map(repr, unmatched))} matches no matrix of the encoder. A pattern "
-            f"must match the whole path of a matrix. {there_are}"
+            f"student.lora.targets: {named} no matrix of the encoder. A pattern must match the whole path of a matrix. "
+            f"{there_are}"
         )
     return {path: shape for path, shape in matrices.items() if any(t.fullmatch(path) for t in config.targets)}
 
@@ -104,7 +105,7 @@ def merged_encoder(config: LoraConfig | None, params: Mapping[str, Any]) -> Para
 
 
 def merge_lora(config: LoraConfig | None, params: Mapping[str, Any]) -> Params:
-    """The parameters of a student without LoRA that computes the same."""
+    """The parameters of a student without LoRA that computes the same; arguments as of `merged_encoder`."""
     rest = {name: values for name, values in params.items() if name not in ("encoder", "lora")}
     return {"encoder": merged_encoder(config, params), **rest}
 

@@ -15,6 +15,7 @@ from jdistill.config import UserError, parse
 from jdistill.student import weights
 from jdistill.student.config import Architecture, Prompts
 from jdistill.student.head import Dense, Normalize, apply_head
+from jdistill.student.lora import merge_lora, merged_encoder
 from jdistill.student.packing import Rows, rows_of
 from jdistill.student.pooling import pool, pooled_width
 from jdistill.student.projection import project
@@ -67,7 +68,7 @@ class Student:
         """One float32 vector per row of tokens, pooled, and of unit length where the student normalises.
 
         Args:
-          params: `{"encoder": ..., "pooling": ..., "head": ...}`; more is not looked at.
+          params: `{"encoder": ..., "lora": ..., "pooling": ..., "head": ...}`; more is not looked at.
           tokens: `[n, l]` each.
           dropout_key: while training, a key for this call or one for each row `[n]`, but one where rows are packed;
             without one nothing is dropped.
@@ -85,7 +86,7 @@ class Student:
           layers: from 0, the embeddings, to `self.layers`.
           dropout_key: as of `encode`.
         """
-        rows = rows_of(tokens)
+        rows, params = rows_of(tokens), merge_lora(self.config.lora, params)
         encoder = nnx.merge(self._graph, params["encoder"])
         hidden = encoder(rows, layers=tuple(layers), dropout_key=dropout_key)
         return {layer: self._pooled(params, hidden[layer], rows) for layer in layers}
@@ -119,8 +120,11 @@ def encoder_shapes(config: Architecture) -> dict[str, Any]:
 
 
 def to_hf_tensors(student: Student, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The encoder's weights under their Hugging Face names, float32. `student.config.encoder.to_hf()` is the config."""
-    return weights.to_hf(student.config.encoder.weights(), params["encoder"])
+    """The encoder's weights under their Hugging Face names, float32, with LoRA merged.
+
+    `student.config.encoder.to_hf()` is the config.
+    """
+    return weights.to_hf(student.config.encoder.weights(), merged_encoder(student.config.lora, params))
 
 
 def save_architecture(student: Student, folder: str | Path) -> None:

@@ -1,5 +1,6 @@
 """How a student is trained: length of the run, optimizer, and what happens at which step."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -15,6 +16,25 @@ def _whole_from_one_on(value: float) -> float:
 
 StepsOrShare = Annotated[float, Field(ge=0), AfterValidator(_whole_from_one_on)]
 """From 1 on a number of steps; below 1 a share of the whole run."""
+
+
+class Group(Config):
+    """A rule of how parameters learn. Of each parameter the first rule that matches counts."""
+
+    match: re.Pattern[str]
+    """Regular expression of the whole path of a parameter, such as `student/encoder/layers/[0-2]/.*`; others begin
+    with `student/head/`, `student/projection/`, `student/lora/` or, of what a loss learns, `losses/`."""
+    lr_scale: float = Field(default=1.0, ge=0, le=1)
+    """Learning rate of these parameters as a share of the schedule's, which peaks at `peak_lr`. 0 freezes them: they
+    get no gradient, no optimizer state and no update, and memory holds nothing that only their gradient would need."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Decay of all these parameters, biases and norms included; left out: as the optimizer's `weight_decay` says."""
+
+    @model_validator(mode="after")
+    def _frozen_is_frozen(self) -> "Group":
+        if self.lr_scale == 0 and self.weight_decay:
+            raise ValueError("lr_scale 0 freezes these parameters, so they cannot decay. Leave weight_decay out.")
+        return self
 
 
 class AdamWConfig(Config):
@@ -39,6 +59,9 @@ class AdamWConfig(Config):
     """Added to the root of the mean of squares."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest global norm of the gradient, above which it is scaled down; null does not clip."""
+    groups: list[Group] = Field(default_factory=list)
+    """Rules for learning rates, freezing and decay by parameter, in order. Where there are any, every parameter must
+    match one, and every rule must be the first match of at least one parameter."""
 
 
 class KeepBest(Config):

@@ -1,26 +1,19 @@
-"""AdamW as one pass over memory per parameter, its learning rate schedule, and which parameters decay.
+"""AdamW as one pass over memory per parameter, and its learning rate schedule.
 
 The update is written out instead of chained from optax because a chain materialises clipped gradients and updates:
 on a CPU that doubles the time of the update, which for small students is a sizeable share of a step.
 """
 
-import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from jdistill.train.config import AdamWConfig, in_steps
-
-DECAY_RULES: tuple[tuple[str, bool], ...] = (
-    (r"losses/.*", False),
-    (r".*/(bias|scale)", False),
-    (r".*/(kernel|words|positions|types)", True),
-)
-"""Pattern of a parameter's whole path -> whether it decays. The first that matches counts; each parameter needs one."""
+from jdistill.train.groups import Groups, Params, Settings
 
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 
@@ -33,14 +26,14 @@ SHAPES: dict[str, Callable[[Float[Array, ""]], Float[Array, ""]]] = {
 
 
 class AdamWState(NamedTuple):
-    """Running means of the gradient and of its square, each in the form of the parameters, float32."""
+    """Running means of the gradient and of its square, each in the form of the trained parameters, float32."""
 
-    mean: PyTree[Array]
-    square: PyTree[Array]
+    mean: Params
+    square: Params
 
 
 class Norms(NamedTuple):
-    """Global L2 norms of one update."""
+    """Global L2 norms of one update, over the trained parameters."""
 
     gradient: Float[Array, ""]
     """Before clipping."""
@@ -52,33 +45,38 @@ class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2).
 
         m = b1 m + (1 - b1) g          v = b2 v + (1 - b2) g^2
-        p = p - lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p)
+        p = p - s lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p)
 
-    where `g` is the gradient scaled down to the global norm `clip_norm`, and `t` counts from 1.
+    where `g` is the gradient scaled down to the global norm `clip_norm`, `t` counts from 1, and `s` (the share of the
+    learning rate) and `decay` are those of the parameter's group. Frozen parameters, `s` = 0, take no part in it.
     Parity: torch.nn.utils.clip_grad_norm_ followed by torch.optim.AdamW, whose clipping differs by at most 1e-6 / norm.
 
     Args:
       config: its hyperparameters.
       total_steps: length of the run, over which the learning rate goes down.
+      frozen: regular expressions of whole paths of parameters that are frozen, whatever the groups say.
     """
 
-    def __init__(self, config: AdamWConfig, total_steps: int):
+    def __init__(self, config: AdamWConfig, total_steps: int, *, frozen: Sequence[str] = ()):
         self.config = config
         self.schedule = make_schedule(config, total_steps)
+        self.groups = Groups(config, frozen)
 
-    def init(self, params: PyTree[Array]) -> AdamWState:
-        """The state before the first update: zeros.
+    def init(self, params: Params) -> AdamWState:
+        """The state before the first update, of all parameters: zeros for those that are trained.
 
         Raises:
+          UserError: if the groups do not fit the parameters, or nothing is left to train.
           ValueError: if a parameter matches none of DECAY_RULES.
         """
-        decays(params)
-        return AdamWState(jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+        self.groups.check(params)
+        trained, _ = self.groups.split(params)
+        return AdamWState(jax.tree.map(jnp.zeros_like, trained), jax.tree.map(jnp.zeros_like, trained))
 
     def update(
-        self, gradients: PyTree[Array], state: AdamWState, params: PyTree[Array], step: Int[Array, ""]
-    ) -> tuple[PyTree[Array], AdamWState, Norms]:
-        """Parameters and state after one update; `step` counts the updates done before."""
+        self, gradients: Params, state: AdamWState, trained: Params, step: Int[Array, ""]
+    ) -> tuple[Params, AdamWState, Norms]:
+        """Trained parameters and state after one update; `step` counts the updates done before."""
         config = self.config
         norm = optax.tree.norm(gradients)
         shrink = (
@@ -88,21 +86,21 @@ class AdamW:
         rate = self.schedule(step)
         mean_bias, square_bias = 1 - config.b1**t, 1 - config.b2**t
 
-        def one(p: Array, g: Array, m: Array, v: Array, decay: bool) -> tuple[Array, Array, Array]:
+        def one(p: Array, g: Array, m: Array, v: Array, settings: Settings) -> tuple[Array, Array, Array]:
             g = g * shrink
             m = config.b1 * m + (1 - config.b1) * g
             v = config.b2 * v + (1 - config.b2) * g * g
             direction = (m / mean_bias) / (jnp.sqrt(v / square_bias) + config.eps)
-            if decay:
-                direction = direction + config.weight_decay * p
-            return p - rate * direction, m, v
+            if settings.weight_decay:
+                direction = direction + settings.weight_decay * p
+            return p - settings.lr_scale * rate * direction, m, v
 
-        new = jax.tree.map(one, params, gradients, state.mean, state.square, decays(params))
+        new = jax.tree.map(one, trained, gradients, state.mean, state.square, self.groups.settings(trained))
         # Without the barrier XLA recomputes the whole update inside the norm's reduction, which it does not vectorise.
         new_params, mean, square = jax.lax.optimization_barrier(
-            jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0, 0)), new)
+            jax.tree.transpose(jax.tree.structure(trained), jax.tree.structure((0, 0, 0)), new)
         )
-        change = optax.tree.norm(jax.tree.map(jnp.subtract, new_params, params))
+        change = optax.tree.norm(jax.tree.map(jnp.subtract, new_params, trained))
         return new_params, AdamWState(mean, square), Norms(norm, change)
 
 
@@ -122,28 +120,3 @@ def make_schedule(config: AdamWConfig, total_steps: int) -> Schedule:
         return config.peak_lr * jnp.where(t < warmup, t / max(warmup, 1), down)
 
     return schedule
-
-
-def decays(params: PyTree[Array]) -> PyTree[bool]:
-    """Whether each parameter decays, by DECAY_RULES.
-
-    Raises:
-      ValueError: naming every parameter that no rule covers.
-    """
-    uncovered: list[str] = []
-
-    def rule(path: Any, _: Array) -> bool:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        for pattern, decay in DECAY_RULES:
-            if re.fullmatch(pattern, name):
-                return decay
-        uncovered.append(name)
-        return False
-
-    result = jax.tree.map_with_path(rule, params)
-    if uncovered:
-        raise ValueError(
-            f"optimizer: {len(uncovered)} parameters match no rule of weight decay: {', '.join(uncovered)}. "
-            "Add a rule to DECAY_RULES in train/optimizer.py."
-        )
-    return result

@@ -21,6 +21,7 @@ from jdistill.student import Student, save_architecture
 from jdistill.train.config import TrainConfig
 from jdistill.train.console import Console, evaluation_lines
 from jdistill.train.diagnose import learned_values
+from jdistill.train.groups import frozen_paths
 from jdistill.train.optimizer import AdamW
 from jdistill.train.programs import Programs
 from jdistill.train.resume import Best, Note, check_same_run, read_note
@@ -118,7 +119,7 @@ class Run:
         self.mesh = mesh
         self._host = host_share(mesh)
         self.total = config.total_steps(loader.steps_per_epoch)
-        self.optimizer = AdamW(config.optimizer, self.total)
+        self.optimizer = AdamW(config.optimizer, self.total, frozen=frozen_paths(student))
         self.terms = terms
         self.train_step = make_train_step(
             student,
@@ -170,11 +171,13 @@ class Run:
 
     def headline(self, state: TrainState, step: int) -> str:
         """Everything that decides the run, in one line."""
-        loader, size = self.loader, sum(x.size for x in jax.tree.leaves(state.params["student"]))
-        devices = self.mesh.devices.flat
+        loader, devices = self.loader, self.mesh.devices.flat
+        size, trained = (_size(params.get("student", {})) for params in (state.params, state.opt_state.mean))
         epochs = self.total / loader.steps_per_epoch
         return (
-            f"{self.recipe.get('name', self.folder.name)}: {size / 1e6:.2f}M parameters | {devices[0].device_kind} x "
+            f"{self.recipe.get('name', self.folder.name)}: {size / 1e6:.2f}M parameters"
+            + (f", {trained / 1e6:.2f}M of them trained" if trained < size else "")
+            + f" | {devices[0].device_kind} x "
             f"{len(devices)} | {loader.row_count:,} rows, {loader.global_batch_size:,} per step | {self.total:,} steps "
             f"= {epochs:.2f} epochs | {loader.layout}, {loader.padding:.0%} padding | {' + '.join(self.terms)}"
             + (f" | goes on from step {step}" if step else "")
@@ -297,3 +300,7 @@ class Run:
             sink.close()
         if in_order or jax.process_count() == 1:
             self.checkpoints.close()
+
+
+def _size(params: PyTree[Array]) -> int:
+    return sum(x.size for x in jax.tree.leaves(params))

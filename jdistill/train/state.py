@@ -17,8 +17,10 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     """Updates done, int32."""
     params: dict[str, PyTree[Array]]
-    """`{"student": ..., "losses": {term: {...}}}`: all that the optimizer changes, float32."""
+    """`{"student": ..., "losses": {term: {...}}}`: float32; of these the optimizer changes all that are not
+    frozen."""
     opt_state: AdamWState
+    """Of the trained parameters only."""
 
 
 def make_state(params: PyTree[Array], terms: Mapping[str, LossConfig], optimizer: AdamW) -> TrainState:
@@ -28,6 +30,9 @@ def make_state(params: PyTree[Array], terms: Mapping[str, LossConfig], optimizer
       params: the student's parameters; copied, because a step gives its input's memory to its output.
       terms: the loss terms, whose learnable values become parameters.
       optimizer: makes its own state.
+
+    Raises:
+      UserError: as `AdamW.init` does.
     """
     losses = {name: values for name, term in terms.items() if (values := term.parameters())}
     every = {"student": jax.tree.map(lambda x: jnp.array(x, copy=True), params), "losses": losses}

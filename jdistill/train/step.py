@@ -20,6 +20,7 @@ from jdistill.parallel import (
     state_sharding,
 )
 from jdistill.student import Student
+from jdistill.train.groups import join
 from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState
 from jdistill.types import Batch, Columns, Metrics, Projection, Tokens, Vectors
@@ -32,8 +33,9 @@ Draws = tuple[Array, Array, Array]
 """Progress, key of the student, key of the losses: all that a step depends on besides state and batch."""
 Encode = Callable[[PyTree[Array], tuple[Tokens | None, Tokens], Array], dict[int, Columns]]
 """Parameters, texts and a key for each row -> vectors of each layer that is read."""
-GradientOf = Callable[[Params, Batch, Draws], tuple[tuple[Array, dict[str, Array]], Params]]
-"""`((loss, {term: mean}), gradient)`."""
+GradientOf = Callable[[Params, Params, Batch, Draws], tuple[tuple[Array, dict[str, Array]], Params]]
+"""`((loss, {term: mean}), gradient)`. The gradient is that of the first parameters, which are trained; the second are
+frozen, and nothing is kept for a derivative with respect to them."""
 
 
 def make_train_step(
@@ -66,9 +68,10 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         progress = state.step.astype(jnp.float32) / total_steps
-        (loss, parts), gradients = gradient_of(state.params, batch, (progress, *keys))
-        params, opt_state, norms = optimizer.update(gradients, state.opt_state, state.params, state.step)
-        new = TrainState(state.step + 1, params, opt_state)
+        trained, frozen = optimizer.groups.split(state.params)
+        (loss, parts), gradients = gradient_of(trained, frozen, batch, (progress, *keys))
+        trained, opt_state, norms = optimizer.update(gradients, state.opt_state, trained, state.step)
+        new = TrainState(state.step + 1, join(trained, frozen), opt_state)
         # As it came in, so that its memory can be that of the old state.
         new = jax.lax.with_sharding_constraint(new, state_sharding(new, mesh))
         return new, Metrics(loss, parts, norms.gradient, norms.update)
@@ -81,8 +84,8 @@ def _of_batch(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, micro
     """The losses see all vectors of the batch at once."""
     objective = make_objective(terms, mesh)
 
-    def loss_fn(params: Params, batch: Batch, draws: Draws) -> tuple[Array, dict[str, Array]]:
-        progress, student_key, term_key = draws
+    def loss_fn(trained: Params, frozen: Params, batch: Batch, draws: Draws) -> tuple[Array, dict[str, Array]]:
+        params, (progress, student_key, term_key) = join(trained, frozen), draws
         texts, encoding = (batch.queries, batch.documents), encoding_params(params)
         hidden = in_microbatches(encode, encoding, texts, student_key, count=microbatches, mesh=mesh)
         return objective(vectors_of(hidden, params), batch, params["losses"], progress, term_key)
@@ -95,15 +98,20 @@ def _of_pieces(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, micr
     """The losses see one piece of a device's rows at a time."""
     objective = make_device_objective(terms, mesh)
 
-    def loss_fn(params: Params, piece: Batch, row_keys: Array, draws: Draws) -> tuple[Array, dict[str, Array]]:
-        progress, _, term_key = draws
+    def loss_fn(
+        trained: Params, piece: Batch, row_keys: Array, shared: tuple[Params, Draws]
+    ) -> tuple[Array, dict[str, Array]]:
+        frozen, (progress, _, term_key) = shared
+        params = join(trained, frozen)
         hidden = encode(encoding_params(params), (piece.queries, piece.documents), row_keys)
         ids = (piece.query_ids, piece.document_ids)
         vectors = vectors_of(hidden, params)
         return objective(vectors, piece.targets, ids, piece.scores, params["losses"], progress, term_key)
 
-    def gradient_of(params: Params, batch: Batch, draws: Draws) -> tuple[tuple[Array, dict[str, Array]], Params]:
-        return accumulated(loss_fn, params, batch, draws[1], draws, count=microbatches, mesh=mesh)
+    def gradient_of(
+        trained: Params, frozen: Params, batch: Batch, draws: Draws
+    ) -> tuple[tuple[Array, dict[str, Array]], Params]:
+        return accumulated(loss_fn, trained, batch, draws[1], (frozen, draws), count=microbatches, mesh=mesh)
 
     return gradient_of
 

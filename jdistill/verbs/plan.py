@@ -24,6 +24,7 @@ from jdistill.recipe import Recipe
 from jdistill.store import Store
 from jdistill.student import Student
 from jdistill.teacher import TeacherConfig
+from jdistill.train.groups import frozen_paths
 from jdistill.train.optimizer import AdamW
 from jdistill.verbs.train import make_loader
 
@@ -92,7 +93,7 @@ def make_job(recipe: Recipe, *, length: Lengths | None, widths: Mapping[str, int
         student=planned.student,
         params=planned.params,
         terms=terms,
-        optimizer=AdamW(recipe.train.optimizer, total),
+        optimizer=AdamW(recipe.train.optimizer, total, frozen=frozen_paths(planned.student)),
         rows=rows,
         teacher_widths=known,
         global_batch_size=recipe.train.global_batch_size,

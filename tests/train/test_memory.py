@@ -1,5 +1,6 @@
 """What a step needs, as the compiler tells: no weights, no data, nothing runs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,7 +25,9 @@ LENGTH, WIDTH, FLOAT = 64, 384, 4
 TERMS = {"align": EmbedCosine(teacher="big"), "contrast": InfoNCE()}
 
 
-def compiled(layers: int, rows: int, *, microbatches: int = 1, devices: int = 1, fsdp: int = 1) -> tuple[Any, int]:
+def compiled(
+    layers: int, rows: int, *, microbatches: int = 1, devices: int = 1, fsdp: int = 1, frozen: Sequence[str] = ()
+) -> tuple[Any, int]:
     """A step of a MiniLM with so many layers, and the bytes of its parameters."""
     architecture = Architecture(
         encoder=BertConfig(num_hidden_layers=layers),
@@ -37,7 +40,7 @@ def compiled(layers: int, rows: int, *, microbatches: int = 1, devices: int = 1,
         dtype="float32",
     )
     no_tokenizer: Any = None  # there are no texts
-    student, optimizer = Student(architecture, no_tokenizer), AdamW(AdamWConfig(), 10)
+    student, optimizer = Student(architecture, no_tokenizer), AdamW(AdamWConfig(), 10, frozen=frozen)
     mesh, params = make_mesh(jax.devices()[:devices], fsdp=fsdp), {"encoder": encoder_shapes(architecture)}
     state = jax.eval_shape(lambda params: make_state(params, TERMS, optimizer), params)
     state = jax.tree.map(

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from jdistill.train import AdamWConfig
-from jdistill.train.optimizer import AdamW, decays, make_schedule
+from jdistill.train.groups import decays
+from jdistill.train.optimizer import AdamW, make_schedule
 
 
 def tiny_params() -> Any:
@@ -61,6 +62,42 @@ def test_ten_steps_equal_torch() -> None:
         schedule.step()
     expected = jax.tree.unflatten(form, [p.detach().numpy() for p in theirs])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, expected)
+
+
+@pytest.mark.parity
+def test_groups_equal_those_of_torch() -> None:
+    """A share of the learning rate, a decay of its own, and a frozen parameter, which does not count for clipping."""
+    torch = pytest.importorskip("torch")
+    rules = [
+        {"match": ".*/layer/kernel", "lr_scale": 0.25, "weight_decay": 0.3},
+        {"match": ".*/norm/scale", "lr_scale": 0},
+        {"match": "student/.*", "weight_decay": 0.2},
+        {"match": ".*", "lr_scale": 0.5},
+    ]
+    config = AdamWConfig.model_validate({"peak_lr": 0.05, "schedule": "constant", "warmup": 0, "groups": rules})
+    optimizer, params = AdamW(config, 10), tiny_params()
+    state = optimizer.init(params)
+    trained, frozen = optimizer.groups.split(params)
+    assert jax.tree.map(jnp.shape, frozen) == {"student": {"norm": {"scale": (3,)}}}
+    for step in range(5):
+        trained, state, _ = optimizer.update(gradient_of(step, trained), state, trained, jnp.int32(step))
+
+    theirs = jax.tree.map(lambda x: torch.nn.Parameter(torch.tensor(np.array(x))), optimizer.groups.split(params)[0])
+    layer, temperature = theirs["student"]["layer"], theirs["losses"]["contrast"]["temperature"]
+    groups = [
+        {"params": [layer["kernel"]], "lr": 0.25 * 0.05, "weight_decay": 0.3},
+        {"params": [layer["bias"]], "lr": 0.05, "weight_decay": 0.2},
+        {"params": [temperature], "lr": 0.5 * 0.05, "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+    for step in range(5):
+        gradients = jax.tree.leaves(gradient_of(step, trained))
+        for parameter, gradient in zip(jax.tree.leaves(theirs), gradients, strict=True):
+            parameter.grad = torch.tensor(np.array(gradient))
+        torch.nn.utils.clip_grad_norm_(jax.tree.leaves(theirs), 1.0)
+        reference.step()
+    expected = jax.tree.map(lambda p: p.detach().numpy(), theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), trained, expected)
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
