@@ -11,10 +11,11 @@ Nothing heavy is imported before it is used.
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "load"]
+__all__ = ["Model", "__version__", "load", "quantize", "value_ranges"]
 
 if TYPE_CHECKING:
     from jdistill.model import Model, load
+    from jdistill.quantization import quantize, value_ranges
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from jdistill import model
 
         return getattr(model, name)
+    if name in ("quantize", "value_ranges"):
+        from jdistill import quantization
+
+        return getattr(quantization, name)
     raise AttributeError(f"module 'jdistill' has no attribute {name!r}")
