@@ -43,11 +43,12 @@ def dense(name: str) -> Callable[..., jax.Array]:
     return loss
 
 
-def streamed(name: str, mesh: Mesh, gathered_bytes: int) -> Callable[..., jax.Array]:
-    """The loss as training computes it."""
-    objective = make_objective({"contrast": LOSSES[name]}, mesh, gathered_bytes=gathered_bytes)
+def streamed(name: str, mesh: Mesh, gathered_bytes: int, block: int) -> Callable[..., jax.Array]:
+    """The loss as training computes it, so many candidates at a time."""
+    loss = LOSSES[name].model_copy(update={"block": block})
+    objective = make_objective({"contrast": loss}, mesh, gathered_bytes=gathered_bytes)
 
-    def loss(queries: jax.Array, documents: jax.Array) -> jax.Array:
+    def value(queries: jax.Array, documents: jax.Array) -> jax.Array:
         n = queries.shape[0]
         numbers = jnp.arange(n)
         tokens = Tokens(jnp.zeros((n, 1, 1), jnp.int32), jnp.ones((n, 1, 1), bool))
@@ -55,7 +56,7 @@ def streamed(name: str, mesh: Mesh, gathered_bytes: int) -> Callable[..., jax.Ar
         vectors = Vectors(Columns(queries, documents[:, None]), {}, {})
         return objective(vectors, batch, {}, jnp.float32(0), jax.random.key(0))[0]
 
-    return loss
+    return value
 
 
 def main() -> None:
@@ -64,15 +65,23 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=4096, help="pairs in the batch")
     options.add_argument("--width", type=int, default=384, help="of the vectors")
     options.add_argument("--loss", choices=list(LOSSES), default="symmetric")
+    options.add_argument(
+        "--block", type=int, nargs="*", default=[512], help="candidates at a time; several are compared"
+    )
     options.add_argument("--devices", type=int, default=1)
     options.add_argument("--repeats", type=int, default=15)
     options.add_argument("--no-time", action="store_true", help="compile only")
     chosen = options.parse_args()
 
     mesh = make_mesh(jax.devices()[: chosen.devices])
-    forms = {"dense": dense(chosen.loss), "streamed": streamed(chosen.loss, mesh, 2**62)}
-    if chosen.devices > 1:
-        forms = {"gathered": forms["streamed"], "ring": streamed(chosen.loss, mesh, 0)}
+    bytes_of = {"streamed": 2**62} if chosen.devices == 1 else {"gathered": 2**62, "ring": 0}
+    forms = {
+        f"{form}, {block}": streamed(chosen.loss, mesh, most, block)
+        for form, most in bytes_of.items()
+        for block in chosen.block
+    }
+    if chosen.devices == 1:
+        forms = {"dense": dense(chosen.loss), **forms}
     rows = row_sharding(mesh)
     like = jax.ShapeDtypeStruct((chosen.rows, chosen.width), jnp.float32, sharding=rows)
     programs = {
