@@ -125,18 +125,29 @@ def model_flops(job: Job, rows: int) -> float:
         6 P T + 12 layers d l T   for T tokens in texts of l, P elements of the encoder's matrices, width d
 
     The factor 6 is a multiplication and an addition, forward once and backward twice; the second summand is attention.
-    Look-ups, normalisation, activation, softmax, the loss and encoding again (microbatches) are left out.
+    Of frozen matrices the backward pass multiplies once, and where nothing of the encoder is trained not at all. LoRA's
+    own matrices count like any others. Look-ups, normalisation, activation, softmax, the loss and encoding again
+    (microbatches) are left out.
     Source: Kaplan et al. 2020, arXiv:2001.08361, section 2.1, with the attention of both directions.
     """
     encoder = job.student.config.encoder
-    matrices = sum(x.size for path, x in jax.tree.leaves_with_path(job.params["encoder"]) if _is_matrix(path))
+    trained = job.optimizer.groups.split({"student": job.params})[0]["student"]
+    matrices, learned = (_matrices(params.get("encoder", {})) for params in (job.params, trained))
+    low_rank = sum(x.size for x in jax.tree.leaves(job.params.get("lora", {})))
+    backward = 1 if "encoder" in trained or "lora" in trained else 0
     projections = sum(x.size for path, x in jax.tree.leaves_with_path(job.params) if "projection" in str(path[0]))
     sides = ((1, job.rows.query_length), (job.rows.documents, job.rows.document_length))
     total = 0.0
     for texts, length in sides:
         tokens = rows * texts * length
-        total += 6.0 * matrices * tokens + 12.0 * encoder.depth * encoder.width * length * tokens
+        total += (2.0 * (1 + backward) * matrices + 2.0 * learned + 6.0 * low_rank) * tokens
+        total += 4.0 * (1 + 2 * backward) * encoder.depth * encoder.width * length * tokens
     return total + 6.0 * projections * rows * job.rows.texts
+
+
+def _matrices(encoder: Any) -> int:
+    """Elements of all matrices that tokens are multiplied with."""
+    return sum(x.size for path, x in jax.tree.leaves_with_path(encoder) if _is_matrix(path))
 
 
 def _is_matrix(path: Any) -> bool:

@@ -23,7 +23,7 @@ class Group(Config):
 
     match: re.Pattern[str]
     """Regular expression of the whole path of a parameter, such as `student/encoder/layers/[0-2]/.*`; others begin
-    with `student/head/`, `student/projection/`, `student/lora/` or, of what a loss learns, `losses/`."""
+    with `student/pooling/`, `student/head/`, `student/projection/`, `student/lora/` or, of a loss, `losses/`."""
     lr_scale: float = Field(default=1.0, ge=0, le=1)
     """Learning rate of these parameters as a share of the schedule's, which peaks at `peak_lr`. 0 freezes them: they
     get no gradient, no optimizer state and no update, and memory holds nothing that only their gradient would need."""

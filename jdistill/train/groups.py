@@ -19,8 +19,8 @@ Params = dict[str, PyTree[Array]]
 
 DECAY_RULES: tuple[tuple[str, bool], ...] = (
     (r"losses/.*", False),
-    (r".*/(bias|scale)", False),
-    (r".*/(kernel|words|positions|types)", True),
+    (r".*/(bias|scale|distance_bias)", False),
+    (r".*/(kernel|residual|decoder|words|positions|types|latents)", True),
     (r"student/lora/.*/(a|b)", True),
 )
 """Pattern of a parameter's whole path -> whether it decays. The first that matches counts; each parameter needs one."""

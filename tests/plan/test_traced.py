@@ -89,6 +89,23 @@ def test_the_trace_agrees_with_the_formula(mesh):
     assert work.unknown_loops == 0
 
 
+@pytest.mark.parametrize(
+    ("student", "tolerance"),
+    [
+        ({"backbone": "frozen"}, 0.01),
+        # Of the only layer three matrices need no derivative of their input, and two have one of the merged matrix.
+        ({"lora": {"rank": 4}}, 0.1),
+    ],
+    ids=str,
+)
+def test_what_is_frozen_is_not_differentiated(mesh, student, tolerance):
+    terms = {"align": tiny_job().terms["align"]}
+    job, trained = tiny_job(student, terms=terms), tiny_job(terms=terms)
+    work = find_work(trace(job, mesh, 64).jaxpr, "tpu")
+    assert work.flops == pytest.approx(model_flops(job, 64), rel=tolerance)
+    assert model_flops(job, 64) < 0.72 * model_flops(trained, 64)
+
+
 def test_microbatches_encode_once_more_and_keep_less(mesh):
     whole, pieces = (trace(tiny_job(microbatches=n), mesh, 2048).jaxpr for n in (1, 4))
     assert 1.2 < find_work(pieces, "tpu").flops / find_work(whole, "tpu").flops < 4 / 3

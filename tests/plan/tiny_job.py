@@ -6,6 +6,7 @@ from jdistill.losses import EmbedCosine, InfoNCE
 from jdistill.plan import Job, RowForm, planned_student
 from jdistill.student import StudentConfig
 from jdistill.train import AdamWConfig
+from jdistill.train.groups import frozen_paths
 from jdistill.train.optimizer import AdamW
 
 ENCODER = {
@@ -19,16 +20,17 @@ ENCODER = {
 }
 
 
-def tiny_job(**changes: Any) -> Job:
-    """Pairs of 16 and 32 tokens, a teacher of 384; `changes` are fields of Job."""
-    config = StudentConfig.model_validate({"init": "no/model", "encoder": ENCODER, "dtype": "bfloat16"})
+def tiny_job(student: dict[str, Any] | None = None, **changes: Any) -> Job:
+    """Pairs of 16 and 32 tokens, a teacher of 384; `student` are fields of StudentConfig, `changes` those of Job."""
+    content = {"init": "no/model", "encoder": ENCODER, "dtype": "bfloat16", **(student or {})}
+    config = StudentConfig.model_validate(content)
     planned = planned_student(config, {"big": 384})
     job = Job(
         name="tiny",
         student=planned.student,
         params=planned.params,
         terms={"align": EmbedCosine(teacher="big"), "contrast": InfoNCE(weight=0.1)},
-        optimizer=AdamW(AdamWConfig(), 100),
+        optimizer=AdamW(AdamWConfig(), 100, frozen=frozen_paths(planned.student)),
         rows=RowForm(16, 32, 1, 0),
         teacher_widths={"big": 384},
         global_batch_size=64,

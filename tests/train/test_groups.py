@@ -3,7 +3,7 @@
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, get_args
 
 import jax
 import numpy as np
@@ -13,10 +13,12 @@ from jdistill.checkpoint import load_student_params
 from jdistill.config import UserError, parse
 from jdistill.losses import EmbedCosine, InfoNCE, LossConfig
 from jdistill.parallel import make_mesh, row_sharding, state_sharding
-from jdistill.student import Student, StudentConfig, make_student
+from jdistill.student import Architecture, Prompts, Student, StudentConfig, make_student
+from jdistill.student.encoders import Encoder, EncoderConfig
 from jdistill.student.head import Dense, Normalize
+from jdistill.student.student import encoder_shapes
 from jdistill.train import AdamWConfig
-from jdistill.train.groups import Groups, Settings, join, path_of, split
+from jdistill.train.groups import Groups, Settings, decays, join, path_of, split
 from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState, make_state
 from jdistill.train.step import make_train_step
@@ -125,6 +127,30 @@ def test_malformed_rules_are_refused(rule: dict[str, Any], message: str) -> None
         groups([rule])
 
 
+NEITHER = ("distance_bias",)
+"""Of more than one dimension, and a bias all the same."""
+
+
+@pytest.mark.parametrize("kind", get_args(get_args(Encoder)[0]))
+def test_of_every_encoder_matrices_decay_and_vectors_do_not(kind: type[EncoderConfig]) -> None:
+    """Rules go by name: a parameter of a new name needs a rule, or this fails."""
+    sizes: dict[str, Any] = {"num_hidden_layers": 2} if "num_hidden_layers" in kind.model_fields else {}
+    architecture = Architecture(
+        encoder=cast(Any, kind(**sizes)),
+        pooling=["mean"],
+        head=[],
+        max_length=None,
+        prompts=Prompts(),
+        projections={},
+        dropout=0.0,
+        dtype="float32",
+    )
+    params = {"student": {"encoder": encoder_shapes(architecture)}}
+    decay = by_path(decays(params))
+    for path, form in by_path(params).items():
+        assert decay[path] == (len(form.shape) > 1 and not path.endswith(NEITHER)), path
+
+
 # What a frozen parameter costs a training step, and what becomes of it.
 
 TERMS: dict[str, dict[str, LossConfig]] = {
@@ -175,7 +201,7 @@ def stepped(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return step
 
 
-def by_path(tree: Any) -> dict[str, np.ndarray]:
+def by_path(tree: Any) -> dict[str, Any]:
     return {path_of(path): x for path, x in jax.tree.leaves_with_path(tree)}
 
 
