@@ -131,7 +131,7 @@ def model_flops(job: Job, rows: int) -> float:
     Source: Kaplan et al. 2020, arXiv:2001.08361, section 2.1, with the attention of both directions.
     """
     encoder = job.student.config.encoder
-    trained = job.optimizer.groups.split({"student": job.params})[0]["student"]
+    trained = job.optimizer.groups.split({"student": job.params})[0].get("student", {})
     matrices, learned = (_matrices(params.get("encoder", {})) for params in (job.params, trained))
     low_rank = sum(x.size for x in jax.tree.leaves(job.params.get("lora", {})))
     backward = 1 if "encoder" in trained or "lora" in trained else 0
