@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jdistill.student.layers import dense, layer_norm, rms_norm
+from jdistill.student.layers import dense, layer_norm, lookup, rms_norm
 from jdistill.student.weights import Weight
 
 
@@ -44,6 +44,18 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         """The same shape."""
         return rms_norm(x, self.scale[...] + self.offset, self.epsilon)
+
+
+class Words(nnx.Module):
+    """One vector per token of the vocabulary."""
+
+    def __init__(self, tokens: int, width: int, *, std: float, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.dtype = dtype
+        self.words = nnx.Param(normal(rngs, std, tokens, width))
+
+    def __call__(self, ids: Int[Array, "*n"]) -> Float[Array, "*n d"]:
+        """Those of some tokens, in `dtype`."""
+        return lookup(self.words[...], ids, self.dtype)
 
 
 def normal(rngs: nnx.Rngs, std: float, *shape: int) -> Float[Array, "..."]:

@@ -6,11 +6,37 @@ from pydantic import Field
 
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.encoders.bert import BertConfig
+from jdistill.student.encoders.eurobert import EuroBertConfig
+from jdistill.student.encoders.gemma3 import Gemma3Config
+from jdistill.student.encoders.modernbert import ModernBertConfig
+from jdistill.student.encoders.nomicbert import NomicBertConfig
+from jdistill.student.encoders.qwen3 import Qwen3Config
 from jdistill.student.encoders.static import StaticConfig
 
-Encoder = Annotated[BertConfig | StaticConfig, Field(discriminator="kind")]
+Encoder = Annotated[
+    BertConfig | EuroBertConfig | Gemma3Config | ModernBertConfig | NomicBertConfig | Qwen3Config | StaticConfig,
+    Field(discriminator="kind"),
+]
 
-MODEL_TYPES: dict[str, type[EncoderConfig]] = {"bert": BertConfig}
+MODEL_TYPES: dict[str, type[EncoderConfig]] = {
+    "bert": BertConfig,
+    "eurobert": EuroBertConfig,
+    "gemma3_text": Gemma3Config,
+    "modernbert": ModernBertConfig,
+    "nomic_bert": NomicBertConfig,
+    "qwen3": Qwen3Config,
+}
 """`model_type` of a Hugging Face `config.json` -> architecture."""
 
-__all__ = ["MODEL_TYPES", "BertConfig", "Encoder", "EncoderConfig", "StaticConfig"]
+__all__ = [
+    "MODEL_TYPES",
+    "BertConfig",
+    "Encoder",
+    "EncoderConfig",
+    "EuroBertConfig",
+    "Gemma3Config",
+    "ModernBertConfig",
+    "NomicBertConfig",
+    "Qwen3Config",
+    "StaticConfig",
+]

@@ -56,7 +56,10 @@ _NOMICBERT = Case(
 
 _QWEN3 = Case(
     hf={
-        **{"model_type": "qwen3", **SIZES, "num_key_value_heads": 2, "head_dim": 12},
+        "model_type": "qwen3",
+        **SIZES,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
         "rope_parameters": {"rope_theta": 1_000_000.0},
     },
     vocabulary=byte_pairs(LLAMA, begins=False),
@@ -71,10 +74,15 @@ _QWEN3_WINDOW = {"use_sliding_window": True, "sliding_window": 3, "max_window_la
 
 _GEMMA3 = Case(
     hf={
-        **{"model_type": "gemma3_text", **SIZES, "num_key_value_heads": 1, "head_dim": 12},
+        "model_type": "gemma3_text",
+        **SIZES,
+        "num_key_value_heads": 1,
+        "head_dim": 12,
         # Two places on each side in the first and third layer.
-        **{"use_bidirectional_attention": True, "sliding_window": 4, "sliding_window_pattern": 2},
-        "query_pre_attn_scalar": 7,
+        "use_bidirectional_attention": True,
+        "sliding_window": 4,
+        "sliding_window_pattern": 2,
+        "query_pre_attn_scalar": 16,
     },
     vocabulary=byte_pairs(LLAMA),
     heads=("CausalLM", "SequenceClassification"),
