@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill.student.layers import ACTIVATIONS, dense, dropout, gelu, keys, layer_norm, lookup
+from jdistill.student.layers import ACTIVATIONS, dense, dropout, gated, gelu, keys, layer_norm, lookup
 
 
 def test_dense_takes_any_rank_with_the_gradient_of_the_formula():
@@ -93,3 +93,26 @@ def test_without_key_or_rate_nothing_is_dropped():
     assert dropout(x, 0.5, None) is x
     assert dropout(x, 0.0, jax.random.key(0)) is x
     assert keys(None, 2) == [None, None]
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu", "gelu_pytorch_tanh"])
+def test_gated_is_the_product_with_the_gradient_of_autodiff(name):
+    rng = np.random.default_rng(0)
+    args = [jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32) for _ in range(2)]
+    cotangent = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
+    value, vjp = jax.vjp(lambda gate, up: gated(gate, up, name), *args)
+    expected, plain = jax.vjp(lambda gate, up: ACTIVATIONS[name](gate) * up, *args)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for one, other in zip(vjp(cotangent), plain(cotangent), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_gated_rounds_once_and_keeps_its_arguments_only():
+    rng = np.random.default_rng(0)
+    gate, up = (jnp.asarray(rng.normal(size=(64,)), jnp.bfloat16) for _ in range(2))
+    value, vjp = jax.vjp(lambda gate, up: gated(gate, up, "silu"), gate, up)
+    exact = gated(gate.astype(jnp.float32), up.astype(jnp.float32), "silu")
+    np.testing.assert_array_equal(value, exact.astype(jnp.bfloat16))
+    kept = [x for x in jax.tree.leaves(vjp) if x.shape == (64,)]
+    assert [x.dtype for x in kept] == [jnp.bfloat16] * 2
+    assert [x.dtype for x in vjp(value)] == [jnp.bfloat16] * 2

@@ -98,17 +98,18 @@ class EuroBertConfig(EncoderConfig):
         """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
         theta = hf.get("rope_theta") or DEFAULT_THETA
         rope = read_rope(hf.get("rope_scaling") or hf.get("rope_parameters"), theta, where=where)
-        return parse(cls, same_named(cls, hf) | {"rope_theta": rope.theta, "rope_factor": rope.factor}, where=where)
+        given = same_named(cls, hf) | {"rope_theta": rope.theta, "rope_factor": rope.factor}
+        return parse(cls, given, where=where)._resolved()
 
     def to_hf(self) -> dict[str, Any]:
         """`config.json` of a `EuroBertModel`."""
-        plain = {
-            **self.model_dump(exclude={"kind", "rope_factor"}),
-            "num_key_value_heads": self.num_key_value_heads or self.num_attention_heads,
-            "head_dim": self.head_width,
-        }
+        plain = self._resolved().model_dump(exclude={"kind", "rope_factor"})
         named = {"architectures": ["EuroBertModel"], "model_type": "eurobert"}
         return {**named, **plain, "rope_scaling": rope_scaling(self.rope_factor), "pad_token_id": None}
+
+    def _resolved(self) -> "EuroBertConfig":
+        heads = self.num_key_value_heads or self.num_attention_heads
+        return self.model_copy(update={"num_key_value_heads": heads, "head_dim": self.head_width})
 
     def weights(self) -> list[Weight]:
         """Embeddings, layer by layer, the last norm."""

@@ -133,7 +133,8 @@ class NomicBertConfig(EncoderConfig):
         rope = read_rope(hf.get("rope_scaling") or hf.get("rope_parameters"), theta, where=where)
         if rope.factor != 1:
             raise UserError(f"{where}: rope_type is linear, which NomicBERT is not supported with.")
-        return parse(cls, given | {"rope_theta": rope.theta}, where=where)
+        config = parse(cls, given | {"rope_theta": rope.theta}, where=where)
+        return config.model_copy(update={"head_dim": config.head_width})
 
     def to_hf(self) -> dict[str, Any]:
         """`config.json` of a `NomicBertModel`, which transformers 4 does not know."""
