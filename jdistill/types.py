@@ -17,8 +17,10 @@ class Tokens(NamedTuple):
     mask: Bool[Array, "... l"]
     """True where a token is real, False where it is padding."""
     packed: Int[Array, "r p"] | None = None
-    """How the encoder packs several texts into a row: which of all padded places (texts times `l`, counted through)
-    each place of its `r` rows holds, -1 where it is empty. None: one text per row."""
+    """How several texts share a row of the encoder: which of all padded places (texts times `l`, counted through) each
+    place of its `r` rows holds, -1 where it is empty. None: one text per row. A batch that is encoded in pieces, on
+    several devices or in microbatches, has as many rows for each piece, and counts through the texts of a piece, so that
+    the pieces of `ids` and of `packed` belong together."""
 
 
 class Columns(NamedTuple):

@@ -96,7 +96,7 @@ def recipe_of(a: argparse.Namespace, folder: Path) -> dict:
             "dtype": "bfloat16" if a.bf16 else "float32",
         },
         "losses": losses[a.loss],
-        "loader": {"last_batch": "drop", "packing": a.max_length if pieces == 1 else None},
+        "loader": {"last_batch": "drop", "packing": a.max_length},
         "train": {
             "epochs": a.epochs,
             "global_batch_size": a.batch,
@@ -145,7 +145,7 @@ def main() -> None:
             student=student,
             params=params,
             terms=recipe.terms(),
-            loader=make_loader(recipe, store, student),
+            loader=make_loader(recipe, store, student, pieces=jax.device_count() * recipe.train.microbatches),
             evaluate=None,
             folder=recipe.run,
             recipe=recipe.model_dump(mode="json"),

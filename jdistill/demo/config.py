@@ -101,7 +101,7 @@ def _static(teacher: str) -> dict[str, Any]:
     return {
         "student": {"init": teacher, "encoder": {"kind": "static"}, "max_length": MAX_LENGTH},
         "losses": {"align": {"kind": "embed_cosine"}, "contrast": {"kind": "info_nce", "weight": 0.1}},
-        "loader": {"shapes": {"query": 1, "document": 1}},
+        "loader": {"shapes": 1},
         "train": {
             "epochs": 6,
             "global_batch_size": 128,

@@ -3,22 +3,19 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from jdistill.config import UserError
-from jdistill.loader.buckets import Buckets, Shape, make_buckets
+from jdistill.loader.buckets import Lengths, Shape
 from jdistill.loader.config import LoaderConfig
-from jdistill.loader.epochs import Epochs, Planner
-from jdistill.loader.lengths import round_up, static_lengths
-from jdistill.loader.packing import places, plan_packed
-from jdistill.loader.plan import Plan, plan_epoch
+from jdistill.loader.epochs import Epochs
+from jdistill.loader.layouts import TokenTable, make_layout
 from jdistill.loader.waiting import shared_texts
-from jdistill.types import Batch, Columns, Tokens
+from jdistill.types import Batch, Columns
 
 
 class Rows(Protocol):
@@ -37,21 +34,6 @@ class Rows(Protocol):
     @property
     def scores(self) -> Float[np.ndarray, "n s"] | None:
         """The scores of each row, None where there are none."""
-        ...
-
-
-class TokenTable(Protocol):
-    """What the loader needs of a token cache."""
-
-    @property
-    def lengths(self) -> Int[np.ndarray, " texts"]:
-        """Tokens of each text."""
-        ...
-
-    def pad(
-        self, ids: Int[np.ndarray, "..."], length: int
-    ) -> tuple[Int[np.ndarray, "... l"], Bool[np.ndarray, "... l"]]:
-        """Tokens of these texts and which of them are real, padded to `length`."""
         ...
 
 
@@ -74,9 +56,12 @@ class Loader:
       teachers: name -> the teacher's vectors.
       global_batch_size: rows per step over all devices and hosts.
       seed: decides the order of the rows.
+      pieces: parts of a batch that are encoded at once, devices times microbatches: each is packed or folded for
+        itself. The rows of a batch and their order do not depend on it.
 
     Raises:
-      UserError: if there are fewer rows than `global_batch_size`, or if equal texts rule out `no_duplicates`.
+      UserError: if there are fewer rows than `global_batch_size`, if equal texts rule out `no_duplicates`, or if a
+        batch does not divide into `pieces` where that matters.
     """
 
     def __init__(
@@ -89,6 +74,7 @@ class Loader:
         teachers: Mapping[str, TeacherVectors],
         global_batch_size: int,
         seed: int,
+        pieces: int = 1,
     ):
         if (queries is None) != (rows.queries is None):
             raise ValueError("the queries' token table must be given exactly where the rows have queries")
@@ -99,16 +85,18 @@ class Loader:
         self._queries = queries
         self._documents = documents
         self._teachers = dict(teachers)
-        query_lengths = _query_lengths(rows, queries)
-        document_lengths = documents.lengths[rows.documents]
-        self._tokens = query_lengths + document_lengths.sum(axis=1, dtype=np.int64)
-        self._longest = Shape(
-            int(round_up(query_lengths.max(keepdims=True), config.pad_to_multiple.query)[0]),
-            int(round_up(document_lengths.max(keepdims=True), config.pad_to_multiple.document).max()),
-        )
-        planner = _planner(config, rows, query_lengths, document_lengths, global_batch_size)
-        self._epochs = Epochs(planner, len(rows.documents), keep_last=config.last_batch == "keep", seed=seed)
-        self.fingerprint = _fingerprint(config, rows, query_lengths, document_lengths, global_batch_size, seed)
+        lengths = Lengths(_query_lengths(rows, queries), documents.lengths[rows.documents])
+        texts = shared_texts(_all_texts(rows)) if config.no_duplicates else {}
+        self._tokens = lengths.queries + lengths.documents.sum(axis=1)
+        self._layout = make_layout(config, lengths, texts, batch_rows=global_batch_size, pieces=pieces)
+        keep = config.last_batch == "keep"
+        self._epochs = Epochs(self._layout.plan, len(rows.documents), keep_last=keep, seed=seed)
+        shapes = self._layout.begin(self._epochs.first)
+        self._places = sum(self._layout.places(shape) for shape in shapes)
+        self.shapes = tuple(sorted(set(shapes)))
+        """Every pair of padded lengths that occurs, or of numbers of packed rows, ascending: one program each. With
+        packing a batch of a later epoch may need a row more, and a program of its own."""
+        self.fingerprint = _fingerprint(config, rows, lengths, global_batch_size, seed)
         """Equal for two loaders exactly if they yield the same batches (teacher vectors aside)."""
 
     @property
@@ -122,25 +110,24 @@ class Loader:
         return len(self._epochs.first.rows)
 
     @property
-    def shapes(self) -> tuple[Shape, ...]:
-        """Every pair of padded lengths that occurs, or of numbers of packed rows, ascending: one program each."""
-        return self._epochs.shapes
+    def pieces(self) -> int | None:
+        """Into how many parts batches are cut, each of which is laid out for itself; None if any number will do."""
+        return self._layout.pieces
 
     @property
     def layout(self) -> str:
         """How texts lie in a batch, for people."""
-        shapes = " ".join(f"{q}x{d}" if q else f"{d}" for q, d in self.shapes)
-        return f"lengths {shapes}" if self.config.packing is None else f"{shapes} rows of {self.config.packing} tokens"
+        return self._layout.describe(self.shapes)
 
     @property
     def padding(self) -> float:
-        """Share of padding among all tokens of the first epoch, in [0, 1)."""
-        return self._padding(self._epochs.first)
+        """Share of padding among all tokens of the first epoch, in [0, 1): of those that the encoder computes on."""
+        return 1.0 - int(self._tokens[self._epochs.first.rows].sum()) / self._places
 
     def batch_padding(self, step: int) -> float:
         """Share of padding among the tokens of this step's batch, in [0, 1)."""
-        plan, i = self._planned(step)
-        return self._padding(Plan(plan.rows[i : i + 1], plan.shapes[i : i + 1]))
+        rows, shape = self._planned(step)
+        return 1.0 - int(self._tokens[rows].sum()) / self._layout.places(shape)
 
     def batch(self, step: int, host: tuple[int, int] = (0, 1)) -> Batch:
         """The batch of a step, as NumPy arrays.
@@ -149,17 +136,17 @@ class Loader:
           step: number of updates done before, >= 0.
           host: `(index, count)` yields this host's contiguous share of the rows of the same global batch.
         """
-        plan, i = self._planned(step)
-        rows = plan.rows[i][_share(self.global_batch_size, host)]
-        shape = Shape(*(int(number) for number in plan.shapes[i]))
+        all_rows, shape = self._planned(step)
+        rows = all_rows[_share(self.global_batch_size, host, self.pieces)]
         # Any: NumPy arrays here; the shared types name what they are once they lie on the devices.
         document_ids: Any = np.asarray(self._rows.documents[rows])
-        documents = self._tokens_of(self._documents, document_ids, shape.document, self._longest.document)
+        documents = self._layout.tokens(self._documents, document_ids, shape, "document")
         query_ids: Any = None
         queries: Any = None
         if self._rows.queries is not None and self._queries is not None:
             query_ids = np.asarray(self._rows.queries[rows])
-            queries = self._tokens_of(self._queries, query_ids, shape.query, self._longest.query)
+            queries = self._layout.tokens(self._queries, query_ids[:, None], shape, "query")
+            queries = queries._replace(ids=queries.ids[:, 0], mask=queries.mask[:, 0])
         scores: Any = None if self._rows.scores is None else np.asarray(self._rows.scores[rows])
         return Batch(
             queries=queries,
@@ -171,13 +158,15 @@ class Loader:
         )
 
     def examples(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """The first batch of each shape among steps `start` to `stop - 1`: what must be compiled, in order of need."""
+        """The first batch of each shape among steps `start` to `stop - 1`: what must be compiled, in order of need.
+
+        Looks no farther than an epoch ahead, within which nearly every shape comes.
+        """
         seen: set[Shape] = set()
-        for step in range(start, stop):
+        for step in range(start, min(stop, start + self.steps_per_epoch)):
             if len(seen) == len(self.shapes):
                 return
-            plan, i = self._planned(step)
-            shape = Shape(*(int(length) for length in plan.shapes[i]))
+            _, shape = self._planned(step)
             if shape not in seen:
                 seen.add(shape)
                 yield self.batch(step, host)
@@ -194,26 +183,10 @@ class Loader:
         finally:
             batches.close()  # pyright: ignore[reportAttributeAccessIssue]  # ends its threads
 
-    def _tokens_of(self, table: TokenTable, ids: Int[np.ndarray, "..."], size: int, longest: int) -> Any:
-        """Padded to `size`; with packing padded to `longest`, and packed into `size` rows."""
-        capacity = self.config.packing
-        if capacity is None:
-            return Tokens(*cast(Any, table.pad(ids, size)))
-        packed = places(table.lengths[ids].ravel(), padded=longest, rows=size, capacity=capacity)
-        return Tokens(*cast(Any, (*table.pad(ids, longest), packed)))
-
-    def _planned(self, step: int) -> tuple[Plan, int]:
+    def _planned(self, step: int) -> tuple[Int[np.ndarray, " n"], Shape]:
         epoch, i = divmod(step, self.steps_per_epoch)
-        return self._epochs.plan(epoch), i
-
-    def _padding(self, plan: Plan) -> float:
-        real = int(self._tokens[plan.rows].sum())
-        if self.config.packing is None:
-            columns = self._rows.documents.shape[1]
-            padded = int((plan.shapes[:, 0] + plan.shapes[:, 1] * columns).sum()) * plan.rows.shape[1]
-        else:
-            padded = int(plan.shapes.sum()) * self.config.packing
-        return 1.0 - real / padded
+        plan = self._epochs.plan(epoch)
+        return plan.rows[i], self._layout.shape(plan.rows[i], Shape(*plan.shapes[i].tolist()))
 
 
 class _Steps:
@@ -247,10 +220,12 @@ def _check_rows(rows: int, global_batch_size: int) -> None:
         )
 
 
-def _share(rows: int, host: tuple[int, int]) -> slice:
+def _share(rows: int, host: tuple[int, int], pieces: int | None) -> slice:
     index, count = host
     if rows % count or not 0 <= index < count:
         raise ValueError(f"host {index} of {count}: {rows} rows cannot be shared evenly")
+    if pieces is not None and pieces % count:
+        raise ValueError(f"host {index} of {count}: {pieces} pieces cannot be shared evenly")
     return slice(index * rows // count, (index + 1) * rows // count)
 
 
@@ -264,51 +239,16 @@ def _all_texts(rows: Rows) -> Int[np.ndarray, "n t"]:
     return rows.documents if rows.queries is None else np.column_stack([rows.queries, rows.documents])
 
 
-def _planner(
-    config: LoaderConfig,
-    rows: Rows,
-    queries: Int[np.ndarray, " n"],
-    documents: Int[np.ndarray, "n c"],
-    batch_rows: int,
-) -> Planner:
-    """How an epoch is planned: rows of like length together, or packed."""
-    keep = config.last_batch == "keep"
-    if config.packing is not None:
-        if config.no_duplicates:
-            raise UserError(
-                "loader.packing: does not go together with loader.no_duplicates yet. Leave out one of both; without "
-                "packing, texts are padded to one of loader.shapes lengths."
-            )
-        return partial(plan_packed, queries, documents, batch_rows=batch_rows, capacity=config.packing, keep_last=keep)
-    texts = shared_texts(_all_texts(rows)) if config.no_duplicates else {}
-    return partial(plan_epoch, _buckets(config, rows, queries, documents), texts, batch_rows=batch_rows, keep_last=keep)
-
-
-def _buckets(
-    config: LoaderConfig, rows: Rows, queries: Int[np.ndarray, " n"], documents: Int[np.ndarray, "n c"]
-) -> Buckets:
-    multiple, shapes = config.pad_to_multiple, config.shapes
-    longest = documents.max(axis=1)
-    plain = rows.queries is None
-    return make_buckets(
-        queries,
-        longest,
-        query_lengths=(0,) if plain else static_lengths(queries, multiple=multiple.query, at_most=shapes.query),
-        document_lengths=static_lengths(longest, multiple=multiple.document, at_most=shapes.document),
-    )
-
-
 def _fingerprint(
     config: LoaderConfig,
     rows: Rows,
-    queries: Int[np.ndarray, " n"],
-    documents: Int[np.ndarray, "n c"],
+    lengths: Lengths,
     global_batch_size: int,
     seed: int,
 ) -> str:
     settings = config.model_dump(mode="json", exclude={"prefetch"})
     digest = hashlib.sha256(json.dumps([settings, global_batch_size, seed], sort_keys=True).encode())
-    for array in (rows.queries, rows.documents, rows.scores, queries, documents):
+    for array in (rows.queries, rows.documents, rows.scores, *lengths):
         digest.update(b"none" if array is None else str((array.shape, array.dtype.str)).encode())
         digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -1,52 +1,44 @@
-"""Packing: batches of nearly equal token counts, whose texts fill rows of one fixed length.
+"""Packing: texts fill rows of one fixed length, so that hardly any place is without a token.
 
-Every batch gets texts of every length, so that all need nearly the same number of rows: one compiled program, and
-hardly any place without a token. Padding each text instead needs a program per length.
+Every piece of a batch, what a device encodes at once, is packed for itself. Pieces hold nearly equally many tokens
+(even.py), so all need nearly the same number of rows: one compiled program. Padding needs a program per length.
 """
-
-from bisect import bisect_left, insort
 
 import numpy as np
 from jaxtyping import Int
 
 from jdistill.config import UserError
-from jdistill.loader.plan import Plan
+from jdistill.loader.buckets import Buckets, Lengths
+from jdistill.loader.even import even_batches, even_parts
+from jdistill.loader.plan import Plan, plan_epoch
+from jdistill.loader.waiting import Texts
+
+_FEW = 64
+"""Up to so many rows one row more is worth a longer search: it would be empty, in every batch."""
 
 
 def plan_packed(
-    queries: Int[np.ndarray, " n"],
-    documents: Int[np.ndarray, "n c"],
-    order: Int[np.ndarray, " n"],
-    *,
-    batch_rows: int,
-    capacity: int,
-    keep_last: bool,
+    lengths: Lengths, texts: Texts, order: Int[np.ndarray, " n"], *, batch_rows: int, keep_last: bool
 ) -> Plan:
-    """Deal the rows, sorted by tokens, to the batches in turn, and count the packed rows that the fullest needs.
+    """Batches of nearly equally many tokens, whatever their rows are packed into.
 
     Args:
-      queries: tokens of each row's query; zeros where rows are plain texts.
-      documents: tokens of each row's documents.
+      lengths: tokens of each row.
+      texts: texts of rows that may not meet in a batch; empty where duplicates are allowed.
       order: a permutation of all rows.
       batch_rows: rows per batch.
-      capacity: places of a packed row.
-      keep_last: complete the last batch with the first rows of the order; otherwise leave the last ones out.
+      keep_last: as of `plan_epoch`.
 
     Returns:
-      The plan; its shapes are numbers of packed rows, of queries and of documents, the same for every batch.
+      The plan. Its shapes say nothing: how many packed rows a batch needs depends on its pieces; the plan does not.
     """
-    count = len(order)
-    steps = -(-count // batch_rows) if keep_last else count // batch_rows
-    chosen = np.resize(order, steps * batch_rows)
-    tokens = queries + documents.sum(axis=1)
-    dealt = chosen[np.argsort(tokens[chosen], kind="stable")].reshape(batch_rows, steps)
-    # Which batch gets which row of a stratum is as random as the order.
-    turn = np.argsort(np.argsort(chosen, kind="stable").reshape(batch_rows, steps), axis=1)
-    rows = np.take_along_axis(dealt, turn, axis=1).T.astype(np.int32)
-    shapes = [
-        (packed_rows(queries[batch], capacity), packed_rows(documents[batch].ravel(), capacity)) for batch in rows
-    ]
-    return Plan(rows, np.broadcast_to(np.max(np.array(shapes, np.int32), axis=0), (steps, 2)).copy())
+    one = Buckets(np.zeros(len(order), np.int32), np.zeros((1, 2), np.int32))
+    plan = plan_epoch(one, texts, order, batch_rows=batch_rows, keep_last=keep_last)
+    documents = lengths.documents.sum(axis=1, dtype=np.int64)
+    tokens = np.column_stack([lengths.queries, documents] if lengths.queries.any() else [documents])
+    free = np.bincount(plan.rows.ravel(), minlength=len(order)) == 1
+    free[list(texts)] = False
+    return plan._replace(rows=even_parts(even_batches(plan.rows, tokens, free), tokens))
 
 
 def packed_rows(lengths: Int[np.ndarray, " k"], capacity: int) -> int:
@@ -55,7 +47,10 @@ def packed_rows(lengths: Int[np.ndarray, " k"], capacity: int) -> int:
 
 
 def assign(lengths: Int[np.ndarray, " k"], capacity: int) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
-    """Row and first place of each text: longest first, each into the fullest row that has room (best fit).
+    """Row and first place of each text.
+
+    Texts go, longest first, into the fullest row that has room (best fit). Where that takes more rows than the tokens
+    must, rows are filled one by one instead, if that takes fewer.
 
     Raises:
       UserError: if a text is longer than a row.
@@ -65,23 +60,84 @@ def assign(lengths: Int[np.ndarray, " k"], capacity: int) -> tuple[Int[np.ndarra
             f"loader.packing={capacity}: a text has {lengths.max()} tokens, which no row can hold. Raise it to "
             f"at least {lengths.max()}, or lower student.max_length."
         )
+    fitted = _best_fit(lengths, capacity)
+    least, needed = -(-int(lengths.sum()) // capacity), int(fitted[0].max(initial=0)) + 1
+    if least < needed <= _FEW:
+        filled = _filled(lengths, capacity, least)
+        if filled[0].max() + 1 < needed:
+            return filled
+    return fitted
+
+
+def _best_fit(lengths: Int[np.ndarray, " k"], capacity: int) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     row, first = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
-    room: list[tuple[int, int]] = []  # (places left, row), ascending
-    for text in np.argsort(-lengths, kind="stable"):
-        length = int(lengths[text])
-        i = bisect_left(room, (length, -1))
-        left, at = room.pop(i) if i < len(room) else (capacity, len(room))
+    having: dict[int, list[int]] = {}  # places left -> rows
+    some, rows = 0, 0  # bit i of `some`: there is a row with i places left
+    sizes = lengths.tolist()
+    for text in np.argsort(-lengths, kind="stable").tolist():
+        length = sizes[text]
+        enough = some >> length
+        if enough:
+            left = length + (enough & -enough).bit_length() - 1
+            at = having[left].pop()
+            some ^= 0 if having[left] else 1 << left
+        else:
+            left, at, rows = capacity, rows, rows + 1
         row[text], first[text] = at, capacity - left
-        insort(room, (left - length, at))
+        having.setdefault(left - length, []).append(at)
+        some |= 1 << (left - length)
     return row, first
+
+
+def _filled(
+    lengths: Int[np.ndarray, " k"], capacity: int, least: int
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+    """Each row begins with the longest text that is left, and is filled up by as few others as will do.
+
+    It may stay as empty as `least` rows would be on average: to fill the first rows to the brim takes the short texts
+    that are missed in the last. After Gupta and Ho 1999, "A new heuristic algorithm for the one-dimensional bin-packing
+    problem", which does fill them to the brim; here the sums of all subsets are the bits of a number.
+    """
+    row, first = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
+    sizes = lengths.tolist()
+    left = [text for text in np.argsort(-lengths, kind="stable").tolist() if sizes[text]]
+    empty, rows = least * capacity - sum(sizes), 0
+    while left:
+        room = capacity - sizes[left[0]]
+        possible = [1]  # bit s of the i-th: some of the texts 1 to i have s tokens together
+        for text in left[1:]:
+            possible.append((possible[-1] | possible[-1] << sizes[text]) & ((1 << (room + 1)) - 1))
+        fullest = possible[-1].bit_length() - 1
+        enough = min(fullest, room - max(empty, 0) // max(least - rows, 1))
+        ways = [_subset(left, sizes, possible, s) for s in range(max(enough, 0), fullest + 1) if possible[-1] >> s & 1]
+        # Of ways with equally few texts that with the longest ones.
+        others = min(ways, key=lambda way: (len(way), [-sizes[text] for text in way]))
+        place = 0
+        for text in (left[0], *others):
+            row[text], first[text] = rows, place
+            place += sizes[text]
+        taken = {left[0], *others}
+        left, rows, empty = [text for text in left if text not in taken], rows + 1, empty - (capacity - place)
+    return row, first
+
+
+def _subset(left: list[int], sizes: list[int], possible: list[int], total: int) -> list[int]:
+    """Of the texts after the first some that have so many tokens together, long ones if it can, longest first."""
+    taken = []
+    for i in range(len(left) - 1, 0, -1):
+        if not possible[i - 1] >> total & 1:  # not without it
+            taken.append(left[i])
+            total -= sizes[left[i]]
+    return taken[::-1]
 
 
 def places(
     lengths: Int[np.ndarray, " k"], *, padded: int, rows: int, capacity: int
 ) -> Int[np.ndarray, "rows capacity"]:
     """For each place of the packed rows, which of the `k * padded` padded places it holds; -1 where empty, int32."""
-    packed = np.full((rows, capacity), -1, np.int32)
-    for text, (row, first) in enumerate(zip(*assign(lengths, capacity), strict=True)):
-        length = int(lengths[text])
-        packed[row, first : first + length] = text * padded + np.arange(length, dtype=np.int32)
-    return packed
+    row, first = assign(lengths, capacity)
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    source = np.repeat(np.arange(len(lengths)) * padded, lengths) + within
+    packed = np.full(rows * capacity, -1, np.int32)
+    packed[np.repeat(row * capacity + first, lengths) + within] = source
+    return packed.reshape(rows, capacity)

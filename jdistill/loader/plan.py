@@ -1,8 +1,8 @@
 """The plan of an epoch: which rows form which batch, and to which lengths each batch is padded.
 
 A row belongs to the bucket of its padded lengths. Full batches come from one bucket each; what is left over in the
-buckets is combined, short rows first, into mixed batches of the larger shape. All of it is arithmetic on lengths and
-text numbers, so that a plan costs no data access, and depends on nothing but its arguments.
+buckets is combined, short rows first, into mixed batches of a shape that holds them all. All of it is arithmetic on
+lengths and text numbers, so that a plan costs no data access, and depends on nothing but its arguments.
 """
 
 from itertools import pairwise
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jdistill.config import UserError
-from jdistill.loader.buckets import Buckets
+from jdistill.loader.buckets import Buckets, holding
 from jdistill.loader.swap import merge
 from jdistill.loader.waiting import Texts, Waiting
 
@@ -52,11 +52,12 @@ def plan_epoch(
     batches += mixed
     if not batches:
         raise UserError(
-            f"train.global_batch_size={batch_rows}: no batch can be filled from {len(order)} rows without a text "
-            "standing in two rows. Lower train.global_batch_size, or set loader.no_duplicates to false."
+            "train.global_batch_size: no batch can be filled without a text standing in two of its rows. Lower it, or "
+            "set loader.no_duplicates to false."
         )
     rows = np.stack([np.asarray(batch, np.int32) for batch in batches])
-    return Plan(rows, buckets.shapes[buckets.of_row[rows]].max(axis=1))
+    longest = buckets.shapes[buckets.of_row[rows]].max(axis=1)
+    return Plan(rows, buckets.shapes[holding(buckets.shapes, longest).argmax(axis=1)])
 
 
 def _full_batches(
@@ -109,19 +110,18 @@ def _completed(
                 break
         else:
             raise UserError(
-                f"train.global_batch_size={batch_rows}: the last batch of an epoch cannot be filled without a text "
-                "standing in two rows. Lower train.global_batch_size, or set loader.last_batch to drop or "
-                "loader.no_duplicates to false."
+                "train.global_batch_size: the last batch of an epoch cannot be filled without a text standing in two "
+                "of its rows. Lower it, or set loader.last_batch to drop or loader.no_duplicates to false."
             )
         completed.append(rows)
     return completed
 
 
 def _check_not_mostly_repeats(batches: int, rows: int, batch_rows: int) -> None:
-    limit = 2 * -(-rows // batch_rows)
-    if batches > limit:
+    enough = -(-rows // batch_rows)
+    if batches > 2 * enough:
         raise UserError(
-            f"loader.no_duplicates: {rows} rows need {batches} batches of {batch_rows} rows, most of them repeats, "
-            "because some texts stand in very many rows. Remove those rows from the data, lower "
+            f"loader.no_duplicates: {batches} batches are needed where {enough} would hold all rows, most of them "
+            "repeats, because some texts stand in very many rows. Remove those rows from the data, lower "
             "train.global_batch_size, or set loader.last_batch to drop or loader.no_duplicates to false."
         )

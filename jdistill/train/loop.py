@@ -164,6 +164,9 @@ def _loop(
 def _check(config: TrainConfig, loader: Loader, evaluate: Evaluate | None, mesh: Mesh) -> None:
     if config.global_batch_size != loader.global_batch_size:
         raise ValueError(f"the loader yields {loader.global_batch_size} rows, the configuration says otherwise")
+    pieces = mesh.size * config.microbatches
+    if loader.pieces not in (None, pieces):
+        raise ValueError(f"the loader lays out batches in {loader.pieces} pieces, but they are encoded in {pieces}")
     check_rows(loader.global_batch_size, mesh)
     if config.keep_best is not None and evaluate is None:
         raise UserError(

@@ -42,6 +42,11 @@ class Loader(Protocol):
     global_batch_size: int
 
     @property
+    def pieces(self) -> int | None:
+        """Devices times microbatches that its batches are laid out for; None if any number will do."""
+        ...
+
+    @property
     def row_count(self) -> int:
         """Rows it draws from."""
         ...

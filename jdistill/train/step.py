@@ -137,7 +137,8 @@ def encode_columns(
 ) -> dict[int, Columns]:
     """The student's vectors of queries and documents, if it ended after each of `layers`.
 
-    What a text loses to dropout follows from its row's key; texts that are packed share those of the first row.
+    What a text loses to dropout follows from its row's key. Texts that share rows of the encoder cannot each have their
+    own: all texts of a side share the key of the first row, so theirs depends on which rows are encoded at once.
     """
     query_tokens, tokens = texts
     n, c, length = tokens.ids.shape

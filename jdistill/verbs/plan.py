@@ -74,6 +74,7 @@ def plan(
 
 def make_job(recipe: Recipe, *, length: Lengths | None, widths: Mapping[str, int]) -> tuple[Job, list[str]]:
     """The recipe's train step, and what had to be assumed about it."""
+    _check_layout(recipe)
     assumed: list[str] = []
     store = Store.open(recipe.store) if (Path(recipe.store) / "manifest.json").is_file() else None
     terms = recipe.terms()
@@ -83,10 +84,6 @@ def make_job(recipe: Recipe, *, length: Lengths | None, widths: Mapping[str, int
     planned = planned_student(recipe.student, {name: known[name] for name in sorted(projected)})
     assumed += planned.assumed
     rows, steps_per_epoch = _rows(recipe, store, planned.student, length, assumed)
-    if recipe.loader.packing is not None:
-        raise UserError(
-            f"loader.packing={recipe.loader.packing}: packs for one device; a plan is for several. Null it."
-        )
     total = recipe.train.total_steps(steps_per_epoch or STEPS)
     return Job(
         name=recipe.name,
@@ -102,6 +99,16 @@ def make_job(recipe: Recipe, *, length: Lengths | None, widths: Mapping[str, int
         seed=recipe.seed,
         total_steps=total,
     ), assumed
+
+
+def _check_layout(recipe: Recipe) -> None:
+    loader = recipe.loader
+    if loader.packing is not None or loader.folding:
+        asked, instead = (f"packing={loader.packing}", "null") if loader.packing else ("folding=true", "false")
+        raise UserError(
+            f"loader.{asked}: a plan is for rows of one text each, and does not know how many texts share one. Set it "
+            f"to {instead}: the plan then is an upper bound."
+        )
 
 
 def _rows(

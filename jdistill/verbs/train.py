@@ -15,6 +15,9 @@ from jdistill.train import TrainResult
 from jdistill.train import train as train_student
 from jdistill.verbs.evaluate import evaluate_params, make_evaluators
 
+LANES = 128
+"""Places of a row that a TPU computes on side by side."""
+
 
 def train(recipe: Recipe) -> TrainResult:
     """Train the recipe's student on its store, in its run folder; goes on from the last checkpoint.
@@ -24,10 +27,10 @@ def train(recipe: Recipe) -> TrainResult:
     """
     store = open_store(recipe)
     student, params = make_run_student(recipe, store)
-    with process_0_first():
-        loader = make_loader(recipe, store, student)
     mesh = make_mesh(fsdp=recipe.train.fsdp)
-    _check_packing(recipe, mesh.size)
+    _check_packing(recipe.loader.packing, mesh.devices.flat[0].platform)
+    with process_0_first():
+        loader = make_loader(recipe, store, student, pieces=mesh.size * recipe.train.microbatches)
     evaluators = make_evaluators(recipe, store)
     return train_student(
         recipe.train,
@@ -43,18 +46,13 @@ def train(recipe: Recipe) -> TrainResult:
     )
 
 
-def _check_packing(recipe: Recipe, devices: int) -> None:
-    """Packed rows mix the texts of a batch, so they lie on one device and are encoded in one piece."""
-    packing, pieces = recipe.loader.packing, recipe.train.microbatches
-    problem = (
-        f"packs for one device, but there are {devices}"
-        if devices > 1
-        else f"mixes the texts of a batch, but train.microbatches={pieces} encodes it in pieces"
-    )
-    if packing is not None and (devices > 1 or pieces > 1):
+def _check_packing(packing: int | None, platform: str) -> None:
+    """Refuse packed rows that a TPU would fill up to the next multiple of what it computes on side by side."""
+    if packing is not None and packing % LANES and platform == "tpu":
+        above = -(-packing // LANES) * LANES
         raise UserError(
-            f"loader.packing={packing}: {problem}. Set it to null: then texts are padded to one of loader.shapes "
-            "lengths."
+            f"loader.packing={packing}: a TPU computes on {LANES} places side by side, so rows must be a multiple of "
+            f"that. Set it to {above}."
         )
 
 
@@ -99,8 +97,8 @@ def _check_side_by_side(recipe: Recipe, student: Student) -> None:
             )
 
 
-def make_loader(recipe: Recipe, store: Store, student: Student) -> Loader:
-    """Batches of the store's training rows, in the student's tokens."""
+def make_loader(recipe: Recipe, store: Store, student: Student, *, pieces: int = 1) -> Loader:
+    """Batches of the store's training rows, in the student's tokens; `pieces` are devices times microbatches."""
     rows = store.rows("train")
 
     def tokens(ids: Any, prompt: str) -> TokenTable:
@@ -116,6 +114,7 @@ def make_loader(recipe: Recipe, store: Store, student: Student) -> Loader:
         teachers=teachers_of(recipe, store),
         global_batch_size=recipe.train.global_batch_size,
         seed=recipe.seed,
+        pieces=pieces,
     )
 
 

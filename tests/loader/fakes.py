@@ -51,6 +51,7 @@ def make_loader(
     scores: int = 0,
     longest: int = 40,
     seed: int = 0,
+    pieces: int = 1,
     rows: FakeRows | None = None,
     lengths: np.ndarray | None = None,
     **options: object,
@@ -75,4 +76,5 @@ def make_loader(
         teachers={"big": FakeTeacher(len(lengths))},
         global_batch_size=batch,
         seed=seed,
+        pieces=pieces,
     )

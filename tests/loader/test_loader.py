@@ -15,6 +15,8 @@ from jdistill.config import UserError
 from jdistill.loader import LoaderConfig
 from tests.loader.fakes import FakeRows, FakeTeacher, FakeTokens, make_loader
 
+LAYOUTS: list[dict[str, Any]] = [{}, {"folding": True}, {"packing": 64}]
+
 
 def rows_of(loader: Any, epoch: int) -> np.ndarray:
     return loader._epochs.plan(epoch).rows
@@ -28,8 +30,9 @@ def same(a: Any, b: Any) -> None:
 @settings(deadline=None, max_examples=60)
 @given(
     n=st.integers(8, 150),
-    batch=st.integers(1, 8),
-    shapes=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    batch=st.integers(1, 4).map(lambda half: 2 * half),
+    shapes=st.integers(1, 7),
+    layout=st.sampled_from([{}, {"folding": True}, {"packing": 48}]),
     keep=st.booleans(),
     no_duplicates=st.booleans(),
     queries=st.booleans(),
@@ -37,7 +40,15 @@ def same(a: Any, b: Any) -> None:
     seed=st.integers(-5, 5),
 )
 def test_epoch_sees_every_row_once(
-    n: int, batch: int, shapes: tuple[int, int], keep: bool, no_duplicates: bool, queries: bool, epoch: int, seed: int
+    n: int,
+    batch: int,
+    shapes: int,
+    layout: dict[str, Any],
+    keep: bool,
+    no_duplicates: bool,
+    queries: bool,
+    epoch: int,
+    seed: int,
 ) -> None:
     try:
         loader = make_loader(
@@ -46,9 +57,10 @@ def test_epoch_sees_every_row_once(
             batch=batch,
             seed=seed,
             queries=queries,
-            shapes={"query": shapes[0], "document": shapes[1]},
+            shapes=shapes,
             last_batch="keep" if keep else "drop",
             no_duplicates=no_duplicates,
+            **layout,
         )
     except UserError:
         assert no_duplicates
@@ -61,10 +73,13 @@ def test_epoch_sees_every_row_once(
         assert set(seen) == set(range(n))
     else:
         assert max(seen.values()) == 1
-    if not no_duplicates:
+    if no_duplicates:
+        assert_no_duplicates(loader, epoch)
+    else:
         assert loader.steps_per_epoch == (-(-n // batch) if keep else n // batch)
-    assert len(loader.shapes) <= shapes[0] * shapes[1]
-    assert {tuple(s) for s in loader._epochs.plan(epoch).shapes.tolist()} <= {tuple(s) for s in loader.shapes}
+    if "packing" not in layout:  # tests/loader/test_packing.py has its shapes
+        assert len(loader.shapes) <= shapes
+        assert {tuple(s) for s in loader._epochs.plan(epoch).shapes.tolist()} <= {tuple(s) for s in loader.shapes}
 
 
 def test_epochs_differ_and_are_reproducible() -> None:
@@ -117,13 +132,34 @@ def test_plain_texts_have_no_queries() -> None:
     assert batch.scores is None
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_share_the_same_global_batch(hosts: int) -> None:
-    loader = make_loader(scores=1)
+def test_hosts_share_the_same_global_batch(hosts: int, layout: dict[str, Any]) -> None:
+    """Packed rows too: each host gets those of its own pieces."""
+    loader = make_loader(scores=1, columns=2, pieces=8 if layout else 1, **layout)
+    assert loader.pieces == (8 if layout else None)
     parts = [loader.batch(3, (index, hosts)) for index in range(hosts)]
     same(jax.tree.map(lambda *x: np.concatenate(x), *parts), loader.batch(3))
     with pytest.raises(ValueError, match="cannot be shared evenly"):
         loader.batch(0, (0, 3))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:], ids=str)
+def test_hosts_share_whole_pieces(layout: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="2 pieces cannot be shared evenly"):
+        make_loader(pieces=2, **layout).batch(0, (0, 4))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:], ids=str)
+def test_batches_do_not_depend_on_pieces(layout: dict[str, Any]) -> None:
+    """A run may go on over another number of devices."""
+    loaders = [make_loader(n=500, batch=32, columns=2, pieces=pieces, **layout) for pieces in (1, 2, 8)]
+    assert len({loader.fingerprint for loader in loaders}) == 1
+    for step in (0, loaders[0].steps_per_epoch, 3 * loaders[0].steps_per_epoch + 1):
+        one, *others = (loader.batch(step) for loader in loaders)
+        for other in others:
+            np.testing.assert_array_equal(one.document_ids, other.document_ids)
+            np.testing.assert_array_equal(one.queries.ids, other.queries.ids)
 
 
 def test_a_host_reads_tokens_and_vectors_of_its_own_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,10 +218,11 @@ def test_padding_is_what_batches_hold() -> None:
 
 def test_buckets_waste_less() -> None:
     options: dict[str, Any] = {"n": 2000, "batch": 16, "longest": 64}
-    one = make_loader(shapes={"query": 1, "document": 1}, **options)
-    many = make_loader(shapes={"query": 3, "document": 3}, **options)
+    one, many, folded = (make_loader(**layout, **options) for layout in ({"shapes": 1}, {}, {"folding": True}))
     assert len(one.shapes) == 1
+    assert len(many.shapes) <= 6
     assert many.padding < 0.6 * one.padding
+    assert folded.padding < 0.6 * many.padding
 
 
 def assert_no_duplicates(loader: Any, epoch: int) -> None:
@@ -196,10 +233,11 @@ def assert_no_duplicates(loader: Any, epoch: int) -> None:
         assert sum(len(h) for h in held) == len(set().union(*held)), "a text stands in two rows"
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("keep", ["keep", "drop"])
 @pytest.mark.parametrize("epoch", [0, 1, 2])
-def test_no_text_stands_in_two_rows(keep: str, epoch: int) -> None:
-    loader = make_loader(n=300, texts=250, batch=16, no_duplicates=True, last_batch=keep)
+def test_no_text_stands_in_two_rows(layout: dict[str, Any], keep: str, epoch: int) -> None:
+    loader = make_loader(n=301, texts=250, batch=16, no_duplicates=True, last_batch=keep, **layout)
     assert_no_duplicates(loader, epoch)
     with pytest.raises(AssertionError):
         assert_no_duplicates(make_loader(n=300, texts=250, batch=16), epoch)
@@ -231,17 +269,17 @@ def test_hopeless_duplicates_are_refused() -> None:
         make_loader(rows=alike, lengths=np.full(100, 5), batch=10, no_duplicates=True, last_batch="drop")
 
 
-@pytest.mark.parametrize("batch", [64, 8192])
-def test_many_duplicates_are_planned_in_seconds(batch: int) -> None:
+@pytest.mark.parametrize(("batch", "layout"), [(64, {}), (8192, {}), (64, {"folding": True}), (64, {"packing": 64})])
+def test_many_duplicates_are_planned_in_seconds(batch: int, layout: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
-    n = 200_000
-    queries = rng.integers(0, 60_000, n)  # every query three times
-    documents = np.where(rng.random(n) < 0.3, rng.integers(60_000, 61_000 + 20 * batch, n), rng.integers(0, 10**6, n))
+    n = 100_000
+    queries = rng.integers(0, 30_000, n)  # every query three times
+    documents = np.where(rng.random(n) < 0.3, rng.integers(30_000, 31_000 + 20 * batch, n), rng.integers(0, 10**6, n))
     rows = FakeRows(queries.astype(np.int32), documents[:, None].astype(np.int32))
     lengths = np.full(10**6, 12)
     began = time.process_time()
-    loader = make_loader(rows=rows, lengths=lengths, batch=batch, no_duplicates=True)
-    assert time.process_time() - began < 10
+    loader = make_loader(rows=rows, lengths=lengths, batch=batch, no_duplicates=True, **layout)
+    assert time.process_time() - began < 8
     assert loader.steps_per_epoch <= -(-n // batch) + 1
     assert_no_duplicates(loader, 0)
 
@@ -267,7 +305,7 @@ def test_config_round_trips() -> None:
 
 
 def test_examples_are_the_first_batch_of_each_shape() -> None:
-    loader = make_loader(shapes={"query": 2, "document": 2})
+    loader = make_loader(shapes=4)
     for start in (0, 2):
         first: dict[Any, int] = {}
         for step in range(start, loader.steps_per_epoch):

@@ -230,7 +230,7 @@ def test_first_line_names_what_decides_the_run(
 
 def test_one_program_per_shape(tmp_path: Path, student: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Thirty steps of mixed lengths compile exactly as many training steps as there are shapes."""
-    loader = tiny_loader(batch=8, shapes={"query": 2, "document": 2}, longest=16)
+    loader = tiny_loader(batch=8, shapes=4, longest=16)
     terms = {"align": EmbedCosine(teacher="big")}
     jax.config.update("jax_log_compiles", True)  # in every thread, unlike jax.log_compiles()
     try:

@@ -51,7 +51,7 @@ def make_loader(store: Store, student: Any, **options: Any) -> Loader:
         for side, prompt, ids in (("query", "a ", table.queries), ("document", "", table.documents))
     }
     return Loader(
-        LoaderConfig.model_validate({"shapes": {"query": 1, "document": 2}, **options}),
+        LoaderConfig.model_validate({"shapes": 2, **options}),
         rows=table,
         queries=tables["query"],
         documents=tables["document"],

@@ -58,7 +58,7 @@ def train(student: tuple[Student, Any], devices: int, fsdp: int) -> Trained:
     step = make_train_step(student[0], TERMS, optimizer, mesh, seed=0, total_steps=STEPS)
     state = make_state(student[1], TERMS, optimizer)
     state, losses = jax.device_put(state, state_sharding(state, mesh)), []
-    loader = tiny_loader(batch=16, columns=2, shapes={"query": 1, "document": 1})
+    loader = tiny_loader(batch=16, columns=2, shapes=1)
     for i in range(STEPS):
         batch = jax.tree.map(lambda x: jax.device_put(x, row_sharding(mesh)), loader.batch(i))
         if i == 0:

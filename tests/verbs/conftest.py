@@ -51,7 +51,7 @@ def make_job(folder: Path) -> Job:
         "teachers": {"big": {"model": str(teacher), "shard_rows": 16}},
         "student": {"init": str(teacher), "keep_layers": [0, 2]},
         "losses": {"align": {"kind": "embed_cosine"}, "contrast": {"kind": "info_nce", "weight": 0.1}},
-        "loader": {"shapes": {"query": 1, "document": 1}},
+        "loader": {"shapes": 1},
         "train": {
             "steps": 4,
             "global_batch_size": 16,

@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jdistill import cli
+from jdistill.config import UserError
+from jdistill.verbs.train import _check_packing
 from tests.tiny import tiny_bert_folder
 
 
@@ -146,6 +148,16 @@ def test_shard_that_is_none(embedded, capsys, shard):
     assert "expected I/N" in refused(capsys, "embed", embedded.write(), f"--shard={shard}")
 
 
-def test_packing_on_several_devices(embedded, capsys, tmp_path):
-    recipe = embedded.write("packed.yaml", run=str(tmp_path / "run"))
-    assert "packs for one device, but there are 8" in refused(capsys, "train", recipe, "loader.packing=64")
+@pytest.mark.parametrize(("layout", "multiple"), [("packing=64", 24), ("folding=true", 48)])
+def test_pieces_that_cannot_be_laid_out(embedded, capsys, tmp_path, layout, multiple):
+    recipe = embedded.write("pieces.yaml", run=str(tmp_path / "run"))
+    error = refused(capsys, "train", recipe, f"loader.{layout}", "train.microbatches=3")
+    assert "a batch of 16 rows does not divide into 24 pieces (devices times train.microbatches)" in error
+    assert f"a multiple of {multiple}." in error
+
+
+def test_packed_rows_on_a_tpu():
+    for rows, platform in ((128, "tpu"), (256, "tpu"), (72, "cpu"), (None, "tpu")):
+        _check_packing(rows, platform)
+    with pytest.raises(UserError, match=r"loader\.packing=200: a TPU computes on 128 places .* Set it to 256\."):
+        _check_packing(200, "tpu")

@@ -77,7 +77,8 @@ def test_what_is_there_is_used(embedded):
         ),
         (["--topology", "h100:3"], "train.global_batch_size=16: does not divide over the 3 chips of h100:3. Take 15"),
         (["--topology", "h100:4", "train.fsdp=3"], "train.fsdp=3: the 4 chips of h100:4 do not divide"),
-        (["--topology", "h100:8", "loader.packing=64"], "loader.packing=64: packs for one device"),
+        (["--topology", "h100:8", "loader.packing=64"], "loader.packing=64: a plan is for rows of one text"),
+        (["--topology", "h100:8", "loader.folding=true"], "loader.folding=true: a plan is for rows of one text"),
         (
             ["--topology", "h100:8", "student.init=no/model"],
             "student.init: no/model is no folder, and",

@@ -1,0 +1,100 @@
+"""Rows change places until batches, and the parts of each batch, hold nearly equally many tokens.
+
+Each part of a batch is packed for itself, and the fullest decides how many packed rows all have. Random batches of 64
+texts differ by a fifth. Batches are paired, the heaviest with the lightest, and each pair exchanges the two rows that
+make it most nearly equal; after a dozen rounds all are equal up to a few tokens, and nearly all rows are where chance
+put them. The parts of a batch come from halving it again and again, so any number of equal parts will do, and the
+order of a batch's rows does not depend on how many there are.
+
+Only sums and products decide, in a fixed order, so every host comes to the same batches.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+_ROUNDS = 64
+_TOLERANCE = 512
+"""Batches that differ by less than one token in this many are equal."""
+_TRIED = 32
+"""Rows of each side that are tried for an exchange; others in the next round."""
+_HALVES = 2
+"""Rounds for two halves, which differ little to begin with."""
+_CHUNK = 256
+"""Pairs that are looked at together, which bounds memory."""
+
+Rows = Int[np.ndarray, "groups rows"]
+Tokens = Int[np.ndarray, "n sides"]
+"""Of every row of the store: tokens of its query, where there are queries, and of its documents."""
+
+
+def even_batches(rows: Rows, tokens: Tokens, free: Bool[np.ndarray, " n"]) -> Rows:
+    """The batches after exchanges.
+
+    Args:
+      rows: the rows of each batch.
+      tokens: of all rows.
+      free: which rows fit any batch.
+    """
+    rows = rows.copy()
+    half, tolerance = len(rows) // 2, np.maximum(tokens[rows].sum(axis=(0, 1)) // (len(rows) * _TOLERANCE), 1)
+    for turn in range(_ROUNDS):
+        sums = tokens[rows].sum(axis=1)
+        apart = np.ptp(sums, axis=0)
+        if half == 0 or (apart <= tolerance).all():
+            break
+        ranked = np.argsort(sums[:, np.argmax(apart / tolerance)], kind="stable")
+        heavy, light = ranked[::-1][:half], ranked[:half]
+        unequal = (np.abs(sums[heavy] - sums[light]) > tolerance).any(axis=1)
+        heavy, light = heavy[unequal], light[unequal]
+        rows[heavy], rows[light] = _exchanged(rows[heavy], rows[light], tokens, turn, free)
+    return rows
+
+
+def even_parts(rows: Rows, tokens: Tokens) -> Rows:
+    """Each batch's rows in an order of which any equal contiguous parts have texts of all lengths, and like sums."""
+    count, size = rows.shape
+    if size == 1:
+        return rows
+    rows = np.take_along_axis(rows, np.argsort(tokens[rows].sum(axis=2), axis=1, kind="stable"), axis=1)
+    first = (np.arange(size) + 1) // 2 % 2 == 0  # 0, 3, 4, 7, 8, ... of those sorted by length
+    if 2 * first.sum() < size:
+        first = ~first
+    halves = rows[:, first], rows[:, ~first]
+    for turn in range(_HALVES):
+        halves = _exchanged(*halves, tokens, turn)
+    if size % 2:
+        return np.concatenate([even_parts(half, tokens) for half in halves], axis=1)
+    both = even_parts(np.concatenate(halves), tokens)
+    return np.concatenate([both[:count], both[count:]], axis=1)
+
+
+def _exchanged(
+    ones: Rows, others: Rows, tokens: Tokens, turn: int, free: Bool[np.ndarray, " n"] | None = None
+) -> tuple[Rows, Rows]:
+    """Each pair of groups after the exchange of one row for one that leaves the least difference, if any helps."""
+    ones, others = ones.copy(), others.copy()
+    weights = 1.0 / np.maximum(tokens.sum(axis=0), 1)
+    for start in range(0, len(ones), _CHUNK):
+        a, b = ones[start : start + _CHUNK], others[start : start + _CHUNK]
+        i, j = _tried(a.shape[1], turn), _tried(b.shape[1], turn)
+        gaps = tokens[a].sum(axis=1) - tokens[b].sum(axis=1)
+        x, y = tokens[a[:, i]], tokens[b[:, j]]
+        shape = (len(a), len(i), len(j))
+        now, then = np.zeros(len(a)), np.zeros(shape)
+        for side, weight in enumerate(weights):
+            moved = 2 * (x[:, :, None, side] - y[:, None, :, side])
+            now += (gaps[:, side] * weight) ** 2
+            then += ((gaps[:, side, None, None] - moved) * weight) ** 2
+        if free is not None:
+            then[~(free[a[:, i]][:, :, None] & free[b[:, j]][:, None, :])] = np.inf
+        best = then.reshape(len(a), -1).argmin(axis=1)
+        pairs = np.flatnonzero(then.reshape(len(a), -1)[np.arange(len(a)), best] < now)
+        p, q = i[best[pairs] // len(j)], j[best[pairs] % len(j)]
+        a[pairs, p], b[pairs, q] = b[pairs, q], a[pairs, p]  # views: `ones` and `others` change
+    return ones, others
+
+
+def _tried(size: int, turn: int) -> Int[np.ndarray, " tried"]:
+    """Places that are looked at: all of a small group, else evenly spaced ones, others each turn."""
+    count = min(size, _TRIED)
+    return (np.arange(count) * size // count + turn) % size

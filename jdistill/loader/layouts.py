@@ -1,0 +1,260 @@
+"""How the texts of a batch lie in the rows that an encoder computes on: padded, folded two by two, or packed.
+
+A layout plans epochs, says which shape a batch has, and makes its tokens. Texts always come padded; folded and packed
+batches also say where each token stands among the rows, and are padded to the longest text of all, which costs nothing:
+the encoder never sees that padding.
+"""
+
+from functools import partial
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jdistill.config import UserError
+from jdistill.loader import folding, packing
+from jdistill.loader.buckets import Lengths, Shape, make_buckets
+from jdistill.loader.config import LoaderConfig
+from jdistill.loader.epochs import Planner
+from jdistill.loader.lengths import round_up
+from jdistill.loader.plan import Plan, plan_epoch
+from jdistill.loader.shapes import static_shapes
+from jdistill.loader.waiting import Texts
+from jdistill.types import Tokens
+
+Side = Literal["query", "document"]
+
+_WORTH = 0.02
+"""Share of all places that a second number of packed rows, and a second program, must save."""
+
+
+class TokenTable(Protocol):
+    """What the loader needs of a token cache."""
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " texts"]:
+        """Tokens of each text."""
+        ...
+
+    def pad(
+        self, ids: Int[np.ndarray, "..."], length: int
+    ) -> tuple[Int[np.ndarray, "... l"], Bool[np.ndarray, "... l"]]:
+        """Tokens of these texts and which of them are real, padded to `length`."""
+        ...
+
+
+class Layout(Protocol):
+    """What the loader needs of a layout."""
+
+    @property
+    def plan(self) -> Planner:
+        """A random order of all rows -> the epoch's batches."""
+        ...
+
+    @property
+    def pieces(self) -> int | None:
+        """Into how many parts batches are cut, each of which is laid out for itself; None if any number will do."""
+        ...
+
+    def begin(self, first: Plan) -> list[Shape]:
+        """The shapes of the first epoch's batches; asked before any other batch is."""
+        ...
+
+    def shape(self, rows: Int[np.ndarray, " n"], planned: Shape) -> Shape:
+        """The shape of a batch of these rows."""
+        ...
+
+    def places(self, shape: Shape) -> int:
+        """Tokens that an encoder computes on for a batch of this shape, padding included."""
+        ...
+
+    def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
+        """Tokens of whole pieces of a batch of this shape, as NumPy arrays `[b, c, l]`."""
+        ...
+
+    def describe(self, shapes: tuple[Shape, ...]) -> str:
+        """For people."""
+        ...
+
+
+def make_layout(config: LoaderConfig, lengths: Lengths, texts: Texts, *, batch_rows: int, pieces: int) -> Layout:
+    """The layout that the configuration asks for.
+
+    Raises:
+      UserError: if a batch cannot be cut into so many pieces, or a text is too long.
+    """
+    if config.packing is not None:
+        _check_pieces(batch_rows, pieces, 1)
+        return Packed(config, lengths, texts, config.packing, batch_rows=batch_rows, pieces=pieces)
+    if config.folding:
+        _check_pieces(batch_rows, pieces, 2)
+        return Folded(config, lengths, texts, batch_rows=batch_rows, pieces=pieces)
+    return Padded(config, lengths, texts, batch_rows=batch_rows)
+
+
+class Padded:
+    """One text per row, in buckets of like lengths."""
+
+    pieces = None
+
+    def __init__(self, config: LoaderConfig, lengths: Lengths, texts: Texts, *, batch_rows: int):
+        longest = lengths.documents.max(axis=1)
+        shapes = _shapes(config, lengths.queries, longest, lengths.documents.shape[1])
+        buckets = make_buckets(lengths.queries, longest, shapes)
+        keep = config.last_batch == "keep"
+        self.plan = partial(plan_epoch, buckets, texts, batch_rows=batch_rows, keep_last=keep)
+        self._batch_rows = batch_rows
+        self._columns = lengths.documents.shape[1]
+
+    def begin(self, first: Plan) -> list[Shape]:
+        """See Layout: the planned ones."""
+        return _planned(first)
+
+    def shape(self, rows: Int[np.ndarray, " n"], planned: Shape) -> Shape:
+        """See Layout: the planned one."""
+        return planned
+
+    def places(self, shape: Shape) -> int:
+        """See Layout."""
+        return self._batch_rows * (shape.query + self._columns * shape.document)
+
+    def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
+        """See Layout."""
+        return Tokens(*cast(Any, table.pad(ids, getattr(shape, side))))
+
+    def describe(self, shapes: tuple[Shape, ...]) -> str:
+        """See Layout."""
+        return "lengths " + _listed(shapes)
+
+
+class Folded:
+    """A long and a short text per row, in buckets of like lengths."""
+
+    def __init__(self, config: LoaderConfig, lengths: Lengths, texts: Texts, *, batch_rows: int, pieces: int):
+        rows, self._columns = lengths.documents.shape
+        keep = config.last_batch == "keep"
+        usual = folding.fold(lengths, texts, np.arange(rows), keep_last=keep)
+        shapes = _shapes(config, *folding.folded_lengths(lengths, usual.rows), self._columns)
+        self.plan = partial(
+            folding.plan_folded, lengths, texts, shapes, _multiples(config), batch_rows=batch_rows, keep_last=keep
+        )
+        self.pieces = pieces
+        self._batch_rows = batch_rows
+        self._longest = _longest(config, lengths)
+
+    def begin(self, first: Plan) -> list[Shape]:
+        """See Layout: the planned ones."""
+        return _planned(first)
+
+    def shape(self, rows: Int[np.ndarray, " n"], planned: Shape) -> Shape:
+        """See Layout: the planned one."""
+        return planned
+
+    def places(self, shape: Shape) -> int:
+        """See Layout."""
+        return self._batch_rows // 2 * (shape.query + self._columns * shape.document)
+
+    def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
+        """See Layout."""
+        longest = getattr(self._longest, side)
+        own = len(ids) * self.pieces // self._batch_rows
+        lengths = table.lengths[ids].reshape(own, len(ids) // own, -1)
+        shared = [folding.places(piece, padded=longest, size=getattr(shape, side)) for piece in lengths]
+        return Tokens(*cast(Any, (*table.pad(ids, longest), np.concatenate(shared))))
+
+    def describe(self, shapes: tuple[Shape, ...]) -> str:
+        """See Layout."""
+        return f"two texts in lengths {_listed(shapes)}"
+
+
+class Packed:
+    """As many texts per row as there is room for, in every piece of a batch for itself."""
+
+    def __init__(
+        self, config: LoaderConfig, lengths: Lengths, texts: Texts, capacity: int, *, batch_rows: int, pieces: int
+    ):
+        keep = config.last_batch == "keep"
+        self.plan = partial(packing.plan_packed, lengths, texts, batch_rows=batch_rows, keep_last=keep)
+        self.pieces = pieces
+        self._capacity = capacity
+        self._batch_rows = batch_rows
+        self._lengths = lengths
+        self._longest = _longest(config, lengths)
+        self._shapes: list[Shape] = []
+
+    def begin(self, first: Plan) -> list[Shape]:
+        """See Layout: one shape for all, or two where a few batches would make all others much larger."""
+        needed = np.array([self._needed(rows) for rows in first.rows], np.int64)
+        shapes = static_shapes(needed[:, 0], needed[:, 1], multiples=Shape(1, 1), at_most=2, columns=1)
+        buckets = make_buckets(needed[:, 0], needed[:, 1], shapes)
+        if shapes[buckets.of_row].sum() > (1 - _WORTH) * shapes[-1].sum() * len(needed):
+            shapes = shapes[-1:]
+        self._shapes = [Shape(*shape) for shape in shapes.tolist()]
+        return [self._holding(Shape(*rows)) for rows in needed.tolist()]
+
+    def shape(self, rows: Int[np.ndarray, " n"], planned: Shape) -> Shape:
+        """See Layout: one of the first epoch, unless a batch of a later one needs a row more."""
+        return self._holding(self._needed(rows))
+
+    def _needed(self, rows: Int[np.ndarray, " n"]) -> Shape:
+        """The rows that the fullest piece needs, of each side."""
+        sides = (self._lengths.queries[rows], self._lengths.documents[rows])
+        pieces = [side.reshape(self.pieces, -1) for side in sides]
+        return Shape(*(max(packing.packed_rows(piece, self._capacity) for piece in side) for side in pieces))
+
+    def _holding(self, needed: Shape) -> Shape:
+        for shape in self._shapes:
+            if shape.query >= needed.query and shape.document >= needed.document:
+                return shape
+        return Shape(*(max(pair) for pair in zip(self._shapes[-1], needed, strict=True)))
+
+    def places(self, shape: Shape) -> int:
+        """See Layout."""
+        return self.pieces * sum(shape) * self._capacity
+
+    def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
+        """See Layout."""
+        longest, rows = getattr(self._longest, side), getattr(shape, side)
+        own = len(ids) * self.pieces // self._batch_rows
+        lengths = table.lengths[ids].reshape(own, -1)
+        packed = [packing.places(piece, padded=longest, rows=rows, capacity=self._capacity) for piece in lengths]
+        return Tokens(*cast(Any, (*table.pad(ids, longest), np.concatenate(packed))))
+
+    def describe(self, shapes: tuple[Shape, ...]) -> str:
+        """See Layout."""
+        pieces = f"{self.pieces} x " if self.pieces > 1 else ""
+        rows = " ".join(f"{query}+{document}" if query else f"{document}" for query, document in shapes)
+        return f"{pieces}{rows} rows of {self._capacity} tokens"
+
+
+def _planned(plan: Plan) -> list[Shape]:
+    return [Shape(*shape) for shape in plan.shapes.tolist()]
+
+
+def _shapes(
+    config: LoaderConfig, queries: Int[np.ndarray, " n"], documents: Int[np.ndarray, " n"], columns: int
+) -> Int[np.ndarray, "shapes 2"]:
+    return static_shapes(queries, documents, multiples=_multiples(config), at_most=config.shapes, columns=columns)
+
+
+def _multiples(config: LoaderConfig) -> Shape:
+    return Shape(config.pad_to_multiple.query, config.pad_to_multiple.document)
+
+
+def _longest(config: LoaderConfig, lengths: Lengths) -> Shape:
+    sides, multiples = (lengths.queries, lengths.documents), _multiples(config)
+    return Shape(*(int(round_up(side.max(keepdims=True), m).max()) for side, m in zip(sides, multiples, strict=True)))
+
+
+def _check_pieces(batch_rows: int, pieces: int, rows: int) -> None:
+    if batch_rows % (pieces * rows):
+        what = "loader.packing" if rows == 1 else "loader.folding"
+        raise UserError(
+            f"{what}: a batch of {batch_rows} rows does not divide into {pieces} pieces (devices times "
+            f"train.microbatches) {'of two rows or more ' if rows == 2 else ''}each. Make train.global_batch_size a "
+            f"multiple of {pieces * rows}."
+        )
+
+
+def _listed(shapes: tuple[Shape, ...]) -> str:
+    return " ".join(f"{query}x{document}" if query else f"{document}" for query, document in shapes)
