@@ -15,7 +15,7 @@ from jdistill.config import UserError
 from jdistill.student import StudentConfig, make_student, weights
 from jdistill.student.encoders import MODEL_TYPES
 from jdistill.student.hf_folder import read_tensors
-from tests.student.encoders.cases import CASES, MAIN
+from tests.student.encoders.cases import CASES, TYPES
 from tests.student.encoders.measure import (
     SIDES,
     architecture,
@@ -69,7 +69,7 @@ def test_the_way_back_gives_the_same_model(label: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(_states(model, label, side), expected(label, side).hidden)
 
 
-@pytest.mark.parametrize(("label", "head"), [(label, head) for label in MAIN for head in CASES[label].heads])
+@pytest.mark.parametrize(("label", "head"), [(label, head) for label in TYPES.values() for head in CASES[label].heads])
 def test_a_checkpoint_with_a_task_head_gives_its_encoder(label: str, head: str, tmp_path: Path) -> None:
     import transformers
 
@@ -86,7 +86,7 @@ def test_a_checkpoint_with_a_task_head_gives_its_encoder(label: str, head: str, 
 
 
 @pytest.mark.parametrize(
-    ("label", "changes", "message"), [(label, *refused) for label in MAIN for refused in CASES[label].refused]
+    ("label", "changes", "message"), [(label, *refused) for label in TYPES.values() for refused in CASES[label].refused]
 )
 def test_unsupported_variants_are_refused(label: str, changes: dict[str, Any], message: str) -> None:
     hf = config_json(label) | changes
@@ -94,7 +94,7 @@ def test_unsupported_variants_are_refused(label: str, changes: dict[str, Any], m
         MODEL_TYPES[hf["model_type"]].from_hf(hf, where="config.json")
 
 
-@pytest.mark.parametrize("label", MAIN)
+@pytest.mark.parametrize("label", TYPES.values())
 def test_kept_layers_are_a_model_of_their_own(label: str, tmp_path: Path) -> None:
     from transformers import AutoModel
 
@@ -113,7 +113,7 @@ def test_kept_layers_are_a_model_of_their_own(label: str, tmp_path: Path) -> Non
             config.keep_layers(params, wrong)
 
 
-@pytest.mark.parametrize("label", MAIN)
+@pytest.mark.parametrize("label", TYPES.values())
 def test_texts_are_encoded_as_by_sentence_transformers(label: str, tmp_path: Path) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
     case = CASES[label]

@@ -10,10 +10,11 @@ from flax import nnx
 
 from jdistill.student.encoders import MODEL_TYPES
 from jdistill.student.packing import rows_of
-from tests.student.encoders.cases import CASES, MAIN
+from tests.student.encoders.cases import CASES, MAIN, TYPES
 from tests.student.encoders.measure import (
     BFLOAT16,
     FAST_TO_COMPILE,
+    PACKED,
     SIDES,
     Side,
     architecture,
@@ -35,7 +36,8 @@ pytestmark = pytest.mark.parity
 
 
 def test_every_architecture_has_a_row() -> None:
-    assert {CASES[label].hf["model_type"] for label in MAIN} == set(MODEL_TYPES)
+    assert set(TYPES) == set(MODEL_TYPES)
+    assert {MODEL_TYPES[CASES[label].hf["model_type"]] for label in MAIN} == set(MODEL_TYPES.values())
 
 
 def test_a_larger_tolerance_has_a_cause() -> None:
@@ -64,15 +66,15 @@ def test_bfloat16_stays_near_float32(label: str, side: Side) -> None:
 @pytest.mark.parametrize("label", MAIN)
 def test_packed_rows_give_what_padded_rows_give(label: str) -> None:
     gap = difference(*packed(label))
-    assert gap.value <= 1e-5
-    assert gap.gradient <= 1e-5
+    assert gap.value <= PACKED
+    assert gap.gradient <= PACKED
 
 
 @pytest.mark.parametrize("label", MAIN)
 def test_scanned_layers_are_the_unrolled_ones(label: str) -> None:
     gap = difference(*scanned(label))
-    assert gap.value <= 1e-5
-    assert gap.gradient <= 1e-5
+    assert gap.value <= PACKED
+    assert gap.gradient <= PACKED
 
 
 @pytest.mark.parametrize("label", MAIN)
@@ -81,16 +83,15 @@ def test_dropout_needs_a_key_and_follows_it(label: str) -> None:
     graph, params = nnx.split(make(config))[0], params_of(config, tensors_of(label))
 
     @partial(jax.jit, compiler_options=FAST_TO_COMPILE)
-    def run(params, keys):
-        return nnx.merge(graph, params)(rows_of(tokens), layers=(config.depth,), dropout_key=keys)[config.depth]
+    def run(params, key):
+        return nnx.merge(graph, params)(rows_of(tokens), layers=(config.depth,), dropout_key=key)[config.depth]
 
-    keys = jax.random.split(jax.random.key(0), len(mask))
-    one, again, other = (np.asarray(run(params, k))[mask] for k in (keys, keys, keys.at[0].set(jax.random.key(1))))
+    keys = [jax.random.key(seed, impl="rbg") for seed in (0, 0, 1)]  # compiles faster than the default
+    one, again, other = (np.asarray(run(params, key))[mask] for key in keys)
     np.testing.assert_array_equal(one, again)
-    first = np.broadcast_to(np.arange(len(mask))[:, None] == 0, mask.shape)[mask]
-    assert not np.allclose(one[first], other[first])
-    np.testing.assert_allclose(one[~first], other[~first], atol=1e-5)
-    assert not np.allclose(one, ours(label, "right").hidden[-1][mask], atol=0.1)
+    plain = ours(label, "right").hidden[-1][mask]
+    for x, y in ((one, other), (one, plain), (other, plain)):
+        assert np.abs(x - y).max() > 0.1 * np.abs(plain).max()
 
 
 @pytest.mark.parametrize("label", CASES)

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from jdistill.config import UserError
 from jdistill.student import weights
-from jdistill.student.encoders import MODEL_TYPES, Encoder, StaticConfig
+from jdistill.student.encoders import Encoder, StaticConfig
 from jdistill.student.encoders.base import Computing
 from jdistill.student.packing import rows_of
 from jdistill.types import Tokens
@@ -33,21 +33,14 @@ def test_there_are_no_layers_to_keep():
         StaticConfig().keep_layers({}, [0])
 
 
-@pytest.mark.parametrize("kind", ["bert", "static"])
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "static"])
 def test_encoders_are_told_apart_by_kind(kind):
     config = TypeAdapter(Encoder).validate_python({"kind": kind})
     assert config.kind == kind
 
 
-def test_every_model_type_describes_itself():
-    for model_type, encoder in MODEL_TYPES.items():
-        assert encoder().to_hf()["model_type"] == model_type  # pyright: ignore[reportCallIssue]
-
-
-def test_every_table_covers_the_modules_parameters():
-    for config in (*(encoder() for encoder in MODEL_TYPES.values()), StaticConfig()):  # pyright: ignore[reportCallIssue]
-        module = nnx.eval_shape(lambda config=config: config.make_module(PLAIN, rngs=nnx.Rngs(params=0)))
-        paths = set(weights.flatten(nnx.to_pure_dict(nnx.split(module)[1])))
-        table = [weight.path for weight in config.weights()]
-        assert set(table) == paths
-        assert len(table) == len(paths)
+def test_the_table_covers_the_modules_parameters():
+    config = StaticConfig()
+    module = nnx.eval_shape(lambda: config.make_module(PLAIN, rngs=nnx.Rngs(params=0)))
+    paths = set(weights.flatten(nnx.to_pure_dict(nnx.split(module)[1])))
+    assert {weight.path for weight in config.weights()} == paths

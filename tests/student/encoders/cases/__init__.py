@@ -12,4 +12,7 @@ CASES: dict[str, Case] = {**absolute.CASES, **rotary.CASES}
 MAIN = tuple(label for label, case in CASES.items() if not case.variant)
 """Rows on which everything is tried."""
 
-__all__ = ["CASES", "MAIN", "Case"]
+TYPES = {case.hf["model_type"]: label for label, case in reversed(CASES.items())}
+"""The first row of each `model_type`, on which is tried what files say."""
+
+__all__ = ["CASES", "MAIN", "TYPES", "Case"]

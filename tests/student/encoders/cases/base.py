@@ -17,6 +17,9 @@ class Case(NamedTuple):
     """Its family of tokenizers."""
     variant: bool = False
     """Whether another row differs in an option only: then nothing is tried again that the option does not change."""
+    kinked: bool = False
+    """Whether the activation's derivative jumps: then a rounding switches part of a gradient on or off, and no bound on
+    gradients in bfloat16 would mean anything."""
     heads: tuple[str, ...] = ENCODER_HEADS
     """Task heads that checkpoints come with, `AutoModelFor...`; a student leaves them aside."""
     refused: tuple[tuple[dict[str, Any], str], ...] = ()

@@ -1,0 +1,147 @@
+"""MPNet: BERT with positions that count tokens, no token types, and a learned bias of attention for each distance.
+
+Source: Song et al. 2020, arXiv:2004.09297; the bias is that of Raffel et al. 2020 (T5), arXiv:1910.10683, section 2.1;
+layer by layer as transformers' `MPNetModel` computes it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from pydantic import Field
+
+from jdistill.config import parse
+from jdistill.student.encoders.base import Computing
+from jdistill.student.encoders.hf_config import refuse, same_named
+from jdistill.student.encoders.post_norm import PostNorm, PostNormConfig, positions_behind, table
+from jdistill.student.modules import normal
+from jdistill.student.packing import Rows
+from jdistill.student.weights import Weight
+
+PADDING = 1
+"""Position of padding, whatever the tokenizer says; tokens count on from it."""
+
+BUCKETS = 32
+"""Of distances, half of them for each direction; transformers takes as many, whatever `config.json` says."""
+
+FARTHEST = 128
+"""Distance from which on all share the last bucket."""
+
+
+class MPNetConfig(PostNormConfig):
+    """Sizes of an MPNet, named as in Hugging Face's `config.json`."""
+
+    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "base": {
+            "num_hidden_layers": 12,
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_attention_heads": 12,
+        },
+    }
+    hf_prefix: ClassVar[str] = "mpnet."
+    hf_ignored: ClassVar[tuple[str, ...]] = (
+        r"embeddings\.position_ids",
+        r"pooler\..*",
+        r"lm_head\..*",
+        r"classifier\..*",
+        r"qa_outputs\..*",
+    )
+
+    kind: Literal["mpnet"] = "mpnet"
+    vocab_size: int = Field(default=30527, ge=1)
+    """Tokens."""
+    max_position_embeddings: int = Field(default=514, ge=PADDING + 2)
+    """Rows of the table of positions: the longest input in tokens and two more."""
+    layer_norm_eps: float = Field(default=1e-5, gt=0)
+    """Added to variances."""
+
+    @property
+    def max_positions(self) -> int | None:
+        """`max_position_embeddings` without the two that no token has."""
+        return self.max_position_embeddings - PADDING - 1
+
+    @property
+    def epsilon(self) -> float:
+        """`layer_norm_eps`."""
+        return self.layer_norm_eps
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "MPNetConfig":
+        """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
+        refuse(hf, {"relative_attention_num_buckets": (BUCKETS,)}, where=where)
+        return parse(cls, same_named(cls, hf), where=where)
+
+    def to_hf(self) -> dict[str, Any]:
+        """`config.json` of an `MPNetModel`."""
+        return {"architectures": ["MPNetModel"], "model_type": "mpnet", **self.model_dump(exclude={"kind"})}
+
+    def weights(self) -> list[Weight]:
+        """Embeddings, layer by layer, then the bias they share. The pooler is not part of a text's vector."""
+        embeddings = {"word_embeddings": "words", "position_embeddings": "positions"}
+        layer = {
+            "attention.attn.q": "query",
+            "attention.attn.k": "key",
+            "attention.attn.v": "value",
+            "attention.attn.o": "out",
+            "attention.LayerNorm": "attention_norm",
+            "intermediate.dense": "up",
+            "output.dense": "down",
+            "output.LayerNorm": "output_norm",
+        }
+        rows = table(embeddings, self.num_hidden_layers, "encoder.layer.{}", layer)
+        return [*rows, Weight("encoder.relative_attention_bias.weight", "distance_bias")]
+
+    def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> "MPNet":
+        """An `MPNet`."""
+        return MPNet(self, computing, rngs=rngs)
+
+
+class MPNet(PostNorm):
+    """`Rows [r, p] -> hidden [r, p, d]` of each layer that is asked for."""
+
+    def __init__(self, config: MPNetConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, computing, rngs=rngs)
+        heads = config.num_attention_heads
+        self.distance_bias = nnx.Param(normal(rngs, config.initializer_range, BUCKETS, heads))
+
+    def __call__(
+        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
+    ) -> dict[int, Float[Array, "r p d"]]:
+        """Hidden states after each of `layers`, 0 being the embeddings."""
+        # Texts stand without gaps, so that places are as far apart in a packed row as in their text.
+        bias = bias_of_distances(self.distance_bias[...], rows.ids.shape[1])
+        return self.run(rows, positions_behind(rows, PADDING), layers=layers, dropout_key=dropout_key, bias=bias)
+
+
+def bias_of_distances(biases: Float[Array, "buckets h"], length: int) -> Float[Array, "h l l"]:
+    """What is added to the score of each head, query and key.
+
+    Args:
+      biases: of each bucket of distances and head.
+      length: `l`, places of a row.
+    """
+    distances = np.arange(1 - length, length)
+    # Neither a gather nor its gradient, which adds up into few rows and is slow where much runs at once.
+    chosen = jnp.asarray(np.eye(BUCKETS, dtype=np.float32)[buckets_of(distances)])
+    by_distance = jnp.pad((chosen @ biases).T, ((0, 0), (0, 1)))
+    # Rows of width 2l - 1 cut from a sequence of period 2l each begin one place later, and so are shifted diagonals.
+    repeated = jnp.tile(by_distance, (1, length))[:, : length * (2 * length - 1)]
+    return repeated.reshape(-1, length, 2 * length - 1)[:, :, length - 1 :]
+
+
+def buckets_of(distances: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The bucket of each distance, key's place minus query's: each near one its own, then wider and wider ones.
+
+    Source: `relative_position_bucket` of transformers' MPNet, in the same float32 arithmetic.
+    """
+    half = BUCKETS // 2
+    exact = half // 2
+    apart = np.abs(distances)
+    logarithm = np.log(np.maximum(apart, 1).astype(np.float32) / np.float32(exact))
+    wide = exact + (logarithm / np.float32(math.log(FARTHEST / exact)) * np.float32(half - exact)).astype(np.int64)
+    return np.where(apart < exact, apart, np.minimum(wide, half - 1)) + half * (distances > 0)

@@ -1,0 +1,201 @@
+"""What BERT and its kin have in common: embeddings and layers that add, then normalise.
+
+They differ in names, in how they count positions, in whether there are token types, and in what is added to the scores
+of attention.
+
+Source: Devlin et al. 2019, arXiv:1810.04805; Vaswani et al. 2017, arXiv:1706.03762, section 3.1.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+from pydantic import Field, model_validator
+
+from jdistill.student.attention import attention
+from jdistill.student.encoders.base import Computing, EncoderConfig
+from jdistill.student.encoders.hf_config import Activation
+from jdistill.student.layers import ACTIVATIONS, dropout, keys, lookup
+from jdistill.student.modules import LayerNorm, Linear, linear_rows, norm_rows, normal
+from jdistill.student.packing import Rows
+from jdistill.student.stack import run_layers
+from jdistill.student.weights import Weight
+
+
+class PostNormConfig(EncoderConfig):
+    """Sizes, named as in BERT's `config.json`. A subclass adds its table of words and the other members."""
+
+    hidden_size: int = Field(default=384, ge=1)
+    """Width of a token's vector."""
+    num_hidden_layers: int = Field(default=6, ge=1)
+    """Depth."""
+    num_attention_heads: int = Field(default=12, ge=1)
+    """Heads; they share the width equally."""
+    intermediate_size: int = Field(default=1536, ge=1)
+    """Width inside the feed-forward part."""
+    max_position_embeddings: int = Field(default=512, ge=1)
+    """Rows of the table of positions."""
+    hidden_act: Activation = "gelu"
+    """Activation; `gelu` is the exact one."""
+    initializer_range: float = Field(default=0.02, ge=0)
+    """Standard deviation of random weights."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not divide over {self.num_attention_heads} attention heads. "
+                "Make it a multiple."
+            )
+        return self
+
+    @property
+    def width(self) -> int:
+        """`hidden_size`."""
+        return self.hidden_size
+
+    @property
+    def depth(self) -> int:
+        """`num_hidden_layers`."""
+        return self.num_hidden_layers
+
+    @property
+    def types(self) -> int | None:
+        """Rows of the table of token types, of which single texts use the first; None where there is none."""
+        return None
+
+    @property
+    def epsilon(self) -> float:
+        """Added to variances."""
+        raise NotImplementedError
+
+
+class Embeddings(nnx.Module):
+    """Word + position + type, normalised."""
+
+    def __init__(self, config: PostNormConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
+        self.computing = computing
+        std, width = config.initializer_range, config.hidden_size
+        self.words = nnx.Param(normal(rngs, std, config.vocab_size, width))
+        self.positions = nnx.Param(normal(rngs, std, config.max_position_embeddings, width))
+        self.types = None if config.types is None else nnx.Param(normal(rngs, std, config.types, width))
+        self.norm = LayerNorm(width, config.epsilon)
+
+    def __call__(self, ids: Int[Array, "r p"], positions: Int[Array, "_ p"]) -> Float[Array, "r p d"]:
+        """`ids [r, p] -> [r, p, d]`; positions may be one row where all rows agree."""
+        # Padding may reach beyond the last position; what stands there is never looked at.
+        added = self.positions[...][jnp.minimum(positions, self.positions.shape[0] - 1)]
+        added = added if self.types is None else self.types[...][:1][None] + added
+        dtype = self.computing.dtype
+        return self.norm(lookup(self.words[...], ids, dtype) + added.astype(dtype))
+
+
+class Layer(nnx.Module):
+    """Attention and feed-forward, each added to its input and then normalised."""
+
+    def __init__(self, config: PostNormConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
+        self.computing = computing
+        self.heads, self.activation = config.num_attention_heads, config.hidden_act
+        width, inner, std = config.hidden_size, config.intermediate_size, config.initializer_range
+        self.query, self.key, self.value, self.out = (Linear(width, width, std=std, rngs=rngs) for _ in range(4))
+        self.up = Linear(width, inner, std=std, rngs=rngs)
+        self.down = Linear(inner, width, std=std, rngs=rngs)
+        self.attention_norm, self.output_norm = (LayerNorm(width, config.epsilon) for _ in range(2))
+
+    def __call__(
+        self,
+        x: Float[Array, "r p d"],
+        places: Bool[Array, "r p"] | Int[Array, "r p"],
+        *,
+        bias: Float[Array, "h p p"] | None,
+        dropout_key: Array | None,
+    ) -> Float[Array, "r p d"]:
+        """The same shape; padding is not attended, nor is another text. `bias` is added to the scores."""
+        weights_key, attended_key, output_key = keys(dropout_key, 3)
+        rate = self.computing.dropout
+        q, k, v = (part(x).reshape(*x.shape[:2], self.heads, -1) for part in (self.query, self.key, self.value))
+        attended = attention(
+            q, k, v, places, bias=bias, dropout_rate=rate, dropout_key=weights_key, kernel=self.computing.attention
+        ).reshape(x.shape)
+        x = self.attention_norm(x + dropout(self.out(attended), rate, attended_key))
+        inner = ACTIVATIONS[self.activation](self.up(x))
+        return self.output_norm(x + dropout(self.down(inner), rate, output_key))
+
+
+class PostNorm(nnx.Module):
+    """Embeddings and layers; an encoder adds its positions."""
+
+    def __init__(self, config: PostNormConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
+        self.computing = computing
+        self.embeddings = Embeddings(config, computing, rngs=rngs)
+        self.layers = nnx.Dict({str(i): Layer(config, computing, rngs=rngs) for i in range(config.num_hidden_layers)})
+
+    def run(
+        self,
+        rows: Rows,
+        positions: Int[Array, "_ p"],
+        *,
+        layers: Sequence[int],
+        dropout_key: Array | None,
+        bias: Float[Array, "h p p"] | None = None,
+    ) -> dict[int, Float[Array, "r p d"]]:
+        """Hidden states after each of `layers`, 0 being the embeddings.
+
+        Args:
+          rows: the texts.
+          positions: row of the table of positions, of each place.
+          layers: counted as layers done.
+          dropout_key: None without dropout.
+          bias: added to every layer's scores.
+        """
+        first, *rest = keys(dropout_key, 1 + len(self.layers))
+        return run_layers(
+            [self.layers[str(i)] for i in range(len(self.layers))],
+            lambda layer, x, key: layer(x, rows.places, bias=bias, dropout_key=key),
+            dropout(self.embeddings(rows.ids, positions), self.computing.dropout, first),
+            rest,
+            wanted=layers,
+            remat=self.computing.remat,
+            scan=self.computing.scan,
+        )
+
+
+def positions_behind(rows: Rows, padding: int) -> Int[Array, "r p"]:
+    """RoBERTa's positions: tokens count on from the padding token's id, which is also the position of padding."""
+    return jnp.where(rows.held, rows.ordinals + padding + 1, padding)
+
+
+def table(embeddings: Mapping[str, str], depth: int, layer: str, names: Mapping[str, str]) -> list[Weight]:
+    """The weight table: embeddings with their norm, then layer by layer.
+
+    Args:
+      embeddings: tables of the embeddings, Hugging Face's name -> ours.
+      depth: number of layers.
+      layer: Hugging Face's name of a layer, with `{}` for its number.
+      names: parts of a layer, Hugging Face's name -> ours.
+    """
+    rows = [Weight(f"embeddings.{hf}.weight", f"embeddings.{ours}") for hf, ours in embeddings.items()]
+    rows += norm_rows("embeddings.LayerNorm", "embeddings.norm")
+    for i in range(depth):
+        for hf, ours in names.items():
+            part = norm_rows if ours.endswith("norm") else linear_rows
+            rows += part(f"{layer.format(i)}.{hf}", f"layers.{i}.{ours}")
+    return rows
+
+
+BERT_EMBEDDINGS = {"word_embeddings": "words", "position_embeddings": "positions", "token_type_embeddings": "types"}
+"""Names of BERT's and RoBERTa's tables."""
+
+BERT_LAYER = {
+    "attention.self.query": "query",
+    "attention.self.key": "key",
+    "attention.self.value": "value",
+    "attention.output.dense": "out",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "up",
+    "output.dense": "down",
+    "output.LayerNorm": "output_norm",
+}
+"""Names of the parts of BERT's and RoBERTa's layers."""

@@ -1,0 +1,122 @@
+"""Print how far every encoder is from transformers: python -m tests.student.parity
+
+One line per encoder x option x padding side, with the largest relative difference of every layer's hidden states and of
+the whole gradient: in float32 from transformers, in bfloat16 from float32, and in packed rows from padded ones. In
+bfloat16 it is the length of the difference; beside it stands what transformers loses there. Exit code 1 if a line is
+above its tolerance.
+"""
+
+import argparse
+import logging
+import math
+import multiprocessing
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import tests.conftest  # noqa: F401  (strict numerics, before JAX starts)
+from tests.student.encoders.cases import CASES
+from tests.student.encoders.measure import (
+    BFLOAT16,
+    PACKED,
+    SIDES,
+    Difference,
+    difference,
+    expected,
+    ours,
+    packed,
+    rounding,
+)
+
+ENCODER_COLUMNS = ("float32", "bfloat16", "transformers'", "packed")
+
+
+class Line(NamedTuple):
+    """One row of a table."""
+
+    name: str
+    option: str
+    gaps: dict[str, Difference]
+    """Column -> what was found."""
+    tolerances: dict[str, Difference]
+    """Column -> what is allowed, where anything is not."""
+
+    @property
+    def good(self) -> bool:
+        """False for NaN too."""
+        return all(
+            found <= allowed
+            for column, tolerance in self.tolerances.items()
+            for found, allowed in zip(self.gaps[column], tolerance, strict=True)
+        )
+
+
+def encoder_lines(label: str) -> list[Line]:
+    """An encoder, padded on either side."""
+    warnings.simplefilter("ignore")
+    logging.disable()
+    case, lines = CASES[label], []
+    for side in SIDES:
+        plain, theirs = ours(label, side), expected(label, side)
+        half, lost = ours(label, side, "bfloat16"), rounding(expected(label, side, "bfloat16"), theirs)
+        gaps = {"float32": difference(plain, theirs), "bfloat16": rounding(half, plain), "transformers'": lost}
+        tolerances = {
+            "float32": Difference(case.tolerance, case.tolerance),
+            "bfloat16": Difference(
+                max(BFLOAT16, lost.value), math.inf if case.kinked else max(BFLOAT16, lost.gradient)
+            ),
+        }
+        if side == "right":
+            gaps["packed"], tolerances["packed"] = difference(*packed(label)), Difference(PACKED, PACKED)
+        lines.append(Line(label, f"padded {side}", gaps, tolerances))
+    return lines
+
+
+def markdown(title: str, lines: Sequence[Line], columns: Sequence[str]) -> Iterator[str]:
+    """A table: value and gradient of each column."""
+    heads = [f"{column}, {what}" for column in columns for what in Difference._fields]
+    yield f"| {title} | |" + "".join(f" {head} |" for head in heads)
+    yield "|---" * (2 + len(heads)) + "|"
+    for line in lines:
+        gaps = [line.gaps.get(column) for column in columns]
+        cells = [f"{x:.1e}" if gap else "" for gap in gaps for x in (gap or Difference(0, 0))]
+        yield f"| {line.name} | {line.option} |" + "".join(f" {cell} |" for cell in cells)
+
+
+def plain(line: Line, columns: Sequence[str]) -> str:
+    """A line for the terminal."""
+    gaps = [line.gaps.get(column) for column in columns]
+    shown = "".join(" " * 20 if gap is None else f"{gap.value:10.1e}{gap.gradient:10.1e}" for gap in gaps)
+    return f"{line.name:32}{line.option:16}{shown}{'' if line.good else '  above tolerance'}"
+
+
+def main() -> int:
+    """Whether a line is above its tolerance, as an exit code."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--only", default="", help="rows whose name contains this")
+    options.add_argument("--markdown", type=Path, help="write the table here")
+    chosen = options.parse_args()
+    labels = [label for label in CASES if chosen.only in label]
+    print(f"{'':48}" + "".join(f"{column:>20}" for column in ENCODER_COLUMNS))
+    print(f"{'encoder, option':32}{'':16}" + f"{'value':>10}{'gradient':>10}" * len(ENCODER_COLUMNS))
+    lines: list[Line] = []
+    spawn = multiprocessing.get_context("spawn")  # JAX must not be forked
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8), mp_context=spawn) as pool:
+        for found in pool.map(encoder_lines, labels):
+            lines += found
+            for line in found:
+                print(plain(line, ENCODER_COLUMNS), flush=True)
+    bad = sum(not line.good for line in lines)
+    print(f"{len(lines) - bad} of {len(lines)} lines within tolerance")
+    if chosen.markdown is not None:
+        table = markdown("encoder, option", lines, ENCODER_COLUMNS)
+        chosen.markdown.write_text("\n".join(table) + "\n", encoding="utf-8")
+    return int(bad > 0 or not lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
