@@ -26,6 +26,8 @@ from tests.train.tiny_run import run
 
 CONFIG = {"rank": 3, "alpha": 6.0, "targets": [".*/query/kernel", "layers/1/up/kernel"]}
 SCALE = 2.0
+TEXTS = [*SENTENCES[:4]]
+"""Of one padded length, so that each model is compiled once."""
 PATHS = ("layers/0/query/kernel", "layers/1/query/kernel", "layers/1/up/kernel")
 
 
@@ -55,8 +57,8 @@ def at(tree: Any, path: str) -> Any:
 def test_before_the_first_step_nothing_is_added(folder: Path) -> None:
     student, params = student_of(folder)
     plain = StudentConfig(init=str(folder))
-    expected = Model(*make_student(plain, teacher_widths={"big": 6}, key=jax.random.key(0))).encode([*SENTENCES])
-    np.testing.assert_array_equal(Model(student, params).encode([*SENTENCES]), expected)
+    expected = Model(*make_student(plain, teacher_widths={"big": 6}, key=jax.random.key(0))).encode(TEXTS)
+    np.testing.assert_array_equal(Model(student, params).encode(TEXTS), expected)
     a, b = at(params["lora"], PATHS[0]).values()
     assert (a.shape, b.shape, a.dtype, b.dtype) == ((16, 3), (3, 16), jnp.float32, jnp.float32)
     assert not b.any()
@@ -127,16 +129,16 @@ def test_merged_vectors_are_the_same_in_a_run_folder_and_in_an_export(tmp_path: 
     change = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), result.params["lora"], params["lora"])
     assert min(jax.tree.leaves(change)) > 1e-4
 
-    expected = Model(student, result.params).encode([*SENTENCES])
+    expected = Model(student, result.params).encode(TEXTS)
     loaded = jdistill.load(tmp_path / "run")
     assert (loaded.student.config.lora, "lora" in loaded.params) == (None, False)
-    np.testing.assert_allclose(loaded.encode([*SENTENCES]), expected, atol=1e-6)
+    np.testing.assert_allclose(loaded.encode(TEXTS), expected, atol=1e-6)
     assert load_architecture(tmp_path / "run" / "architecture").config == student.config
 
     for name, (exported, values) in {"a": (loaded.student, loaded.params), "b": (student, result.params)}.items():
         export_model(exported, values, tmp_path / name)
-        np.testing.assert_allclose(jdistill.load(tmp_path / name).encode([*SENTENCES]), expected, atol=1e-6)
-    before = Model(student, params).encode([*SENTENCES])
+        np.testing.assert_allclose(jdistill.load(tmp_path / name).encode(TEXTS), expected, atol=1e-6)
+    before = Model(student, params).encode(TEXTS)
     assert np.abs(before - expected).max() > 1e-3
     assert to_hf_tensors(student, params).keys() == to_hf_tensors(loaded.student, loaded.params).keys()
 
