@@ -55,14 +55,16 @@ def tiny_bert_folder(
     sentence_transformers: bool = True,
     padding_side: str = "right",
     prompts: dict[str, str] | None = None,
+    masked_lm: bool = False,
 ) -> Path:
     """A BERT with random weights and a lower-casing WordPiece tokenizer, as a Hugging Face folder.
 
     With `sentence_transformers` the folder also holds the legacy (<= 5.3) layout files: Transformer, Pooling and,
-    with `normalize`, Normalize. `max_length` counts tokens, special ones included. Returns `folder` as a Path.
+    with `normalize`, Normalize. `max_length` counts tokens, special ones included. With `masked_lm` the model has the
+    head of a masked language model. Returns `folder` as a Path.
     """
     import torch
-    from transformers import BertConfig, BertModel
+    from transformers import BertConfig, BertForMaskedLM, BertModel
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +81,7 @@ def tiny_bert_folder(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertModel(config)
+        model = BertForMaskedLM(config) if masked_lm else BertModel(config)
         for parameter in model.parameters():  # biases 0 and scales 1 would hide a swapped key
             parameter.data.add_(0.02 * torch.randn_like(parameter))
         model.save_pretrained(folder)

@@ -1,7 +1,7 @@
 """Proof that an export is the student: load the folder as users will, and compare vectors.
 
-This file may import torch, inside its functions; nothing else of the room does. Loading is offline and never runs code
-that a folder brings along.
+This file and `verify_modules.py` may import torch, inside their functions; nothing else of the room does. Loading is
+offline and runs no code that a folder brings along, except the module file that the export itself has put there.
 """
 
 import json
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jdistill.student.hf_folder import POOLING_KEYS
+from jdistill.export.tail import MODULES_PATH
+from jdistill.export.verify_modules import read_module
 
 PROBES = (
     "A short sentence.",
@@ -96,8 +97,9 @@ def verify(
 ) -> Verification:
     """Encode `texts` with the exported folder and compare with the student's `vectors`.
 
-    The folder is loaded with sentence-transformers and, where it holds a transformer, also with transformers'
-    AutoModel, whose output goes through pooling and the later modules as their configuration files describe them.
+    The folder is loaded with sentence-transformers, as a SentenceTransformer or SparseEncoder, and, where it holds a
+    transformer, also with transformers' AutoModel or AutoModelForMaskedLM, whose output goes through pooling and the
+    later modules as their configuration files describe them.
 
     Args:
       folder: a folder that `export_model` wrote.
@@ -139,9 +141,18 @@ def _compare(ours: Float[np.ndarray, "n d"], theirs: Float[np.ndarray, "n d"]) -
 
 
 def _sentence_transformers(folder: Path) -> Callable[[list[str], str], Float[np.ndarray, "n d"]]:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import SentenceTransformer, SparseEncoder
 
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=False)
+    trusted = _is_ours(folder)
+    if _is_sparse(folder):
+        sparse = SparseEncoder(str(folder), device="cpu", local_files_only=True, trust_remote_code=trusted)
+
+        def encode_sparse(texts: list[str], prompt: str) -> Float[np.ndarray, "n d"]:
+            vectors = sparse.encode(texts, prompt_name=prompt or None, show_progress_bar=False)
+            return np.asarray(vectors.to_dense(), np.float32)
+
+        return encode_sparse
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=trusted)
 
     def encode(texts: list[str], prompt: str) -> Float[np.ndarray, "n d"]:
         return np.asarray(model.encode(texts, prompt_name=prompt or None, show_progress_bar=False), np.float32)
@@ -149,15 +160,28 @@ def _sentence_transformers(folder: Path) -> Callable[[list[str], str], Float[np.
     return encode
 
 
+def _is_sparse(folder: Path) -> bool:
+    return _read(folder / "config_sentence_transformers.json").get("model_type") == "SparseEncoder"
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the folder brings a module file, and it is the one of this very package, byte for byte."""
+    path = folder / MODULES_PATH.name
+    return path.is_file() and path.read_bytes() == MODULES_PATH.read_bytes()
+
+
 def _transformers(folder: Path) -> Callable[[list[str], str], Float[np.ndarray, "n d"]]:
     import torch
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+    listed = _read(folder / "modules.json")
+    scores = listed[0]["type"].endswith(".MLMTransformer")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    encoder = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False).eval().float()
+    cls = AutoModelForMaskedLM if scores else AutoModel
+    encoder = cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False).eval().float()
     max_length = _read(folder / "sentence_bert_config.json")["max_seq_length"]
     prompts = _read(folder / "config_sentence_transformers.json")["prompts"]
-    modules = [_later_module(folder, module) for module in _read(folder / "modules.json")[1:]]
+    modules = [read_module(folder, module) for module in listed[1:]]
 
     def encode(texts: list[str], prompt: str) -> Float[np.ndarray, "n d"]:
         rows = []
@@ -165,68 +189,17 @@ def _transformers(folder: Path) -> Callable[[list[str], str], Float[np.ndarray, 
             prompted = [prompts.get(prompt, "") + text for text in texts[start : start + 32]]
             inputs = tokenizer(prompted, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
             with torch.inference_mode():
-                output: Any = encoder(**inputs).last_hidden_state
-            mask = inputs["attention_mask"]
-            for module in modules:
-                output = module(output, mask)
-            rows.append(output.numpy())
+                output = encoder(**inputs)
+                hidden = output.logits if scores else output.last_hidden_state
+                tokens = {"hidden": hidden, "mask": inputs["attention_mask"], "ids": inputs["input_ids"]}
+                vectors = None
+                for module in modules:
+                    vectors = module(tokens, vectors)
+            assert vectors is not None
+            rows.append(vectors.numpy())
         return np.concatenate(rows)
 
     return encode
-
-
-def _later_module(folder: Path, module: Mapping[str, str]) -> Callable[[Any, Any], Any]:
-    """A module of `modules.json` in plain torch: (hidden states or vectors, attention mask) -> vectors."""
-    import torch
-    from safetensors.torch import load_file
-
-    path, name = folder / module["path"], module["type"].rpartition(".")[2]
-    if name == "Pooling":
-        config = _read(path / "config.json")
-        modes = config.get("pooling_mode") or [mode for key, mode in POOLING_KEYS.items() if config.get(key)]
-        return lambda hidden, mask: torch.cat([_POOLING[mode](hidden, mask) for mode in modes], dim=-1)
-    if name == "Dense":
-        tensors = load_file(path / "model.safetensors")
-        is_tanh = _read(path / "config.json")["activation_function"].endswith("Tanh")
-        activation = torch.tanh if is_tanh else torch.nn.Identity()
-        weight, bias = tensors["linear.weight"], tensors.get("linear.bias")
-        return lambda vectors, _: activation(torch.nn.functional.linear(vectors, weight, bias))
-    if name == "Normalize":
-        return lambda vectors, _: torch.nn.functional.normalize(vectors, dim=-1)
-    raise ValueError(f"{folder}: module '{name}' is not one that jdistill writes")
-
-
-def _mean(hidden: Any, mask: Any) -> Any:
-    return _total(hidden, mask) / mask.sum(1, keepdim=True).clamp(min=1e-9)
-
-
-def _mean_sqrt_len(hidden: Any, mask: Any) -> Any:
-    return _total(hidden, mask) / mask.sum(1, keepdim=True).clamp(min=1e-9).sqrt()
-
-
-def _total(hidden: Any, mask: Any) -> Any:
-    return (hidden * mask[:, :, None]).sum(1)
-
-
-def _weighted_mean(hidden: Any, mask: Any) -> Any:
-    weights = mask.cumsum(1) * mask  # 1 for the first real token, 2 for the second, ...
-    return (hidden * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)
-
-
-def _row(hidden: Any, position: Any) -> Any:
-    return hidden.gather(1, position[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
-
-
-_POOLING: Mapping[str, Callable[[Any, Any], Any]] = {
-    "cls": lambda hidden, mask: _row(hidden, mask.argmax(1)),
-    "max": lambda hidden, mask: hidden.masked_fill(mask[:, :, None] == 0, -np.inf).amax(1),
-    "mean": _mean,
-    "mean_sqrt_len": _mean_sqrt_len,
-    "mean_sqrt_len_tokens": _mean_sqrt_len,
-    "weightedmean": _weighted_mean,
-    "lasttoken": lambda hidden, mask: _row(hidden, mask.cumsum(1).argmax(1)),
-}
-"""Mode -> the maths, written anew in torch: the student's own could not prove itself."""
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from jdistill.config import UserError
 from jdistill.student import Student, StudentConfig, make_student
 from jdistill.student.config import Architecture
 from jdistill.student.encoders import MODEL_TYPES, Encoder, StaticConfig
-from jdistill.student.head import Normalize
+from jdistill.student.head import head_width, init_head
 from jdistill.student.lora import make_lora
-from jdistill.student.pooling import Pooling, init_poolings, pooled_width
+from jdistill.student.pooling import pooled_width
 from jdistill.student.student import encoder_shapes
+from jdistill.student.tail import chosen_head, chosen_pooling, pooling_params, projected
 
 MAX_LENGTH = 512
 """Tokens of a text where neither the configuration nor the encoder names a limit."""
@@ -50,12 +51,11 @@ def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) ->
         student, params = make_student(config, teacher_widths=teacher_widths, key=jax.random.key(0))
         return PlannedStudent(student, jax.tree.map(_shape, params), [])
     encoder, assumed = _encoder(config)
-    given = config.pooling or "mean"
-    pooling: list[Pooling] = given if isinstance(given, list) else [given]
+    pooling = chosen_pooling(config, encoder, None, ())
     architecture = Architecture(
         encoder=encoder,
         pooling=pooling,
-        head=[] if config.normalize is False else [Normalize()],
+        head=chosen_head(config, encoder, pooling, None),
         max_length=config.max_length or encoder.max_positions,
         prompts=config.prompts,
         projections={},
@@ -67,19 +67,20 @@ def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) ->
         backbone=config.backbone,
         lora=config.lora,
     )
-    width = pooled_width(pooling, encoder)
-    chosen = {
-        teacher: wide
-        for teacher, wide in sorted(teacher_widths.items())
-        if config.projection == "linear" or (config.projection == "auto" and wide != width)
-    }
+    pooled = pooled_width(pooling, encoder)
+    width = head_width(architecture.head, pooled)
+    chosen = projected(config, width, pooling, teacher_widths)
     architecture = architecture.model_copy(update={"projections": chosen})
     params: dict[str, Any] = {"encoder": encoder_shapes(architecture)}
     if config.lora is not None:
         lora = config.lora
         params["lora"] = jax.eval_shape(lambda: make_lora(lora, params["encoder"], jax.random.key(0)))
-    if poolings := jax.eval_shape(lambda: init_poolings(pooling, encoder, jax.random.key(0))):
-        params["pooling"] = poolings
+    for name, initial in (
+        ("pooling", lambda: pooling_params(pooling, encoder, None, jax.random.key(0))),
+        ("head", lambda: init_head(architecture.head, pooled, jax.random.key(0))),
+    ):
+        if shapes := jax.eval_shape(initial):
+            params[name] = shapes
     if chosen:
         params["projection"] = {
             teacher: {
@@ -107,8 +108,8 @@ def _encoder(config: StudentConfig) -> tuple[Encoder, list[str]]:
     if config.encoder is not None and config.encoder.kind == "static" and encoder.kind != "static":
         table = StaticConfig(vocab_size=encoder.vocab_size, hidden_size=encoder.width)
         return table, [f"the table has the sizes of the word embeddings of {config.init}"]
-    if config.keep_layers is not None and hasattr(encoder, "num_hidden_layers"):
-        encoder = encoder.model_copy(update={"num_hidden_layers": len(config.keep_layers)})
+    if config.keep_layers is not None and encoder.depth:
+        encoder = cast(Encoder, encoder.with_layers(config.keep_layers))
     head = "mean pooling and unit length unless the configuration says otherwise"
     return encoder, [f"of {config.init} only config.json was read: {head}"]
 

@@ -41,9 +41,14 @@ class StudentConfig(Config):
     tokenizer: str | None = None
     """Folder or Hugging Face id of the tokenizer; left out: that of `init`."""
     pooling: list[Pooling] | Pooling | None = None
-    """How token vectors become one; several are concatenated. Left out: as in `init`, else mean."""
+    """How token vectors become one; several are concatenated. Left out: as in `init`, else mean. One that `init` has
+    with the same options keeps its parameters; others start as their documentation says."""
+    head: list[HeadModule] | None = None
+    """What follows the pooling, such as `[{kind: dense, out_features: 3072}, {kind: dense, out_features: 768}]`, with
+    random weights. Left out: that of `init` with its weights, else nothing but what `normalize` says."""
     normalize: bool | None = None
-    """Whether vectors have unit length. Left out: as in `init`, else true."""
+    """Whether vectors have unit length, by a `normalize` at the end of the head. Left out: as `head` says, else as in
+    `init`, else true, but false for a pooling that gives a number for each token of the vocabulary."""
     max_length: int | None = Field(default=None, ge=3)
     """Tokens after which texts are cut, special ones included. Left out: as in `init`."""
     prompts: Prompts = Prompts()

@@ -3,20 +3,27 @@
 Weights are read from safetensors only. Nothing is unpickled, and no code that a folder brings along is run.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from jdistill.config import UserError
 from jdistill.student.encoders import MODEL_TYPES, EncoderConfig, StaticConfig
-from jdistill.student.head import Dense, Normalize
-from jdistill.student.pooling import MODES, Mode
+from jdistill.student.head import Head
+from jdistill.student.hf_files import read_json, read_tensors
+from jdistill.student.hf_modules import (
+    HEAD_MODULES,
+    MODULES_FILE,
+    OWN_MODULES,
+    STOCK_POOLINGS,
+    read_head,
+    read_pooling,
+)
+from jdistill.student.pooling import Pooling, is_sparse, pooled_width
 from jdistill.student.tokenizer import Tokenizer, truncation_in
 
 
@@ -29,10 +36,12 @@ class Pretrained:
     tensors: Mapping[str, np.ndarray]
     """The encoder's, as named in the file."""
     tokenizer: Tokenizer
-    pooling: list[Mode]
-    head: list[Normalize | Dense]
+    pooling: list[Pooling]
+    pooling_params: dict[str, Any]
+    """Number in `pooling` -> parameters of that pooling, where its module holds some."""
+    head: list[Head]
     head_params: dict[str, dict[str, np.ndarray]]
-    """Index in `head` -> weights of that dense layer."""
+    """Index in `head` -> parameters of that module, where it has some."""
     max_length: int | None
     prompts: dict[str, str]
     default_prompt_name: str | None
@@ -74,25 +83,23 @@ def read_folder(folder: str | Path) -> Pretrained:
       UserError: if something is missing or of a kind that is not supported.
     """
     folder = Path(folder)
-    listed = _json(folder / "modules.json")
+    listed = read_json(folder / "modules.json")
     if not listed:
         return _plain(folder)
     modules = [(_module_name(folder, module), folder / module["path"]) for module in listed]
     first, path = modules[0]
     if first not in _FIRST:
         raise UserError(f"{folder / 'modules.json'}: begins with {first}; expected one of {', '.join(_FIRST)}.")
-    settings = _json(folder / "config_sentence_transformers.json")
-    rest = modules[1:]
-    pooling: list[Mode] = ["mean"]
-    if first == "Transformer":
-        if not rest or rest[0][0] != "Pooling":
-            raise UserError(f"{folder / 'modules.json'}: expected a Pooling module after the Transformer.")
-        pooling, rest = _pooling(rest[0][1]), rest[1:]
+    settings = read_json(folder / "config_sentence_transformers.json")
+    begun = _FIRST[first](path)
+    pooling, params, rest = _poolings(folder, modules[1:], begun["encoder"])
+    _check_task(path, pooling)
     head, head_params = _head(folder, rest)
     return Pretrained(
         str(folder),
-        **_FIRST[first](path),
+        **begun,
         pooling=pooling,
+        pooling_params=params,
         head=head,
         head_params=head_params,
         prompts=dict(settings.get("prompts") or {}),
@@ -108,6 +115,7 @@ def _plain(folder: Path) -> Pretrained:
         str(folder),
         **_transformer(folder),
         pooling=["mean"],
+        pooling_params={},
         head=[],
         head_params={},
         prompts={},
@@ -119,7 +127,7 @@ def _plain(folder: Path) -> Pretrained:
 
 def _transformer(folder: Path) -> dict[str, Any]:
     """Encoder, tensors, tokenizer and length of a Transformer module."""
-    hf = _json(folder / "config.json")
+    hf = read_json(folder / "config.json")
     if not hf:
         raise UserError(f"{folder}: has no config.json, so it is not a Hugging Face model.")
     kind = hf.get("model_type")
@@ -129,7 +137,7 @@ def _transformer(folder: Path) -> dict[str, Any]:
             f"Supported: {', '.join(MODEL_TYPES)}."
         )
     encoder = MODEL_TYPES[kind].from_hf(hf, where=str(folder / "config.json"))
-    settings = next(filter(None, map(_json, sorted(folder.glob("sentence_*_config.json")))), {})
+    settings = next(filter(None, map(read_json, sorted(folder.glob("sentence_*_config.json")))), {})
     tokenizer = Tokenizer.from_folder(
         folder, special_tokens=encoder.special_tokens, lowercase=bool(settings.get("do_lower_case"))
     )
@@ -159,123 +167,65 @@ def _static(folder: Path) -> dict[str, Any]:
     }
 
 
-_FIRST = {"Transformer": _transformer, "StaticEmbedding": _static}
+_FIRST = {"Transformer": _transformer, "MLMTransformer": _transformer, "StaticEmbedding": _static}
 
 
 def _module_name(folder: Path, module: Mapping[str, Any]) -> str:
     package, _, name = str(module["type"]).rpartition(".")
-    supported = (*_FIRST, "Pooling", "Normalize", "Dense")
-    if package.split(".")[0] != "sentence_transformers" or name not in supported:
+    ours = package == MODULES_FILE and name in OWN_MODULES
+    supported = (*_FIRST, *STOCK_POOLINGS, *HEAD_MODULES)
+    if not ours and (package.split(".")[0] != "sentence_transformers" or name not in supported):
         raise UserError(
             f"{folder / 'modules.json'}: module {module.get('name')!r} is a {module['type']}, which is not supported. "
-            f"Supported: {', '.join(supported)} of sentence_transformers."
+            f"Supported: {', '.join(supported)} of sentence_transformers, and those that an export of ours brings."
         )
     if Path(module["path"]).is_absolute() or ".." in Path(module["path"]).parts:
         raise UserError(f"{folder / 'modules.json'}: path {module['path']!r} leads out of the folder.")
     return name
 
 
-POOLING_KEYS: dict[str, Mode] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-"""Keys of releases before 5.4, in the order in which they concatenate."""
+Named = list[tuple[str, Path]]
+"""Class and folder of each module."""
 
 
-def _pooling(folder: Path) -> list[Mode]:
-    path = folder / "config.json"
-    config = _json(path)
-    if config.get("include_prompt", True) is False:
-        raise UserError(f"{path}: include_prompt is false; pooling without the prompt's tokens is not supported.")
-    if "pooling_mode" not in config:
-        return [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or ["mean"]
-    listed = config["pooling_mode"]
-    names = [name.removesuffix("_tokens") for name in ([listed] if isinstance(listed, str) else listed)]
-    modes: list[Mode] = [mode for name in names for mode in MODES if mode == name]
-    if len(modes) != len(names) or not modes:
-        raise UserError(f"{path}: pooling_mode is {listed!r}; supported: {', '.join(MODES)}.")
-    return modes
+def _poolings(folder: Path, modules: Named, encoder: EncoderConfig) -> tuple[list[Pooling], dict[str, Any], Named]:
+    """The poolings, their parameters, and the modules that follow."""
+    if encoder.kind == "static":
+        return ["mean"], {}, modules
+    pooling: list[Pooling] = []
+    params: dict[str, Any] = {}
+    rest = list(modules)
+    # Only a pooling of ours adds to what is there; those of sentence-transformers would take its place.
+    while rest and (rest[0][0] in OWN_MODULES or (not pooling and rest[0][0] in STOCK_POOLINGS)):
+        name, path = rest.pop(0)
+        listed, weights = read_pooling(name, path, encoder, before=pooled_width(pooling, encoder))
+        if weights is not None:
+            params[str(len(pooling))] = weights
+        pooling += listed
+    if not pooling:
+        raise UserError(f"{folder / 'modules.json'}: expected a Pooling module after the Transformer.")
+    return pooling, params, rest
 
 
-_ACTIVATIONS = {
-    "torch.nn.modules.linear.Identity": "identity",
-    "torch.nn.Identity": "identity",
-    "torch.nn.modules.activation.Tanh": "tanh",
-    "torch.nn.Tanh": "tanh",
-}
+def _check_task(folder: Path, pooling: list[Pooling]) -> None:
+    """A transformer that gives scores of the vocabulary has those pooled, and any other its hidden states."""
+    path = folder / "sentence_bert_config.json"
+    task = read_json(path).get("transformer_task", "feature-extraction")
+    expected = ("feature-extraction", "fill-mask") if is_sparse(pooling) else ("feature-extraction",)
+    if task not in expected:
+        raise UserError(f"{path}: transformer_task is {task!r}; expected {' or '.join(expected)} before this pooling.")
 
 
-def _head(
-    folder: Path, modules: list[tuple[str, Path]]
-) -> tuple[list[Normalize | Dense], dict[str, dict[str, np.ndarray]]]:
-    head: list[Normalize | Dense] = []
+def _head(folder: Path, modules: Named) -> tuple[list[Head], dict[str, dict[str, np.ndarray]]]:
+    head: list[Head] = []
     params: dict[str, dict[str, np.ndarray]] = {}
     for i, (name, path) in enumerate(modules):
-        if name == "Normalize":
-            head.append(Normalize())
-        elif name == "Dense":
-            module, params[str(i)] = _dense(path)
-            head.append(module)
-        else:
+        if name not in HEAD_MODULES:
             raise UserError(
-                f"{folder / 'modules.json'}: {name} stands behind the pooling. Expected Normalize or Dense."
+                f"{folder / 'modules.json'}: {name} stands behind the pooling. Expected {' or '.join(HEAD_MODULES)}."
             )
+        module, weights = read_head(name, path)
+        head.append(module)
+        if weights:
+            params[str(i)] = weights
     return head, params
-
-
-def _dense(folder: Path) -> tuple[Dense, dict[str, np.ndarray]]:
-    path = folder / "config.json"
-    config = _json(path)
-    activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if activation not in _ACTIVATIONS or config.get("use_residual"):
-        what = "use_residual is true" if config.get("use_residual") else f"activation_function is {activation!r}"
-        raise UserError(f"{path}: {what}, which is not supported. Supported are Identity and Tanh, without residual.")
-    tensors = read_tensors(folder)
-    bias = bool(config.get("bias", True))
-    expected = {"linear.weight", *(["linear.bias"] if bias else [])}
-    if set(tensors) != expected:
-        raise UserError(f"{folder}: holds tensors {sorted(tensors)}, expected {sorted(expected)}.")
-    params = {"kernel": np.ascontiguousarray(tensors["linear.weight"].T, np.float32)}
-    if bias:
-        params["bias"] = tensors["linear.bias"].astype(np.float32)
-    inputs, outputs = params["kernel"].shape
-    kind = "tanh" if _ACTIVATIONS[activation] == "tanh" else "identity"
-    return Dense(in_features=inputs, out_features=outputs, bias=bias, activation=kind), params
-
-
-def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of a folder's safetensors, in one file or several with an index.
-
-    Raises:
-      UserError: if there are none; pickled weights are refused.
-    """
-    index = _json(folder / "model.safetensors.index.json")
-    files = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
-    missing = [name for name in files if not (folder / name).is_file()]
-    if missing and not index and (folder / "pytorch_model.bin").is_file():
-        raise UserError(
-            f"{folder}: has its weights as pytorch_model.bin only, a pickle, which can run any code when it is read. "
-            "Convert it where you trust it: AutoModel.from_pretrained(folder).save_pretrained(folder)."
-        )
-    if missing:
-        raise UserError(f"{folder}: has no {', '.join(missing)}. Weights are read from safetensors files only.")
-    return dict(item for name in files for item in _tensors(folder / name))
-
-
-def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    with safe_open(str(path), framework="numpy") as file:
-        for key in file.keys():  # noqa: SIM118 (not a mapping)
-            yield key, file.get_tensor(key)
-
-
-def _json(path: Path) -> Any:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}.") from error

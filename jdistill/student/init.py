@@ -10,12 +10,13 @@ from jdistill.config import Config, UserError
 from jdistill.student import weights
 from jdistill.student.config import Architecture, Dtype, Prompts, StudentConfig
 from jdistill.student.encoders import EncoderConfig, StaticConfig
-from jdistill.student.head import Dense, Normalize
+from jdistill.student.head import Head
 from jdistill.student.hf_folder import Pretrained, locate, read_folder
 from jdistill.student.lora import make_lora
-from jdistill.student.pooling import Pooling, init_poolings, pooled_width
+from jdistill.student.pooling import Pooling, pooled_width
 from jdistill.student.projection import make_projection
 from jdistill.student.student import Student, encoder_shapes, random_encoder
+from jdistill.student.tail import chosen_head, chosen_pooling, head_params, pooling_params, projected
 from jdistill.student.tokenizer import Tokenizer
 
 Params = dict[str, Any]
@@ -38,18 +39,18 @@ def make_student(config: StudentConfig, *, teacher_widths: Mapping[str, int], ke
       UserError: if the configuration does not fit the model it starts from.
     """
     encoder_key, projection_key = jax.random.split(key)
-    student, params = _random(config, encoder_key) if config.init is None else _initialised(config)
-    if poolings := init_poolings(student.config.pooling, student.config.encoder, jax.random.fold_in(key, 2)):
-        params["pooling"] = poolings
+    found = None if config.init is None else read_folder(locate(config.init, revision=config.revision))
+    student, encoder = _random(config, encoder_key) if found is None else _initialised(config, found)
+    architecture = student.config
+    chosen = projected(config, student.width, architecture.pooling, teacher_widths)
+    pooling = pooling_params(architecture.pooling, architecture.encoder, found, jax.random.fold_in(key, 2))
+    pooled = pooled_width(architecture.pooling, architecture.encoder)
+    head = head_params(config, architecture.head, found, pooled, jax.random.fold_in(key, 4))
+    params = _params(encoder, pooling, head)
     if config.lora is not None:
         params["lora"] = make_lora(config.lora, params["encoder"], jax.random.fold_in(key, 3))
-    chosen = {
-        teacher: width
-        for teacher, width in sorted(teacher_widths.items())
-        if config.projection == "linear" or (config.projection == "auto" and width != student.width)
-    }
     if chosen:
-        student = Student(student.config.model_copy(update={"projections": chosen}), student.tokenizer)
+        student = Student(architecture.model_copy(update={"projections": chosen}), student.tokenizer)
         keys = jax.random.split(projection_key, len(chosen))
         params["projection"] = {
             teacher: make_projection(k, student.width, width)
@@ -65,29 +66,28 @@ def from_pretrained(found: Pretrained, *, dtype: Dtype = "float32") -> tuple[Stu
         _architecture(found, found.encoder, found.pooling, found.head, prompts, how={"dropout": 0.0, "dtype": dtype}),
         found.tokenizer,
     )
-    return student, _params(found, _encoder_params(found, student.config), found.head)
+    pooling = pooling_params(found.pooling, found.encoder, found, jax.random.key(0))
+    return student, _params(_encoder_params(found, student.config), pooling, found.head_params)
 
 
-def _initialised(config: StudentConfig) -> tuple[Student, Params]:
-    found = read_folder(locate(config.init or "", revision=config.revision))
+def _initialised(config: StudentConfig, found: Pretrained) -> tuple[Student, Params]:
     loaded = _encoder_params(
         found, _architecture(found, found.encoder, found.pooling, [], config.prompts, how=_how(config))
     )
     encoder, loaded = _chosen(config, found, loaded)
     tokenizer = _own_tokenizer(config, encoder) or found.tokenizer.with_special_tokens(encoder.special_tokens)
-    pooling = _listed(config.pooling) or (["mean"] if encoder.kind != found.encoder.kind else found.pooling)
-    head = _head(config, found, pooled_width(pooling, encoder))
+    pooling = chosen_pooling(config, encoder, found, tokenizer.special_ids)
     architecture = _architecture(
         found,
         encoder,
         pooling,
-        head,
+        chosen_head(config, encoder, pooling, found),
         config.prompts,
         max_length=config.max_length,
         how=_how(config),
     )
     _check(architecture, tokenizer)
-    return Student(architecture, tokenizer), _params(found, loaded, head)
+    return Student(architecture, tokenizer), loaded
 
 
 def _random(config: StudentConfig, key: Array) -> tuple[Student, Params]:
@@ -99,17 +99,18 @@ def _random(config: StudentConfig, key: Array) -> tuple[Student, Params]:
     if "vocab_size" not in encoder.model_fields_set:
         encoder = encoder.model_copy(update={"vocab_size": tokenizer.vocab_size})
     lengths = [length for length in (config.max_length or tokenizer.model_max_length, encoder.max_positions) if length]
+    pooling = chosen_pooling(config, encoder, None, tokenizer.special_ids)
     architecture = Architecture(
         encoder=encoder,
-        pooling=_listed(config.pooling) or ["mean"],
-        head=[] if config.normalize is False else [Normalize()],
+        pooling=pooling,
+        head=chosen_head(config, encoder, pooling, None),
         max_length=config.max_length or (min(lengths) if encoder.max_positions else None),
         prompts=config.prompts,
         projections={},
         **_how(config),
     )
     _check(architecture, tokenizer)
-    return Student(architecture, tokenizer), {"encoder": random_encoder(architecture, key)}
+    return Student(architecture, tokenizer), random_encoder(architecture, key)
 
 
 def _chosen(config: StudentConfig, found: Pretrained, loaded: Params) -> tuple[EncoderConfig, Params]:
@@ -141,29 +142,11 @@ def _agree(wanted: Config, found: Config, *, where: str) -> None:
         )
 
 
-def _head(config: StudentConfig, found: Pretrained, pooled: int) -> list[Normalize | Dense]:
-    dense = [module for module in found.head if isinstance(module, Dense)]
-    if dense and dense[0].in_features != pooled:
-        raise UserError(
-            f"student.pooling: gives vectors of width {pooled}, but the Dense module of {found.where} expects "
-            f"{dense[0].in_features}. Leave pooling and encoder out to keep the model's own."
-        )
-    head = list(found.head)
-    wants = config.normalize
-    if wants is None:
-        wants = True if not found.is_sentence_transformer else bool(head) and isinstance(head[-1], Normalize)
-    while not wants and head and isinstance(head[-1], Normalize):
-        head.pop()
-    if wants and not (head and isinstance(head[-1], Normalize)):
-        head.append(Normalize())
-    return head
-
-
 def _architecture(
     found: Pretrained,
     encoder: EncoderConfig,
     pooling: list[Pooling],
-    head: list[Normalize | Dense],
+    head: list[Head],
     prompts: Prompts,
     *,
     max_length: int | None = None,
@@ -197,9 +180,8 @@ def _encoder_params(found: Pretrained, architecture: Architecture) -> Params:
     )
 
 
-def _params(found: Pretrained, encoder: Params, head: list[Normalize | Dense]) -> Params:
-    kept = {i: weights for i, weights in found.head_params.items() if int(i) < len(head)}
-    tree = {"encoder": encoder, **({"head": kept} if kept else {})}
+def _params(encoder: Params, pooling: Params, head: Params) -> Params:
+    tree = {"encoder": encoder, **({"pooling": pooling} if pooling else {}), **({"head": head} if head else {})}
     return jax.tree.map(jax.numpy.asarray, tree)
 
 
@@ -222,11 +204,3 @@ def _check(architecture: Architecture, tokenizer: Tokenizer) -> None:
             f"student.max_length: is {architecture.max_length}, but the encoder has positions for {limit} tokens. "
             f"Set it to {limit} or less."
         )
-    if encoder.kind == "static" and architecture.pooling != ["mean"]:
-        raise UserError(
-            f"student.pooling: is {architecture.pooling}, but a static embedding is averaged. Leave it out."
-        )
-
-
-def _listed(pooling: list[Pooling] | Pooling | None) -> list[Pooling] | None:
-    return pooling if pooling is None or isinstance(pooling, list) else [pooling]

@@ -48,6 +48,10 @@ class Rows:
         """Largest over the tokens of each text; minus infinity where there is none."""
         raise NotImplementedError
 
+    def spread(self, values: Float[Array, "n *d"]) -> Float[Array, "r p *d"]:
+        """To each place that of its text; to an empty place any."""
+        raise NotImplementedError
+
     def first(self, values: Float[Array, "r p d"]) -> Float[Array, "n d"]:
         """That of each text's first token; any place's where there is none."""
         raise NotImplementedError
@@ -92,6 +96,10 @@ class PaddedRows(Rows):
     def largest(self, values: Float[Array, "n l *d"]) -> Float[Array, "n *d"]:
         """Largest of a row without its padding."""
         return jnp.where(self._held_like(values), values, -jnp.inf).max(axis=1)
+
+    def spread(self, values: Float[Array, "n *d"]) -> Float[Array, "n l *d"]:
+        """Along the row."""
+        return jnp.broadcast_to(values[:, None], (*self.ids.shape, *values.shape[1:]))
 
     def first(self, values: Float[Array, "n l d"]) -> Float[Array, "n d"]:
         """At the first place that holds a token."""
@@ -140,6 +148,10 @@ class PackedRows(Rows):
     def largest(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
         """Largest over segments."""
         return jax.ops.segment_max(_flat(values), self._segments, self._n)
+
+    def spread(self, values: Float[Array, "n *d"]) -> Float[Array, "r p *d"]:
+        """To the places of its segment."""
+        return values[self._texts]
 
     def first(self, values: Float[Array, "r p d"]) -> Float[Array, "n d"]:
         """Where each segment begins."""

@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, PyTree
 from jdistill.config import UserError, parse
 from jdistill.student import weights
 from jdistill.student.config import Architecture, Prompts
-from jdistill.student.head import Dense, Normalize, apply_head
+from jdistill.student.head import Normalize, apply_head, head_width
 from jdistill.student.lora import merge_lora, merged_encoder
 from jdistill.student.packing import Rows, rows_of
-from jdistill.student.pooling import pool, pooled_width
+from jdistill.student.pooling import is_sparse, pool, pooled_width
 from jdistill.student.projection import project
 from jdistill.student.tokenizer import Tokenizer
 from jdistill.types import Tokens
@@ -41,8 +41,12 @@ class Student:
     @property
     def width(self) -> int:
         """Width of the vectors."""
-        dense = [module for module in self.config.head if isinstance(module, Dense)]
-        return dense[-1].out_features if dense else pooled_width(self.config.pooling, self.config.encoder)
+        return head_width(self.config.head, pooled_width(self.config.pooling, self.config.encoder))
+
+    @property
+    def sparse(self) -> bool:
+        """Whether vectors have a number for each token of the vocabulary, most of them zero."""
+        return is_sparse(self.config.pooling) and all(isinstance(module, Normalize) for module in self.config.head)
 
     @property
     def prompts(self) -> Prompts:
@@ -93,7 +97,7 @@ class Student:
 
     def _pooled(self, params: PyTree[Array], hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d"]:
         config = self.config
-        pooled = pool(hidden, rows, config.pooling, params.get("pooling", {}), params["encoder"])
+        pooled = pool(hidden, rows, config.pooling, params.get("pooling", {}), config.encoder, params["encoder"])
         return apply_head(config.head, params.get("head", {}), pooled)
 
     def project(self, params: PyTree[Array], embeddings: Float[Array, "n d"], teacher: str) -> Float[Array, "n t"]:

@@ -87,6 +87,11 @@ class Tokenizer:
         return (self._tokenizer.token_to_id(token) if token else None) or 0
 
     @property
+    def special_ids(self) -> list[int]:
+        """Ids of the tokens that stand for no text, such as [CLS], padding and the unknown word, ascending."""
+        return sorted(token["id"] for token in self._definition.get("added_tokens") or [] if token["special"])
+
+    @property
     def model_max_length(self) -> int | None:
         """Longest input according to tokenizer_config.json; None where it names none (or transformers' 1e30)."""
         length = self._config.get("model_max_length")

@@ -11,16 +11,14 @@ from safetensors.numpy import load_file
 
 import jdistill
 from jdistill.config import UserError
-from jdistill.export.hf import MARKER, export_model
+from jdistill.export.files import MARKER
+from jdistill.export.hf import export_model
 from jdistill.export.reference import reference_vectors
 from jdistill.export.verify import PROBES, verify
 from jdistill.model import Model
 from jdistill.student import Prompts, StudentConfig, make_student
-from jdistill.student.head import Dense, Normalize
-from jdistill.student.student import Student
+from tests.student import heads_parity
 from tests.tiny import tiny_bert_folder, tiny_static_folder
-
-MODES = ["mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken", ["lasttoken", "cls"], ["cls", "mean"]]
 
 
 def _model(folder, teacher_widths=None, **options) -> Model:
@@ -41,11 +39,42 @@ def _assert_round_trip(model, folder, *, tolerance=1e-5, **projection):
         np.testing.assert_allclose(again.encode(list(PROBES), prompt_name=name or None), expected, atol=tolerance)
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return heads_parity.source_folder(tmp_path_factory.mktemp("source"))
+
+
 @pytest.mark.parity
-@pytest.mark.parametrize("pooling", MODES, ids=str)
-def test_every_pooling_comes_back(tmp_path, pooling):
-    source = tiny_bert_folder(tmp_path / "source", layers=1, hidden=16, max_length=32)
-    _assert_round_trip(_model(source, pooling=pooling, normalize=False), tmp_path / "out")
+@pytest.mark.parametrize("name", heads_parity.CASES)
+def test_every_pooling_and_head_comes_back(source, tmp_path, name):
+    pytest.importorskip("sentence_transformers")
+    row = heads_parity.row(source, tmp_path / "out", name)
+    assert max(row.sentence_transformers, row.transformers, row.jdistill) <= 1e-5, row
+    ours = (tmp_path / "out" / "jdistill_pooling.py").exists()
+    assert ours == row.loaded_as.endswith("trust_remote_code=True")
+
+
+@pytest.mark.parity
+def test_a_folder_with_a_module_of_ours_survives_being_saved_again(source, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = heads_parity.student(source, "mean + activation + latent attention")
+    export_model(model.student, model.params, tmp_path / "out")
+    for _ in range(2):
+        loaded = sentence_transformers.SentenceTransformer(
+            str(tmp_path / "out"), device="cpu", trust_remote_code=True, local_files_only=True
+        )
+        assert loaded.get_embedding_dimension() == model.student.width
+        np.testing.assert_allclose(loaded.encode(list(PROBES)), model.encode(list(PROBES)), atol=1e-5)
+        loaded.save(str(tmp_path / "out"), create_model_card=False)
+
+
+def test_code_that_is_not_ours_is_not_trusted(source, tmp_path):
+    model = heads_parity.student(source, "activation")
+    out = export_model(model.student, model.params, tmp_path / "out")
+    with (out / "jdistill_pooling.py").open("a") as file:
+        file.write("# changed\n")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        verify(out, PROBES, reference_vectors(model, PROBES))
 
 
 @pytest.mark.parity
@@ -91,19 +120,6 @@ def test_a_static_embedding_made_from_a_transformer_with_projection_comes_back(t
     source = tiny_bert_folder(tmp_path / "source", layers=1)
     model = _model(source, {"teacher": 40}, encoder={"kind": "static"})
     _assert_round_trip(model, tmp_path / "out", projection="dense")
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("activation", ["identity", "tanh"])
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_dense_layer_of_the_students_own_comes_back(tmp_path, bias, activation):
-    model = _model(tiny_bert_folder(tmp_path / "source", layers=1, hidden=16, max_length=32))
-    dense = Dense(in_features=16, out_features=6, bias=bias, activation=activation)
-    architecture = model.student.config.model_copy(update={"head": [dense, Normalize()]})
-    weights = {"kernel": jax.random.normal(jax.random.key(0), (16, 6))}
-    weights |= {"bias": jax.random.normal(jax.random.key(1), (6,))} if bias else {}
-    student = Student(architecture, model.student.tokenizer)
-    _assert_round_trip(Model(student, {**model.params, "head": {"0": weights}}), tmp_path / "out")
 
 
 def test_an_untouched_model_keeps_its_tensors_bit_by_bit(tmp_path):
@@ -178,7 +194,7 @@ def test_a_failed_export_leaves_no_trace(tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr("jdistill.export.hf._write_tensors", fail)
+    monkeypatch.setattr("jdistill.export.hf.write_tensors", fail)
     with pytest.raises(OSError, match="disk full"):
         export_model(model.student, model.params, out)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before

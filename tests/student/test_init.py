@@ -162,7 +162,15 @@ def test_unsupported_modules_are_named(copy, module, words):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"activation_function": "torch.nn.modules.activation.GELU"}, {"use_residual": True}, {"bias": False}]
+    "changes",
+    [
+        {"activation_function": "torch.nn.modules.activation.ELU"},
+        {"activation_function": "os.system"},
+        {"use_residual": True},
+        {"bias": False},
+        {"out_features": 5},
+        {"module_input_name": "token_embeddings"},
+    ],
 )
 def test_unsupported_dense_is_refused(copy, changes):
     _dense(copy, **changes)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jdistill.student.encoders import BertConfig
 from jdistill.student.packing import PaddedRows
 from jdistill.student.pooling import MODES
 from jdistill.student.pooling import pool as pool_rows
@@ -21,7 +22,7 @@ COMBINATIONS = [[mode] for mode in MODES] + [["max", "cls", "mean"], ["lasttoken
 
 def pool(hidden, mask, modes):
     rows = PaddedRows(Tokens(jnp.zeros(mask.shape, jnp.int32), mask))
-    return pool_rows(hidden, rows, modes, {}, {})
+    return pool_rows(hidden, rows, modes, {}, BertConfig(), {})
 
 
 def _inputs(masks):

@@ -59,6 +59,8 @@ class EncoderConfig(Config):
     """Name of a published model -> the fields that make its size."""
 
     kind: str
+    vocab_size: int
+    """Tokens."""
     size: str | None = Field(default=None, exclude=True)
     """Name of a published model of this kind, such as `tiny` of `bert` or `ettin-17m` of `modernbert`: it has what is
     left out of depth, widths and heads. Once read, these stand in its place."""

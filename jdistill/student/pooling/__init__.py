@@ -1,21 +1,38 @@
 """Pooling: from one vector per token to one per text. Modes without parameters, and one file for each that has some."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from pydantic import Field
 
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.packing import Rows
+from jdistill.student.pooling.activation import Activation
 from jdistill.student.pooling.base import PoolingModule, PoolingParams
+from jdistill.student.pooling.latent_attention import LatentAttention
 from jdistill.student.pooling.modes import MODES, Mode
+from jdistill.student.pooling.sparse_vocabulary import SparseVocabulary
+from jdistill.student.pooling.splade import Splade
 
-__all__ = ["MODES", "Mode", "Pooling", "PoolingModule", "init_poolings", "pool", "pooled_width"]
+__all__ = [
+    "MODES",
+    "Activation",
+    "LatentAttention",
+    "Mode",
+    "Pooling",
+    "PoolingModule",
+    "PoolingParams",
+    "SparseVocabulary",
+    "Splade",
+    "is_sparse",
+    "pool",
+    "pooled_width",
+]
 
-Pooling = Mode
-"""What may be listed under `pooling`."""
+Pooling = Mode | Annotated[Activation | LatentAttention | SparseVocabulary | Splade, Field(discriminator="kind")]
+"""What may be listed under `pooling`: the name of a mode, or a module with its options."""
 
 
 def pool(
@@ -23,7 +40,8 @@ def pool(
     rows: Rows,
     poolings: Sequence[Pooling],
     params: Mapping[str, PoolingParams],
-    encoder: Mapping[str, Any],
+    encoder: EncoderConfig,
+    encoder_params: Mapping[str, Any],
 ) -> Float[Array, "n e"]:
     """What each pooling gives, side by side, float32.
 
@@ -32,14 +50,15 @@ def pool(
       rows: what the places hold.
       poolings: at least one.
       params: number of a pooling in the list -> its parameters; those without any are left out.
-      encoder: the encoder's parameters.
+      encoder: the architecture of the encoder.
+      encoder_params: its parameters.
     Source:
       Parity: sentence-transformers Pooling, whose name for `mean_sqrt_len` is `mean_sqrt_len_tokens`.
     """
     wide = hidden.astype(jnp.float32)
     return jnp.concatenate(
         [
-            pooling(wide, rows, params[str(i)], encoder)
+            pooling(wide, rows, params[str(i)], encoder, encoder_params)
             if isinstance(pooling, PoolingModule)
             else MODES[pooling](wide, rows)
             for i, pooling in enumerate(poolings)
@@ -48,15 +67,11 @@ def pool(
     )
 
 
-def init_poolings(poolings: Sequence[Pooling], encoder: EncoderConfig, key: Array) -> dict[str, PoolingParams]:
-    """Initial parameters of those that have some, by their number in the list."""
-    return {
-        str(i): pooling.init(encoder, jax.random.fold_in(key, i))
-        for i, pooling in enumerate(poolings)
-        if isinstance(pooling, PoolingModule)
-    }
-
-
 def pooled_width(poolings: Sequence[Pooling], encoder: EncoderConfig) -> int:
     """Width of the pooled vectors of all of them side by side."""
     return sum(pooling.width(encoder) if isinstance(pooling, PoolingModule) else encoder.width for pooling in poolings)
+
+
+def is_sparse(poolings: Sequence[Pooling]) -> bool:
+    """Whether the pooled vectors have a number for each token of the vocabulary."""
+    return any(isinstance(pooling, PoolingModule) and pooling.sparse for pooling in poolings)

@@ -1,0 +1,123 @@
+"""The modules behind the encoder as folders of the export: stock ones of sentence-transformers wherever there are any.
+
+A pooling that sentence-transformers does not have is a class of `modules/jdistill_pooling.py`, a file of plain torch
+that is put into the folder's root and needs nothing of jdistill. Where several poolings are listed, the stock one is
+first, and each of ours adds its numbers to what is there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jdistill.export.files import write_json, write_tensors
+from jdistill.student import weights
+from jdistill.student.encoders import EncoderConfig
+from jdistill.student.head import Dense, Head, LayerNorm, Normalize
+from jdistill.student.hf_modules import ACTIVATION_CLASSES, LAYER_NORM_ROWS, MODULES_FILE, POOLING_KEYS, dense_rows
+from jdistill.student.pooling import Mode, Pooling, PoolingModule, Splade, pooled_width
+
+STOCK = "sentence_transformers.models"
+"""Where releases before 5.4 have their modules, and newer ones still find them."""
+
+STOCK_SPARSE = "sentence_transformers.sparse_encoder.models"
+"""The same of modules that only sparse models have."""
+
+MODULES_PATH = Path(__file__).parent / "modules" / f"{MODULES_FILE}.py"
+"""The file of our own modules."""
+
+
+class Module(NamedTuple):
+    """One entry of `modules.json`."""
+
+    name: str
+    """Class."""
+    write: Callable[[Path], None]
+    """Puts the module's files into the folder given."""
+    in_root: bool = False
+    package: str = STOCK
+    """What the class is imported from."""
+
+    @property
+    def type(self) -> str:
+        """As `modules.json` names the class."""
+        return f"{self.package}.{self.name}"
+
+
+def pooling_modules(
+    poolings: Sequence[Pooling], encoder: EncoderConfig, params: Mapping[str, Mapping[str, Any]]
+) -> list[Module]:
+    """The modules that pool: a Pooling for all modes, then one for each pooling with parameters."""
+    modes: list[Mode] = [pooling for pooling in poolings if not isinstance(pooling, PoolingModule)]
+    modules = [_stock_pooling(encoder.width, modes)] if modes else []
+    for i, pooling in enumerate(poolings):
+        if isinstance(pooling, Splade):
+            modules.append(Module(pooling.module, _config_writer(pooling.to_module(encoder)), package=STOCK_SPARSE))
+        elif isinstance(pooling, PoolingModule):
+            before = pooled_width(poolings[:i], encoder)
+            modules.append(_own_pooling(pooling, {**pooling.to_module(encoder), "before": before}, params[str(i)]))
+    return modules
+
+
+def head_modules(head: Sequence[Head], params: Mapping[str, Mapping[str, Any]]) -> list[Module]:
+    """The head, module by module."""
+    modules = []
+    for i, module in enumerate(head):
+        if isinstance(module, Normalize):
+            modules.append(NORMALIZE)
+        elif isinstance(module, Dense):
+            modules.append(dense_module(module, params[str(i)]))
+        else:
+            modules.append(_layer_norm(module, params[str(i)]))
+    return modules
+
+
+NORMALIZE = Module("Normalize", lambda path: path.rmdir())  # has no files; a folder without any gets lost in git
+
+
+def dense_module(module: Dense, params: Mapping[str, Any]) -> Module:
+    """A Dense module; what only newer releases know is written only where it is used."""
+
+    def write(path: Path) -> None:
+        inputs, outputs = np.shape(params["kernel"])
+        config = {
+            "in_features": inputs,
+            "out_features": outputs,
+            "bias": module.bias,
+            "activation_function": ACTIVATION_CLASSES[module.activation],
+        }
+        write_json(path / "config.json", {**config, **({"use_residual": True} if module.residual else {})})
+        rows = dense_rows(bias=module.bias, residual="residual" in params)
+        write_tensors(path / "model.safetensors", weights.to_hf(rows, params))
+
+    return Module("Dense", write)
+
+
+def _layer_norm(module: LayerNorm, params: Mapping[str, Any]) -> Module:
+    def write(path: Path) -> None:
+        write_json(path / "config.json", {"dimension": int(np.shape(params["scale"])[0])})
+        write_tensors(path / "model.safetensors", weights.to_hf(LAYER_NORM_ROWS, params))
+
+    return Module("LayerNorm", write)
+
+
+def _own_pooling(pooling: PoolingModule, config: Mapping[str, Any], params: Mapping[str, Any]) -> Module:
+    def write(path: Path) -> None:
+        write_json(path / "config.json", config)
+        write_tensors(path / "model.safetensors", weights.to_hf(pooling.weights(), params))
+
+    return Module(pooling.module, write, package=MODULES_FILE)
+
+
+def _stock_pooling(width: int, modes: Sequence[Mode]) -> Module:
+    """Modes in another order than the old keys imply need the form that 5.4 brought."""
+    if list(modes) == [mode for mode in POOLING_KEYS.values() if mode in modes]:
+        chosen: dict[str, Any] = {key: mode in modes for key, mode in POOLING_KEYS.items()}
+    else:
+        chosen = {"pooling_mode": [{"mean_sqrt_len": "mean_sqrt_len_tokens"}.get(mode, mode) for mode in modes]}
+    return Module("Pooling", _config_writer({"word_embedding_dimension": width, **chosen, "include_prompt": True}))
+
+
+def _config_writer(config: Mapping[str, Any]) -> Callable[[Path], None]:
+    return lambda path: write_json(path / "config.json", config)

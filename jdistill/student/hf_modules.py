@@ -1,0 +1,161 @@
+"""The modules of a sentence-transformers folder that stand behind the encoder: their files in, configuration out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+from pydantic import ValidationError
+
+from jdistill.config import UserError
+from jdistill.student import weights
+from jdistill.student.encoders import EncoderConfig
+from jdistill.student.head import Dense, Head, LayerNorm, Normalize
+from jdistill.student.hf_files import read_json, read_tensors
+from jdistill.student.modules import linear_rows, norm_rows
+from jdistill.student.pooling import MODES, Activation, LatentAttention, Mode, Pooling, SparseVocabulary, Splade
+from jdistill.student.pooling.base import PoolingModule
+from jdistill.student.weights import Weight
+
+MODULES_FILE = "jdistill_pooling"
+"""Name, without `.py`, of the file that export puts beside a model with a pooling of our own."""
+
+OWN_MODULES: Mapping[str, type[PoolingModule]] = {
+    pooling.module: pooling for pooling in (Activation, LatentAttention, SparseVocabulary)
+}
+"""Class in that file -> the pooling that computes the same."""
+
+STOCK_POOLINGS = ("Pooling", Splade.module)
+"""Classes of sentence-transformers that pool."""
+
+POOLING_KEYS: dict[str, Mode] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Keys of releases before 5.4, in the order in which they concatenate."""
+
+
+def read_pooling(
+    name: str, folder: Path, encoder: EncoderConfig, *, before: int
+) -> tuple[list[Pooling], dict[str, Any] | None]:
+    """The poolings that one module stands for, and the parameters that lie in its folder.
+
+    Args:
+      name: class, one of `STOCK_POOLINGS` or `OWN_MODULES`.
+      folder: of the module.
+      encoder: whose tokens are pooled.
+      before: width of what the poolings before it give.
+    Raises:
+      UserError: if it is of a variant that is not implemented, or its weights do not fit.
+    """
+    if name == "Pooling":
+        return list(_modes(folder)), None
+    path = folder / "config.json"
+    config = read_json(path)
+    try:
+        pooling = {**OWN_MODULES, Splade.module: Splade}[name].from_module(config)
+    except (KeyError, ValidationError) as error:
+        raise UserError(f"{path}: does not describe a {name}: {error}.") from error
+    if config.get("before", 0) != before:
+        raise UserError(f"{path}: before is {config['before']}, but the poolings before it give {before} numbers.")
+    return [cast(Pooling, pooling)], _tensors_of(pooling, folder, encoder)
+
+
+def _tensors_of(pooling: PoolingModule, folder: Path, encoder: EncoderConfig) -> dict[str, Any] | None:
+    if not pooling.weights():
+        return None
+    shapes = jax.eval_shape(lambda: pooling.init(encoder, jax.random.key(0)))
+    return weights.from_hf(pooling.weights(), read_tensors(folder), shapes, where=str(folder))
+
+
+def _modes(folder: Path) -> list[Mode]:
+    path = folder / "config.json"
+    config = read_json(path)
+    if config.get("include_prompt", True) is False:
+        raise UserError(f"{path}: include_prompt is false; pooling without the prompt's tokens is not supported.")
+    if "pooling_mode" not in config:
+        return [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or ["mean"]
+    listed = config["pooling_mode"]
+    names = [name.removesuffix("_tokens") for name in ([listed] if isinstance(listed, str) else listed)]
+    modes: list[Mode] = [mode for name in names for mode in MODES if mode == name]
+    if len(modes) != len(names) or not modes:
+        raise UserError(f"{path}: pooling_mode is {listed!r}; supported: {', '.join(MODES)}.")
+    return modes
+
+
+def read_head(name: str, folder: Path) -> tuple[Head, dict[str, np.ndarray]]:
+    """A module of the head, one of `HEAD_MODULES`, and its parameters.
+
+    Raises:
+      UserError: if it is of a variant that is not implemented, or its weights do not fit.
+    """
+    return HEAD_MODULES[name](folder)
+
+
+ACTIVATION_CLASSES: dict[str, str] = {
+    "identity": "torch.nn.modules.linear.Identity",
+    "tanh": "torch.nn.modules.activation.Tanh",
+    "relu": "torch.nn.modules.activation.ReLU",
+    "gelu": "torch.nn.modules.activation.GELU",
+    "silu": "torch.nn.modules.activation.SiLU",
+    "sigmoid": "torch.nn.modules.activation.Sigmoid",
+}
+"""Name -> class of torch, as a Dense module is told; left out there, it is Tanh."""
+
+_ACTIVATIONS = {path: name for name, path in ACTIVATION_CLASSES.items()} | {
+    f"torch.nn.{path.rpartition('.')[2]}": name for name, path in ACTIVATION_CLASSES.items()
+}
+
+
+def dense_rows(*, bias: bool, residual: bool) -> list[Weight]:
+    """The weight table of a Dense module; `residual` where the widths differ."""
+    rows = [Weight(row.key, row.path.removeprefix("."), row.transpose) for row in linear_rows("linear", "", bias=bias)]
+    return [*rows, Weight("residual.weight", "residual", transpose=True)] if residual else rows
+
+
+def _dense(folder: Path) -> tuple[Dense, dict[str, np.ndarray]]:
+    path = folder / "config.json"
+    config = read_json(path)
+    activation = config.get("activation_function", ACTIVATION_CLASSES["tanh"])
+    if activation not in _ACTIVATIONS:
+        raise UserError(
+            f"{path}: activation_function is {activation!r}, which is not supported. "
+            f"Supported are {', '.join(path.rpartition('.')[2] for path in ACTIVATION_CLASSES.values())} of torch."
+        )
+    names = {config.get(key) for key in ("module_input_name", "module_output_name")} - {None, "sentence_embedding"}
+    if names:
+        raise UserError(f"{path}: works on {' and '.join(sorted(names))}; only sentence_embedding is supported.")
+    module = Dense.model_validate(
+        {
+            "in_features": config.get("in_features"),
+            "out_features": config.get("out_features"),
+            "bias": config.get("bias", True),
+            "activation": _ACTIVATIONS[activation],
+            "residual": config.get("use_residual", False),
+        }
+    )
+    shapes = jax.eval_shape(lambda: module.init(module.in_features or 0, jax.random.key(0)))
+    rows = dense_rows(bias=module.bias, residual="residual" in shapes)
+    return module, weights.from_hf(rows, read_tensors(folder), shapes, where=str(folder))
+
+
+def _layer_norm(folder: Path) -> tuple[LayerNorm, dict[str, np.ndarray]]:
+    width = read_json(folder / "config.json").get("dimension")
+    shapes = jax.eval_shape(lambda: LayerNorm().init(width, jax.random.key(0)))
+    return LayerNorm(), weights.from_hf(LAYER_NORM_ROWS, read_tensors(folder), shapes, where=str(folder))
+
+
+def _normalize(folder: Path) -> tuple[Normalize, dict[str, np.ndarray]]:
+    return Normalize(), {}
+
+
+LAYER_NORM_ROWS = [Weight(row.key, row.path.removeprefix(".")) for row in norm_rows("norm", "")]
+"""The weight table of a LayerNorm module."""
+
+HEAD_MODULES = {"Normalize": _normalize, "Dense": _dense, "LayerNorm": _layer_norm}
+"""Class of sentence-transformers -> reader of its folder."""

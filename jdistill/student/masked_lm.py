@@ -1,0 +1,133 @@
+"""The head of a masked language model: what makes scores of the vocabulary out of hidden states.
+
+It is the same in every architecture, `norm(act(h W + b)) E^T + c` with the table of words for `E` as a rule; only the
+names of its tensors differ. What a file does not have, such as biases of ModernBERT, its parameters do not have either.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jdistill.config import UserError
+from jdistill.student.encoders.base import EncoderConfig
+from jdistill.student.layers import ACTIVATIONS, dense, layer_norm
+from jdistill.student.weights import flatten, nest
+
+STD = 0.02
+"""Standard deviation of the random weights of a head that is not taken from a model."""
+
+
+@dataclass(frozen=True)
+class MaskedLM:
+    """The head of one architecture, with the names of its tensors in a Hugging Face file."""
+
+    architecture: str
+    """Class of transformers."""
+    dense: str
+    """Name of `W` and `b`, without `.weight` and `.bias`."""
+    norm: str
+    """Name of the norm's scale and shift, in the same way."""
+    bias: str
+    """Name of `c`."""
+    decoder: str
+    """Name of `E`; a file that does not have it, or has it equal to the words, ties it to them."""
+    activation: str
+    """As `hidden_act` of Hugging Face names it."""
+    epsilon: float
+    """The norm's."""
+    biased: bool = True
+    """Whether a random head has `b` and the norm's shift."""
+
+    def init(self, width: int, size: int, key: Array) -> dict[str, Any]:
+        """Random parameters `dense: {kernel [d, d], bias [d]}, norm: {scale [d], bias [d]}, bias [v]`, tied."""
+        zeros = {"bias": jnp.zeros(width, jnp.float32)} if self.biased else {}
+        return {
+            "dense": {"kernel": STD * jax.random.normal(key, (width, width), jnp.float32), **zeros},
+            "norm": {"scale": jnp.ones(width, jnp.float32), **zeros},
+            "bias": jnp.zeros(size, jnp.float32),
+        }
+
+    def read(self, tensors: Mapping[str, np.ndarray], words: str, *, where: str) -> dict[str, Any] | None:
+        """Parameters out of a model's tensors; None if the model has no such head.
+
+        Args:
+          tensors: all of the model's, as named in its file.
+          words: name of the table of words, with or without the model's prefix.
+          where: the model's folder, for the message.
+        Raises:
+          UserError: if the head is there in part only.
+        """
+        found = {path: tensors[key] for path, key in self._names.items() if key in tensors}
+        if not found:
+            return None
+        missing = [key for path, key in self._names.items() if path not in found and not path.endswith("bias")]
+        if missing:
+            raise UserError(
+                f"{where}: has only part of the head of a {self.architecture}; {' and '.join(missing)} are missing. "
+                "Give the folder of a whole masked language model."
+            )
+        table = next(value for name, value in tensors.items() if name.endswith(words))
+        if self.decoder in tensors and not np.array_equal(tensors[self.decoder], table):
+            found["decoder"] = tensors[self.decoder]
+        kernel = {"dense.kernel": found["dense.kernel"].T}
+        return nest({path: np.ascontiguousarray(x, np.float32) for path, x in {**found, **kernel}.items()})
+
+    def write(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The tensors of `params` under their Hugging Face names."""
+        flat = {path: np.asarray(value, np.float32) for path, value in flatten(params).items()}
+        flat["dense.kernel"] = np.ascontiguousarray(flat["dense.kernel"].T)
+        names = {**self._names, "decoder": self.decoder}
+        return {names[path]: value for path, value in flat.items()}
+
+    def transform(self, hidden: Float[Array, "r p d"], params: Mapping[str, Any]) -> Float[Array, "r p d"]:
+        """`norm(act(h W + b))`: what is multiplied with the table."""
+        inner = ACTIVATIONS[self.activation](dense(hidden, params["dense"]["kernel"], params["dense"].get("bias")))
+        scale = params["norm"]["scale"]
+        return layer_norm(inner, scale, params["norm"].get("bias", jnp.zeros_like(scale)), self.epsilon)
+
+    @property
+    def _names(self) -> dict[str, str]:
+        """Path of a parameter -> name of its tensor."""
+        return {
+            "dense.kernel": f"{self.dense}.weight",
+            "dense.bias": f"{self.dense}.bias",
+            "norm.scale": f"{self.norm}.weight",
+            "norm.bias": f"{self.norm}.bias",
+            "bias": self.bias,
+        }
+
+
+def _bert(encoder: Any) -> MaskedLM:
+    head = "cls.predictions"
+    return MaskedLM(
+        "BertForMaskedLM",
+        dense=f"{head}.transform.dense",
+        norm=f"{head}.transform.LayerNorm",
+        bias=f"{head}.bias",
+        decoder=f"{head}.decoder.weight",
+        activation=encoder.hidden_act,
+        epsilon=encoder.layer_norm_eps,
+    )
+
+
+HEADS: Mapping[str, Callable[[Any], MaskedLM]] = {"bert": _bert}
+"""`kind` of an encoder -> its head, for the kinds that are trained as masked language models."""
+
+
+def masked_lm(encoder: EncoderConfig, *, where: str) -> MaskedLM:
+    """The head of an encoder.
+
+    Raises:
+      UserError: if there are no masked language models of this kind.
+    """
+    if encoder.kind not in HEADS:
+        raise UserError(
+            f"{where}: needs the head of a masked language model, which an encoder of kind '{encoder.kind}' does not "
+            f"have. Choose another pooling, or an encoder of kind {', '.join(HEADS)}."
+        )
+    return HEADS[encoder.kind](encoder)

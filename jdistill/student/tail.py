@@ -1,0 +1,156 @@
+"""What stands behind the encoder: pooling and head, from what the user wrote and what the model it starts from has."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import jax
+from jaxtyping import Array
+
+from jdistill.config import UserError
+from jdistill.student.config import StudentConfig
+from jdistill.student.encoders import EncoderConfig
+from jdistill.student.head import Dense, Head, Normalize, init_head, with_widths
+from jdistill.student.hf_folder import Pretrained
+from jdistill.student.pooling import Pooling, PoolingModule, is_sparse, pooled_width
+
+
+def chosen_pooling(
+    config: StudentConfig, encoder: EncoderConfig, found: Pretrained | None, special_ids: Sequence[int]
+) -> list[Pooling]:
+    """The poolings, all options filled in.
+
+    Args:
+      config: the `student:` section.
+      encoder: of the student.
+      found: the model that it starts from, if there is one.
+      special_ids: of its tokenizer.
+    Raises:
+      UserError: if these poolings do not go together, or not with the encoder.
+    """
+    given = config.pooling
+    inherited = found.pooling if found is not None and encoder.kind == found.encoder.kind else None
+    listed: list[Pooling] = (inherited or ["mean"]) if given is None else given if isinstance(given, list) else [given]
+    if not listed:
+        raise UserError("student.pooling: is an empty list. Leave it out, or list at least one, such as 'mean'.")
+    names = [pooling.kind if isinstance(pooling, PoolingModule) else pooling for pooling in listed]
+    if encoder.kind == "static" and names != ["mean"]:
+        raise UserError(f"student.pooling: is {names}, but a static embedding is averaged. Leave it out.")
+    if is_sparse(listed) and len(listed) > 1:
+        raise UserError(
+            f"student.pooling: is {names}, but a pooling that gives a number for each token of the vocabulary stands "
+            "alone. List no other."
+        )
+    modules = [isinstance(pooling, PoolingModule) for pooling in listed]
+    if modules != sorted(modules):
+        raise UserError(
+            f"student.pooling: is {names}, but those without parameters ({', '.join(p for p in names if p in listed)}) "
+            "stand first, since sentence-transformers has one module for all of them. Change the order."
+        )
+    filled = [p.with_special_tokens(special_ids) if isinstance(p, PoolingModule) else p for p in listed]
+    return cast(list[Pooling], filled)
+
+
+def chosen_head(
+    config: StudentConfig, encoder: EncoderConfig, pooling: Sequence[Pooling], found: Pretrained | None
+) -> list[Head]:
+    """The modules behind the pooling, all widths filled in.
+
+    Raises:
+      UserError: if a dense layer does not fit, or `normalize` contradicts `head`.
+    """
+    width = pooled_width(pooling, encoder)
+    if config.head is not None:
+        head = with_widths(config.head, width, where="student.head")
+        if config.normalize is False and head and isinstance(head[-1], Normalize):
+            raise UserError(
+                "student.normalize: is false, but student.head ends with 'normalize'. Take one of them out."
+            )
+        wants = config.normalize or False
+    else:
+        head = _inherited(found, width)
+        wants = _normalizes(config, pooling, found)
+        while not wants and head and isinstance(head[-1], Normalize):
+            head.pop()
+    if wants and not (head and isinstance(head[-1], Normalize)):
+        head.append(Normalize())
+    return head
+
+
+def _inherited(found: Pretrained | None, width: int) -> list[Head]:
+    """The head of the model that the student starts from."""
+    dense = [module for module in found.head if isinstance(module, Dense)] if found is not None else []
+    if found is not None and dense and dense[0].in_features != width:
+        raise UserError(
+            f"student.pooling: gives vectors of width {width}, but the Dense module of {found.where} expects "
+            f"{dense[0].in_features}. Leave pooling and encoder out to keep the model's own, or give student.head."
+        )
+    return list(found.head) if found is not None else []
+
+
+def _normalizes(config: StudentConfig, pooling: Sequence[Pooling], found: Pretrained | None) -> bool:
+    if config.normalize is not None:
+        return config.normalize
+    if is_sparse(pooling) and (found is None or not is_sparse(found.pooling)):
+        return False  # sparse vectors are compared by dot product
+    if found is None or not found.is_sentence_transformer:
+        return not is_sparse(pooling)
+    return bool(found.head) and isinstance(found.head[-1], Normalize)
+
+
+def pooling_params(
+    pooling: Sequence[Pooling], encoder: EncoderConfig, found: Pretrained | None, key: Array
+) -> dict[str, Any]:
+    """Initial parameters of the poolings that have some, by their number in the list.
+
+    A pooling that the model has with the same options, in the same place, is taken over with its parameters.
+
+    Raises:
+      UserError: if the model does not have what a pooling needs.
+    """
+    params: dict[str, Any] = {}
+    for i, module in enumerate(pooling):
+        if not isinstance(module, PoolingModule):
+            continue
+        taken = None
+        if found is not None and i < len(found.pooling) and found.pooling[i] == module:
+            taken = found.pooling_params.get(str(i))
+        if taken is None and found is not None:
+            taken = module.from_pretrained(found.encoder, found.tensors, where=found.where)
+        params[str(i)] = module.init(encoder, jax.random.fold_in(key, i)) if taken is None else taken
+    return params
+
+
+def head_params(config: StudentConfig, head: Sequence[Head], found: Pretrained | None, width: int, key: Array) -> Any:
+    """Initial parameters of the head: random where the user lists the modules, else those of the model."""
+    if config.head is not None or found is None:
+        return init_head(head, width, key)
+    return {i: weights for i, weights in found.head_params.items() if int(i) < len(head)}
+
+
+def projected(
+    config: StudentConfig, width: int, pooling: Sequence[Pooling], teacher_widths: Mapping[str, int]
+) -> dict[str, int]:
+    """The teachers to whose space the student's vectors are projected, and its width.
+
+    Args:
+      config: the `student:` section.
+      width: of the student's vectors.
+      pooling: of the student.
+      teacher_widths: teacher -> width of its vectors, for every teacher that may need a projection.
+    Raises:
+      UserError: if vectors with a number for each token of the vocabulary were to be projected.
+    """
+    chosen = {
+        teacher: wide
+        for teacher, wide in sorted(teacher_widths.items())
+        if config.projection == "linear" or (config.projection == "auto" and wide != width)
+    }
+    unlike = chosen or {teacher: wide for teacher, wide in teacher_widths.items() if wide != width}
+    if unlike and is_sparse(pooling):
+        teacher, wide = next(iter(unlike.items()))
+        raise UserError(
+            f"student.pooling: gives {width:,} numbers, one for each token of the vocabulary, which a projection to "
+            f"the {wide:,} of teacher '{teacher}' would only mix up. Take losses that compare scores instead of "
+            "vectors, such as info_nce, score_kl or score_margin_mse, and no other for this teacher."
+        )
+    return chosen

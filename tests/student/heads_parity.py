@@ -1,0 +1,111 @@
+"""Poolings and heads exported, loaded again by each library, and compared with the student: the rows of a table.
+
+`python -m tests.student.heads_parity` prints it.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jdistill
+from jdistill.export.hf import export_model, needs_own_modules
+from jdistill.export.reference import reference_vectors
+from jdistill.export.verify import PROBES, verify
+from jdistill.model import Model
+from jdistill.student import StudentConfig, make_student
+from tests.tiny import tiny_bert_folder
+
+DENSE = {"kind": "dense", "out_features": 24}
+LATENT = {"kind": "latent_attention", "latents": 6, "heads": 4}
+
+CASES: Mapping[str, dict[str, Any]] = {
+    **{mode: {"pooling": mode} for mode in ("mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken")},
+    "lasttoken + cls": {"pooling": ["lasttoken", "cls"]},
+    "activation": {"pooling": {"kind": "activation"}},
+    "activation without bias": {"pooling": {"kind": "activation", "bias": False}},
+    "latent attention": {"pooling": LATENT},
+    "latent attention, narrow": {"pooling": {**LATENT, "attention_width": 8, "inner": 2}},
+    "mean + activation + latent attention": {"pooling": ["mean", {"kind": "activation"}, LATENT], "normalize": False},
+    "sparse vocabulary": {"pooling": {"kind": "sparse_vocabulary"}},
+    "sparse vocabulary, all tokens": {"pooling": {"kind": "sparse_vocabulary", "bias": False, "excluded": []}},
+    "splade": {"pooling": {"kind": "splade"}},
+    "splade, unit length": {"pooling": {"kind": "splade"}, "normalize": True},
+    "splade sum, log1p_relu": {"pooling": {"kind": "splade", "strategy": "sum", "activation": "log1p_relu"}},
+    "dense chain": {"head": [DENSE, {**DENSE, "out_features": 16}, {"kind": "normalize"}]},
+    "layer norm": {"head": [{"kind": "layer_norm"}, DENSE], "normalize": False},
+    "dense residual": {
+        "head": [{**DENSE, "activation": "tanh", "residual": True}, {**DENSE, "activation": "gelu", "residual": True}]
+    },
+    **{
+        f"dense {name}": {"head": [{**DENSE, "bias": False, "activation": name}]}
+        for name in ("relu", "silu", "sigmoid")
+    },
+}
+"""Name -> options of the student."""
+
+
+class Row(NamedTuple):
+    """One student, and the largest difference of any number where each library loads its export."""
+
+    head: str
+    loaded_as: str
+    sentence_transformers: float
+    transformers: float
+    jdistill: float
+
+
+def student(source: Path, name: str) -> Model:
+    """The student of a case, its new parameters no longer as they start: many start at 0, which would hide mistakes."""
+    config = StudentConfig.model_validate({"init": str(source), **CASES[name]})
+    made, params = make_student(config, teacher_widths={}, key=jax.random.key(0))
+    for part in ("pooling", "head"):
+        leaves, tree = jax.tree.flatten(params.get(part, {}))
+        keys = jax.random.split(jax.random.key(1), len(leaves) + 1)
+        moved = [x + 0.3 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=False)]
+        params |= {part: jax.tree.unflatten(tree, moved)} if leaves else {}
+    return Model(made, jax.tree.map(jnp.asarray, params))
+
+
+def row(source: Path, out: Path, name: str) -> Row:
+    """Export a case's student to `out` and compare."""
+    model, texts = student(source, name), list(PROBES)
+    export_model(model.student, model.params, out)
+    vectors = reference_vectors(model, texts)
+    found = {check.loader: check.max_difference for check in verify(out, texts, vectors).checks}
+    kind = json.loads((out / "config_sentence_transformers.json").read_text()).get("model_type", "SentenceTransformer")
+    again = np.abs(jdistill.load(out).encode(texts) - vectors[""]).max()
+    trust = ", trust_remote_code=True" if needs_own_modules(model.student) else ""
+    return Row(name, f"{kind}{trust}", found["sentence-transformers"], found["transformers"], float(again))
+
+
+def source_folder(folder: Path) -> Path:
+    """The model that every student starts from: a masked language model, so that it has that head, too."""
+    return tiny_bert_folder(folder, layers=1, hidden=16, max_length=32, masked_lm=True)
+
+
+def rows() -> Iterator[Row]:
+    """All rows of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = source_folder(Path(folder) / "source")
+        for i, name in enumerate(CASES):
+            yield row(source, Path(folder) / f"out{i}", name)
+
+
+def table() -> Iterator[str]:
+    """Lines of Markdown."""
+    yield "| pooling or head | loaded as | sentence-transformers | transformers | jdistill |"
+    yield "|---|---|---|---|---|"
+    for found in rows():
+        numbers = (found.sentence_transformers, found.transformers, found.jdistill)
+        yield f"| {found.head} | {found.loaded_as} | " + " | ".join(f"{x:.1e}" for x in numbers) + " |"
+
+
+if __name__ == "__main__":
+    for line in table():
+        print(line, flush=True)

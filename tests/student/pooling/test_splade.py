@@ -1,0 +1,80 @@
+"""SPLADE against sentence-transformers on a masked language model of transformers."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdistill.config import UserError
+from jdistill.student.pooling import Splade, pool
+from tests.student.pooling.inputs import ENCODER, MASKS, encoder_parameters, hidden, padded, value_and_gradient
+
+WORDS = "embeddings.word_embeddings.weight"
+
+
+def _masked_lm(untied=False):
+    """A head with random weights, and the tensors of its file."""
+    import torch
+    from transformers import BertConfig
+    from transformers.models.bert.modeling_bert import BertOnlyMLMHead
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = BertOnlyMLMHead(BertConfig(vocab_size=ENCODER.vocab_size, hidden_size=ENCODER.width))
+        head.predictions.decoder.bias = head.predictions.bias
+        for parameter in head.parameters():
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+        words = torch.tensor(np.asarray(encoder_parameters()["embeddings"]["words"]))
+        if not untied:
+            head.predictions.decoder.weight = torch.nn.Parameter(words)
+    tensors = {f"cls.{name}": tensor.detach().numpy() for name, tensor in head.state_dict().items()}
+    return head, {**tensors, f"bert.{WORDS}": words.numpy()}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("strategy", "activation"), [("max", "relu"), ("max", "log1p_relu"), ("sum", "relu")])
+@pytest.mark.parametrize(("held", "untied"), [(1 << 23, False), (150, True)])
+def test_value_and_gradients_are_those_of_sentence_transformers(monkeypatch, strategy, activation, held, untied):
+    torch = pytest.importorskip("torch")
+    modules = pytest.importorskip("sentence_transformers.sparse_encoder.modules")
+    monkeypatch.setattr("jdistill.student.pooling.splade.HELD", held)  # 150: five tokens at a time, and three are left
+    head, tensors = _masked_lm(untied)
+    cotangent = np.random.default_rng(1).normal(size=(len(MASKS), ENCODER.vocab_size)).astype(np.float32)
+    states = torch.tensor(hidden(), requires_grad=True)
+    theirs = modules.SpladePooling(pooling_strategy=strategy, activation_function=activation).train()
+    features = {"token_embeddings": head(states), "attention_mask": torch.tensor(MASKS.astype(np.int64))}
+    expected = theirs(features)["sentence_embedding"]
+    expected.backward(torch.tensor(cotangent))
+
+    pooling = Splade(strategy=strategy, activation=activation)
+    params = pooling.from_pretrained(ENCODER, tensors, where="here")
+    assert ("decoder" in params) == untied
+    ours, (gradient, of_params, of_encoder) = value_and_gradient(
+        lambda h, p, e: pool(h, padded(), [pooling], {"0": p}, ENCODER, e),
+        cotangent,
+        jnp.asarray(hidden()),
+        params,
+        encoder_parameters(),
+    )
+    np.testing.assert_allclose(ours, expected.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(gradient, states.grad.numpy(), atol=2e-5)
+    predictions = head.predictions
+    words = of_params["decoder"] if untied else of_encoder["embeddings"]["words"]
+    np.testing.assert_allclose(words, predictions.decoder.weight.grad.numpy(), atol=2e-5)
+    np.testing.assert_allclose(of_params["bias"], predictions.bias.grad.numpy(), atol=2e-5)
+    dense = predictions.transform.dense.weight.grad.numpy().T
+    np.testing.assert_allclose(of_params["dense"]["kernel"], dense, atol=2e-5)
+    norm = predictions.transform.LayerNorm.weight.grad.numpy()
+    np.testing.assert_allclose(of_params["norm"]["scale"], norm, atol=2e-5)
+
+
+def test_a_model_without_the_head_is_refused_unless_a_random_one_is_wanted():
+    tensors = {f"bert.{WORDS}": np.zeros((23, 8), np.float32)}
+    with pytest.raises(UserError, match=r"has none.*random_head: true"):
+        Splade().from_pretrained(ENCODER, tensors, where="here")
+    assert Splade(random_head=True).from_pretrained(ENCODER, tensors, where="here") is None
+
+
+def test_a_head_in_part_is_refused():
+    tensors = {f"bert.{WORDS}": np.zeros((23, 8), np.float32), "cls.predictions.bias": np.zeros(23, np.float32)}
+    with pytest.raises(UserError, match=r"only part.*transform\.dense\.weight and .*LayerNorm\.weight are missing"):
+        Splade(random_head=True).from_pretrained(ENCODER, tensors, where="here")
