@@ -3,7 +3,7 @@
 Only so is a step's batch known from its number alone, and the length of an epoch, of a schedule and of a progress bar
 true. Without equal texts this holds by itself. With them, how many batches a random order needs may vary: an
 order that needs more is refused and another is drawn, and if none will do, the batches of epoch 0 come again in another
-order.
+order. Numbers of packed rows are not among these shapes: they depend on the devices, batches do not (layouts.py).
 """
 
 import threading
@@ -39,7 +39,7 @@ class Epochs:
         self._plans: OrderedDict[int, Plan] = OrderedDict()
         self.first = self._shuffled(self._attempt(0, 0), 0)
         self.shapes = tuple(Shape(int(q), int(d)) for q, d in np.unique(self.first.shapes, axis=0))
-        """Every shape that a batch of any epoch has, ascending."""
+        """Every planned shape that a batch of any epoch has, ascending."""
 
     def plan(self, epoch: int) -> Plan:
         """The plan of this epoch; the last two asked for are kept."""

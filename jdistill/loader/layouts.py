@@ -184,7 +184,7 @@ class Packed:
 
     def begin(self, first: Plan) -> list[Shape]:
         """See Layout: one shape for all, or two where a few batches would make all others much larger."""
-        needed = np.array([self._needed(rows) for rows in first.rows], np.int64)
+        needed = np.array([self._needed(rows, Shape(0, 0)) for rows in first.rows], np.int64)
         shapes = static_shapes(needed[:, 0], needed[:, 1], multiples=Shape(1, 1), at_most=2, columns=1)
         buckets = make_buckets(needed[:, 0], needed[:, 1], shapes)
         if shapes[buckets.of_row].sum() > (1 - _WORTH) * shapes[-1].sum() * len(needed):
@@ -194,13 +194,17 @@ class Packed:
 
     def shape(self, rows: Int[np.ndarray, " n"], planned: Shape) -> Shape:
         """See Layout: one of the first epoch, unless a batch of a later one needs a row more."""
-        return self._holding(self._needed(rows))
+        return self._holding(self._needed(rows, self._shapes[0]))
 
-    def _needed(self, rows: Int[np.ndarray, " n"]) -> Shape:
-        """The rows that the fullest piece needs, of each side."""
-        sides = (self._lengths.queries[rows], self._lengths.documents[rows])
-        pieces = [side.reshape(self.pieces, -1) for side in sides]
-        return Shape(*(max(packing.packed_rows(piece, self._capacity) for piece in side) for side in pieces))
+    def _needed(self, rows: Int[np.ndarray, " n"], enough: Shape) -> Shape:
+        """The packed rows that the fullest piece takes, of each side; ways with fewer than `enough` are not sought."""
+        sides = (self._lengths.queries[rows], enough.query), (self._lengths.documents[rows], enough.document)
+        return Shape(
+            *(
+                max(packing.packed_rows(piece, self._capacity, few) for piece in side.reshape(self.pieces, -1))
+                for side, few in sides
+            )
+        )
 
     def _holding(self, needed: Shape) -> Shape:
         for shape in self._shapes:

@@ -41,16 +41,23 @@ def plan_packed(
     return plan._replace(rows=even_parts(even_batches(plan.rows, tokens, free), tokens))
 
 
-def packed_rows(lengths: Int[np.ndarray, " k"], capacity: int) -> int:
-    """How many rows `assign` needs; 0 where there are no tokens."""
-    return int(assign(lengths, capacity)[0].max(initial=-1)) + 1 if lengths.any() else 0
+def packed_rows(lengths: Int[np.ndarray, " k"], capacity: int, enough: int = 0) -> int:
+    """How many rows `assign` takes; 0 where there are no tokens."""
+    return int(assign(lengths, capacity, enough)[0].max(initial=-1)) + 1 if lengths.any() else 0
 
 
-def assign(lengths: Int[np.ndarray, " k"], capacity: int) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+def assign(
+    lengths: Int[np.ndarray, " k"], capacity: int, enough: int = 0
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """Row and first place of each text.
 
     Texts go, longest first, into the fullest row that has room (best fit). Where that takes more rows than the tokens
     must, rows are filled one by one instead, if that takes fewer.
+
+    Args:
+      lengths: tokens of each text.
+      capacity: places of a row.
+      enough: so many rows are there anyway, and fewer no better.
 
     Raises:
       UserError: if a text is longer than a row.
@@ -62,7 +69,7 @@ def assign(lengths: Int[np.ndarray, " k"], capacity: int) -> tuple[Int[np.ndarra
         )
     fitted = _best_fit(lengths, capacity)
     least, needed = -(-int(lengths.sum()) // capacity), int(fitted[0].max(initial=0)) + 1
-    if least < needed <= _FEW:
+    if max(least, enough) < needed <= _FEW:
         filled = _filled(lengths, capacity, least)
         if filled[0].max() + 1 < needed:
             return filled
@@ -135,7 +142,7 @@ def places(
     lengths: Int[np.ndarray, " k"], *, padded: int, rows: int, capacity: int
 ) -> Int[np.ndarray, "rows capacity"]:
     """For each place of the packed rows, which of the `k * padded` padded places it holds; -1 where empty, int32."""
-    row, first = assign(lengths, capacity)
+    row, first = assign(lengths, capacity, rows)
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     source = np.repeat(np.arange(len(lengths)) * padded, lengths) + within
     packed = np.full(rows * capacity, -1, np.int32)

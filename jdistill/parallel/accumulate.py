@@ -38,7 +38,7 @@ def accumulated(
       loss_fn: `(params, some rows of the batch, a key for each, shared) -> (loss, more)`, means over these rows, in
         which no row looks at another. It runs inside a shard_map.
       params: split over `mesh` as `state_sharding` does; so is their gradient.
-      batch: arrays whose rows, the first axis, are split over `mesh`.
+      batch: arrays as the `inputs` of `in_microbatches`.
       key: decides the rows' keys, as in `in_microbatches`.
       shared: what all rows have in common.
       count: number of pieces.

@@ -43,7 +43,8 @@ def in_microbatches(
         parameters, some rows and a key for each, which follows from the row's place in the whole batch: what it draws
         from that depends neither on the pieces nor on the devices.
       params: split over `mesh` as `state_sharding` does.
-      inputs: arrays whose rows, the first axis, are split over `mesh`. A piece takes equally many rows of each device.
+      inputs: arrays whose first axis is split over `mesh`; the first of them has a row for each of the vectors, others,
+        such as packed tokens, may have more or fewer. A piece takes equally many of each device's.
       key: decides the rows' keys.
       count: number of pieces; 1 computes everything at once.
       mesh: the devices.
@@ -74,14 +75,14 @@ def in_microbatches(
 
 
 def row_keys(key: Array, inputs: Any) -> Array:
-    """Inside a shard_map: a key for each of the rows of `inputs` that lie on this device."""
+    """Inside a shard_map: a key for each of the rows, of the first array of `inputs`, that lie on this device."""
     rows = jax.tree.leaves(inputs)[0].shape[0]
     places = lax.axis_index(AXES) * rows + jnp.arange(rows)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, places)
 
 
 def split(count: int, rows: PyTree[Array]) -> PyTree[Array]:
-    """Rows `[n, ...]` in pieces `[count, n / count, ...]`."""
+    """Rows `[n, ...]` of each array in pieces `[count, n / count, ...]`."""
     return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), rows)
 
 
