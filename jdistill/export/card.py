@@ -45,6 +45,10 @@ class CardInfo:
     """Evaluator -> its `kind`, where it is in `results`."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Side -> what is put in front of each text."""
+    sparse: bool = False
+    """Whether vectors have a number for each token of the vocabulary: then it is a SparseEncoder."""
+    own_modules: bool = False
+    """Whether it is loaded with `trust_remote_code=True` only, since a module file of ours lies beside it."""
     initialised_from: str | None = None
     """Hub id or folder of the model that the student started from."""
     max_difference: float | None = None
@@ -83,12 +87,13 @@ def make_card(info: CardInfo) -> str:
 
 
 def _metadata(info: CardInfo) -> ModelCardData:
+    kind = ["sparse-encoder", "sparse"] if info.sparse else ["sentence-similarity"]
     return ModelCardData(
         language=list(info.language) or None,
         license=info.license,
         library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "distillation", "jdistill"],
+        pipeline_tag="feature-extraction" if info.sparse else "sentence-similarity",
+        tags=["sentence-transformers", *kind, "feature-extraction", "distillation", "jdistill"],
         base_model=_hub_id(info.initialised_from),
         model_name=info.name,
         eval_results=list(_eval_results(info)) or None,
@@ -125,9 +130,15 @@ def _eval_results(info: CardInfo) -> Iterator[EvalResult]:
 def _summary(info: CardInfo) -> str:
     teachers = _sentence([f"`{_model_name(teacher.model)}`" for teacher in info.teachers])
     start = f", starting from `{_model_name(info.initialised_from)}`" if info.initialised_from else ""
+    what = (
+        f"A sparse embedding model: it maps text to a weight for each of {info.width} tokens, most of them zero, for "
+        "search with an inverted index."
+        if info.sparse
+        else f"A sentence embedding model: it maps text to a vector of {info.width} numbers, for semantic search, "
+        "clustering and similarity."
+    )
     return (
-        f"A sentence embedding model: it maps text to a vector of {info.width} numbers, for semantic search, "
-        f"clustering and similarity. It was distilled from {teachers}{start} with jdistill, which trains in JAX and "
+        f"{what} It was distilled from {teachers}{start} with jdistill, which trains in JAX and "
         "writes a folder that sentence-transformers and transformers load as it is."
     )
 
@@ -138,11 +149,20 @@ def _usage(info: CardInfo) -> str:
         encode += 'documents = model.encode(["an answer", "something else"], prompt_name="document")\n'
     else:
         encode = 'queries = model.encode(["a question"])\ndocuments = model.encode(["an answer", "something else"])\n'
+    cls = "SparseEncoder" if info.sparse else "SentenceTransformer"
+    trust = ", trust_remote_code=True" if info.own_modules else ""
+    why = (
+        "\n\n`trust_remote_code=True` lets it run `jdistill_pooling.py`, which lies in this folder: a pooling that "
+        "sentence-transformers does not have, in plain PyTorch. It needs nothing else of jdistill. Read it first."
+        if info.own_modules
+        else ""
+    )
     return _heading(
         "Usage",
-        "With sentence-transformers:\n\n```python\nfrom sentence_transformers import SentenceTransformer\n\n"
-        f'model = SentenceTransformer("{info.name}")\n{encode}'
-        "print(model.similarity(queries, documents))\n```\n\n"
+        f"With sentence-transformers{' 5 or later' if info.sparse or info.own_modules else ''}:\n\n"
+        f"```python\nfrom sentence_transformers import {cls}\n\n"
+        f'model = {cls}("{info.name}"{trust})\n{encode}'
+        f"print(model.similarity(queries, documents))\n```{why}\n\n"
         "With jdistill, in JAX and without torch:\n\n```python\nimport jdistill\n\n"
         f'model = jdistill.load("{info.name}")\n{encode}'
         "print(queries @ documents.T)\n```",

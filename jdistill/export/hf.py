@@ -166,5 +166,4 @@ def _masked_lm(student: Student, params: Mapping[str, Any]) -> tuple[dict[str, n
     encoder, own = student.config.encoder, params["pooling"]["0"]
     head = masked_lm(encoder, where="student.pooling: splade")
     tensors = {f"{encoder.hf_prefix}{name}": tensor for name, tensor in to_hf_tensors(student, params).items()}
-    hf = {**encoder.to_hf(), "architectures": [head.architecture], "tie_word_embeddings": "decoder" not in own}
-    return {**tensors, **head.write(own)}, hf
+    return {**tensors, **head.write(own)}, {**encoder.to_hf(), **head.config(own)}

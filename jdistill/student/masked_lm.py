@@ -5,7 +5,8 @@ names of its tensors differ. What a file does not have, such as biases of Modern
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -42,6 +43,8 @@ class MaskedLM:
     """The norm's."""
     biased: bool = True
     """Whether a random head has `b` and the norm's shift."""
+    flags: Mapping[str, str] = MappingProxyType({})
+    """Keys of `config.json` that say whether a parameter is there -> its path."""
 
     def init(self, width: int, size: int, key: Array) -> dict[str, Any]:
         """Random parameters `dense: {kernel [d, d], bias [d]}, norm: {scale [d], bias [d]}, bias [v]`, tied."""
@@ -84,6 +87,12 @@ class MaskedLM:
         names = {**self._names, "decoder": self.decoder}
         return {names[path]: value for path, value in flat.items()}
 
+    def config(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What `config.json` says of the head, besides what it says of the encoder."""
+        flat = flatten(params)
+        flags = {key: path in flat for key, path in self.flags.items()}
+        return {"architectures": [self.architecture], "tie_word_embeddings": "decoder" not in flat, **flags}
+
     def transform(self, hidden: Float[Array, "r p d"], params: Mapping[str, Any]) -> Float[Array, "r p d"]:
         """`norm(act(h W + b))`: what is multiplied with the table."""
         inner = ACTIVATIONS[self.activation](dense(hidden, params["dense"]["kernel"], params["dense"].get("bias")))
@@ -115,7 +124,64 @@ def _bert(encoder: Any) -> MaskedLM:
     )
 
 
-HEADS: Mapping[str, Callable[[Any], MaskedLM]] = {"bert": _bert}
+def _nomicbert(encoder: Any) -> MaskedLM:
+    head = "cls.predictions"
+    return replace(_bert(encoder), architecture="NomicBertForMaskedLM", norm=f"{head}.transform.layer_norm")
+
+
+def _roberta(encoder: Any) -> MaskedLM:
+    return MaskedLM(
+        ROBERTA_CLASSES[encoder.kind],
+        dense="lm_head.dense",
+        norm="lm_head.layer_norm",
+        bias="lm_head.bias",
+        decoder="lm_head.decoder.weight",
+        activation="gelu",  # whatever the encoder's is
+        epsilon=encoder.layer_norm_eps,
+    )
+
+
+def _distilbert(encoder: Any) -> MaskedLM:
+    return MaskedLM(
+        "DistilBertForMaskedLM",
+        dense="vocab_transform",
+        norm="vocab_layer_norm",
+        bias="vocab_projector.bias",
+        decoder="vocab_projector.weight",
+        activation=encoder.hidden_act,
+        epsilon=encoder.epsilon,
+    )
+
+
+def _modernbert(encoder: Any) -> MaskedLM:
+    return MaskedLM(
+        "ModernBertForMaskedLM",
+        dense="head.dense",
+        norm="head.norm",
+        bias="decoder.bias",
+        decoder="decoder.weight",
+        activation="gelu",
+        epsilon=encoder.norm_eps,
+        biased=encoder.norm_bias,
+        flags={"classifier_bias": "dense.bias", "decoder_bias": "bias"},
+    )
+
+
+ROBERTA_CLASSES = {
+    "roberta": "RobertaForMaskedLM",
+    "xlm-roberta": "XLMRobertaForMaskedLM",
+    "camembert": "CamembertForMaskedLM",
+    "mpnet": "MPNetForMaskedLM",
+}
+"""Kinds whose heads are RoBERTa's -> class of transformers."""
+
+HEADS: Mapping[str, Callable[[Any], MaskedLM]] = {
+    "bert": _bert,
+    "distilbert": _distilbert,
+    "modernbert": _modernbert,
+    "nomicbert": _nomicbert,
+    **dict.fromkeys(ROBERTA_CLASSES, _roberta),
+}
 """`kind` of an encoder -> its head, for the kinds that are trained as masked language models."""
 
 

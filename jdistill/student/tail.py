@@ -11,7 +11,7 @@ from jdistill.student.config import StudentConfig
 from jdistill.student.encoders import EncoderConfig
 from jdistill.student.head import Dense, Head, Normalize, init_head, with_widths
 from jdistill.student.hf_folder import Pretrained
-from jdistill.student.pooling import Pooling, PoolingModule, is_sparse, pooled_width
+from jdistill.student.pooling import Pooling, PoolingModule, is_sparse, names_of, pooled_width
 
 
 def chosen_pooling(
@@ -32,7 +32,7 @@ def chosen_pooling(
     listed: list[Pooling] = (inherited or ["mean"]) if given is None else given if isinstance(given, list) else [given]
     if not listed:
         raise UserError("student.pooling: is an empty list. Leave it out, or list at least one, such as 'mean'.")
-    names = [pooling.kind if isinstance(pooling, PoolingModule) else pooling for pooling in listed]
+    names = names_of(listed)
     if encoder.kind == "static" and names != ["mean"]:
         raise UserError(f"student.pooling: is {names}, but a static embedding is averaged. Leave it out.")
     if is_sparse(listed) and len(listed) > 1:

@@ -8,12 +8,13 @@ from typing import Any
 from jdistill import checkpoint
 from jdistill.config import apply_overrides, dump_yaml, parse
 from jdistill.export import CardInfo, ExportConfig, TeacherInfo, write_card
-from jdistill.export.hf import export_model
+from jdistill.export.hf import export_model, needs_own_modules
 from jdistill.export.reference import reference_vectors
 from jdistill.export.verify import PROBES, Verification, verify
 from jdistill.model import Model, load
 from jdistill.recipe import Recipe
 from jdistill.store import Store
+from jdistill.student.pooling import names_of
 from jdistill.verbs.evaluate import recorded
 from jdistill.verbs.show import run_recipe
 
@@ -98,7 +99,8 @@ def _card(
         architecture={
             "encoder": encoder.kind,
             "parameters": f"{size / 1e6:.2f} M",
-            "pooling": " + ".join(model.student.config.pooling),
+            "pooling": " + ".join(names_of(model.student.config.pooling)),
+            "head": ", ".join(module.kind for module in model.student.config.head) or "none",
             "projection": options.projection,
         },
         losses={name: term.model_dump(mode="json") for name, term in recipe.terms().items()},
@@ -107,6 +109,8 @@ def _card(
         kinds={name: evaluator.kind for name, evaluator in recipe.evaluate.items()}
         | {f"fidelity_{name}": "fidelity" for name in recipe.teachers},
         prompts=model.student.prompts.model_dump(),
+        sparse=model.student.sparse,
+        own_modules=needs_own_modules(model.student),
         initialised_from=recipe.student.init,
         max_difference=None if verification is None else verification.max_difference,
         versions=_versions(),

@@ -111,3 +111,16 @@ def test_paths_of_one_machine_stay_out_of_the_card(model):
 def test_writes_the_readme(tmp_path):
     assert write_card(tmp_path, INFO).read_text(encoding="utf-8") == make_card(INFO)
     assert ModelCard.load(tmp_path / "README.md").data.model_name == "tiny-student"
+
+
+def test_tells_how_to_load_what_is_sparse_or_brings_a_module():
+    plain = make_card(INFO)
+    assert 'SentenceTransformer("tiny-student")' in plain
+    assert "trust_remote_code" not in plain
+    sparse = make_card(dataclasses.replace(INFO, sparse=True, width=30522))
+    assert 'SparseEncoder("tiny-student")' in sparse
+    assert "a weight for each of 30522 tokens" in sparse
+    assert "sparse-encoder" in ModelCard(sparse).data.tags
+    own = make_card(dataclasses.replace(INFO, own_modules=True))
+    assert 'SentenceTransformer("tiny-student", trust_remote_code=True)' in own
+    assert "jdistill_pooling.py" in own

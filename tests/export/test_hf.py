@@ -48,10 +48,20 @@ def source(tmp_path_factory):
 @pytest.mark.parametrize("name", heads_parity.CASES)
 def test_every_pooling_and_head_comes_back(source, tmp_path, name):
     pytest.importorskip("sentence_transformers")
-    row = heads_parity.row(source, tmp_path / "out", name)
+    row = heads_parity.row(heads_parity.student(source, name), tmp_path / "out", name)
     assert max(row.sentence_transformers, row.transformers, row.jdistill) <= 1e-5, row
     ours = (tmp_path / "out" / "jdistill_pooling.py").exists()
     assert ours == row.loaded_as.endswith("trust_remote_code=True")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", heads_parity.MASKED_LMS)
+def test_splade_of_every_masked_language_model_comes_back(tmp_path, name):
+    pytest.importorskip("sentence_transformers")
+    source = heads_parity.masked_lm_folder(tmp_path / "source", heads_parity.MASKED_LMS[name])
+    row = heads_parity.row(heads_parity.student(source, name), tmp_path / "out", name)
+    assert max(row.sentence_transformers, row.transformers, row.jdistill) <= 1e-5, row
+    assert row.loaded_as == "SparseEncoder"
 
 
 @pytest.mark.parity

@@ -19,6 +19,10 @@ from jdistill.export.reference import reference_vectors
 from jdistill.export.verify import PROBES, verify
 from jdistill.model import Model
 from jdistill.student import StudentConfig, make_student
+from jdistill.student.masked_lm import HEADS
+from tests.student.encoders.cases import CASES as ENCODERS
+from tests.student.encoders.cases import TYPES
+from tests.student.encoders.measure import torch_model
 from tests.tiny import tiny_bert_folder
 
 DENSE = {"kind": "dense", "out_features": 24}
@@ -49,6 +53,9 @@ CASES: Mapping[str, dict[str, Any]] = {
 }
 """Name -> options of the student."""
 
+MASKED_LMS = {f"splade of {kind}": label for kind, label in TYPES.items() if kind.replace("_", "") in HEADS}
+"""Name -> encoder, for every `model_type` that has masked language models."""
+
 
 class Row(NamedTuple):
     """One student, and the largest difference of any number where each library loads its export."""
@@ -62,7 +69,7 @@ class Row(NamedTuple):
 
 def student(source: Path, name: str) -> Model:
     """The student of a case, its new parameters no longer as they start: many start at 0, which would hide mistakes."""
-    config = StudentConfig.model_validate({"init": str(source), **CASES[name]})
+    config = StudentConfig.model_validate({"init": str(source), **CASES.get(name, {"pooling": {"kind": "splade"}})})
     made, params = make_student(config, teacher_widths={}, key=jax.random.key(0))
     for part in ("pooling", "head"):
         leaves, tree = jax.tree.flatten(params.get(part, {}))
@@ -72,9 +79,9 @@ def student(source: Path, name: str) -> Model:
     return Model(made, jax.tree.map(jnp.asarray, params))
 
 
-def row(source: Path, out: Path, name: str) -> Row:
-    """Export a case's student to `out` and compare."""
-    model, texts = student(source, name), list(PROBES)
+def row(model: Model, out: Path, name: str) -> Row:
+    """Export a student to `out` and compare."""
+    texts = list(PROBES)
     export_model(model.student, model.params, out)
     vectors = reference_vectors(model, texts)
     found = {check.loader: check.max_difference for check in verify(out, texts, vectors).checks}
@@ -89,12 +96,33 @@ def source_folder(folder: Path) -> Path:
     return tiny_bert_folder(folder, layers=1, hidden=16, max_length=32, masked_lm=True)
 
 
+def masked_lm_folder(folder: Path, label: str) -> Path:
+    """A masked language model of another architecture, with its tokenizer."""
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    folder.mkdir(exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForMaskedLM.from_config(torch_model(label).config)
+        for parameter in model.parameters():
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    case = ENCODERS[label]
+    case.vocabulary().write(folder, max_length=case.max_length)
+    return folder
+
+
 def rows() -> Iterator[Row]:
     """All rows of the table."""
     with tempfile.TemporaryDirectory() as folder:
-        source = source_folder(Path(folder) / "source")
+        root = Path(folder)
+        source = source_folder(root / "source")
         for i, name in enumerate(CASES):
-            yield row(source, Path(folder) / f"out{i}", name)
+            yield row(student(source, name), root / f"out{i}", name)
+        for i, (name, label) in enumerate(MASKED_LMS.items()):
+            other = masked_lm_folder(root / f"source{i}", label)
+            yield row(student(other, name), root / f"splade{i}", name)
 
 
 def table() -> Iterator[str]:

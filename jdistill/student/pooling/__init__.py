@@ -27,6 +27,7 @@ __all__ = [
     "SparseVocabulary",
     "Splade",
     "is_sparse",
+    "names_of",
     "pool",
     "pooled_width",
 ]
@@ -75,3 +76,8 @@ def pooled_width(poolings: Sequence[Pooling], encoder: EncoderConfig) -> int:
 def is_sparse(poolings: Sequence[Pooling]) -> bool:
     """Whether the pooled vectors have a number for each token of the vocabulary."""
     return any(isinstance(pooling, PoolingModule) and pooling.sparse for pooling in poolings)
+
+
+def names_of(poolings: Sequence[Pooling]) -> list[str]:
+    """Modes and kinds, for messages and cards."""
+    return [pooling.kind if isinstance(pooling, PoolingModule) else pooling for pooling in poolings]
