@@ -3,7 +3,7 @@
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Annotated, Any, NamedTuple, cast, get_args, get_origin
 
 import jax
 import numpy as np
@@ -14,8 +14,9 @@ from jdistill.config import UserError, parse
 from jdistill.losses import EmbedCosine, InfoNCE, LossConfig
 from jdistill.parallel import make_mesh, row_sharding, state_sharding
 from jdistill.student import Architecture, Prompts, Student, StudentConfig, make_student
-from jdistill.student.encoders import Encoder, EncoderConfig
-from jdistill.student.head import Dense, Normalize
+from jdistill.student.encoders import BertConfig, Encoder, EncoderConfig
+from jdistill.student.head import Dense, Head, Normalize
+from jdistill.student.pooling import Pooling, PoolingModule
 from jdistill.student.student import encoder_shapes
 from jdistill.train import AdamWConfig
 from jdistill.train.groups import Groups, Settings, decays, join, path_of, split
@@ -151,6 +152,28 @@ def test_of_every_encoder_matrices_decay_and_vectors_do_not(kind: type[EncoderCo
         assert decay[path] == (len(form.shape) > 1 and not path.endswith(NEITHER)), path
 
 
+BEHIND = [
+    *(
+        (module, {})
+        for part in get_args(Pooling)
+        if get_origin(part) is Annotated
+        for module in get_args(get_args(part)[0])
+    ),
+    *((module, {"out_features": 7, "residual": True} if module is Dense else {}) for module in get_args(Head)),
+]
+"""Every pooling and module of the head that may have parameters, and its options."""
+
+
+@pytest.mark.parametrize(("module", "options"), BEHIND)
+def test_so_it_is_of_what_stands_behind_the_encoder(module: Any, options: dict[str, Any]) -> None:
+    """A linear layer with one output has a vector for a matrix."""
+    of = BertConfig(num_hidden_layers=1) if issubclass(module, PoolingModule) else 6
+    params = jax.eval_shape(lambda: {"student": {"behind": {"0": module(**options).init(of, jax.random.key(0))}}})
+    decay = by_path(decays(params))
+    for path, form in by_path(params).items():
+        assert decay[path] == (len(form.shape) > 1 or path.endswith("/kernel")), path
+
+
 # What a frozen parameter costs a training step, and what becomes of it.
 
 TERMS: dict[str, dict[str, LossConfig]] = {
@@ -255,10 +278,10 @@ def test_killed_and_resumed_with_a_frozen_encoder(tmp_path: Path) -> None:
     config = StudentConfig(init=str(source), backbone="frozen", dropout=0.1)
     student = make_student(config, teacher_widths={"big": 6}, key=jax.random.key(0))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(whole, student, devices=1)
+    run(whole, student, devices=1, evaluate=None)
     with pytest.raises(KilledError):
-        run(killed, student, loader=killed_at(7), devices=1)
-    run(killed, student, devices=1)
+        run(killed, student, loader=killed_at(7), devices=1, evaluate=None)
+    run(killed, student, devices=1, evaluate=None)
     assert_same(state_of(killed, 12), state_of(whole, 12))
     found = load_student_params(whole)
     assert_same(found["encoder"], student[1]["encoder"])
