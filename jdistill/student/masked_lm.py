@@ -5,8 +5,7 @@ names of its tensors differ. What a file does not have, such as biases of Modern
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -43,7 +42,7 @@ class MaskedLM:
     """The norm's."""
     biased: bool = True
     """Whether a random head has `b` and the norm's shift."""
-    flags: Mapping[str, str] = MappingProxyType({})
+    flags: Mapping[str, str] = field(default_factory=dict)
     """Keys of `config.json` that say whether a parameter is there -> its path."""
 
     def init(self, width: int, size: int, key: Array) -> dict[str, Any]:
