@@ -35,15 +35,17 @@ more.
 
 COLUMNS = (
     *("configuration", "slice", "rows per step", "memory per chip", "of HBM", "collectives", "step, roofline"),
-    *("step, cycles", "rows/s, cycles", "MFU", "largest batch", "bound"),
+    *("step, cycles", "rows/s, cycles", "MFU", "largest batch", "bound", "attention"),
 )
 
 FOOT = """
 Rows per step: all chips together; `/2` are microbatches. Collectives: bytes that a chip sends and receives in a step.
 Roofline: the longest of arithmetic, HBM traffic and links at published peak rates; no step can be faster. Cycles: those
-that the TPU compiler expects of its own program, with the links as if nothing hid them; "-" where the compiler does not
-give its program's text. MFU: model FLOPs by formula at that time, or at the roofline's where there are no cycles,
-against the peak. Largest batch: on a line through two sizes, the second traced and scaled; "+": there is room for more.
+that the TPU compiler expects of its own program, with the links as if nothing hid them; what it expects none for,
+foremost kernels, takes as long as its bytes or its matrix products at peak rates; "-" where the compiler does not give
+its program's text. MFU: model FLOPs by formula at that time, or at the roofline's where there are no cycles, against
+the peak. Largest batch: on a line through two sizes, the second traced and scaled; "+": there is room for more.
+Attention: by XLA, scores passing through memory, or by a kernel (Pallas, splash), which keeps them on the chip.
 """
 
 
@@ -112,6 +114,7 @@ def row(plan: dict[str, Any]) -> str:
         f"{peak:.0%}",
         f"{largest['rows']:,}{more}" if largest else "-",
         roof["bound"],
+        " and ".join(way for way, name in (("kernel", "Pallas"), ("XLA", "XLA")) if name in plan["attention"]),
     ]
     return "| " + " | ".join(cells) + " |"
 
