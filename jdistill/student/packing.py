@@ -6,11 +6,16 @@ a text and positions count from its start, so a token's vector is that of the pa
 of a text's tokens, are then sums over segments; texts are never laid apart again.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jdistill.types import Tokens
+
+Reduce = Callable[..., Array]
+"""`(texts [places], n, *values [places]) -> [n, ...]`; a text is a number in [0, n), or n for a place to leave out."""
 
 
 class Rows:
@@ -50,6 +55,10 @@ class Rows:
 
     def spread(self, values: Float[Array, "n *d"]) -> Float[Array, "r p *d"]:
         """To each place that of its text; to an empty place any."""
+        raise NotImplementedError
+
+    def reduced(self, reduce: Reduce, *values: Shaped[Array, "r p"]) -> Float[Array, "n *d"]:
+        """What a reduction that is none of these makes of the tokens of each text."""
         raise NotImplementedError
 
     def first(self, values: Float[Array, "r p d"]) -> Float[Array, "n d"]:
@@ -100,6 +109,11 @@ class PaddedRows(Rows):
     def spread(self, values: Float[Array, "n *d"]) -> Float[Array, "n l *d"]:
         """Along the row."""
         return jnp.broadcast_to(values[:, None], (*self.ids.shape, *values.shape[1:]))
+
+    def reduced(self, reduce: Reduce, *values: Shaped[Array, "n l"]) -> Float[Array, "n *d"]:
+        """Row by row: so XLA sees that rows need nothing of each other, wherever they lie."""
+        alone = jnp.zeros(self.ids.shape[1], jnp.int32)
+        return jax.vmap(lambda *row: reduce(alone, 1, *row)[0])(*values)
 
     def first(self, values: Float[Array, "n l d"]) -> Float[Array, "n d"]:
         """At the first place that holds a token."""
@@ -152,6 +166,10 @@ class PackedRows(Rows):
     def spread(self, values: Float[Array, "n *d"]) -> Float[Array, "r p *d"]:
         """To the places of its segment."""
         return values[self._texts]
+
+    def reduced(self, reduce: Reduce, *values: Shaped[Array, "r p"]) -> Float[Array, "n *d"]:
+        """All places at once; those that hold no token are of none of the texts."""
+        return reduce(self._segments, self._n, *map(_flat, values))
 
     def first(self, values: Float[Array, "r p d"]) -> Float[Array, "n d"]:
         """Where each segment begins."""

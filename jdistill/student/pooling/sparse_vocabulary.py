@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.modules import linear_rows
@@ -80,48 +80,42 @@ class SparseVocabulary(PoolingModule):
     ) -> Float[Array, "n v"]:
         """As the class says."""
         counted = rows.held & ~jnp.isin(rows.ids, jnp.asarray(self.excluded or [], rows.ids.dtype))
-        return largest_of_tokens(
-            activations(hidden, params), rows.texts, rows.ids, counted, rows.counts.shape[0], encoder.vocab_size
-        )
+
+        def largest(texts: Array, n: int, values: Array, ids: Array, counted: Array) -> Array:
+            return largest_of_tokens(values, jnp.where(counted, texts, n), ids, n, encoder.vocab_size)
+
+        return rows.reduced(largest, activations(hidden, params), rows.ids, counted)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def largest_of_tokens(
-    values: Float[Array, "r p"],
-    texts: Int[Array, "r p"],
-    ids: Int[Array, "r p"],
-    counted: Bool[Array, "r p"],
-    n: int,
-    size: int,
+    values: Float[Array, " p"], texts: Int[Array, " p"], ids: Int[Array, " p"], n: int, size: int
 ) -> Float[Array, "n v"]:
     """Largest value of each token id over its places in each text; 0 where there is none.
 
     Its backward pass is written out because that of JAX's own scatter-max fills five arrays `[n, v]` instead of one.
 
     Args:
-      values: >= 0, float32.
-      texts: the text of each place, in [0, n) where it is counted.
+      values: of each place, >= 0, float32.
+      texts: the text of each place, in [0, n), or n for a place to leave out.
       ids: the token of each place, in [0, size).
-      counted: places to look at.
       n: texts.
       size: of the vocabulary.
     """
-    places = (jnp.where(counted, texts, n), ids)
-    return jnp.zeros((n, size), values.dtype).at[places].max(values, mode="drop")
+    return jnp.zeros((n, size), values.dtype).at[texts, ids].max(values, mode="drop")
 
 
-def _forward(values: Array, texts: Array, ids: Array, counted: Array, n: int, size: int) -> tuple[Array, Any]:
-    largest: Any = largest_of_tokens(values, texts, ids, counted, n, size)
-    wins = counted & (values == largest.at[texts, ids].get(mode="fill", fill_value=0))
-    return largest, (wins, texts, ids)
+def _forward(values: Array, texts: Array, ids: Array, n: int, size: int) -> tuple[Array, Any]:
+    largest: Any = largest_of_tokens(values, texts, ids, n, size)
+    return largest, (values == largest.at[texts, ids].get(mode="fill", fill_value=-1), texts, ids)
 
 
-def _backward(n: int, size: int, kept: Any, gradient: Array) -> tuple[Array, None, None, None]:
+def _backward(n: int, size: int, kept: Any, gradient: Array) -> tuple[Array, None, None]:
     wins, texts, ids = kept
-    equal = jnp.zeros((n, size), gradient.dtype).at[jnp.where(wins, texts, n), ids].add(1, mode="drop")
+    equal = jnp.zeros((n, size), gradient.dtype).at[texts, ids].add(wins.astype(gradient.dtype), mode="drop")
     share = gradient.at[texts, ids].get(mode="fill", fill_value=0)
     share /= jnp.maximum(equal.at[texts, ids].get(mode="fill", fill_value=0), 1)
-    return jnp.where(wins, share, 0), None, None, None
+    return jnp.where(wins, share, 0), None, None
 
 
 largest_of_tokens.defvjp(_forward, _backward)

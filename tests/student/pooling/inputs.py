@@ -43,11 +43,10 @@ def packed(values: np.ndarray) -> tuple[Rows, jax.Array]:
 
 def parameters(pooling: PoolingModule, scale: float = 0.5) -> dict[str, Any]:
     """Those that `init` gives, moved."""
-    leaves, tree = jax.tree.flatten(pooling.init(ENCODER, jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(
-        tree, [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
+    leaves, tree = jax.tree.flatten(jax.jit(lambda: pooling.init(ENCODER, jax.random.key(0)))())
+    random = np.random.default_rng(1)
+    moved = [x + scale * jnp.asarray(random.normal(size=x.shape), jnp.float32) for x in leaves]
+    return jax.tree.unflatten(tree, moved)
 
 
 def encoder_parameters() -> dict[str, Any]:
