@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 import jdistill
 from jdistill.config import UserError
+from jdistill.export.hf import export_model
 from jdistill.student import StudentConfig, make_student, weights
 from jdistill.student.encoders import MODEL_TYPES
 from jdistill.student.hf_folder import read_tensors
@@ -128,3 +129,8 @@ def test_texts_are_encoded_as_by_sentence_transformers(label: str, tmp_path: Pat
     student, params = make_student(StudentConfig(init=str(tmp_path)), teacher_widths={}, key=jax.random.key(0))
     assert student.config == model.student.config
     jax.tree.map(np.testing.assert_array_equal, params, model.params)
+
+    exported = export_model(student, params, tmp_path / "exported")
+    again = sentence_transformers.SentenceTransformer(str(exported), device="cpu")
+    assert again.max_seq_length == case.max_length
+    np.testing.assert_allclose(again.encode(TEXTS), theirs.encode(TEXTS), atol=1e-6)
