@@ -49,7 +49,7 @@ def source(tmp_path_factory):
 def test_every_pooling_and_head_comes_back(source, tmp_path, name):
     pytest.importorskip("sentence_transformers")
     row = heads_parity.row(heads_parity.student(source, name), tmp_path / "out", name)
-    assert max(row.sentence_transformers, row.transformers, row.jdistill) <= 1e-5, row
+    assert row.good, row
     ours = (tmp_path / "out" / "jdistill_pooling.py").exists()
     assert ours == row.loaded_as.endswith("trust_remote_code=True")
 
@@ -60,7 +60,7 @@ def test_splade_of_every_masked_language_model_comes_back(tmp_path, name):
     pytest.importorskip("sentence_transformers")
     source = heads_parity.masked_lm_folder(tmp_path / "source", heads_parity.MASKED_LMS[name])
     row = heads_parity.row(heads_parity.student(source, name), tmp_path / "out", name)
-    assert max(row.sentence_transformers, row.transformers, row.jdistill) <= 1e-5, row
+    assert row.good, row
     assert row.loaded_as == "SparseEncoder"
 
 

@@ -1,11 +1,11 @@
 """Poolings and heads exported, loaded again by each library, and compared with the student: the rows of a table.
 
-`python -m tests.student.heads_parity` prints it.
+`python -m tests.student.parity` prints it.
 """
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +57,12 @@ MASKED_LMS = {f"splade of {kind}": label for kind, label in TYPES.items() if kin
 """Name -> encoder, for every `model_type` that has masked language models."""
 
 
+TOLERANCE = 1e-5
+"""Largest difference of any number, in units of the longest vector (of 1 where vectors are shorter)."""
+
+COLUMNS = ("sentence-transformers", "transformers", "jdistill")
+
+
 class Row(NamedTuple):
     """One student, and the largest difference of any number where each library loads its export."""
 
@@ -65,6 +71,15 @@ class Row(NamedTuple):
     sentence_transformers: float
     transformers: float
     jdistill: float
+
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        return self.sentence_transformers, self.transformers, self.jdistill
+
+    @property
+    def good(self) -> bool:
+        """False for NaN too."""
+        return all(number <= TOLERANCE for number in self.numbers)
 
 
 def student(source: Path, name: str) -> Model:
@@ -113,27 +128,29 @@ def masked_lm_folder(folder: Path, label: str) -> Path:
     return folder
 
 
-def rows() -> Iterator[Row]:
-    """All rows of the table."""
+def rows(only: str = "") -> Iterator[Row]:
+    """All rows of the table whose name contains `only`."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         source = source_folder(root / "source")
         for i, name in enumerate(CASES):
-            yield row(student(source, name), root / f"out{i}", name)
+            if only in name:
+                yield row(student(source, name), root / f"out{i}", name)
         for i, (name, label) in enumerate(MASKED_LMS.items()):
-            other = masked_lm_folder(root / f"source{i}", label)
-            yield row(student(other, name), root / f"splade{i}", name)
+            if only in name:
+                other = masked_lm_folder(root / f"source{i}", label)
+                yield row(student(other, name), root / f"splade{i}", name)
 
 
-def table() -> Iterator[str]:
-    """Lines of Markdown."""
-    yield "| pooling or head | loaded as | sentence-transformers | transformers | jdistill |"
-    yield "|---|---|---|---|---|"
-    for found in rows():
-        numbers = (found.sentence_transformers, found.transformers, found.jdistill)
-        yield f"| {found.head} | {found.loaded_as} | " + " | ".join(f"{x:.1e}" for x in numbers) + " |"
+def plain(found: Row) -> str:
+    """A line for the terminal."""
+    numbers = "".join(f"{x:24.1e}" for x in found.numbers)
+    return f"{found.head:40}{found.loaded_as:44}{numbers}{'' if found.good else '  above tolerance'}"
 
 
-if __name__ == "__main__":
-    for line in table():
-        print(line, flush=True)
+def markdown(found: Iterable[Row]) -> Iterator[str]:
+    """The table."""
+    yield f"| pooling or head | loaded as | {' | '.join(COLUMNS)} |"
+    yield "|---" * (2 + len(COLUMNS)) + "|"
+    for one in found:
+        yield f"| {one.head} | {one.loaded_as} | " + " | ".join(f"{x:.1e}" for x in one.numbers) + " |"

@@ -2,8 +2,9 @@
 
 One line per encoder x option x padding side, with the largest relative difference of every layer's hidden states and of
 the whole gradient: in float32 from transformers, in bfloat16 from float32, and in packed rows from padded ones. In
-bfloat16 it is the length of the difference; beside it stands what transformers loses there. Exit code 1 if a line is
-above its tolerance.
+bfloat16 it is the length of the difference; beside it stands what transformers loses there. Then one line per pooling
+and head: the largest difference of any number between the student's vectors and those of its export, loaded by each
+library. Exit code 1 if a line is above its tolerance.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tests.conftest  # noqa: F401  (strict numerics, before JAX starts)
+from tests.student import heads_parity
 from tests.student.encoders.cases import CASES
 from tests.student.encoders.measure import (
     BFLOAT16,
@@ -110,12 +112,18 @@ def main() -> int:
             lines += found
             for line in found:
                 print(plain(line, ENCODER_COLUMNS), flush=True)
-    bad = sum(not line.good for line in lines)
-    print(f"{len(lines) - bad} of {len(lines)} lines within tolerance")
+    logging.disable()
+    heads: list[heads_parity.Row] = []
+    print(f"\n{'pooling or head':40}{'loaded as':44}" + "".join(f"{column:>24}" for column in heads_parity.COLUMNS))
+    for row in heads_parity.rows(chosen.only):
+        heads.append(row)
+        print(heads_parity.plain(row), flush=True)
+    bad, count = sum(not line.good for line in (*lines, *heads)), len(lines) + len(heads)
+    print(f"{count - bad} of {count} lines within tolerance")
     if chosen.markdown is not None:
-        table = markdown("encoder, option", lines, ENCODER_COLUMNS)
+        table = [*markdown("encoder, option", lines, ENCODER_COLUMNS), "", *heads_parity.markdown(heads)]
         chosen.markdown.write_text("\n".join(table) + "\n", encoding="utf-8")
-    return int(bad > 0 or not lines)
+    return int(bad > 0 or not count)
 
 
 if __name__ == "__main__":
