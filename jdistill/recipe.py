@@ -66,6 +66,24 @@ class Recipe(Config):
             raise ValueError("data: every source has the role 'heldout'. Give at least one the role 'train'.")
         return self
 
+    @model_validator(mode="after")
+    def _what_is_cached_suffices(self) -> "Recipe":
+        if self.student.backbone != "cached":
+            return self
+        if self.loader.packing is not None or self.loader.folding:
+            asked = f"packing={self.loader.packing}" if self.loader.packing else "folding=true"
+            raise ValueError(
+                f"loader.{asked}: with student.backbone 'cached' the encoder does not run while training, so sharing "
+                "rows saves nothing. Leave it out."
+            )
+        for name, term in self.losses.items():
+            if term.needs().layers:
+                raise ValueError(
+                    f"losses.{name}: '{term.kind}' reads earlier layers of the student, but student.backbone 'cached' "
+                    "keeps the last one's hidden states only. Set student.backbone: frozen, or drop the term."
+                )
+        return self
+
     def terms(self) -> dict[str, Loss]:
         """The loss terms, each with the teacher it learns from filled in."""
         only = next(iter(self.teachers)) if len(self.teachers) == 1 else None

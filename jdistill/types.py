@@ -19,8 +19,11 @@ class Tokens(NamedTuple):
     packed: Int[Array, "r p"] | None = None
     """How several texts share a row of the encoder: which of all padded places (texts times `l`, counted through) each
     place of its `r` rows holds, -1 where it is empty. None: one text per row. A batch that is encoded in pieces, on
-    several devices or in microbatches, has as many rows for each piece, and counts through the texts of a piece, so that
-    the pieces of `ids` and of `packed` belong together."""
+    several devices or in microbatches, has as many rows for each piece, and counts through the texts of a piece, so
+    that the pieces of `ids` and of `packed` belong together."""
+    hidden: Float[Array, "... l d"] | None = None
+    """The encoder's last hidden states of these tokens where they are known, so that it need not run; zeros at padding.
+    float32 or bfloat16, as the encoder gave them. Never with `packed`."""
 
 
 class Columns(NamedTuple):

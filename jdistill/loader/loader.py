@@ -13,9 +13,9 @@ from jdistill.config import UserError
 from jdistill.loader.buckets import Lengths, Shape
 from jdistill.loader.config import LoaderConfig
 from jdistill.loader.epochs import Epochs
-from jdistill.loader.layouts import TokenTable, make_layout
+from jdistill.loader.layouts import Side, TokenTable, make_layout
 from jdistill.loader.waiting import shared_texts
-from jdistill.types import Batch, Columns
+from jdistill.types import Batch, Columns, Tokens
 
 
 class Rows(Protocol):
@@ -45,6 +45,19 @@ class TeacherVectors(Protocol):
         ...
 
 
+class HiddenTable(Protocol):
+    """What the loader needs of a cache of hidden states."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for tables that hold the same."""
+        ...
+
+    def pad(self, ids: Int[np.ndarray, "..."], length: int) -> Float[np.ndarray, "... l d"]:
+        """The hidden states of these texts, filled up to `length` with zeros."""
+        ...
+
+
 class Loader:
     """Batches of a store's rows.
 
@@ -58,6 +71,8 @@ class Loader:
       seed: decides the order of the rows.
       pieces: parts of a batch that are encoded at once, devices times microbatches: each is packed or folded for
         itself. The rows of a batch and their order do not depend on it.
+      hidden: side -> hidden states of the texts of that side, which batches then carry; of every side that the rows
+        have, or of none. Not for packed or folded rows.
 
     Raises:
       UserError: if there are fewer rows than `global_batch_size`, if equal texts rule out `no_duplicates`, or if a
@@ -75,9 +90,12 @@ class Loader:
         global_batch_size: int,
         seed: int,
         pieces: int = 1,
+        hidden: Mapping[Side, HiddenTable] | None = None,
     ):
         if (queries is None) != (rows.queries is None):
             raise ValueError("the queries' token table must be given exactly where the rows have queries")
+        if hidden and (config.packing is not None or config.folding):
+            raise ValueError("hidden states are of padded rows, not of packed or folded ones")
         _check_rows(len(rows.documents), global_batch_size)
         self.config = config
         self.global_batch_size = global_batch_size
@@ -85,6 +103,7 @@ class Loader:
         self._queries = queries
         self._documents = documents
         self._teachers = dict(teachers)
+        self._hidden = dict(hidden or {})
         lengths = Lengths(_query_lengths(rows, queries), documents.lengths[rows.documents])
         texts = shared_texts(_all_texts(rows)) if config.no_duplicates else {}
         self._tokens = lengths.queries + lengths.documents.sum(axis=1)
@@ -96,7 +115,7 @@ class Loader:
         self.shapes = tuple(sorted(set(shapes)))
         """Every pair of padded lengths that occurs, or of numbers of packed rows, ascending: one program each. With
         packing a batch of a later epoch may need a row more, and a program of its own."""
-        self.fingerprint = _fingerprint(config, rows, lengths, global_batch_size, seed)
+        self.fingerprint = _fingerprint(config, rows, lengths, global_batch_size, seed, self._hidden)
         """Equal for two loaders exactly if they yield the same batches (teacher vectors aside)."""
 
     @property
@@ -140,13 +159,14 @@ class Loader:
         rows = all_rows[_share(self.global_batch_size, host, self.pieces)]
         # Any: NumPy arrays here; the shared types name what they are once they lie on the devices.
         document_ids: Any = np.asarray(self._rows.documents[rows])
-        documents = self._layout.tokens(self._documents, document_ids, shape, "document")
+        documents = self._tokens_of(self._documents, document_ids, shape, "document")
         query_ids: Any = None
         queries: Any = None
         if self._rows.queries is not None and self._queries is not None:
             query_ids = np.asarray(self._rows.queries[rows])
-            queries = self._layout.tokens(self._queries, query_ids[:, None], shape, "query")
-            queries = queries._replace(ids=queries.ids[:, 0], mask=queries.mask[:, 0])
+            queries = self._tokens_of(self._queries, query_ids[:, None], shape, "query")
+            hidden = None if queries.hidden is None else queries.hidden[:, 0]
+            queries = queries._replace(ids=queries.ids[:, 0], mask=queries.mask[:, 0], hidden=hidden)
         scores: Any = None if self._rows.scores is None else np.asarray(self._rows.scores[rows])
         return Batch(
             queries=queries,
@@ -182,6 +202,11 @@ class Loader:
             yield from batches
         finally:
             batches.close()  # pyright: ignore[reportAttributeAccessIssue]  # ends its threads
+
+    def _tokens_of(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
+        tokens, hidden = self._layout.tokens(table, ids, shape, side), self._hidden.get(side)
+        known: Any = None if hidden is None else hidden.pad(ids, tokens.ids.shape[-1])
+        return tokens._replace(hidden=known)
 
     def _planned(self, step: int) -> tuple[Int[np.ndarray, " n"], Shape]:
         epoch, i = divmod(step, self.steps_per_epoch)
@@ -245,10 +270,13 @@ def _fingerprint(
     lengths: Lengths,
     global_batch_size: int,
     seed: int,
+    hidden: Mapping[Side, HiddenTable],
 ) -> str:
     settings = config.model_dump(mode="json", exclude={"prefetch"})
     digest = hashlib.sha256(json.dumps([settings, global_batch_size, seed], sort_keys=True).encode())
     for array in (rows.queries, rows.documents, rows.scores, *lengths):
         digest.update(b"none" if array is None else str((array.shape, array.dtype.str)).encode())
         digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    for side, table in sorted(hidden.items()):
+        digest.update(f"{side} {table.fingerprint}".encode())
     return digest.hexdigest()

@@ -79,8 +79,12 @@ def batch_form(job: Job, rows: int) -> Batch:
     def array(*shape: int, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
 
+    config = job.student.config
+
     def tokens(*shape: int) -> Tokens:
-        return Tokens(array(*shape, dtype=jnp.int32), array(*shape, dtype=jnp.bool_))
+        known = config.backbone == "cached"
+        hidden = array(*shape, config.encoder.width, dtype=jnp.dtype(config.dtype)) if known else None
+        return Tokens(array(*shape, dtype=jnp.int32), array(*shape, dtype=jnp.bool_), hidden=hidden)
 
     plain = form.query_length == 0
     return Batch(
@@ -126,8 +130,8 @@ def model_flops(job: Job, rows: int) -> float:
 
     The factor 6 is a multiplication and an addition, forward once and backward twice; the second summand is attention.
     Of frozen matrices the backward pass multiplies once, and where nothing of the encoder is trained not at all. LoRA's
-    own matrices count like any others. Look-ups, normalisation, activation, softmax, the loss and encoding again
-    (microbatches) are left out.
+    own matrices count like any others. An encoder whose hidden states are cached does not run. Look-ups, normalisation,
+    activation, softmax, the loss and encoding again (microbatches) are left out.
     Source: Kaplan et al. 2020, arXiv:2001.08361, section 2.1, with the attention of both directions.
     """
     encoder = job.student.config.encoder
@@ -138,7 +142,7 @@ def model_flops(job: Job, rows: int) -> float:
     projections = sum(x.size for path, x in jax.tree.leaves_with_path(job.params) if "projection" in str(path[0]))
     sides = ((1, job.rows.query_length), (job.rows.documents, job.rows.document_length))
     total = 0.0
-    for texts, length in sides:
+    for texts, length in () if job.student.config.backbone == "cached" else sides:
         tokens = rows * texts * length
         total += (2.0 * (1 + backward) * matrices + 2.0 * learned + 6.0 * low_rank) * tokens
         total += 4.0 * (1 + 2 * backward) * encoder.depth * encoder.width * length * tokens

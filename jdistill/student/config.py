@@ -15,7 +15,7 @@ from jdistill.student.pooling import Pooling
 from jdistill.student.stack import Remat
 
 Dtype = Literal["float32", "bfloat16"]
-Backbone = Literal["trained", "frozen"]
+Backbone = Literal["trained", "frozen", "cached"]
 
 
 class Prompts(Config):
@@ -57,7 +57,10 @@ class StudentConfig(Config):
     """From the student's to each teacher's space while training. `auto`: a linear one where the widths differ."""
     backbone: Backbone = "trained"
     """What training does to the encoder. `frozen`: nothing. Only what stands behind it learns, such as the head and
-    projections, and no activations of the encoder are kept."""
+    projections, and no activations of the encoder are kept. `cached`: nothing as well, and what the encoder makes of
+    every training text is computed once, before the first step, and kept on disk in the store, `width` numbers of
+    `dtype` for each token; a step then runs the head alone. A second run with the same encoder and texts finds them
+    there. Not with dropout, packing, folding, or losses that read earlier layers."""
     lora: LoraConfig | None = None
     """Train additions of low rank to matrices of the encoder, whose own weights are frozen; `{}` takes the defaults.
     What is loaded or exported has them merged, and is an ordinary model."""
@@ -82,6 +85,12 @@ class StudentConfig(Config):
             )
         if self.init is None and self.keep_layers is not None:
             raise ValueError("'keep_layers' chooses layers of 'init', which is missing. Set num_hidden_layers instead.")
+        if self.backbone == "cached" and (self.lora is not None or self.dropout):
+            changing = f"dropout={self.dropout}" if self.lora is None else "lora"
+            raise ValueError(
+                f"'backbone: cached' computes the encoder's hidden states once, but with {changing} they change from "
+                "step to step. Leave it out, or set backbone: frozen."
+            )
         return self
 
 
@@ -118,7 +127,7 @@ class Architecture(Config):
     @property
     def frozen(self) -> tuple[str, ...]:
         """Regular expressions of whole paths of parameters that training leaves as they are."""
-        return ("encoder/.*",) if self.backbone == "frozen" or self.lora is not None else ()
+        return ("encoder/.*",) if self.backbone != "trained" or self.lora is not None else ()
 
     @property
     def computing(self) -> Computing:

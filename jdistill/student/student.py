@@ -86,14 +86,31 @@ class Student:
 
         Args:
           params: as of `encode`.
-          tokens: `[n, l]` each.
-          layers: from 0, the embeddings, to `self.layers`.
+          tokens: `[n, l]` each. The encoder does not run where they hold its hidden states.
+          layers: from 0, the embeddings, to `self.layers`, which alone may be asked for with hidden states.
           dropout_key: as of `encode`.
         """
         rows, params = rows_of(tokens), merge_lora(self.config.lora, params)
-        encoder = nnx.merge(self._graph, params["encoder"])
-        hidden = encoder(rows, layers=tuple(layers), dropout_key=dropout_key)
+        if tokens.hidden is None:
+            hidden = self._encoder(params)(rows, layers=tuple(layers), dropout_key=dropout_key)
+        elif {*layers} == {self.layers} and tokens.packed is None:
+            hidden = {self.layers: tokens.hidden}
+        else:
+            raise ValueError(f"known hidden states are of padded rows and of the last layer, not of layers {layers}")
         return {layer: self._pooled(params, hidden[layer], rows) for layer in layers}
+
+    def hidden_states(self, params: PyTree[Array], tokens: Tokens) -> Float[Array, "n l d"]:
+        """The encoder's last hidden states, one vector per token, as `Tokens.hidden` holds them.
+
+        Args:
+          params: as of `encode`.
+          tokens: `[n, l]` each, not packed.
+        """
+        encoder = self._encoder(merge_lora(self.config.lora, params))
+        return encoder(rows_of(tokens), layers=(self.layers,))[self.layers]
+
+    def _encoder(self, params: PyTree[Array]) -> Any:
+        return nnx.merge(self._graph, params["encoder"])
 
     def _pooled(self, params: PyTree[Array], hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d"]:
         config = self.config

@@ -149,9 +149,9 @@ def encode_columns(
         key = keys if tokens.packed is None else keys[0]
         return student.encode_layers(params, tokens, layers, dropout_key=key)
 
-    documents = vectors(
-        Tokens(tokens.ids.reshape(n * c, length), tokens.mask.reshape(n * c, length), tokens.packed), document_keys
-    )
+    ids, mask = tokens.ids.reshape(n * c, length), tokens.mask.reshape(n * c, length)
+    hidden = None if tokens.hidden is None else tokens.hidden.reshape(n * c, length, -1)
+    documents = vectors(Tokens(ids, mask, tokens.packed, hidden), document_keys)
     queries = None if query_tokens is None else vectors(query_tokens, query_keys)
     return {
         layer: Columns(None if queries is None else queries[layer], documents[layer].reshape(n, c, -1))

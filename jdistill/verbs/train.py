@@ -1,6 +1,7 @@
 """`jdistill train`: store to run folder."""
 
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
 
@@ -9,10 +10,11 @@ from jdistill.config import UserError
 from jdistill.loader import Loader
 from jdistill.parallel import make_mesh, process_0_first
 from jdistill.recipe import Recipe
-from jdistill.store import Store, TeacherVectors, TokenTable, check_teacher, check_width, token_table
+from jdistill.store import HiddenTable, Store, TeacherVectors, TokenTable, check_teacher, check_width, token_table
 from jdistill.student import Student, make_student
 from jdistill.train import TrainResult
 from jdistill.train import train as train_student
+from jdistill.train.hidden_cache import check_something_learns, hidden_table
 from jdistill.verbs.evaluate import evaluate_params, make_evaluators
 
 LANES = 128
@@ -30,7 +32,7 @@ def train(recipe: Recipe) -> TrainResult:
     mesh = make_mesh(fsdp=recipe.train.fsdp)
     _check_packing(recipe.loader.packing, mesh.devices.flat[0].platform)
     with process_0_first():
-        loader = make_loader(recipe, store, student, pieces=mesh.size * recipe.train.microbatches)
+        loader = make_loader(recipe, store, student, params, pieces=mesh.size * recipe.train.microbatches)
     evaluators = make_evaluators(recipe, store)
     return train_student(
         recipe.train,
@@ -97,8 +99,20 @@ def _check_side_by_side(recipe: Recipe, student: Student) -> None:
             )
 
 
-def make_loader(recipe: Recipe, store: Store, student: Student, *, pieces: int = 1) -> Loader:
-    """Batches of the store's training rows, in the student's tokens; `pieces` are devices times microbatches."""
+def make_loader(recipe: Recipe, store: Store, student: Student, params: Any = None, *, pieces: int = 1) -> Loader:
+    """Batches of the store's training rows, in the student's tokens.
+
+    Args:
+      recipe: the run.
+      store: its texts and teachers.
+      student: whose tokenizer and prompts.
+      params: the student's; with them, batches carry the encoder's hidden states where `student.backbone` is cached,
+        which are computed now if they are not on disk. Without, they never do.
+      pieces: devices times microbatches.
+
+    Raises:
+      UserError: as Loader and `hidden_table` do, or if nothing of a student whose backbone is cached learns.
+    """
     rows = store.rows("train")
 
     def tokens(ids: Any, prompt: str) -> TokenTable:
@@ -106,16 +120,32 @@ def make_loader(recipe: Recipe, store: Store, student: Student, *, pieces: int =
             store.path, store.texts, tokenizer=student.tokenizer, prompt=prompt, max_length=student.max_length, ids=ids
         )
 
+    queries = None if rows.queries is None else tokens(rows.queries, student.prompts.query)
+    documents = tokens(rows.documents, student.prompts.document)
+    cached = params is not None and student.config.backbone == "cached"
     return Loader(
         recipe.loader,
         rows=rows,
-        queries=None if rows.queries is None else tokens(rows.queries, student.prompts.query),
-        documents=tokens(rows.documents, student.prompts.document),
+        queries=queries,
+        documents=documents,
         teachers=teachers_of(recipe, store),
         global_batch_size=recipe.train.global_batch_size,
         seed=recipe.seed,
         pieces=pieces,
+        hidden=_hidden_tables(recipe, store, student, params, queries, documents) if cached else None,
     )
+
+
+def _hidden_tables(
+    recipe: Recipe, store: Store, student: Student, params: Any, queries: TokenTable | None, documents: TokenTable
+) -> dict[Literal["query", "document"], HiddenTable]:
+    """The encoder's hidden states of every training text."""
+    check_something_learns(recipe.train, student, params, recipe.terms())
+    table = partial(hidden_table, store.path, student, params)
+    found: dict[Literal["query", "document"], HiddenTable] = {}
+    if queries is not None:
+        found["query"] = table(queries, title="hidden states of queries")
+    return {**found, "document": table(documents, title="hidden states of documents")}
 
 
 def teachers_of(recipe: Recipe, store: Store) -> dict[str, TeacherVectors]:

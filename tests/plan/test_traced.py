@@ -106,6 +106,16 @@ def test_what_is_frozen_is_not_differentiated(mesh, student, tolerance):
     assert model_flops(job, 64) < 0.72 * model_flops(trained, 64)
 
 
+def test_an_encoder_whose_hidden_states_are_cached_does_not_run(mesh):
+    terms = {"align": tiny_job().terms["align"]}
+    cached, frozen = (tiny_job({"backbone": backbone}, terms=terms) for backbone in ("cached", "frozen"))
+    flops = find_work(trace(cached, mesh, 64).jaxpr, "tpu").flops
+    # The projection alone is multiplied, but not for a derivative of its input, which nothing needs.
+    assert flops == pytest.approx(2 / 3 * model_flops(cached, 64), rel=0.02)
+    assert model_flops(cached, 64) < 0.05 * model_flops(frozen, 64)
+    assert batch_bytes(cached, 64) - batch_bytes(frozen, 64) == 64 * (16 + 32) * 256 * 2
+
+
 def test_microbatches_encode_once_more_and_keep_less(mesh):
     whole, pieces = (trace(tiny_job(microbatches=n), mesh, 2048).jaxpr for n in (1, 4))
     assert 1.2 < find_work(pieces, "tpu").flops / find_work(whole, "tpu").flops < 4 / 3

@@ -1,0 +1,212 @@
+"""Cache of hidden states: what an encoder that does not learn makes of every text's tokens, computed once.
+
+    hidden/KEY/shards/00000.npy    [t, d]: of the tokens of some texts, one text behind the other
+    hidden/KEY/shards/00000.json   texts, tokens and sha256 of the shard; written after it: it counts only with it
+    hidden/KEY/offsets.npy         int64 [N + 1]: text i has tokens offsets[i] to offsets[i + 1] - 1, counted through
+    hidden/KEY/firsts.npy          int64 [shards]: the first text of each shard
+    hidden/KEY/manifest.json       what KEY is the hash of; written last: then the cache is complete
+
+Numbers are of the type in which the encoder gave them, so that nothing is lost: float32, or bfloat16, which .npy does
+not know, as its bit pattern in uint16. KEY hashes the encoder, its weights and the token cache that it read.
+"""
+
+import hashlib
+import json
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Float, Int
+
+from jdistill.config import UserError
+from jdistill.store.files import load_json, open_array, remove_stale, save_array, save_json
+from jdistill.store.tokens import TokenTable
+from jdistill.store.vectors import shard_name
+
+SHARD_BYTES = 128 * 2**20
+"""About so large a shard is: what a killed process loses at most."""
+FORMAT = 1
+
+_LAID_OUT = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
+
+
+class HiddenTable:
+    """The hidden states of all texts that a token cache holds, memory-mapped. Cheap to send to another process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        manifest = load_json(folder / "manifest.json")
+        self.dtype: str = manifest["dtype"]
+        """Stored type: float32 or bfloat16."""
+        self.width: int = manifest["width"]
+        self._offsets = open_array(folder / "offsets.npy")
+        self._firsts = open_array(folder / "firsts.npy")
+        self._shard = lru_cache(maxsize=None)(self._open_shard)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for tables that hold the same hidden states."""
+        return self.folder.name
+
+    def pad(self, ids: Int[np.ndarray, "*shape"], length: int) -> Float[np.ndarray, "*shape length d"]:
+        """The hidden states of these texts, in their stored type, filled up to `length` with zeros.
+
+        Raises:
+          ValueError: if a text has more than `length` tokens.
+        """
+        ids = np.asarray(ids)
+        texts = ids.reshape(-1)
+        starts, ends = self._offsets[texts], self._offsets[texts + 1]
+        lengths = ends - starts
+        if lengths.max(initial=0) > length:
+            raise ValueError(f"a text of {lengths.max()} tokens does not fit into {length}")
+        padded = np.zeros((len(texts), length, self.width), _LAID_OUT[self.dtype])
+        shards = np.searchsorted(self._firsts, texts, side="right") - 1
+        for i in np.flatnonzero(lengths).tolist():
+            shard = int(shards[i])
+            start = starts[i] - self._offsets[self._firsts[shard]]
+            padded[i, : lengths[i]] = self._shard(shard)[start : start + lengths[i]]
+        padded = padded.view(ml_dtypes.bfloat16) if self.dtype == "bfloat16" else padded
+        return padded.reshape(*ids.shape, length, self.width)
+
+    def _open_shard(self, shard: int) -> np.ndarray:
+        path = self.folder / "shards" / f"{shard_name(shard)}.npy"
+        values = open_array(path)
+        end = self._firsts[shard + 1] if shard + 1 < len(self._firsts) else -1
+        expected = (int(self._offsets[end] - self._offsets[self._firsts[shard]]), self.width)
+        if values.shape != expected or values.dtype != _LAID_OUT[self.dtype]:
+            raise UserError(
+                f"{path}: is {values.dtype} {list(values.shape)}, expected {_LAID_OUT[self.dtype]} {list(expected)}. "
+                f"Delete {self.folder}; the next run makes it anew."
+            )
+        return values
+
+    def __reduce__(self) -> tuple[Any, ...]:  # another process opens the files itself
+        return HiddenTable, (self.folder,)
+
+
+class HiddenWriter:
+    """The hidden states of all texts of a token cache in the making: killed at any moment, the next one goes on.
+
+    Args:
+      store_path: folder of the store.
+      tokens: what the encoder reads.
+      encoder: hash of all that decides what the encoder makes of tokens.
+      width: numbers per token.
+      dtype: float32 or bfloat16.
+      shard_bytes: about so large a shard is; part of the key, since it says where shards begin.
+    """
+
+    def __init__(
+        self,
+        store_path: str | Path,
+        tokens: TokenTable,
+        *,
+        encoder: str,
+        width: int,
+        dtype: str,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        self._identity = {
+            "format": FORMAT,
+            "tokens": tokens.folder.name,
+            "encoder": encoder,
+            "width": width,
+            "dtype": dtype,
+            "shard_bytes": shard_bytes,
+        }
+        key = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:16]
+        self.folder = Path(store_path) / "hidden" / key
+        self.dtype = dtype
+        self.width = width
+        self._lengths = tokens.lengths
+        self._offsets = np.concatenate([[0], np.cumsum(tokens.lengths, dtype=np.int64)])
+        used = np.flatnonzero(tokens.lengths)
+        tokens_per_shard = max(1, shard_bytes // (width * _LAID_OUT[dtype].itemsize))
+        begins = np.diff(self._offsets[used] // tokens_per_shard, prepend=-1) > 0
+        self._shards = np.split(used, np.flatnonzero(begins)[1:])
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return (self.folder / "manifest.json").is_file()
+
+    @property
+    def bytes_missing(self) -> int:
+        """Size of the shards that are not written yet."""
+        tokens = sum(int(self._lengths[self.texts(shard)].sum()) for shard in self.missing())
+        return tokens * self.width * _LAID_OUT[self.dtype].itemsize
+
+    def missing(self) -> list[int]:
+        """Shards that are not written yet, ascending."""
+        return [shard for shard in range(len(self._shards)) if not self._path(shard).with_suffix(".json").is_file()]
+
+    def texts(self, shard: int) -> Int[np.ndarray, " t"]:
+        """Numbers of the texts of one shard, ascending."""
+        return self._shards[shard]
+
+    @property
+    def text_count(self) -> int:
+        """Texts of all shards."""
+        return sum(map(len, self._shards))
+
+    def begin(self) -> None:
+        """Make the folder, and delete what a killed process left half written.
+
+        Raises:
+          UserError: if the disk has no room for what is missing.
+        """
+        (self.folder / "shards").mkdir(parents=True, exist_ok=True)
+        remove_stale(self.folder)
+        missing, free = self.bytes_missing, shutil.disk_usage(self.folder).free
+        if missing > free:
+            raise UserError(
+                f"{self.folder}: the hidden states of {self.text_count:,} texts take {missing / 1e9:.1f} GB more, but "
+                f"the disk has {free / 1e9:.1f} GB left. Make room, lower student.max_length, or set student.backbone "
+                "to frozen, which stores nothing."
+            )
+
+    def write(self, shard: int, hidden: Float[np.ndarray, "t d"]) -> None:
+        """Write one shard: durable and whole, or not at all.
+
+        Args:
+          shard: its number.
+          hidden: in the stored type, of the tokens of `texts(shard)`, one text behind the other.
+
+        Raises:
+          ValueError: if there are more or fewer.
+          UserError: if one is not finite.
+        """
+        texts = self.texts(shard)
+        expected = (int(self._lengths[texts].sum()), self.width)
+        if hidden.shape != expected:
+            raise ValueError(f"shard {shard} needs hidden states {expected}, not {hidden.shape}")
+        if not np.isfinite(hidden).all():
+            raise UserError(
+                f"student: the encoder's hidden states of texts {texts[0]} to {texts[-1]} of the store hold NaN or "
+                "infinity. Check the weights of student.init, or set student.dtype to float32."
+            )
+        stored = hidden.view(np.uint16) if self.dtype == "bfloat16" else hidden
+        digest = save_array(self._path(shard).with_suffix(".npy"), stored)
+        sidecar = {"texts": len(texts), "tokens": len(hidden), "sha256": digest}
+        save_json(self._path(shard).with_suffix(".json"), sidecar)
+
+    def finish(self) -> HiddenTable:
+        """The complete cache.
+
+        Raises:
+          ValueError: if a shard is missing.
+        """
+        if not self.complete:
+            if missing := self.missing():
+                raise ValueError(f"{len(missing)} shards are missing, the first is {missing[0]}")
+            save_array(self.folder / "offsets.npy", self._offsets)
+            save_array(self.folder / "firsts.npy", np.array([texts[0] for texts in self._shards], np.int64))
+            save_json(self.folder / "manifest.json", self._identity)
+        return HiddenTable(self.folder)
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / "shards" / shard_name(shard)

@@ -1,0 +1,137 @@
+"""`student.backbone: cached`: what the encoder makes of every training text, computed once before the first step."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PyTree
+
+from jdistill.losses import LossConfig
+from jdistill.model import static_length
+from jdistill.parallel import in_microbatches, make_mesh, replicated
+from jdistill.store import HiddenTable, HiddenWriter, TokenTable
+from jdistill.store.progress import Progress
+from jdistill.student import Student
+from jdistill.train.config import TrainConfig
+from jdistill.train.groups import frozen_paths
+from jdistill.train.optimizer import AdamW
+from jdistill.train.state import make_state
+from jdistill.types import Tokens
+
+TOKENS = 8192
+"""About so many are encoded at once on each device."""
+
+
+def check_something_learns(
+    config: TrainConfig, student: Student, params: PyTree[Array], terms: Mapping[str, LossConfig]
+) -> None:
+    """Refuse a run that would train nothing, before hours go into its hidden states.
+
+    Raises:
+      UserError: as `make_state` does when the run begins.
+    """
+    optimizer = AdamW(config.optimizer, 1, frozen=frozen_paths(student))
+    jax.eval_shape(lambda params: make_state(params, terms, optimizer), params)
+
+
+def hidden_table(
+    store_path: str | Path, student: Student, params: PyTree[Array], tokens: TokenTable, *, title: str
+) -> HiddenTable:
+    """The encoder's last hidden states of all texts of a token cache, from the cache on disk or computed now.
+
+    Computed on all devices of this process, on texts sorted by length, so that few programs are compiled and little is
+    padding. What a killed process has computed is kept.
+
+    Args:
+      store_path: folder of the store.
+      student: whose encoder.
+      params: the student's; nothing but `params["encoder"]` is used.
+      tokens: of the texts.
+      title: what is computed, for the progress bar.
+
+    Raises:
+      UserError: if the disk has no room, or a hidden state is not finite.
+    """
+    encoder: dict[str, Any] = {"encoder": params["encoder"]}
+    form = jax.eval_shape(student.hidden_states, encoder, _form())
+    writer = HiddenWriter(
+        store_path,
+        tokens,
+        encoder=fingerprint(student, encoder),
+        width=form.shape[-1],
+        dtype=jnp.dtype(form.dtype).name,
+    )
+    if writer.complete:
+        return writer.finish()
+    writer.begin()
+    mesh = make_mesh(jax.local_devices())
+    encoder = jax.device_put(encoder, replicated(mesh))
+    missing = writer.missing()
+    done = writer.text_count - sum(len(writer.texts(shard)) for shard in missing)
+    with Progress(title, writer.text_count, done=done) as progress:
+        for shard in missing:
+            ids = writer.texts(shard)
+            hidden = np.empty((int(tokens.lengths[ids].sum()), writer.width), form.dtype)
+            starts = np.cumsum(tokens.lengths[ids]) - tokens.lengths[ids]
+            for texts, padded in _encoded(student, encoder, tokens, ids, mesh):
+                for text, values in zip(texts.tolist(), padded, strict=False):
+                    length = tokens.lengths[ids[text]]
+                    hidden[starts[text] : starts[text] + length] = values[:length]
+                progress.advance(len(texts))
+            writer.write(shard, hidden)
+    return writer.finish()
+
+
+def fingerprint(student: Student, params: Mapping[str, Any]) -> str:
+    """sha256 of what decides the encoder's hidden states of given tokens: architecture, weights, and computing type."""
+    config = student.config
+    settings = {"encoder": config.encoder.model_dump(mode="json"), "dtype": config.dtype}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for path, x in jax.tree.leaves_with_path(params["encoder"]):
+        values = np.asarray(x)
+        digest.update(f"{jax.tree_util.keystr(path)} {values.shape} {values.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def _encoded(
+    student: Student, params: PyTree[Array], tokens: TokenTable, ids: Int[np.ndarray, " t"], mesh: Mesh
+) -> Iterator[tuple[Int[np.ndarray, " k"], Float[np.ndarray, "r l d"]]]:
+    """Some of the texts `ids`, as places in them, with their padded hidden states; rows beyond them fill up."""
+    order = np.argsort(-tokens.lengths[ids], kind="stable")
+    most = 1 << max(len(ids) - 1, 0).bit_length()
+    waiting: tuple[np.ndarray, Array] | None = None
+    start = 0
+    while start < len(order):
+        length = static_length(int(tokens.lengths[ids[order[start]]]), fine=True)
+        # A power of two that follows from the length, so that each length is one program.
+        each = min(1 << (max(TOKENS // length, 1).bit_length() - 1), -(-most // mesh.size))
+        rows = each * mesh.size
+        texts = order[start : start + rows]
+        start += rows
+        filled = np.concatenate([texts, np.repeat(texts[:1], rows - len(texts))])
+        result = _hidden(student, mesh, params, Tokens(*map(jnp.asarray, tokens.pad(ids[filled], length))))
+        if waiting is not None:  # the devices work on `result` meanwhile
+            yield waiting[0], np.asarray(waiting[1])
+        waiting = (texts, result)
+    if waiting is not None:
+        yield waiting[0], np.asarray(waiting[1])
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _hidden(student: Student, mesh: Mesh, params: PyTree[Array], tokens: Tokens) -> Float[Array, "n l d"]:
+    def encode(params: PyTree[Array], tokens: Tokens, _: Array) -> Float[Array, "n l d"]:
+        return student.hidden_states(params, tokens)
+
+    return in_microbatches(encode, params, tokens, jax.random.key(0), count=1, mesh=mesh)
+
+
+def _form() -> Any:
+    return Tokens(*(jax.ShapeDtypeStruct((1, 8), dtype) for dtype in (jnp.int32, jnp.bool_)))  # pyright: ignore[reportArgumentType]
