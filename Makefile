@@ -41,8 +41,9 @@ types: venv
 contracts: venv
 	$(BIN)/lint-imports
 
-parity: venv  ## the table of every loss against its reference
+parity: venv  ## the tables of every loss, encoder and head against its reference
 	$(BIN)/python -m tests.losses.parity
+	$(BIN)/python -m tests.student.parity
 
 format: venv  ## sort imports and format
 	$(BIN)/ruff check --fix .
