@@ -74,8 +74,8 @@ class StudentConfig(Config):
     remat: Remat = "none"
     """What the backward pass computes again to save memory: `products` keeps what matrix products give, `everything`
     keeps each layer's input. More `train.microbatches` save as much and are faster as a rule."""
-    scan_layers: bool | None = None
-    """Compile one of the layers that repeat instead of all. Left out: from 16 layers on."""
+    scan_layers: bool = False
+    """Compile one of the layers that repeat instead of all. Compiles little faster, and needs more memory."""
 
     @model_validator(mode="after")
     def _has_a_beginning(self) -> "StudentConfig":
@@ -117,8 +117,8 @@ class Architecture(Config):
     """How attention is computed."""
     remat: Remat = "none"
     """What the backward pass computes again."""
-    scan_layers: bool | None = None
-    """Whether layers that repeat are scanned; None decides by depth."""
+    scan_layers: bool = False
+    """Whether layers that repeat are scanned."""
     backbone: Backbone = "trained"
     """What training does to the encoder."""
     lora: LoraConfig | None = None

@@ -1,7 +1,8 @@
 """Running an encoder's layers one after the other: unrolled or scanned, with or without rematerialisation.
 
 None of it changes a result. Unrolled is the faster program; a scan compiles one turn of a deep encoder's pattern of
-layers instead of every layer. Rematerialisation keeps less for the backward pass and computes it again there.
+layers instead of every layer, for which it has to lay their parameters together first (docs/performance.md).
+Rematerialisation keeps less for the backward pass and computes it again there.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +15,6 @@ from jaxtyping import Array, Float
 
 Remat = Literal["none", "products", "everything"]
 """What the backward pass computes again: nothing; all but matrix products; all of a layer but its input."""
-
-SCANNED_FROM = 16
-"""Depth from which layers are scanned where nothing else is said: the compilation of fewer is quick anyway."""
 
 _POLICIES: dict[Remat, Any] = {
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -43,7 +41,7 @@ def run_layers(
     *,
     wanted: Sequence[int],
     remat: Remat = "none",
-    scan: bool | None = None,
+    scan: bool = False,
 ) -> dict[int, Float[Array, "n l d"]]:
     """The hidden states after each of `wanted` layers.
 
@@ -54,8 +52,7 @@ def run_layers(
       keys: of each layer, for dropout; all None without.
       wanted: numbers of layers done, from 0 to `len(layers)`.
       remat: what is computed again in the backward pass.
-      scan: scan repeating layers; by default from SCANNED_FROM layers on. Where an earlier layer is wanted, they are
-        unrolled in any case.
+      scan: scan repeating layers. Where an earlier layer is wanted, they are unrolled in any case.
     """
     parts = [nnx.split(layer) for layer in layers]
 
@@ -66,7 +63,6 @@ def run_layers(
         run = jax.checkpoint(run, policy=_POLICIES[remat], static_argnums=0)
 
     depth, done = max(wanted), {0: hidden}
-    scan = depth >= SCANNED_FROM if scan is None else scan
     graphs = [graph for graph, _ in parts[:depth]]
     pattern = find_pattern([graphs.index(graph) for graph in graphs]) if scan and {*wanted} == {depth} else None
     number = 0

@@ -29,8 +29,8 @@ class Computing:
     """By which kernel."""
     remat: Remat = "none"
     """What the backward pass computes again."""
-    scan: bool | None = None
-    """Whether repeating layers are scanned; None decides by depth."""
+    scan: bool = False
+    """Whether repeating layers are scanned."""
 
 
 class Module(Protocol):

@@ -2,12 +2,15 @@
 
 import json
 
+import jax
 import pytest
 
 from jdistill.config import UserError, parse
 from jdistill.recipe import Recipe
-from jdistill.student import StudentConfig
+from jdistill.student import StudentConfig, make_student
 from jdistill.student.encoders import MODEL_TYPES, BertConfig
+from jdistill.student.student import load_architecture, save_architecture
+from tests.tiny import VOCABULARY, tiny_bert_folder
 
 
 def student(**encoder):
@@ -50,3 +53,18 @@ def test_every_size_is_a_valid_encoder(architecture, name):
     config = architecture(size=name)
     assert {field: getattr(config, field) for field in architecture.sizes[name]} == architecture.sizes[name]
     assert config.width == architecture.sizes[name]["hidden_size"]
+
+
+def test_a_random_student_by_name(tmp_path):
+    encoder = {"kind": "modernbert", "size": "ettin-17m", "num_hidden_layers": 2}
+    config = parse(
+        StudentConfig, {"encoder": encoder, "tokenizer": str(tiny_bert_folder(tmp_path))}, where="command line"
+    )
+    student, params = make_student(config, teacher_widths={}, key=jax.random.key(0))
+    assert student.width == 256
+    assert student.config.encoder.vocab_size == len(VOCABULARY) == params["encoder"]["embeddings"]["words"].shape[0]
+    assert params["encoder"]["layers"]["1"]["up"]["kernel"].shape == (256, 384)
+    assert set(params["encoder"]["layers"]) == {"0", "1"}
+    student.tokenizer.save(tmp_path / "run")
+    save_architecture(student, tmp_path / "run")
+    assert load_architecture(tmp_path / "run").config == student.config
