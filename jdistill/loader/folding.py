@@ -45,7 +45,7 @@ def plan_folded(
     Args:
       lengths: tokens of each row.
       texts: texts of rows that may not meet in a batch; empty where duplicates are allowed.
-      shapes: what folds are padded to, cheapest first; one is added for folds that none of them holds.
+      shapes: what folds are padded to, cheapest first; the last is made larger if some fold needs it.
       multiples: padded lengths are multiples of these.
       order: a permutation of all rows.
       batch_rows: rows per batch, an even number.
@@ -56,7 +56,7 @@ def plan_folded(
     if queries.max() > shapes[-1, 0] or documents.max() > shapes[-1, 1]:
         sides = (queries, multiples.query), (documents, multiples.document)
         longest = [round_up(side, multiple).max() if side.any() else 0 for side, multiple in sides]
-        shapes = np.concatenate([shapes, np.maximum(shapes.max(axis=0), longest)[None].astype(np.int32)])
+        shapes = np.concatenate([shapes[:-1], np.maximum(shapes[-1:], longest).astype(np.int32)])
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     plan = plan_epoch(
