@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 from tqdm import tqdm
 
 from jdistill.config import UserError
+from jdistill.quantization import Precision, quantize
 from jdistill.student import Student, load_architecture
 from jdistill.student.config import Dtype
 from jdistill.student.hf_folder import locate, read_folder
@@ -57,9 +58,11 @@ class Model:
         prompt_name: str | None = None,
         prompt: str | None = None,
         truncate_dim: int | None = None,
+        precision: Precision = "float32",
+        ranges: Float[np.ndarray, "2 d"] | None = None,
         progress: bool = False,
-    ) -> Float[np.ndarray, "n d"]:
-        """One float32 vector per text, in the order of the texts; of unit length where the model normalises.
+    ) -> Shaped[np.ndarray, "n d"]:
+        """One vector per text, in the order of the texts; of unit length where the model normalises.
 
         Texts are sorted by length and padded to one of a fixed series of lengths, so that only a few programs are ever
         compiled. The first call with texts of a new length takes seconds longer than the next.
@@ -70,9 +73,12 @@ class Model:
           prompt_name: which of `prompts` to put in front of each text.
           prompt: put this in front instead.
           truncate_dim: keep this many leading numbers, at unit length again where the model normalises.
+          precision: of the numbers: float32, bytes or bits, see `jdistill.quantize`.
+          ranges: lowest and highest value of each dimension, `[2, d]`, for bytes; by default those of these vectors.
           progress: show a progress bar.
         Raises:
-          UserError: if there is no prompt of that name, `texts` is one string, or a number is out of range.
+          UserError: if there is no prompt of that name, `texts` is one string, a number is out of range, or bytes are
+            asked for of one text without ranges.
         """
         if isinstance(texts, str):
             raise UserError("encode: texts is one string; give a list of strings, such as ['some text'].")
@@ -95,7 +101,7 @@ class Model:
                 _keep(vectors, waiting, bar)  # the device works on `result` meanwhile
                 waiting = (rows, result)
             _keep(vectors, waiting, bar)
-        return _truncate(vectors, width, self.student.normalizes)
+        return quantize(_truncate(vectors, width, self.student.normalizes), precision, ranges)
 
     def _prompt(self, name: str | None, prompt: str | None) -> str:
         if prompt is not None:

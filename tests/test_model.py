@@ -50,6 +50,18 @@ def test_prompts(bert, model, options):
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
+def test_fewer_bits(bert, model, precision):
+    ranges = jdistill.value_ranges(model.encode(TEXTS))
+    expected = pytest.importorskip("sentence_transformers.util").quantize_embeddings(
+        model.encode(TEXTS, truncate_dim=16), precision, ranges=ranges[:, :16]
+    )
+    found = model.encode(TEXTS, truncate_dim=16, precision=precision, ranges=ranges[:, :16])
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parity
 @pytest.mark.parametrize("normalize", [False, True])
 def test_static_embedding(tmp_path, normalize):
     folder = tiny_static_folder(tmp_path, normalize=normalize)
