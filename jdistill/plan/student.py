@@ -19,8 +19,12 @@ from jdistill.student.encoders import MODEL_TYPES, Encoder, StaticConfig
 from jdistill.student.head import head_width, init_head
 from jdistill.student.lora import make_lora
 from jdistill.student.pooling import pooled_width
+from jdistill.student.pruning.config import Cuts
+from jdistill.student.pruning.layers import kept_layers
+from jdistill.student.pruning.sizes import cut_encoder
 from jdistill.student.student import encoder_shapes
 from jdistill.student.tail import chosen_head, chosen_pooling, pooling_params, projected
+from jdistill.student.tokenizer import Tokenizer
 
 MAX_LENGTH = 512
 """Tokens of a text where neither the configuration nor the encoder names a limit."""
@@ -48,9 +52,14 @@ def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) ->
       UserError: if the sizes of the student are not to be had.
     """
     if config.init is not None and Path(config.init).is_dir():
-        student, params = make_student(config, teacher_widths=teacher_widths, key=jax.random.key(0))
-        return PlannedStudent(student, jax.tree.map(_shape, params), [])
+        whole = config.model_copy(update=dict.fromkeys(Cuts._fields))
+        student, params = make_student(whole, teacher_widths=teacher_widths, key=jax.random.key(0))
+        if not config.cuts.any:
+            return PlannedStudent(student, jax.tree.map(_shape, params), [])
+        architecture, assumed = _cut(config, student.config)
+        return _planned(config, architecture, teacher_widths, student.tokenizer, assumed)
     encoder, assumed = _encoder(config)
+    encoder, cut = _smaller(config, encoder)
     pooling = chosen_pooling(config, encoder, None, ())
     architecture = Architecture(
         encoder=encoder,
@@ -67,6 +76,18 @@ def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) ->
         backbone=config.backbone,
         lora=config.lora,
     )
+    return _planned(config, architecture, teacher_widths, None, assumed + cut)
+
+
+def _planned(
+    config: StudentConfig,
+    architecture: Architecture,
+    teacher_widths: Mapping[str, int],
+    tokenizer: Tokenizer | None,
+    assumed: list[str],
+) -> PlannedStudent:
+    """The shapes that belong to an architecture."""
+    encoder, pooling = architecture.encoder, architecture.pooling
     pooled = pooled_width(pooling, encoder)
     width = head_width(architecture.head, pooled)
     chosen = projected(config, width, pooling, teacher_widths)
@@ -89,7 +110,28 @@ def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) ->
             }
             for teacher, wide in chosen.items()
         }
-    return PlannedStudent(Student(architecture, cast(Any, None)), params, assumed)
+    return PlannedStudent(Student(architecture, cast(Any, tokenizer)), params, assumed)
+
+
+def _cut(config: StudentConfig, whole: Architecture) -> tuple[Architecture, list[str]]:
+    """The architecture of the model with the sizes that are left, and what is assumed about them."""
+    encoder, assumed = _smaller(config, whole.encoder)
+    changes: dict[str, Any] = {"encoder": encoder}
+    if config.head is not None:
+        changes["head"] = chosen_head(config, encoder, whole.pooling, None)
+    return whole.model_copy(update=changes), assumed
+
+
+def _smaller(config: StudentConfig, encoder: Encoder) -> tuple[Encoder, list[str]]:
+    vocabulary = config.vocabulary
+    assumed = []
+    if vocabulary is not None:
+        assumed.append("texts have as many tokens as in the whole vocabulary")
+    if vocabulary is not None and vocabulary.size is None:
+        assumed.append(
+            f"all {encoder.vocab_size:,} tokens stay; how many occur {vocabulary.min_count} times is not known"
+        )
+    return cast(Encoder, cut_encoder(encoder, config.cuts)), assumed
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:
@@ -109,7 +151,7 @@ def _encoder(config: StudentConfig) -> tuple[Encoder, list[str]]:
         table = StaticConfig(vocab_size=encoder.vocab_size, hidden_size=encoder.width)
         return table, [f"the table has the sizes of the word embeddings of {config.init}"]
     if config.keep_layers is not None and encoder.depth:
-        encoder = cast(Encoder, encoder.with_layers(config.keep_layers))
+        encoder = cast(Encoder, encoder.with_layers(kept_layers(config.keep_layers, encoder.depth)))
     head = "mean pooling and unit length unless the configuration says otherwise"
     return encoder, [f"of {config.init} only config.json was read: {head}"]
 

@@ -2,12 +2,15 @@
 
 from jdistill.student.config import Architecture, Prompts, StudentConfig
 from jdistill.student.init import make_student
+from jdistill.student.pruning.corpus import Corpus, Side
 from jdistill.student.student import Student, load_architecture, save_architecture, to_hf_tensors
 from jdistill.student.tokenizer import Tokenizer
 
 __all__ = [
     "Architecture",
+    "Corpus",
     "Prompts",
+    "Side",
     "Student",
     "StudentConfig",
     "Tokenizer",

@@ -12,6 +12,7 @@ from jdistill.student.encoders.base import Computing
 from jdistill.student.head import HeadModule
 from jdistill.student.lora import LoraConfig
 from jdistill.student.pooling import Pooling
+from jdistill.student.pruning.config import Cuts, Vocabulary, Width
 from jdistill.student.stack import Remat
 
 Dtype = Literal["float32", "bfloat16"]
@@ -34,8 +35,17 @@ class StudentConfig(Config):
     """Folder or Hugging Face id of the model to start from: weights, tokenizer, and whatever is left out below."""
     revision: str | None = None
     """Branch, tag or commit of `init` on the hub."""
-    keep_layers: list[Annotated[int, Field(ge=0)]] | None = None
-    """Layers of `init` to keep, counted from 0, in the order they are to run in; left out: all."""
+    keep_layers: list[Annotated[int, Field(ge=0)]] | Annotated[int, Field(ge=1)] | None = None
+    """Layers of `init` to keep, counted from 0, in the order they are to run in; or how many, evenly spaced with the
+    first and the last among them: 3 of 6 are 0, 2, 5. Left out: all."""
+    width: Width | None = None
+    """A narrower vector per token, such as `{to: 256}`. Left out: as in `init`."""
+    heads: int | None = Field(default=None, ge=1)
+    """Attention heads to keep in each layer, those that add most to its output. Left out: all that fit the width."""
+    intermediate: int | None = Field(default=None, ge=1)
+    """Neurons to keep in the feed-forward part of each layer, those that add most to its output. Left out: all."""
+    vocabulary: Vocabulary | None = None
+    """A smaller vocabulary, such as `{size: 8000}`, with the tokenizer rebuilt to match. Left out: as in `init`."""
     encoder: Encoder | None = None
     """The architecture. May be left out with `init`; `kind: static` makes its word embeddings the student's table."""
     tokenizer: str | None = None
@@ -85,6 +95,16 @@ class StudentConfig(Config):
             )
         if self.init is None and self.keep_layers is not None:
             raise ValueError("'keep_layers' chooses layers of 'init', which is missing. Set num_hidden_layers instead.")
+        cut = [name for name in Cuts._fields if getattr(self, name) is not None]
+        if self.init is None and cut:
+            raise ValueError(
+                f"'{cut[0]}' makes 'init' smaller, which is missing. Set sizes under 'encoder' instead, or give a "
+                "smaller 'tokenizer'."
+            )
+        if self.vocabulary is not None and self.tokenizer is not None:
+            raise ValueError(
+                "'vocabulary' rebuilds the tokenizer of 'init', but 'tokenizer' is another. Drop one of them."
+            )
         if self.backbone == "cached" and (self.lora is not None or self.dropout):
             changing = f"dropout={self.dropout}" if self.lora is None else "lora"
             raise ValueError(
@@ -92,6 +112,11 @@ class StudentConfig(Config):
                 "step to step. Leave it out, or set backbone: frozen."
             )
         return self
+
+    @property
+    def cuts(self) -> Cuts:
+        """What is made smaller by looking at training texts."""
+        return Cuts(self.width, self.heads, self.intermediate, self.vocabulary)
 
 
 class Architecture(Config):

@@ -1,7 +1,7 @@
 """Making a student: from a trained model's folder, or at random. Everything that can be refused is refused first."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array
@@ -15,6 +15,11 @@ from jdistill.student.hf_folder import Pretrained, locate, read_folder
 from jdistill.student.lora import make_lora
 from jdistill.student.pooling import Pooling, pooled_width
 from jdistill.student.projection import make_projection
+from jdistill.student.pruning.behind import check_behind, check_head, tokens_behind
+from jdistill.student.pruning.corpus import Corpus
+from jdistill.student.pruning.layers import kept_layers
+from jdistill.student.pruning.prune import Pruned, prune
+from jdistill.student.pruning.report import parameters_of
 from jdistill.student.student import Student, encoder_shapes, random_encoder
 from jdistill.student.tail import chosen_head, chosen_pooling, head_params, pooling_params, projected
 from jdistill.student.tokenizer import Tokenizer
@@ -25,28 +30,54 @@ HOW = ("dropout", "dtype", "attention", "remat", "scan_layers", "backbone", "lor
 """Fields of a configuration that are its architecture's, unchanged."""
 
 
-def make_student(config: StudentConfig, *, teacher_widths: Mapping[str, int], key: Array) -> tuple[Student, Params]:
+class _Begun(NamedTuple):
+    """A student before what stands behind its encoder has parameters."""
+
+    student: Student
+    encoder: Params
+    said: str
+    """How it was made."""
+    pruned: Pruned | None = None
+    """What was cut, if something was."""
+
+
+def make_student(
+    config: StudentConfig,
+    *,
+    teacher_widths: Mapping[str, int],
+    key: Array,
+    corpus: Corpus | None = None,
+    say: Callable[[str], None] | None = None,
+) -> tuple[Student, Params]:
     """The student that a configuration describes, and its initial parameters.
 
     Args:
       config: the `student:` section.
       teacher_widths: teacher -> width of its vectors, for every teacher that may need a projection.
       key: decides every random initial value.
+      corpus: the training texts, to which a narrower width, fewer heads or neurons and a smaller vocabulary are fitted.
+      say: is told in a line what the student was made of, and how many parameters it has.
     Returns:
       The student, and `{"encoder": ..., "lora": ..., "pooling": ..., "head": {index: ...}, "projection": {teacher:
       {"kernel", "bias"}}}` in float32, where all but `encoder` are there only if there is something in them.
     Raises:
       UserError: if the configuration does not fit the model it starts from.
+      ValueError: if there is no corpus, but something is to be fitted to it.
     """
     encoder_key, projection_key = jax.random.split(key)
     found = None if config.init is None else read_folder(locate(config.init, revision=config.revision))
-    student, encoder = _random(config, encoder_key) if found is None else _initialised(config, found)
-    architecture = student.config
+    begun = _random(config, encoder_key) if found is None else _initialised(config, found, corpus)
+    student, architecture = begun.student, begun.student.config
     chosen = projected(config, student.width, architecture.pooling, teacher_widths)
     pooling = pooling_params(architecture.pooling, architecture.encoder, found, jax.random.fold_in(key, 2))
     pooled = pooled_width(architecture.pooling, architecture.encoder)
     head = head_params(config, architecture.head, found, pooled, jax.random.fold_in(key, 4))
-    params = _params(encoder, pooling, head)
+    if begun.pruned is not None:
+        pooling = tokens_behind(pooling, begun.pruned.tokens)
+        check_behind(architecture.pooling, pooling, architecture.encoder, where=config.init or "")
+    params = _params(begun.encoder, pooling, head)
+    if say is not None:
+        say(f"{begun.said}: {parameters_of(params)}")
     if config.lora is not None:
         params["lora"] = make_lora(config.lora, params["encoder"], jax.random.fold_in(key, 3))
     if chosen:
@@ -70,12 +101,21 @@ def from_pretrained(found: Pretrained, *, dtype: Dtype = "float32") -> tuple[Stu
     return student, _params(_encoder_params(found, student.config), pooling, found.head_params)
 
 
-def _initialised(config: StudentConfig, found: Pretrained) -> tuple[Student, Params]:
+def _initialised(config: StudentConfig, found: Pretrained, corpus: Corpus | None) -> _Begun:
     loaded = _encoder_params(
         found, _architecture(found, found.encoder, found.pooling, [], config.prompts, how=_how(config))
     )
-    encoder, loaded = _chosen(config, found, loaded)
+    whole = parameters_of({"encoder": loaded})
+    encoder, loaded, kept = _chosen(config, found, loaded)
     tokenizer = _own_tokenizer(config, encoder) or found.tokenizer.with_special_tokens(encoder.special_tokens)
+    pruned = None
+    if config.cuts.any:
+        check_head(config, found)
+        length = config.max_length or (found.max_length if encoder.kind == found.encoder.kind else None)
+        pruned = prune(
+            config.cuts, encoder, loaded, tokenizer, max_length=length, corpus=corpus, where=config.init or ""
+        )
+        encoder, loaded, tokenizer, kept = pruned.encoder, pruned.params, pruned.tokenizer, [*kept, *pruned.kept]
     pooling = chosen_pooling(config, encoder, found, tokenizer.special_ids)
     architecture = _architecture(
         found,
@@ -87,10 +127,11 @@ def _initialised(config: StudentConfig, found: Pretrained) -> tuple[Student, Par
         how=_how(config),
     )
     _check(architecture, tokenizer)
-    return Student(architecture, tokenizer), loaded
+    said = f"{config.init} of {whole} -> {', '.join(kept)}" if kept else f"{config.init}"
+    return _Begun(Student(architecture, tokenizer), loaded, said, pruned)
 
 
-def _random(config: StudentConfig, key: Array) -> tuple[Student, Params]:
+def _random(config: StudentConfig, key: Array) -> _Begun:
     if config.encoder is None or config.tokenizer is None:
         raise ValueError("StudentConfig lets no student through without init, encoder and tokenizer")
     tokenizer = _own_tokenizer(config, config.encoder)
@@ -110,23 +151,26 @@ def _random(config: StudentConfig, key: Array) -> tuple[Student, Params]:
         **_how(config),
     )
     _check(architecture, tokenizer)
-    return Student(architecture, tokenizer), random_encoder(architecture, key)
+    return _Begun(Student(architecture, tokenizer), random_encoder(architecture, key), f"random {encoder.kind}")
 
 
-def _chosen(config: StudentConfig, found: Pretrained, loaded: Params) -> tuple[EncoderConfig, Params]:
-    """The encoder that the student takes from the one it starts from, with its parameters."""
-    encoder = found.encoder
+def _chosen(config: StudentConfig, found: Pretrained, loaded: Params) -> tuple[EncoderConfig, Params, list[str]]:
+    """The encoder that the student takes from the one it starts from, its parameters, and what was taken in words."""
+    encoder, said = found.encoder, []
     if config.keep_layers is not None:
-        encoder, loaded = encoder.keep_layers(loaded, config.keep_layers)
+        layers = kept_layers(config.keep_layers, encoder.depth)
+        encoder, loaded = encoder.keep_layers(loaded, layers)
+        said.append(f"layers {' '.join(map(str, layers))} of {found.encoder.depth}")
     if config.encoder is None:
-        return encoder, loaded
+        return encoder, loaded, said
     if isinstance(config.encoder, StaticConfig) and encoder.kind != "static":
         if config.keep_layers is not None:
             raise UserError("student.keep_layers: a static embedding has no layers. Leave it out.")
         words = loaded["embeddings"]["words"]
         encoder, loaded = StaticConfig(vocab_size=words.shape[0], hidden_size=words.shape[1]), {"words": words}
+        said.append("its table of words")
     _agree(config.encoder, encoder, where=f"student.encoder, with init {config.init}")
-    return encoder, loaded
+    return encoder, loaded, said
 
 
 def _agree(wanted: Config, found: Config, *, where: str) -> None:

@@ -68,6 +68,35 @@ class Tokenizer:
         """The same, adding special tokens or not."""
         return Tokenizer(self._definition, self._companions, special_tokens=special_tokens)
 
+    def with_files(self, definition: dict[str, Any], companions: dict[str, str]) -> "Tokenizer":
+        """The tokenizer of another tokenizer.json and its companions, adding special tokens or not as this one."""
+        return Tokenizer(definition, companions, special_tokens=self._special_tokens)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What tokenizer.json holds; not to be changed."""
+        return self._definition
+
+    @property
+    def companions(self) -> dict[str, str]:
+        """Name -> content of the files beside it; not to be changed."""
+        return self._companions
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What tokenizer_config.json holds; not to be changed."""
+        return self._config
+
+    @property
+    def special_tokens_map(self) -> dict[str, Any]:
+        """What special_tokens_map.json holds."""
+        return json.loads(self._companions.get("special_tokens_map.json", "{}"))
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """Token -> id, of all tokens, added ones too."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
     @property
     def fingerprint(self) -> str:
         """sha256 of what decides the tokens: the definition in canonical form, special tokens, side of truncation."""
@@ -77,19 +106,19 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """Rows that a table of tokens must have: the largest id plus one."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self.ids.values()) + 1
 
     @property
     def pad_id(self) -> int:
         """Id of the padding token, 0 where there is none. Masks hide padding, so no vector depends on it."""
-        token = self._config.get("pad_token") or self._special_tokens_map.get("pad_token")
+        token = self._config.get("pad_token") or self.special_tokens_map.get("pad_token")
         token = token.get("content") if isinstance(token, dict) else token
         return (self._tokenizer.token_to_id(token) if token else None) or 0
 
     @property
     def special_ids(self) -> list[int]:
         """Ids of the tokens that stand for no text, such as [CLS], padding and the unknown word, ascending."""
-        return sorted(token["id"] for token in self._definition.get("added_tokens") or [] if token["special"])
+        return sorted(token["id"] for token in self._definition.get("added_tokens") or [] if token.get("special"))
 
     @property
     def model_max_length(self) -> int | None:
@@ -129,10 +158,6 @@ class Tokenizer:
     @property
     def _truncation_side(self) -> Literal["left", "right"]:
         return self._config.get("truncation_side", "right")
-
-    @property
-    def _special_tokens_map(self) -> dict[str, Any]:
-        return json.loads(self._companions.get("special_tokens_map.json", "{}"))
 
     def _truncate(self, max_length: int | None) -> None:
         if max_length == self._truncated_to:

@@ -6,7 +6,7 @@ batch and the dropout of a step follow from its number.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ def train(
     recipe: dict[str, Any],
     mesh: Mesh,
     seed: int,
+    made: Sequence[str] = (),
 ) -> TrainResult:
     """Train a student, or go on with a run that was killed.
 
@@ -55,6 +56,7 @@ def train(
       recipe: the resolved recipe, plain values; a folder begun with another is refused.
       mesh: the devices.
       seed: decides dropout.
+      made: what the student was made of, for the log of a run that begins.
 
     Raises:
       PreemptedError: if SIGTERM came: the step that was being done is done, and a checkpoint of it is on disk.
@@ -78,7 +80,7 @@ def train(
     in_order = False
     try:
         with Preemption() as preemption:
-            result = _train(run, params, preemption)
+            result = _train(run, params, preemption, made)
         in_order = True
         return result
     except PreemptedError:
@@ -88,7 +90,7 @@ def train(
         run.close(in_order=in_order)
 
 
-def _train(run: Run, params: PyTree[Array], preemption: Preemption) -> TrainResult:
+def _train(run: Run, params: PyTree[Array], preemption: Preemption, made: Sequence[str]) -> TrainResult:
     state, resumed = run.begin(params)
     step = int(state.step)
     console = Console(run.total, start=step, rows=run.loader.global_batch_size, quiet=jax.process_index() != 0)
@@ -100,6 +102,8 @@ def _train(run: Run, params: PyTree[Array], preemption: Preemption) -> TrainResu
         console.say(run.headline(state, step))
         watch = Watch(run.terms, console.say)
         if not resumed:
+            for line in made:
+                console.say(f"student: {line}")
             watch.targets(run.first_batch())
         with closing(run.programs(state, step)) as train_step:
             state = _loop(

@@ -1,17 +1,20 @@
 """`jdistill train`: store to run folder."""
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
 from jdistill import teacher
+from jdistill.checkpoint import complete_steps, load_student_params
 from jdistill.config import UserError
 from jdistill.loader import Loader
 from jdistill.parallel import make_mesh, process_0_first
 from jdistill.recipe import Recipe
 from jdistill.store import HiddenTable, Store, TeacherVectors, TokenTable, check_teacher, check_width, token_table
-from jdistill.student import Student, make_student
+from jdistill.student import Corpus, Side, Student, load_architecture, make_student
 from jdistill.train import TrainResult
 from jdistill.train import train as train_student
 from jdistill.train.hidden_cache import check_something_learns, hidden_table
@@ -27,8 +30,8 @@ def train(recipe: Recipe) -> TrainResult:
     Raises:
       UserError: if store and recipe do not fit each other, or the run folder was begun with another recipe.
     """
-    store = open_store(recipe)
-    student, params = make_run_student(recipe, store)
+    store, made = open_store(recipe), list[str]()
+    student, params = make_run_student(recipe, store, say=made.append)
     mesh = make_mesh(fsdp=recipe.train.fsdp)
     _check_packing(recipe.loader.packing, mesh.devices.flat[0].platform)
     with process_0_first():
@@ -45,6 +48,7 @@ def train(recipe: Recipe) -> TrainResult:
         recipe=recipe.model_dump(mode="json"),
         mesh=mesh,
         seed=recipe.seed,
+        made=made,
     )
 
 
@@ -70,20 +74,45 @@ def open_store(recipe: Recipe) -> Store:
     return store
 
 
-def make_run_student(recipe: Recipe, store: Store) -> tuple[Student, dict[str, Any]]:
+def make_run_student(
+    recipe: Recipe, store: Store, *, say: Callable[[str], None] | None = None
+) -> tuple[Student, dict[str, Any]]:
     """The student before its first step, with a projection to each teacher whose space some term needs.
 
+    One that takes long to make, since it is fitted to the training texts, is read from the run's folder where the run
+    goes on.
+
+    Args:
+      recipe: the run.
+      store: its texts and teachers.
+      say: is told in a line what the student was made of.
     Raises:
       UserError: if there is no projection and the widths differ, or teachers side by side need one.
     """
     projected = {t for term in recipe.terms().values() if term.needs().projection for t in term.teachers}
     widths = {name: store.teacher(name).width for name in sorted(projected)}
-    student, params = make_student(recipe.student, teacher_widths=widths, key=jax.random.key(recipe.seed))
+    if recipe.student.cuts.any and complete_steps(recipe.run):
+        student, params = load_architecture(Path(recipe.run) / "architecture"), load_student_params(recipe.run)
+    else:
+        student, params = make_student(
+            recipe.student,
+            teacher_widths=widths,
+            key=jax.random.key(recipe.seed),
+            corpus=corpus_of(recipe, store),
+            say=say,
+        )
     for name in widths:
         if name not in student.config.projections:
             check_width(store, name, student.width)
     _check_side_by_side(recipe, student)
     return student, params
+
+
+def corpus_of(recipe: Recipe, store: Store) -> Corpus:
+    """The store's training texts, with the student's prompts."""
+    rows, prompts = store.rows("train"), recipe.student.prompts
+    sides = [] if rows.queries is None else [Side(rows.queries, prompts.query)]
+    return Corpus(store.texts.take, [*sides, Side(rows.documents, prompts.document)], seed=recipe.seed)
 
 
 def _check_side_by_side(recipe: Recipe, student: Student) -> None:

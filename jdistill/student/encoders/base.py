@@ -55,6 +55,8 @@ class EncoderConfig(Config):
     """Regular expressions of tensors that no text vector depends on."""
     special_tokens: ClassVar[bool] = True
     """Whether texts are tokenised with the tokenizer's special tokens around them."""
+    scaled_words: ClassVar[bool] = False
+    """Whether the vectors of words are multiplied by the square root of the width."""
     sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     """Name of a published model -> the fields that make its size."""
 

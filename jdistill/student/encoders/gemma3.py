@@ -62,6 +62,8 @@ class Gemma3Config(EncoderConfig):
     hf_prefix: ClassVar[str] = "model."
     hf_ignored: ClassVar[tuple[str, ...]] = (r"lm_head\..*", r"score\..*", r"qa_outputs\..*")
 
+    scaled_words: ClassVar[bool] = True
+
     kind: Literal["gemma3"] = "gemma3"
     vocab_size: int = Field(default=262144, ge=1)
     """Tokens."""

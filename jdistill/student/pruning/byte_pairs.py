@@ -1,0 +1,95 @@
+"""BPE: a word's characters or bytes are merged pair by pair, the pair that was learned first before all others."""
+
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from tokenizers.pre_tokenizers import ByteLevel
+
+
+class BytePairs:
+    """The `model` section of a BPE tokenizer.json.
+
+    A text whose tokens are all kept is cut as before: every merge on the way to them is one of `parts`, and so still
+    there, while none was added that could come first. Merges within a token do not depend on what stands beside it,
+    since no merge over its borders was made.
+    """
+
+    def __init__(self, model: Mapping[str, Any]) -> None:
+        self._model = model
+        self._mark: str = model.get("continuing_subword_prefix") or ""
+        self._end: str = model.get("end_of_word_suffix") or ""
+        self.ids: dict[str, int] = dict(model["vocab"])
+        self._pairs: list[tuple[str, str]] = [_pair(merge) for merge in model["merges"]]
+        self._ranks = {pair: rank for rank, pair in reversed(list(enumerate(self._pairs)))}
+
+    def always(self) -> set[str]:
+        """The unknown token and all bytes, where texts are spelled in bytes in the end."""
+        tokens = {self._model.get("unk_token") or ""}
+        if self._byte_level:
+            tokens |= self.letters(ByteLevel.alphabet())
+        if self._model.get("byte_fallback"):
+            tokens |= {f"<0x{byte:02X}>" for byte in range(256)}
+        return tokens & self.ids.keys()
+
+    def letters(self, characters: Iterable[str]) -> set[str]:
+        """In every place of a word."""
+        return {form for c in characters for form in self._forms(c)} & self.ids.keys()
+
+    def parts(self, token: str) -> set[str]:
+        """Every token on the way; none if no merges lead to it, as where whole words are looked up first."""
+        symbols, seen = self._symbols(token), set()
+        while len(symbols) > 1:
+            seen |= {*symbols}
+            ranks = [self._ranks.get(pair) for pair in itertools.pairwise(symbols)]
+            known = [(rank, place) for place, rank in enumerate(ranks) if rank is not None]
+            if not known:
+                return set()
+            place = min(known)[1]
+            symbols[place : place + 2] = [self._merged(*symbols[place : place + 2])]
+        return seen & self.ids.keys() if symbols == [token] else set()
+
+    def plain(self, token: str) -> str:
+        """Without the marks of places in a word."""
+        return token.removeprefix(self._mark).removesuffix(self._end)
+
+    def rebuilt(self, kept: Collection[str], new: Mapping[str, int]) -> dict[str, Any]:
+        """The section with these tokens alone, and the merges that are between them."""
+        known = set(kept)
+        merges = [
+            merge
+            for merge, pair in zip(self._model["merges"], self._pairs, strict=True)
+            if {*pair, self._merged(*pair)} <= known
+        ]
+        return {
+            **self._model,
+            "vocab": {token: new[token] for token in sorted(kept, key=new.__getitem__)},
+            "merges": merges,
+        }
+
+    @property
+    def _byte_level(self) -> bool:
+        """Whether every byte is a token by itself, which only a vocabulary of bytes has."""
+        return set(ByteLevel.alphabet()) <= {self.plain(token) for token in self.ids if len(self.plain(token)) == 1}
+
+    def _forms(self, character: str) -> tuple[str, ...]:
+        both = character + self._end
+        return character, self._mark + character, both, self._mark + both
+
+    def _merged(self, left: str, right: str) -> str:
+        return left + right[len(self._mark) :]
+
+    def _symbols(self, token: str) -> list[str]:
+        """The characters of a token, marked as in a word."""
+        inner, ends = token.startswith(self._mark) and self._mark != "", self._end != "" and token.endswith(self._end)
+        characters = list(self.plain(token))
+        symbols = [self._mark + c if i > 0 or inner else c for i, c in enumerate(characters)]
+        if ends and symbols:
+            symbols[-1] += self._end
+        return symbols
+
+
+def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
+    """Of either form that tokenizer.json has had: `"a b"` or `["a", "b"]`."""
+    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return left, right

@@ -1,0 +1,62 @@
+"""The training texts, as far as making a student needs them: a sample to read, and all of them to count tokens."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Int
+
+COUNTED = 1_000_000
+"""So many texts are counted at most."""
+
+_CHUNK = 8192
+
+
+class Side(NamedTuple):
+    """Texts that have one prompt."""
+
+    ids: Int[np.ndarray, "..."]
+    """Numbers of the texts; repetitions count once."""
+    prompt: str
+    """In front of each."""
+
+
+class Corpus:
+    """Training texts by number, each side with its prompt. What is drawn follows from the seed and the texts alone.
+
+    Args:
+      take: numbers -> texts.
+      sides: such as queries and documents.
+      seed: decides which texts are drawn.
+    """
+
+    def __init__(self, take: Callable[[Int[np.ndarray, " n"]], list[str]], sides: Sequence[Side], *, seed: int) -> None:
+        self._take, self._seed = take, seed
+        self._sides = [Side(np.unique(side.ids), side.prompt) for side in sides]
+
+    @classmethod
+    def of(cls, texts: Sequence[str], *, seed: int = 0) -> Self:
+        """A corpus of texts that have their prompts already."""
+        listed = list(texts)
+        return cls(lambda ids: [listed[i] for i in ids], [Side(np.arange(len(listed)), "")], seed=seed)
+
+    def sample(self, count: int) -> list[str]:
+        """At most `count` random texts, sides in turn."""
+        drawn = [self._texts(self._draw(side, -(-count // len(self._sides))), side.prompt) for side in self._sides]
+        longest = max(len(texts) for texts in drawn)
+        return [texts[i] for i in range(longest) for texts in drawn if i < len(texts)][:count]
+
+    def chunks(self) -> Iterator[list[str]]:
+        """All texts, some thousand at a time; of more than COUNTED a random share of each side."""
+        share = min(1.0, COUNTED / max(1, sum(len(side.ids) for side in self._sides)))
+        for side in self._sides:
+            ids = side.ids if share == 1.0 else np.sort(self._draw(side, int(share * len(side.ids))))
+            for start in range(0, len(ids), _CHUNK):
+                yield self._texts(ids[start : start + _CHUNK], side.prompt)
+
+    def _draw(self, side: Side, count: int) -> Int[np.ndarray, " n"]:
+        order = np.random.default_rng(self._seed).permutation(len(side.ids))
+        return side.ids[order[:count]]
+
+    def _texts(self, ids: Int[np.ndarray, " n"], prompt: str) -> list[str]:
+        return [prompt + text for text in self._take(ids)]

@@ -1,0 +1,116 @@
+"""An encoder with fewer heads, neurons and dimensions, chosen on a sample; what is left takes over from what is gone.
+
+Halving the neurons of all-MiniLM-L6-v2, its vectors keep a cosine of 0.91 to the whole model's, and 0.78 where nothing
+takes over from those that are gone.
+
+Source: Muralidharan et al. 2024 (Minitron), arXiv:2407.14679, for what is cut; Kwon et al. 2022, arXiv:2204.09656, for
+taking over by least squares.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jdistill.student.encoders import EncoderConfig
+from jdistill.student.modules import LayerNorm
+from jdistill.student.pruning.heads import choose_heads
+from jdistill.student.pruning.importance import group_importance, largest
+from jdistill.student.pruning.norms import fitted_norms
+from jdistill.student.pruning.observe import Moments, Sample
+from jdistill.student.pruning.reading import reading
+from jdistill.student.pruning.sizes import sizes_of
+from jdistill.student.pruning.width import important_dimensions, principal_directions
+from jdistill.student.weights import flatten, nest
+
+Flat = dict[str, Float[np.ndarray, "..."]]
+"""Parameters by path, float64."""
+
+READERS = {"query": ("query", "key", "value"), "out": ("out",), "up": ("up", "gate"), "down": ("down",)}
+"""A matrix of a layer -> the matrices that have the same input."""
+
+
+def narrow(
+    before: EncoderConfig, after: EncoderConfig, params: Mapping[str, Any], sample: Sample, *, by: str
+) -> dict[str, Any]:
+    """The parameters of the smaller encoder, float32.
+
+    Args:
+      before: the architecture of `params`.
+      after: the same with other sizes, see `cut_encoder`.
+      params: not changed.
+      sample: `before` with `params`, reading.
+      by: how the width is cut, `importance` or `pca`.
+    """
+    flat = {path: np.asarray(value, np.float64) for path, value in flatten(params).items()}
+    old, new, depth = sizes_of(before), sizes_of(after), before.depth
+    sources = {"query": new.width < old.width, "out": new.heads < old.heads}
+    sources |= {"up": new.width < old.width, "down": new.intermediate < old.intermediate}
+    moments = sample.moments([f"layers.{i}.{name}" for i in range(depth) for name, cut in sources.items() if cut])
+    if sources["out"]:
+        choices = choose_heads(flat, moments, old, new, depth)
+        for i, choice in enumerate(choices):
+            queries = _columns(choice.queries, old.head_width, old.heads)
+            shared = _columns(choice.shared, old.head_width, old.shared)
+            _cut_input(flat, f"layers.{i}", "out", moments, queries)
+            for name, kept in (("query", queries), ("key", shared), ("value", shared)):
+                _cut_output(flat, f"layers.{i}.{name}", kept)
+        if "distance_bias" in flat:
+            flat["distance_bias"] = flat["distance_bias"][:, choices[0].queries]
+    if sources["down"]:
+        for i in range(depth):
+            kept = _neurons(flat, f"layers.{i}.down", moments, new.intermediate)
+            _cut_input(flat, f"layers.{i}", "down", moments, kept)
+            for name in READERS["up"]:
+                _cut_output(flat, f"layers.{i}.{name}", kept)
+    if sources["query"]:
+        stream = [moments[f"layers.{i}.{name}"] for i in range(depth) for name in ("query", "up")] + [moments["hidden"]]
+        centred = any(isinstance(norm, LayerNorm) for norm in sample.norms().values())
+        kept = (
+            principal_directions(stream, new.width, centred=centred)
+            if by == "pca"
+            else important_dimensions(stream, new.width)
+        )
+        flat |= fitted_norms(flat, sample, kept)
+        for i in range(depth):
+            for name in ("query", "up"):
+                _cut_input(flat, f"layers.{i}", name, moments, kept)
+            for name in ("out", "down"):
+                _cut_output(flat, f"layers.{i}.{name}", kept)
+        for path in [f"embeddings.{name}" for name in ("words", "positions", "types")]:
+            if path in flat:
+                flat[path] = flat[path] @ kept
+        if before.scaled_words:
+            flat["embeddings.words"] *= (old.width / new.width) ** 0.5
+    return nest({path: np.ascontiguousarray(value, np.float32) for path, value in flat.items()})
+
+
+def _neurons(flat: Flat, path: str, moments: Mapping[str, Moments], count: int) -> Float[np.ndarray, "w k"]:
+    importance = group_importance(moments[path], flat[f"{path}.kernel"], 1, biased=f"{path}.bias" in flat)
+    return _columns(largest(importance, count), 1, len(importance))
+
+
+def _columns(kept: Any, size: int, groups: int) -> Float[np.ndarray, "w k"]:
+    """Columns of the identity: those of `kept` groups of `size`, of so many groups."""
+    return np.eye(groups * size)[:, (kept[:, None] * size + np.arange(size)).ravel()]
+
+
+def _cut_input(
+    flat: Flat, layer: str, source: str, moments: Mapping[str, Moments], kept: Float[np.ndarray, "w k"]
+) -> None:
+    """The matrices that read what `source` reads take over from what is gone of it."""
+    for name in READERS[source]:
+        kernel, bias = f"{layer}.{name}.kernel", f"{layer}.{name}.bias"
+        if kernel not in flat:
+            continue
+        back, shift = reading(moments[f"{layer}.{source}"], kept, biased=bias in flat)
+        if bias in flat:
+            flat[bias] = flat[bias] + shift @ flat[kernel]
+        flat[kernel] = back @ flat[kernel]
+
+
+def _cut_output(flat: Flat, path: str, kept: Float[np.ndarray, "w k"]) -> None:
+    for name in (f"{path}.kernel", f"{path}.bias"):
+        if name in flat:
+            flat[name] = flat[name] @ kept

@@ -1,0 +1,127 @@
+"""The sizes of an encoder before and after it is cut, and which do not go together."""
+
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from jdistill.config import UserError
+from jdistill.student.encoders import EncoderConfig
+from jdistill.student.pruning.config import Cuts
+
+
+class Sizes(NamedTuple):
+    """Of an encoder with layers."""
+
+    width: int
+    """Of a token's vector."""
+    heads: int
+    """Of queries."""
+    shared: int
+    """Heads of keys and values."""
+    head_width: int
+    """Of each head."""
+    intermediate: int
+    """Neurons of the feed-forward part."""
+
+
+def sizes_of(encoder: Any) -> Sizes:
+    """Those of an encoder."""
+    heads = encoder.num_attention_heads
+    head_width = getattr(encoder, "head_dim", None) or encoder.hidden_size // heads
+    shared = getattr(encoder, "num_key_value_heads", None) or heads
+    return Sizes(encoder.hidden_size, heads, shared, head_width, encoder.intermediate_size)
+
+
+def cut_encoder(encoder: EncoderConfig, cuts: Cuts) -> EncoderConfig:
+    """The encoder with its new sizes. A vocabulary by `min_count` is not known from these and stays as it is.
+
+    Raises:
+      UserError: if a size is not smaller, or the sizes do not go together.
+    """
+    changes = _vocabulary(encoder, cuts) | (_sizes(encoder, cuts) if cuts.narrows else {})
+    try:
+        return type(encoder).model_validate(encoder.model_dump() | changes)
+    except ValidationError as error:
+        said = "; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors())
+        raise UserError(f"student: the model cannot be cut to these sizes: {said}") from error
+
+
+def _vocabulary(encoder: EncoderConfig, cuts: Cuts) -> dict[str, int]:
+    size = None if cuts.vocabulary is None else cuts.vocabulary.size
+    if size is None:
+        return {}
+    _smaller("vocabulary.size", size, encoder.vocab_size, "tokens")
+    return {"vocab_size": size}
+
+
+def _sizes(encoder: EncoderConfig, cuts: Cuts) -> dict[str, int]:
+    if not encoder.depth:
+        return _of_table(encoder, cuts)
+    before = sizes_of(encoder)
+    changes: dict[str, int] = {}
+    if cuts.width is not None:
+        _smaller("width.to", cuts.width.to, before.width, "numbers per token")
+        changes["hidden_size"] = cuts.width.to
+    if cuts.intermediate is not None:
+        _smaller("intermediate", cuts.intermediate, before.intermediate, "neurons in each layer")
+        changes["intermediate_size"] = cuts.intermediate
+    return changes | _heads(encoder, cuts, before)
+
+
+def _of_table(encoder: EncoderConfig, cuts: Cuts) -> dict[str, int]:
+    for name, value in (("heads", cuts.heads), ("intermediate", cuts.intermediate)):
+        if value is not None:
+            raise UserError(f"student.{name}: is {value}, but a static embedding has none. Leave it out.")
+    assert cuts.width is not None
+    if cuts.width.by == "importance":
+        raise UserError(
+            "student.width.by: is 'importance', but a table of vectors is made narrower by its principal "
+            "directions. Set it to pca, or leave it out."
+        )
+    _smaller("width.to", cuts.width.to, encoder.width, "numbers per token")
+    return {"hidden_size": cuts.width.to}
+
+
+def _heads(encoder: EncoderConfig, cuts: Cuts, before: Sizes) -> dict[str, int]:
+    fields = type(encoder).model_fields
+    width = before.width if cuts.width is None else cuts.width.to
+    heads = before.heads if cuts.heads is None else cuts.heads
+    _smaller("heads", heads, before.heads, "heads in each layer")
+    if "head_dim" not in fields:  # heads share the width equally
+        if width % before.head_width:
+            near = max(1, width // before.head_width) * before.head_width
+            raise UserError(
+                f"student.width.to: is {width}, but the heads of this {encoder.kind} share the width equally, "
+                f"{before.head_width} each. Give a multiple of that, such as {near}."
+            )
+        if cuts.heads is not None and heads * before.head_width != width:
+            raise UserError(
+                f"student.heads: is {heads}, but the heads of this {encoder.kind} share the width equally, "
+                f"{before.head_width} each, so {heads} of them need a width of {heads * before.head_width}. Set "
+                f"student.width.to to that, and leave heads out; or cut student.intermediate."
+            )
+        return {"num_attention_heads": width // before.head_width}
+    changes = {"head_dim": before.head_width, "num_attention_heads": heads}
+    if "num_key_value_heads" in fields:
+        changes["num_key_value_heads"] = _shared(heads, before)
+    return changes
+
+
+def _shared(heads: int, before: Sizes) -> int:
+    """Heads of keys and values: as many as before with fewer queries each, or fewer with as many queries each."""
+    group = before.heads // before.shared
+    if group == 1:
+        return heads
+    if heads % before.shared == 0:
+        return before.shared
+    if heads % group == 0:
+        return heads // group
+    raise UserError(
+        f"student.heads: is {heads}, but each of {before.shared} heads of keys and values is shared by {group} of "
+        f"queries. Give a multiple of {before.shared}, to have fewer share each, or of {group}, to have fewer of them."
+    )
+
+
+def _smaller(name: str, value: int, before: int, what: str) -> None:
+    if value > before:
+        raise UserError(f"student.{name}: is {value}, but the model has {before} {what}. Give a smaller number.")
