@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
+from tqdm import tqdm
 
 from jdistill.student.encoders.base import Computing, EncoderConfig
 from jdistill.student.modules import LayerNorm, Linear, RMSNorm
@@ -127,7 +128,8 @@ class Sample:
 
         total: Any = None
         with jax.default_matmul_precision("highest"):
-            for tokens in _batches(self._ids, self._pad_id):
+            batches = _batches(self._ids, self._pad_id)
+            for tokens in tqdm(batches, desc="read a sample", unit=" batches", disable=None, leave=False):
                 part = jax.tree.map(lambda x: np.asarray(x, np.float64), of_batch(self._params, tokens))
                 total = part if total is None else jax.tree.map(np.add, total, part)
         return total

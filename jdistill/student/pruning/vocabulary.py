@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import Int
+from tqdm import tqdm
 
 from jdistill.config import UserError
 from jdistill.student.pruning.config import Vocabulary
@@ -28,7 +29,7 @@ def count_tokens(
       size: ids are below.
     """
     counts = np.zeros(size, np.int64)
-    for texts in chunks:
+    for texts in tqdm(chunks, desc="count tokens", unit=" chunks", disable=None, leave=False):
         rows = tokenizer.encode(texts, max_length)
         counts += np.bincount(np.concatenate([np.zeros(0, np.int64), *rows]).astype(np.int64), minlength=size)
     return counts

@@ -1,14 +1,11 @@
-"""Tokenizers of every kind that can be made smaller, trained on the text of this package, with its quirks."""
+"""Tokenizers of every kind that can be made smaller, trained on the text of the licence, with its quirks."""
 
 import functools
-import inspect
 import json
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-import jdistill.student.init
-import jdistill.student.student
 from jdistill.student import Tokenizer as OurTokenizer
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -17,9 +14,9 @@ SIZE = 700
 
 @functools.cache
 def texts() -> tuple[str, ...]:
-    """Lines of source and prose."""
-    source = "\n".join(inspect.getsource(room) for room in (jdistill.student.init, jdistill.student.student))
-    return tuple(line.strip() for line in source.splitlines() if len(line) > 20)
+    """Lines of the licence."""
+    lines = (Path(__file__).parents[3] / "LICENSE").read_text(encoding="utf-8").splitlines()
+    return tuple(line.strip() for line in lines if len(line) > 20)
 
 
 def wordpiece() -> Tokenizer:
@@ -52,9 +49,9 @@ def whole_words_first() -> Tokenizer:
     """The same, but a word that is a token is looked up before anything is merged, as of Llama 3 and EuroBERT."""
     definition = json.loads(byte_level().to_str())
     definition["model"]["ignore_merges"] = True
-    # One that no merges lead to.
-    definition["model"]["vocab"]["Ġparams"] = max(definition["model"]["vocab"].values()) + 1
-    definition["model"]["merges"] = [m for m in definition["model"]["merges"] if "".join(m) != "Ġparams"]
+    assert "ĠContribution" in definition["model"]["vocab"]
+    # No merges lead to it any more.
+    definition["model"]["merges"] = [pair for pair in definition["model"]["merges"] if "".join(pair) != "ĠContribution"]
     return Tokenizer.from_str(json.dumps(definition))
 
 
