@@ -21,8 +21,8 @@ class Width(Config):
     """How the smaller space is found. `importance`, where nothing is said: by keeping the dimensions with the largest
     activations. `pca`: by turning to the principal directions; the only way for a static embedding, and exact there if
     the table has no higher rank.
-    Cutting all-MiniLM-L6-v2 from 384 to 256, importance was the better: STS-B dev 0.854 against 0.847 by pca, before
-    training, of 0.867 whole."""
+    Of all-MiniLM-L6-v2, cut from 384 to 256 and not trained, importance has 0.854 on STS-B dev and pca 0.847, of 0.867
+    whole; the cosines of the whole model come out alike by 0.957 and 0.961 (rank correlation)."""
 
 
 class Vocabulary(Config):

@@ -1,0 +1,115 @@
+"""How good a model is right after it was cut, before any training: one way of cutting after another.
+
+    JAX_PLATFORMS=cpu python scripts/measure_pruning.py --model MODEL_DIR --texts texts.parquet --sts sts_dev.parquet
+
+`texts` has a column `text` (`--column` names another); of them a sample is read and all are counted. The STS file has
+`sentence1`, `sentence2` and `score`. Prints a table in Markdown: parameters in millions, of which the table of words;
+Spearman over cosine; and Spearman between the cosines of the cut and of the whole model, over all pairs of the file. A
+line of JSON follows for each vocabulary: the share of the file's texts whose tokens are all kept, and the largest
+difference of their vectors to those of the whole model.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+from unittest.mock import patch
+
+import jax
+import numpy as np
+
+from jdistill.data import read_columns
+from jdistill.evaluate.sts import STS, sts
+from jdistill.model import Model
+from jdistill.student import Corpus, StudentConfig, make_student
+from jdistill.student.pruning.reading import Reading
+
+WAYS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "keep_layers: 3": {"keep_layers": 3},
+    "width: {to: 256}": {"width": {"to": 256}},
+    "width: {to: 256, by: pca}": {"width": {"to": 256, "by": "pca"}},
+    "width: {to: 192}": {"width": {"to": 192}},
+    "intermediate: 768": {"intermediate": 768},
+    "intermediate: 768, nothing made up for": {"intermediate": 768},
+    "vocabulary: {size: 10000}": {"vocabulary": {"size": 10_000}},
+    "vocabulary: {size: 20000}": {"vocabulary": {"size": 20_000}},
+    "all: 3 layers, 256, 768, 10000": {
+        "keep_layers": 3,
+        "width": {"to": 256},
+        "intermediate": 768,
+        "vocabulary": {"size": 10_000},
+    },
+    "encoder: {kind: static}": {"encoder": {"kind": "static"}},
+    "encoder: {kind: static}, width: {to: 128}": {"encoder": {"kind": "static"}, "width": {"to": 128}},
+}
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model", required=True)
+    p.add_argument("--texts", required=True)
+    p.add_argument("--column", default="text")
+    p.add_argument("--sts", required=True)
+    p.add_argument("--only", default="", help="ways whose name has this in it, besides the whole")
+    a = p.parse_args()
+    corpus = Corpus.of(list(read_columns(a.texts, [a.column])[a.column]))
+    columns = read_columns(a.sts, ["sentence1", "sentence2"])
+    texts = [*columns["sentence1"], *columns["sentence2"]]
+    whole, notes = None, []
+    print("| cut | parameters, M | words, M | STS | cosines of the whole | seconds |\n|---|---|---|---|---|---|")
+    for name, options in WAYS.items():
+        if name != "whole" and a.only not in name:
+            continue
+        model, seconds = made(a.model, options, corpus, plain="nothing" in name)
+        whole = whole or (model, model.encode(texts, batch_size=128))
+        vectors = whole[1] if name == "whole" else model.encode(texts, batch_size=128)
+        score = STS(path=a.sts)(lambda texts, *, side, model=model: model.encode(texts, batch_size=128))
+        alike = sts(vectors[: len(texts) // 2], vectors[len(texts) // 2 :], cosines(whole[1]))
+        figures = (score["spearman_cosine"], alike["spearman_cosine"])
+        print(f"| `{name}` | {sizes(model)} | {' | '.join(f'{x:.4f}' for x in figures)} | {seconds:.0f} |", flush=True)
+        if set(options) == {"vocabulary"}:
+            notes.append({"cut": name, **covered(model, vectors, *whole, texts)})
+    for note in notes:
+        print(json.dumps(note))
+
+
+def made(init: str, options: Mapping[str, Any], corpus: Corpus, *, plain: bool) -> tuple[Model, float]:
+    """The cut model, and the seconds that it took."""
+    began = time.perf_counter()
+    config = StudentConfig.model_validate({"init": init, **options})
+    how = patch("jdistill.student.pruning.narrow.reading", _nothing_made_up_for) if plain else patch.dict({})
+    with how:
+        student, params = make_student(config, teacher_widths={}, key=jax.random.key(0), corpus=corpus)
+    return Model(student, params), time.perf_counter() - began
+
+
+def _nothing_made_up_for(moments: Any, encode: np.ndarray, *, biased: bool) -> Reading:
+    return Reading(encode.T, np.zeros(len(encode)))
+
+
+def sizes(model: Model) -> str:
+    """Parameters, and those of the table of words, in millions."""
+    encoder = model.params["encoder"]
+    words = encoder["words"] if "words" in encoder else encoder["embeddings"]["words"]
+    return f"{sum(x.size for x in jax.tree.leaves(model.params)) / 1e6:.2f} | {words.size / 1e6:.2f}"
+
+
+def cosines(vectors: np.ndarray) -> np.ndarray:
+    """Of each pair."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (unit[: len(unit) // 2] * unit[len(unit) // 2 :]).sum(1)
+
+
+def covered(model: Model, vectors: np.ndarray, whole: Model, wholes: np.ndarray, texts: list[str]) -> dict[str, float]:
+    """Share of texts with the same tokens as before, and the largest difference of their vectors."""
+    kept = set(model.student.tokenizer.ids)
+    named = {i: token for token, i in whole.student.tokenizer.ids.items()}
+    rows = whole.student.tokenizer.encode(texts, None)
+    same = np.array([{named[i] for i in row} <= kept for row in rows])
+    return {"covered": float(same.mean()), "largest_difference": float(np.abs(vectors - wholes)[same].max())}
+
+
+if __name__ == "__main__":
+    main()
