@@ -41,8 +41,8 @@ class StudentConfig(Config):
     width: Width | None = None
     """A narrower vector per token, such as `{to: 256}`. Left out: as in `init`."""
     heads: int | None = Field(default=None, ge=1)
-    """Attention heads to keep in each layer, those that add most to its output, where heads have a width of their own, as
-    in NomicBERT, EuroBERT, Qwen3 and Gemma 3. Where they share the vectors' width, as in BERT, `width` says how many
+    """Attention heads to keep in each layer, those that add most to its output, where heads have a width of their own,
+    as in NomicBERT, EuroBERT, Qwen3 and Gemma 3. Where they share the vectors' width, as in BERT, `width` says how many
     there are. Left out: all, or all that fit the width."""
     intermediate: int | None = Field(default=None, ge=1)
     """Neurons to keep in the feed-forward part of each layer, those that add most to its output. Left out: all."""
