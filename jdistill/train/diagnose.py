@@ -1,4 +1,4 @@
-"""Warnings of a run that would learn little: from its first batch, its first losses and its learned temperatures.
+"""Warnings of a run that would learn little: from its terms, its first batch and losses, its learned temperatures.
 
 Each is one line that names the term, what is wrong with its values, what that means and what to do. Only what is
 nearly certain is said; a run that is well says nothing.
@@ -48,6 +48,10 @@ class Watch:
         self._say = say
         self._losses: list[dict[str, Array]] = []
 
+    def student(self, projections: Mapping[str, int], width: int) -> None:
+        """Look at what the terms train. Arguments as those of `behind_projections`."""
+        self._warn(behind_projections(self._terms, projections, width))
+
     def targets(self, batch: Batch) -> None:
         """Look at the first batch, on the host. Raises as `examine` does."""
         self._warn(examine(self._terms, batch))
@@ -73,6 +77,31 @@ class Watch:
         for line in lines:
             self.warnings.append(line)
             self._say(f"warning: {line}")
+
+
+def behind_projections(terms: Mapping[str, LossConfig], projections: Mapping[str, int], width: int) -> list[str]:
+    """Whether the student's own vectors are trained through projections alone; one line if so.
+
+    The projection is free to undo whatever the student does to lengths and angles, so that the projected vectors come
+    to have the teacher's cosines while the student's own need not.
+
+    Args:
+      terms: the loss terms, teachers filled in.
+      projections: teacher -> width, for the teachers that the student is projected to.
+      width: of the student's own vectors.
+    """
+    if not terms or not all(
+        term.needs().projection and set(term.teachers) <= set(projections) for term in terms.values()
+    ):
+        return []
+    teacher, wide = next(iter(projections.items()))
+    return [
+        f"{', '.join(f'losses.{name}' for name in terms)}: the student's own {width} numbers are trained only through a "
+        f"projection to the {wide} of teacher '{teacher}', so nothing makes their own cosines tell texts apart, but "
+        "these are what evaluation and an export compare. Make the projection part of the student, with student.head: "
+        f"[{{kind: dense, out_features: {wide}}}, {{kind: normalize}}], or add a loss on its own vectors, such as "
+        "info_nce; or export with export.projection: dense."
+    ]
 
 
 class Column(NamedTuple):

@@ -104,6 +104,7 @@ def _train(run: Run, params: PyTree[Array], preemption: Preemption, made: Sequen
         if not resumed:
             for line in made:
                 console.say(f"student: {line}")
+            watch.student(run.student.config.projections, run.student.width)
             watch.targets(run.first_batch())
         with closing(run.programs(state, step)) as train_step:
             state = _loop(

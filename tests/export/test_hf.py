@@ -87,6 +87,22 @@ def test_code_that_is_not_ours_is_not_trusted(source, tmp_path):
         verify(out, PROBES, reference_vectors(model, PROBES))
 
 
+def test_what_an_export_must_equal_is_computed_in_full_precision(tmp_path, monkeypatch):
+    """GPUs and TPUs round the factors of a product unless told otherwise, and exports would seem to differ."""
+    model = _model(tiny_bert_folder(tmp_path / "source", layers=1, hidden=16, max_length=32))
+    asked = []
+    whole = Model.encode
+
+    def encode(self, *args, **kwargs):
+        asked.append(jax.config.jax_default_matmul_precision)
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(Model, "encode", encode)
+    with jax.default_matmul_precision("bfloat16"):
+        reference_vectors(model, ["a text"])
+    assert asked == ["highest"]
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("normalize", [True, False])
 def test_a_kept_projection_follows_the_normalisation(tmp_path, normalize):

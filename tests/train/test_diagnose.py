@@ -9,7 +9,7 @@ import pytest
 from jaxtyping import Array
 
 from jdistill.config import UserError
-from jdistill.losses import EmbedCosine, LossConfig, Matryoshka
+from jdistill.losses import EmbedCosine, InfoNCE, LossConfig, Matryoshka
 from jdistill.losses.base import Needs
 from jdistill.losses.temperature import Learned, Temperature, temperature_of, temperature_parameters
 from jdistill.train.diagnose import FEWEST, STEPS, Watch, examine, learned_values, neighbour_ranks, saturated
@@ -213,6 +213,25 @@ def test_the_temperature_of_a_loss_inside_another_is_found():
     outer = Matryoshka.model_construct(loss=Sharp(), dims=(4,))
     (line,) = saturated({"nested": outer}, {"nested": {"log_temperature": np.float32(-9)}})
     assert "losses.nested.loss.temperature.min" in line
+
+
+@pytest.mark.parametrize(
+    ("terms", "projections", "warned"),
+    [
+        (TERMS, {"big": 24}, True),
+        ({**TERMS, "nested": Matryoshka(loss=EmbedCosine(), dims=(8, 16), teacher="big")}, {"big": 24}, True),
+        ({**TERMS, "contrast": InfoNCE()}, {"big": 24}, False),
+        ({**TERMS, "small": EmbedCosine(teacher="small")}, {"big": 24}, False),  # the small one has the student's width
+        (TERMS, {}, False),
+    ],
+)
+def test_own_vectors_that_only_a_projection_sees_are_noticed(terms, projections, warned):
+    said = []
+    Watch(terms, said.append).student(projections, width=16)
+    assert len(said) == warned
+    if warned:
+        assert "own 16 numbers" in said[0]
+        assert "out_features: 24" in said[0]
 
 
 def test_a_run_logs_and_warns(tmp_path, student, capsys):
