@@ -4,11 +4,14 @@ JDISTILL_TEST_PLATFORM=cuda or tpu runs tests on the devices of this machine ins
 test_microbatches.py take however many there are, and are worth it: compilers got the gradient of pieces wrong before.
 """
 
+import gc
 import os
+from collections.abc import Iterator
 
 PLATFORM = os.environ.get("JDISTILL_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = PLATFORM
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Most of a test is compiling, and what it compiles runs a few times.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # every test compiles what it runs
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -33,3 +36,12 @@ if PLATFORM != "cpu":  # by default accelerators round what they multiply, where
 def eight_devices() -> None:
     if PLATFORM == "cpu":
         assert jax.device_count() == 8, "tests need 8 virtual CPU devices; another XLA_FLAGS got in first"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heap() -> Iterator[None]:
+    """Programs of one file are of no use to the next, and a heap of gigabytes slows everything down."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    gc.freeze()  # what is left stays, such as imported packages: later collections need not look through it

@@ -38,7 +38,7 @@ def reference_vectors(
     """What `verify` compares with: name of the prompt -> the model's vectors of all texts, as exported.
 
     Without a prompt (""), and with every prompt that is not empty. `projection` and `teacher` are those of the export.
-    Products are computed in full float32: what GPUs and TPUs take by default is off by 1e-4, which would hide a mistake.
+    Products are computed in full float32: what GPUs and TPUs take by default is off by 1e-4, which would hide mistakes.
     """
     names = [name for name, prompt in model.student.prompts.model_dump().items() if prompt]
     with jax.default_matmul_precision("highest"):

@@ -31,7 +31,10 @@ def remove_stale(folder: Path, *, all_hosts: bool = False) -> None:
 
     With `all_hosts` also what other machines' processes left, alive or not: for when nothing is left to write.
     """
-    for path in sorted(folder.rglob(".*.tmp")):
+    found = []
+    for root, folders, files in os.walk(folder):  # which does not mind that others rename folders meanwhile
+        found += [Path(root, name) for name in (*folders, *files) if name.startswith(".") and name.endswith(".tmp")]
+    for path in sorted(found):
         *_, host, pid, _ = path.name.split(".")
         if (all_hosts and host != _HOST) or (host == _HOST and pid.isdigit() and not _alive(int(pid))):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

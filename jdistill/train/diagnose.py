@@ -96,8 +96,8 @@ def behind_projections(terms: Mapping[str, LossConfig], projections: Mapping[str
         return []
     teacher, wide = next(iter(projections.items()))
     return [
-        f"{', '.join(f'losses.{name}' for name in terms)}: the student's own {width} numbers are trained only through a "
-        f"projection to the {wide} of teacher '{teacher}', so nothing makes their own cosines tell texts apart, but "
+        f"{', '.join(f'losses.{name}' for name in terms)}: the student's own {width} numbers are trained only through a"
+        f" projection to the {wide} of teacher '{teacher}', so nothing makes their own cosines tell texts apart, but "
         "these are what evaluation and an export compare. Make the projection part of the student, with student.head: "
         f"[{{kind: dense, out_features: {wide}}}, {{kind: normalize}}], or add a loss on its own vectors, such as "
         "info_nce; or export with export.projection: dense."

@@ -1,6 +1,8 @@
 """What every member of the union of losses owes to whoever calls it."""
 
+import functools
 import typing
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -57,17 +59,12 @@ def test_one_float32_value_per_row(case: Case, dtype: jnp.dtype) -> None:
     assert (values.shape, values.dtype) == ((inputs.rows,), jnp.float32)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_values_follow_the_rows_when_the_batch_is_permuted(case: Case) -> None:
-    order = np.random.default_rng(0).permutation(16)
+@pytest.mark.parametrize("label", CASES)
+def test_values_follow_the_rows_when_the_batch_is_permuted(label: str) -> None:
+    case, order = CASES[label], np.random.default_rng(0).permutation(16)
     name = "1 negative" if fits(case, INPUTS["1 negative"]) else "plain texts"
     inputs, draws = INPUTS[name], type(case.loss).__name__ in DRAWING
-
-    @jax.jit
-    def values_of(given: Vectors, parts: Batch) -> jax.Array:
-        return case.loss(view_of(case, given, case.loss.parameters(), parts))
-
-    values, again = (values_of(vectors(case, x), batch(case, x)) for x in (inputs, permuted(inputs, order)))
+    values, again = (values_of(label, x) for x in (inputs, permuted(inputs, order)))
     if not draws:  # which comparisons a row is drawn depends on its place
         np.testing.assert_allclose(again, values[order], rtol=5e-5, atol=2e-6)
 
@@ -75,9 +72,10 @@ def test_values_follow_the_rows_when_the_batch_is_permuted(case: Case) -> None:
 DRAWING = ("ScoreRank",)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_row_depends_on_other_rows_exactly_where_the_loss_says_so(case: Case) -> None:
+@pytest.mark.parametrize("label", CASES)
+def test_a_row_depends_on_other_rows_exactly_where_the_loss_says_so(label: str) -> None:
     """Half of the batch gives way to other rows: what the rest is worth changes, or does not."""
+    case = CASES[label]
     name = "1 negative" if fits(case, INPUTS["1 negative"]) else "plain texts"
     inputs, kept = INPUTS[name], 8
     changed = change(
@@ -88,13 +86,24 @@ def test_a_row_depends_on_other_rows_exactly_where_the_loss_says_so(case: Case) 
         ids=lambda ids: np.concatenate([ids[:kept], ids[:kept]]),
         scores=lambda scores: np.concatenate([scores[:kept], -3 * scores[kept:]]),
     )
+    values, again = (values_of(label, x)[:kept] for x in (inputs, changed))
+    assert case.loss.needs().batch == bool(np.abs(values - again).max() > 1e-5 * np.abs(values).max())
 
-    @jax.jit
-    def values_of(given: Vectors, parts: Batch) -> jax.Array:
+
+def values_of(label: str, inputs: Inputs) -> np.ndarray:
+    """What each row of a batch is worth."""
+    case = CASES[label]
+    return np.asarray(_compiled(label)(vectors(case, inputs), batch(case, inputs)))
+
+
+@functools.cache
+def _compiled(label: str) -> Callable:
+    case = CASES[label]
+
+    def values(given: Vectors, parts: Batch) -> jax.Array:
         return case.loss(view_of(case, given, case.loss.parameters(), parts))
 
-    values, again = (np.asarray(values_of(vectors(case, x), batch(case, x)))[:kept] for x in (inputs, changed))
-    assert case.loss.needs().batch == bool(np.abs(values - again).max() > 1e-5 * np.abs(values).max())
+    return jax.jit(values)
 
 
 def permuted(inputs: Inputs, order: np.ndarray) -> Inputs:

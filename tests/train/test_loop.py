@@ -11,7 +11,7 @@ import pytest
 from jdistill.checkpoint import _load_item as load_item
 from jdistill.checkpoint import complete_steps, load_result, load_student_params, resolved_recipe
 from jdistill.config import UserError
-from jdistill.losses import EmbedCosine
+from jdistill.losses import EmbedCosine, InfoNCE
 from jdistill.student import load_architecture
 from tests.train.tiny_run import run, table_length, tiny_loader
 
@@ -219,7 +219,8 @@ def test_rows_must_divide_over_devices(tmp_path: Path, student: Any) -> None:
 def test_first_line_names_what_decides_the_run(
     tmp_path: Path, student: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(tmp_path, student, steps=2, terms={"align": EmbedCosine(teacher="big")}, evaluate=table_length)
+    terms = {"align": EmbedCosine(teacher="big"), "contrast": InfoNCE()}
+    run(tmp_path, student, steps=2, terms=terms, evaluate=table_length)
     lines = capsys.readouterr().err.splitlines()
     for part in ("tiny:", "parameters", "cpu x 2", "100 rows", "16 per step", "2 steps", "padding", "align"):
         assert part in lines[0]

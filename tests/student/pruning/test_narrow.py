@@ -97,7 +97,7 @@ def test_dead_heads_go_without_a_trace(label, dead, heads):
         kernel[numbers] = 0
         flat[f"layers.{i}.out.kernel"] = kernel.reshape(4 * width, -1)
     before, after = _narrowed(architecture(label), flat, Cuts(heads=heads))
-    _assert_close(after, before, 1e-5)
+    _assert_close(after, before, 5e-5)  # weights are large, so each layer doubles what summing in another order changes
 
 
 @pytest.mark.parametrize("label", SHARED_WIDTH)
