@@ -172,7 +172,7 @@ def test_only_what_a_term_reads_is_gathered(term: LossConfig, gathers: int, scat
     assert count == {"all-gather": gathers, "reduce-scatter": scatters, "all-to-all": 0}
 
 
-@pytest.mark.parametrize("label", CASES)
+@pytest.mark.parametrize("label", [x for i, x in enumerate(CASES) if x in FIRST_OF_KIND or i % 3 == 1])
 def test_memory_is_a_few_score_matrices(label: str) -> None:
     """Nothing of size rows x rows x width, and no more than three float32 matrices of rows x candidates."""
     rows, width, case = 2048, 384, CASES[label]
