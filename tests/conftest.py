@@ -4,14 +4,12 @@ JDISTILL_TEST_PLATFORM=cuda or tpu runs tests on the devices of this machine ins
 test_microbatches.py take however many there are, and are worth it: compilers got the gradient of pieces wrong before.
 """
 
-import gc
 import os
 from collections.abc import Iterator
 
 PLATFORM = os.environ.get("JDISTILL_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = PLATFORM
-QUICK = " --xla_backend_optimization_level=0"  # most of a test is compiling; tables of parity are of what users run
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8" + QUICK * ("PYTEST_VERSION" in os.environ)
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # every test compiles what it runs
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -40,8 +38,20 @@ def eight_devices() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def small_heap() -> Iterator[None]:
-    """Programs of one file are of no use to the next, and a heap of gigabytes slows everything down."""
+    """Programs of one file are of no use to the next, and fill gigabytes."""
     yield
     jax.clear_caches()
-    gc.collect()
-    gc.freeze()  # what is left stays, such as imported packages: later collections need not look through it
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly() -> Iterator[None]:
+    """For rooms that compare runs with runs, most of whose time is compiling what runs for a few steps.
+
+    Elsewhere programs are compiled as users' are. Processes that a test starts inherit it, so they stay comparable.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if PLATFORM == "cpu":
+            patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+            jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)

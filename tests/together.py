@@ -50,7 +50,7 @@ class Together:
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}"),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
             "PYTHONPATH": str(ROOT),
         }

@@ -10,6 +10,11 @@ import pytest
 from tests.train.tiny_run import tiny_student
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(compiled_quickly: None) -> None:
+    """Every file of this room."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     settings = {

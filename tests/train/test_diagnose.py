@@ -234,6 +234,11 @@ def test_own_vectors_that_only_a_projection_sees_are_noticed(terms, projections,
         assert "out_features: 24" in said[0]
 
 
+def test_a_run_through_a_projection_alone_is_warned(tmp_path, student):
+    (line,) = run(tmp_path, student, terms=TERMS, steps=1, evaluate=None).warnings
+    assert line.startswith("losses.align: the student's own")
+
+
 def test_a_run_logs_and_warns(tmp_path, student, capsys):
     terms = {"align": EmbedCosine(teacher="big"), "sharp": Sharp(), "silent": Silent()}
     result = run(tmp_path, student, terms=terms, optimizer={"peak_lr": 0.5, "warmup": 0})

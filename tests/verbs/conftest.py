@@ -12,6 +12,11 @@ import yaml
 from tests.tiny import WORDS, tiny_bert_folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(compiled_quickly: None) -> None:
+    """Every file of this room."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A folder with a recipe; `write` changes the recipe on disk and gives its path."""

@@ -35,12 +35,12 @@ SHARED_WIDTH = [label for label in MAIN if "head_dim" not in type(architecture(l
 
 
 @functools.cache
-def _random(label):
+def _random(label, scale=5):
     """Parameters with larger weights than usual, biases and scales among them, as flat arrays."""
     module = architecture(label).make_module(COMPUTING, rngs=nnx.Rngs(0))
     flat = flatten(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
     rng = np.random.default_rng(1)
-    return {path: np.asarray(x) * 5 + 0.1 * rng.normal(size=x.shape).astype(np.float32) for path, x in flat.items()}
+    return {path: np.asarray(x) * scale + 0.1 * rng.normal(size=x.shape).astype(np.float32) for path, x in flat.items()}
 
 
 def _hidden(config, params):
@@ -91,13 +91,14 @@ def test_dead_neurons_go_without_a_trace(label):
     ("gemma3", [[0, 3], [1, 2], [2, 3]], 2),
 ])  # fmt: skip
 def test_dead_heads_go_without_a_trace(label, dead, heads):
-    flat, width = dict(_random(label)), sizes_of(architecture(label)).head_width
+    # Weights any larger make attention so sharp that the order of a sum alone changes vectors by 1e-5.
+    flat, width = dict(_random(label, scale=3)), sizes_of(architecture(label)).head_width
     for i, numbers in enumerate(dead):
         kernel = flat[f"layers.{i}.out.kernel"].copy().reshape(4, width, -1)
         kernel[numbers] = 0
         flat[f"layers.{i}.out.kernel"] = kernel.reshape(4 * width, -1)
     before, after = _narrowed(architecture(label), flat, Cuts(heads=heads))
-    _assert_close(after, before, 5e-5)  # weights are large, so each layer doubles what summing in another order changes
+    _assert_close(after, before, 1e-5)
 
 
 @pytest.mark.parametrize("label", SHARED_WIDTH)
