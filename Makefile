@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PARALLEL := --numprocesses=auto --dist=loadfile
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help venv demo test quick lint types contracts unit parity format clean
+.PHONY: help venv demo test quick exhaustive lint types contracts unit parity format clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -25,10 +25,13 @@ demo: venv  ## distil, verify and export a search model for your Python librarie
 test: venv lint types contracts unit  ## everything CI runs
 
 quick: venv  ## the fast tests only
-	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not exhaustive"
+
+exhaustive: venv  ## every option of every loss in bfloat16, on several devices, in a ring and in memory; before a release
+	$(BIN)/python -m pytest -q $(PARALLEL) -m exhaustive
 
 unit: venv
-	$(BIN)/python -m pytest -q $(PARALLEL)
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not exhaustive"
 
 lint: venv
 	$(BIN)/ruff check .

@@ -6,15 +6,20 @@ test_microbatches.py take however many there are, and are worth it: compilers go
 
 import os
 from collections.abc import Iterator
+from resource import RUSAGE_SELF, getrusage
+from typing import Any
 
 PLATFORM = os.environ.get("JDISTILL_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = PLATFORM
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # every test compiles what it runs
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # tests compile what they run, but for `compiled_quickly`
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import jaxtyping  # noqa: E402
+
+LARGE_HEAP = 3 * 2**20
+"""In KiB, as Linux counts."""
 
 # Before the first import of the package, so that every annotated function checks shapes and dtypes as it runs.
 _hook = jaxtyping.install_import_hook(
@@ -23,6 +28,7 @@ _hook = jaxtyping.install_import_hook(
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache.compilation_cache import reset_cache  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -38,20 +44,40 @@ def eight_devices() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def small_heap() -> Iterator[None]:
-    """Programs of one file are of no use to the next, and fill gigabytes."""
+    """Programs fill gigabytes in the end; the small ones of one file serve the next until then."""
     yield
-    jax.clear_caches()
+    if getrusage(RUSAGE_SELF).ru_maxrss > LARGE_HEAP:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
-def compiled_quickly() -> Iterator[None]:
+def compiled_quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """For rooms that compare runs with runs, most of whose time is compiling what runs for a few steps.
 
-    Elsewhere programs are compiled as users' are. Processes that a test starts inherit it, so they stay comparable.
+    Programs are compiled with little effort, and once by all test processes of a session and the processes that they
+    start: many train the same tiny student. Elsewhere programs are compiled as users' are.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        if PLATFORM == "cpu":
-            patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-            jax.config.update("jax_disable_most_optimizations", True)
+    if PLATFORM != "cpu":
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
+        return
+    base = tmp_path_factory.getbasetemp()
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_enable_compilation_cache": True,
+        "jax_compilation_cache_dir": str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: jax.config.values[name] for name in settings}  # one of them is no attribute
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name.upper(), str(value))
+        _configure(settings)
+        yield
+        _configure(before)
+
+
+def _configure(settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    reset_cache()  # JAX looks once whether there is a cache

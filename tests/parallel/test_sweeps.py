@@ -28,12 +28,12 @@ FILTERED = InfoNCE(
     teacher="big",
 )
 IN_A_RING = [
-    (label, name)
-    for i, (label, case) in enumerate(CASES.items())
+    pytest.param(label, name, marks=[pytest.mark.exhaustive] * (label not in FIRST_OF_KIND))
+    for label, case in CASES.items()
     for name in ("1 negative", "plain texts")
-    if fits(case, INPUTS[name]) and (label in FIRST_OF_KIND or (name == "1 negative" and "info_nce" in label and i % 3))
+    if fits(case, INPUTS[name]) and (label in FIRST_OF_KIND or (name == "1 negative" and "info_nce" in label))
 ]
-"""Every kind, and the options of InfoNCE that test_in_batch.py leaves out; `make parity` runs all, with every batch."""
+"""Every kind, and by `make exhaustive` every option of InfoNCE; `make parity` runs all, with every batch."""
 
 
 @pytest.mark.parametrize(("label", "name"), IN_A_RING)
@@ -102,7 +102,15 @@ def forms(n: int, width: int, sharding: NamedSharding | None = None) -> tuple:
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler, libtpu, is not installed")
-@pytest.mark.parametrize("loss", [SYMMETRIC, FILTERED, ScoreKL(teacher="big")], ids=["symmetric", "filtered", "kl"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        SYMMETRIC,
+        pytest.param(FILTERED, marks=pytest.mark.exhaustive),
+        pytest.param(ScoreKL(teacher="big"), marks=pytest.mark.exhaustive),
+    ],
+    ids=["symmetric", "filtered", "kl"],
+)
 def test_on_a_tpu_every_transfer_overlaps_work(loss: LossConfig) -> None:
     """In the schedule of a program compiled for four TPU chips, every transfer of a ring's step begins before the loop
     over the step's tiles and ends after it, forward and backward."""

@@ -15,9 +15,6 @@ from tests.train.test_loop import assert_same, metrics, state_of
 PROGRAM = """
 import sys
 from pathlib import Path
-import jax
-for name, value in (("compilation_cache_dir", sys.argv[2]), ("persistent_cache_min_compile_time_secs", 0.0)):
-    jax.config.update(f"jax_{name}", value)
 from tests.train.tiny_run import run, tiny_student
 folder = Path(sys.argv[1])
 run(folder, tiny_student(Path(sys.argv[2]) / "student"), steps=60, save_every=1, log_every=1, evaluate_every=7)

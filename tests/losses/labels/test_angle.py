@@ -18,8 +18,11 @@ def vectors(seed: int, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    coarse, rest = angle_similarity(jnp.asarray(a), jnp.asarray(b))
+    coarse, rest = compiled(a, b)
     return np.asarray(coarse + rest)
+
+
+compiled = jax.jit(angle_similarity)
 
 
 @settings(max_examples=20, deadline=None)

@@ -13,6 +13,7 @@ from tests.losses.inputs import plain
 from tests.losses.measure import view
 
 TERM = Case(CoSENT(), lambda _: None, scores="pair")
+compiled = jax.jit(cosent, static_argnames="temperature")
 
 
 def batch(seed: int, rows: int = 40, levels: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -41,7 +42,7 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("levels", [1, 2, 5, 1000])
 def test_sorted_sums_are_the_sum_over_all_pairs(temperature: float, levels: int) -> None:
     q, d, labels = batch(levels, levels=levels)
-    ours = cosent(*map(jnp.asarray, (q, d, labels)), temperature=temperature)
+    ours = compiled(q, d, labels, temperature=temperature)
     assert float(ours) == pytest.approx(direct(q, d, labels, temperature), rel=1e-6)
 
 
@@ -71,8 +72,8 @@ def test_order_of_rows_length_of_vectors_and_scale_of_labels_do_not_matter(seed:
     q, d, labels = batch(seed)
     random = np.random.default_rng(seed)
     order, length = random.permutation(len(q)), np.float32(random.uniform(0.1, 10, (len(q), 1)))
-    value = cosent(*map(jnp.asarray, (q, d, labels)))
-    changed = cosent(*map(jnp.asarray, ((q * length)[order], d[order], np.exp(3 * labels)[order])))
+    value = compiled(q, d, labels)
+    changed = compiled((q * length)[order], d[order], np.exp(3 * labels)[order])
     assert float(changed) == pytest.approx(float(value), rel=1e-6)
 
 
