@@ -88,6 +88,7 @@ class Model:
         width = self.width if truncate_dim is None else min(truncate_dim, self.student.width)
         vectors = np.empty((len(texts), self.student.width), np.float32)
         ids = self._tokenize([before + text for text in texts])
+        prompt_tokens = self.student.passed_over(before)
         params = {name: part for name, part in self.params.items() if name != "projection"}
         order = np.argsort([-len(row) for row in ids], kind="stable")
         with tqdm(total=len(texts), unit="text", disable=not progress) as bar:
@@ -95,7 +96,11 @@ class Model:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
                 tokens = _pad(
-                    [ids[i] for i in rows], batch_size, self.student.tokenizer.pad_id, fine=len(texts) > _MANY
+                    [ids[i] for i in rows],
+                    batch_size,
+                    self.student.tokenizer.pad_id,
+                    fine=len(texts) > _MANY,
+                    prompt=prompt_tokens,
                 )
                 result = _encode(self.student, params, tokens)
                 _keep(vectors, waiting, bar)  # the device works on `result` meanwhile
@@ -148,7 +153,7 @@ def _encode(student: Student, params: PyTree[Array], tokens: Tokens) -> Float[Ar
     return student.encode(params, tokens)
 
 
-def _pad(rows: list[np.ndarray], batch_size: int, pad_id: int, *, fine: bool) -> Tokens:
+def _pad(rows: list[np.ndarray], batch_size: int, pad_id: int, *, fine: bool, prompt: int) -> Tokens:
     """Rows of one static shape: as long as `static_length` says, as many as the next power of two or `batch_size`."""
     length = static_length(max(len(row) for row in rows), fine=fine)
     count = min(batch_size, 1 << (len(rows) - 1).bit_length())
@@ -157,7 +162,8 @@ def _pad(rows: list[np.ndarray], batch_size: int, pad_id: int, *, fine: bool) ->
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
         lengths[i] = len(row)
-    return Tokens(jnp.asarray(ids), jnp.asarray(np.arange(length)[None, :] < lengths[:, None]))
+    prompts = jnp.full(count, prompt, jnp.int32) if prompt else None
+    return Tokens(jnp.asarray(ids), jnp.asarray(np.arange(length)[None, :] < lengths[:, None]), prompt=prompts)
 
 
 def static_length(length: int, *, fine: bool) -> int:

@@ -24,6 +24,9 @@ class Tokens(NamedTuple):
     hidden: Float[Array, "... l d"] | None = None
     """The encoder's last hidden states of these tokens where they are known, so that it need not run; zeros at padding.
     float32 or bfloat16, as the encoder gave them. Never with `packed`."""
+    prompt: Int[Array, "..."] | None = None
+    """How many of each text's first tokens are those of its prompt, where pooling is to pass over them; None: it passes
+    over none."""
 
 
 class Columns(NamedTuple):

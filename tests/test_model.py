@@ -10,7 +10,7 @@ import jdistill
 from jdistill.config import UserError
 from jdistill.model import Model, static_length
 from jdistill.student import StudentConfig, make_student, save_architecture
-from tests.tiny import SENTENCES, tiny_bert_folder, tiny_static_folder
+from tests.tiny import SENTENCES, tiny_bert_folder, tiny_static_folder, write_modules
 
 TEXTS = [*SENTENCES, "the cat " * 60, "Ünïcödé 🙂"]
 PROMPTS = {"query": "read the ", "other": "see "}
@@ -47,6 +47,18 @@ def test_prompts(bert, model, options):
     vectors = model.encode(TEXTS, **options)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, _theirs(bert).encode(TEXTS, **options), atol=1e-5)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken"])
+def test_prompts_that_are_not_pooled(tmp_path, pooling):
+    folder = tiny_bert_folder(tmp_path, pooling=pooling, layers=1, prompts=PROMPTS)
+    whole = jdistill.load(folder).encode(TEXTS, prompt_name="query")
+    write_modules(folder, 32, [pooling], normalize=True, include_prompt=False)
+    theirs, ours = _theirs(folder), jdistill.load(folder)
+    for options in ({}, {"prompt_name": "query"}, {"prompt": "in "}):
+        np.testing.assert_allclose(ours.encode(TEXTS, **options), theirs.encode(TEXTS, **options), atol=1e-5)
+    assert (np.abs(ours.encode(TEXTS, prompt_name="query") - whole).max() > 1e-3) == (pooling != "lasttoken")
 
 
 @pytest.mark.parity

@@ -158,12 +158,15 @@ def write_tokenizer(
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
 
 
-def write_modules(folder: Path, width: int, pooling: Sequence[str], normalize: bool) -> None:
+def write_modules(
+    folder: Path, width: int, pooling: Sequence[str], normalize: bool, *, include_prompt: bool = True
+) -> None:
     """modules.json and 1_Pooling/config.json of the layout of releases before 5.4."""
     (folder / "1_Pooling").mkdir(exist_ok=True)
     keys = {key: mode in pooling for mode, key in _POOLING_KEYS.items()}
     _write_json(
-        folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **keys, "include_prompt": True}
+        folder / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": width, **keys, "include_prompt": include_prompt},
     )
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * normalize
     _write_json(folder / "modules.json", [_module(i, path, name) for i, (path, name) in enumerate(modules)])

@@ -157,7 +157,9 @@ def _encoder(student: Student, params: Mapping[str, Any]) -> list[Module]:
     name, package = ("MLMTransformer", STOCK_SPARSE) if splade else ("Transformer", STOCK)
     return [
         Module(name, write_transformer, in_root=True, package=package),
-        *pooling_modules(config.pooling, config.encoder, params.get("pooling", {})),
+        *pooling_modules(
+            config.pooling, config.encoder, params.get("pooling", {}), include_prompt=config.include_prompt
+        ),
     ]
 
 

@@ -46,11 +46,15 @@ class Module(NamedTuple):
 
 
 def pooling_modules(
-    poolings: Sequence[Pooling], encoder: EncoderConfig, params: Mapping[str, Mapping[str, Any]]
+    poolings: Sequence[Pooling],
+    encoder: EncoderConfig,
+    params: Mapping[str, Mapping[str, Any]],
+    *,
+    include_prompt: bool = True,
 ) -> list[Module]:
     """The modules that pool: a Pooling for all modes, then one for each pooling with parameters."""
     modes: list[Mode] = [pooling for pooling in poolings if not isinstance(pooling, PoolingModule)]
-    modules = [_stock_pooling(encoder.width, modes)] if modes else []
+    modules = [_stock_pooling(encoder.width, modes, include_prompt)] if modes else []
     for i, pooling in enumerate(poolings):
         if isinstance(pooling, Splade):
             modules.append(Module(pooling.module, _config_writer(pooling.to_module(encoder)), package=STOCK_SPARSE))
@@ -110,13 +114,14 @@ def _own_pooling(pooling: PoolingModule, config: Mapping[str, Any], params: Mapp
     return Module(pooling.module, write, package=MODULES_FILE)
 
 
-def _stock_pooling(width: int, modes: Sequence[Mode]) -> Module:
+def _stock_pooling(width: int, modes: Sequence[Mode], include_prompt: bool) -> Module:
     """Modes in another order than the old keys imply need the form that 5.4 brought."""
     if list(modes) == [mode for mode in POOLING_KEYS.values() if mode in modes]:
         chosen: dict[str, Any] = {key: mode in modes for key, mode in POOLING_KEYS.items()}
     else:
         chosen = {"pooling_mode": [{"mean_sqrt_len": "mean_sqrt_len_tokens"}.get(mode, mode) for mode in modes]}
-    return Module("Pooling", _config_writer({"word_embedding_dimension": width, **chosen, "include_prompt": True}))
+    config = {"word_embedding_dimension": width, **chosen, "include_prompt": include_prompt}
+    return Module("Pooling", _config_writer(config))
 
 
 def _config_writer(config: Mapping[str, Any]) -> Callable[[Path], None]:

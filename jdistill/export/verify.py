@@ -192,6 +192,7 @@ def _transformers(folder: Path) -> Callable[[list[str], str], Float[np.ndarray, 
                 output = encoder(**inputs)
                 hidden = output.logits if scores else output.last_hidden_state
                 tokens = {"hidden": hidden, "mask": inputs["attention_mask"], "ids": inputs["input_ids"]}
+                tokens["prompt"] = _prompt_tokens(tokenizer, prompts.get(prompt, ""))
                 vectors = None
                 for module in modules:
                     vectors = module(tokens, vectors)
@@ -200,6 +201,12 @@ def _transformers(folder: Path) -> Callable[[list[str], str], Float[np.ndarray, 
         return np.concatenate(rows)
 
     return encode
+
+
+def _prompt_tokens(tokenizer: Any, prompt: str) -> int:
+    """Those in front of every text, as sentence-transformers counts them: with [CLS], without [SEP]."""
+    ids = tokenizer(prompt)["input_ids"] if prompt else []
+    return len(ids) - (ids[-1:] != [] and ids[-1] in tokenizer.all_special_ids)
 
 
 @contextmanager

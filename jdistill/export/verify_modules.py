@@ -13,7 +13,8 @@ import numpy as np
 from jdistill.student.hf_modules import POOLING_KEYS
 
 Step = Callable[[Mapping[str, Any], Any], Any]
-"""`({"hidden", "mask", "ids"} of the tokens, vectors so far or None) -> vectors`."""
+"""`({"hidden", "mask", "ids", "prompt"} of the tokens, vectors so far or None) -> vectors`; "prompt" is how many of
+each text's first tokens are those of its prompt."""
 
 
 def read_module(folder: Path, module: Mapping[str, str]) -> Step:
@@ -40,7 +41,14 @@ def _pooling(config: Mapping[str, Any], path: Path) -> Step:
     import torch
 
     modes = config.get("pooling_mode") or [mode for key, mode in POOLING_KEYS.items() if config.get(key)]
-    return lambda tokens, _: torch.cat([_MODES[mode](tokens["hidden"], tokens["mask"]) for mode in modes], dim=-1)
+    whole = config["include_prompt"]
+
+    def pooled(tokens: Mapping[str, Any], _: Any) -> Any:
+        places = tokens["mask"].cumsum(1) * tokens["mask"]  # 1 for the first real token, 2 for the second, ...; else 0
+        mask = tokens["mask"] if whole else tokens["mask"] * (places > tokens["prompt"])
+        return torch.cat([_MODES[mode](tokens["hidden"], mask, places) for mode in modes], dim=-1)
+
+    return pooled
 
 
 def _splade(config: Mapping[str, Any], path: Path) -> Step:
@@ -164,11 +172,11 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any], Path], Step]] = {
 }
 
 
-def _mean(hidden: Any, mask: Any) -> Any:
+def _mean(hidden: Any, mask: Any, places: Any) -> Any:
     return _total(hidden, mask) / mask.sum(1, keepdim=True).clamp(min=1e-9)
 
 
-def _mean_sqrt_len(hidden: Any, mask: Any) -> Any:
+def _mean_sqrt_len(hidden: Any, mask: Any, places: Any) -> Any:
     return _total(hidden, mask) / mask.sum(1, keepdim=True).clamp(min=1e-9).sqrt()
 
 
@@ -176,8 +184,8 @@ def _total(hidden: Any, mask: Any) -> Any:
     return (hidden * mask[:, :, None]).sum(1)
 
 
-def _weighted_mean(hidden: Any, mask: Any) -> Any:
-    weights = mask.cumsum(1) * mask  # 1 for the first real token, 2 for the second, ...
+def _weighted_mean(hidden: Any, mask: Any, places: Any) -> Any:
+    weights = places * mask
     return (hidden * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)
 
 
@@ -185,13 +193,13 @@ def _row(hidden: Any, position: Any) -> Any:
     return hidden.gather(1, position[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
 
 
-_MODES: Mapping[str, Callable[[Any, Any], Any]] = {
-    "cls": lambda hidden, mask: _row(hidden, mask.argmax(1)),
-    "max": lambda hidden, mask: hidden.masked_fill(mask[:, :, None] == 0, -np.inf).amax(1),
+_MODES: Mapping[str, Callable[[Any, Any, Any], Any]] = {
+    "cls": lambda hidden, mask, places: _row(hidden, mask.argmax(1)),
+    "max": lambda hidden, mask, places: hidden.masked_fill(mask[:, :, None] == 0, -np.inf).amax(1),
     "mean": _mean,
     "mean_sqrt_len": _mean_sqrt_len,
     "mean_sqrt_len_tokens": _mean_sqrt_len,
     "weightedmean": _weighted_mean,
-    "lasttoken": lambda hidden, mask: _row(hidden, mask.cumsum(1).argmax(1)),
+    "lasttoken": lambda hidden, mask, places: _row(hidden * mask[:, :, None], mask.cumsum(1).argmax(1)),
 }
-"""Mode -> the maths."""
+"""Mode -> the maths, of the tokens that count (`mask`) and their places in the text, from 1 on."""

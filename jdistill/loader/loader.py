@@ -71,6 +71,7 @@ class Loader:
       seed: decides the order of the rows.
       pieces: parts of a batch that are encoded at once, devices times microbatches: each is packed or folded for
         itself. The rows of a batch and their order do not depend on it.
+      prompts: side -> tokens of its prompt that pooling passes over, where there are any.
       hidden: side -> hidden states of the texts of that side, which batches then carry; of every side that the rows
         have, or of none. Not for packed or folded rows.
 
@@ -90,6 +91,7 @@ class Loader:
         global_batch_size: int,
         seed: int,
         pieces: int = 1,
+        prompts: Mapping[Side, int] | None = None,
         hidden: Mapping[Side, HiddenTable] | None = None,
     ):
         if (queries is None) != (rows.queries is None):
@@ -103,6 +105,7 @@ class Loader:
         self._queries = queries
         self._documents = documents
         self._teachers = dict(teachers)
+        self._prompts = dict(prompts or {})
         self._hidden = dict(hidden or {})
         lengths = Lengths(_query_lengths(rows, queries), documents.lengths[rows.documents])
         texts = shared_texts(_all_texts(rows)) if config.no_duplicates else {}
@@ -165,8 +168,9 @@ class Loader:
         if self._rows.queries is not None and self._queries is not None:
             query_ids = np.asarray(self._rows.queries[rows])
             queries = self._tokens_of(self._queries, query_ids[:, None], shape, "query")
-            hidden = None if queries.hidden is None else queries.hidden[:, 0]
-            queries = queries._replace(ids=queries.ids[:, 0], mask=queries.mask[:, 0], hidden=hidden)
+            # All but `packed` have a column for each text of a row; a row has one query.
+            alone = {name: x[:, 0] for name, x in queries._asdict().items() if x is not None and name != "packed"}
+            queries = queries._replace(**alone)
         scores: Any = None if self._rows.scores is None else np.asarray(self._rows.scores[rows])
         return Batch(
             queries=queries,
@@ -206,7 +210,8 @@ class Loader:
     def _tokens_of(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
         tokens, hidden = self._layout.tokens(table, ids, shape, side), self._hidden.get(side)
         known: Any = None if hidden is None else hidden.pad(ids, tokens.ids.shape[-1])
-        return tokens._replace(hidden=known)
+        prompt: Any = np.full(ids.shape, self._prompts[side], np.int32) if self._prompts.get(side) else None
+        return tokens._replace(hidden=known, prompt=prompt)
 
     def _planned(self, step: int) -> tuple[Int[np.ndarray, " n"], Shape]:
         epoch, i = divmod(step, self.steps_per_epoch)

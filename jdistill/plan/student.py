@@ -23,7 +23,7 @@ from jdistill.student.pruning.config import Cuts
 from jdistill.student.pruning.layers import kept_layers
 from jdistill.student.pruning.sizes import cut_encoder
 from jdistill.student.student import encoder_shapes
-from jdistill.student.tail import chosen_head, chosen_pooling, pooling_params, projected
+from jdistill.student.tail import chosen_head, chosen_pooling, pooling_params, projected, sees_prompt
 from jdistill.student.tokenizer import Tokenizer
 
 MAX_LENGTH = 512
@@ -64,6 +64,7 @@ def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) ->
     architecture = Architecture(
         encoder=encoder,
         pooling=pooling,
+        include_prompt=sees_prompt(config, encoder, pooling, None),
         head=chosen_head(config, encoder, pooling, None),
         max_length=config.max_length or encoder.max_positions,
         prompts=config.prompts,

@@ -55,6 +55,9 @@ class StudentConfig(Config):
     pooling: list[Pooling] | Pooling | None = None
     """How token vectors become one; several are concatenated. Left out: as in `init`, else mean. One that `init` has
     with the same options keeps its parameters; others start as their documentation says."""
+    include_prompt: bool | None = None
+    """Whether pooling by a mode, such as mean, sees the tokens of the prompt, [CLS] in front of it among them; texts
+    without a prompt are pooled whole. Left out: as in `init`, else true. Poolings with parameters see all tokens."""
     head: list[HeadModule] | None = None
     """What follows the pooling, such as `[{kind: dense, out_features: 3072}, {kind: dense, out_features: 768}]`, with
     random weights. Left out: that of `init` with its weights, else nothing but what `normalize` says."""
@@ -128,6 +131,8 @@ class Architecture(Config):
     """Turns tokens into vectors."""
     pooling: list[Pooling]
     """Turns a text's vectors into one."""
+    include_prompt: bool = True
+    """Whether pooling by a mode sees the tokens of the prompt."""
     head: list[HeadModule]
     """What follows the pooling."""
     max_length: int | None

@@ -39,6 +39,8 @@ class Pretrained:
     pooling: list[Pooling]
     pooling_params: dict[str, Any]
     """Number in `pooling` -> parameters of that pooling, where its module holds some."""
+    include_prompt: bool
+    """Whether the modes of `pooling` see the tokens of the prompt."""
     head: list[Head]
     head_params: dict[str, dict[str, np.ndarray]]
     """Index in `head` -> parameters of that module, where it has some."""
@@ -93,6 +95,7 @@ def read_folder(folder: str | Path) -> Pretrained:
     settings = read_json(folder / "config_sentence_transformers.json")
     begun = _FIRST[first](path)
     pooling, params, rest = _poolings(folder, modules[1:], begun["encoder"])
+    stock = [path for name, path in modules[1:] if name == STOCK_POOLINGS[0]]
     _check_task(path, pooling)
     head, head_params = _head(folder, rest)
     return Pretrained(
@@ -100,6 +103,7 @@ def read_folder(folder: str | Path) -> Pretrained:
         **begun,
         pooling=pooling,
         pooling_params=params,
+        include_prompt=all(read_json(path / "config.json").get("include_prompt", True) for path in stock),
         head=head,
         head_params=head_params,
         prompts=dict(settings.get("prompts") or {}),
@@ -116,6 +120,7 @@ def _plain(folder: Path) -> Pretrained:
         **_transformer(folder),
         pooling=["mean"],
         pooling_params={},
+        include_prompt=True,
         head=[],
         head_params={},
         prompts={},

@@ -76,8 +76,6 @@ def _tensors_of(pooling: PoolingModule, folder: Path, encoder: EncoderConfig) ->
 def _modes(folder: Path) -> list[Mode]:
     path = folder / "config.json"
     config = read_json(path)
-    if config.get("include_prompt", True) is False:
-        raise UserError(f"{path}: include_prompt is false; pooling without the prompt's tokens is not supported.")
     if "pooling_mode" not in config:
         return [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or ["mean"]
     listed = config["pooling_mode"]

@@ -21,7 +21,7 @@ from jdistill.student.pruning.layers import kept_layers
 from jdistill.student.pruning.prune import Pruned, prune
 from jdistill.student.pruning.report import parameters_of
 from jdistill.student.student import Student, encoder_shapes, random_encoder
-from jdistill.student.tail import chosen_head, chosen_pooling, head_params, pooling_params, projected
+from jdistill.student.tail import chosen_head, chosen_pooling, head_params, pooling_params, projected, sees_prompt
 from jdistill.student.tokenizer import Tokenizer
 
 Params = dict[str, Any]
@@ -94,7 +94,15 @@ def from_pretrained(found: Pretrained, *, dtype: Dtype = "float32") -> tuple[Stu
     """The model in a folder as a student, nothing changed."""
     prompts = Prompts(query=found.prompts.get("query", ""), document=found.prompts.get("document", ""))
     student = Student(
-        _architecture(found, found.encoder, found.pooling, found.head, prompts, how={"dropout": 0.0, "dtype": dtype}),
+        _architecture(
+            found,
+            found.encoder,
+            found.pooling,
+            found.head,
+            prompts,
+            include_prompt=found.include_prompt,
+            how={"dropout": 0.0, "dtype": dtype},
+        ),
         found.tokenizer,
     )
     pooling = pooling_params(found.pooling, found.encoder, found, jax.random.key(0))
@@ -103,7 +111,8 @@ def from_pretrained(found: Pretrained, *, dtype: Dtype = "float32") -> tuple[Stu
 
 def _initialised(config: StudentConfig, found: Pretrained, corpus: Corpus | None) -> _Begun:
     loaded = _encoder_params(
-        found, _architecture(found, found.encoder, found.pooling, [], config.prompts, how=_how(config))
+        found,
+        _architecture(found, found.encoder, found.pooling, [], config.prompts, include_prompt=True, how=_how(config)),
     )
     whole = parameters_of({"encoder": loaded})
     encoder, loaded, kept = _chosen(config, found, loaded)
@@ -124,6 +133,7 @@ def _initialised(config: StudentConfig, found: Pretrained, corpus: Corpus | None
         chosen_head(config, encoder, pooling, found),
         config.prompts,
         max_length=config.max_length,
+        include_prompt=sees_prompt(config, encoder, pooling, found),
         how=_how(config),
     )
     _check(architecture, tokenizer)
@@ -144,6 +154,7 @@ def _random(config: StudentConfig, key: Array) -> _Begun:
     architecture = Architecture(
         encoder=encoder,
         pooling=pooling,
+        include_prompt=sees_prompt(config, encoder, pooling, None),
         head=chosen_head(config, encoder, pooling, None),
         max_length=config.max_length or (min(lengths) if encoder.max_positions else None),
         prompts=config.prompts,
@@ -194,12 +205,14 @@ def _architecture(
     prompts: Prompts,
     *,
     max_length: int | None = None,
+    include_prompt: bool,
     how: Mapping[str, Any],
 ) -> Architecture:
     inherited = found.max_length if encoder.kind == found.encoder.kind else None
     return Architecture(
         encoder=encoder,  # pyright: ignore[reportArgumentType]
         pooling=pooling,
+        include_prompt=include_prompt,
         head=head,
         max_length=max_length or inherited,
         prompts=prompts,

@@ -7,6 +7,7 @@ of a text's tokens, are then sums over segments; texts are never laid apart agai
 """
 
 from collections.abc import Callable
+from copy import copy
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,10 @@ class Rows:
         """That of each text's first token; any place's where there is none."""
         raise NotImplementedError
 
+    def behind(self, prompts: Int[Array, " n"]) -> "Rows":
+        """The same rows, as if places of the first so many tokens of each text held none; `ordinals` stay."""
+        raise NotImplementedError
+
     def last(self, values: Float[Array, "r p d"]) -> Float[Array, "n d"]:
         """That of each text's last token; any place's where there is none."""
         raise NotImplementedError
@@ -82,6 +87,7 @@ class PaddedRows(Rows):
         self.ids = tokens.ids
         self.places = self.held = tokens.mask
         self.positions = jnp.arange(tokens.ids.shape[-1])[None]
+        self._mask = tokens.mask
 
     @property
     def texts(self) -> Int[Array, "n l"]:
@@ -91,7 +97,7 @@ class PaddedRows(Rows):
     @property
     def ordinals(self) -> Int[Array, "n l"]:
         """The place, counted from the first token."""
-        return self.positions - self.held.argmax(axis=1)[:, None]
+        return self.positions - self._mask.argmax(axis=1)[:, None]
 
     @property
     def counts(self) -> Int[Array, " n"]:
@@ -123,6 +129,12 @@ class PaddedRows(Rows):
         """At the last place that holds a token."""
         return _along(values, self.held.shape[1] - 1 - self.held[:, ::-1].argmax(axis=1))
 
+    def behind(self, prompts: Int[Array, " n"]) -> "PaddedRows":
+        """See Rows."""
+        rows = copy(self)
+        rows.held = self.held & (self.ordinals >= prompts[:, None])
+        return rows
+
     def _held_like(self, values: Array) -> Bool[Array, "n l *one"]:
         return self.held.reshape(*self.held.shape, *(1,) * (values.ndim - 2))
 
@@ -139,6 +151,8 @@ class PackedRows(Rows):
         self._texts = place // length
         # Empty places are one more text: they attend each other, and nothing attends them.
         self.places = jnp.where(self.held, self._texts, -1)
+        self._first: Int[Array, "r p"] | int = 0
+        """Position of each text's first token that counts."""
 
     @property
     def texts(self) -> Int[Array, "r p"]:
@@ -179,6 +193,13 @@ class PackedRows(Rows):
         """Where each segment ends."""
         return _flat(values)[self._begins + jnp.maximum(self.counts - 1, 0)]
 
+    def behind(self, prompts: Int[Array, " n"]) -> "PackedRows":
+        """See Rows."""
+        rows = copy(self)
+        rows._first = prompts[self._texts]
+        rows.held = self.held & (self.positions >= rows._first)
+        return rows
+
     @property
     def _segments(self) -> Int[Array, " places"]:
         """The text of each place; what is empty falls out of range and is dropped."""
@@ -187,7 +208,7 @@ class PackedRows(Rows):
     @property
     def _begins(self) -> Int[Array, " n"]:
         """The place, counted through, of each text's first token; 0 where there is none."""
-        begins = jnp.where(self.held & (self.positions == 0), self.texts, self._n).reshape(-1)
+        begins = jnp.where(self.held & (self.positions == self._first), self.texts, self._n).reshape(-1)
         places = jnp.arange(begins.size, dtype=jnp.int32)
         return jnp.zeros(self._n, jnp.int32).at[begins].set(places, mode="drop")
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from jdistill.config import UserError, parse
 from jdistill.student import weights
@@ -58,6 +58,10 @@ class Student:
         """Tokens after which texts are cut, special ones included."""
         return NO_LIMIT if self.config.max_length is None else self.config.max_length
 
+    def passed_over(self, prompt: str) -> int:
+        """How many tokens at the start of a text with this prompt pooling passes over, special ones included."""
+        return 0 if self.config.include_prompt or not prompt else self.tokenizer.prompt_length(prompt)
+
     @property
     def normalizes(self) -> bool:
         """Whether vectors have unit length."""
@@ -97,7 +101,7 @@ class Student:
             hidden = {self.layers: tokens.hidden}
         else:
             raise ValueError(f"known hidden states are of padded rows and of the last layer, not of layers {layers}")
-        return {layer: self._pooled(params, hidden[layer], rows) for layer in layers}
+        return {layer: self._pooled(params, hidden[layer], rows, tokens.prompt) for layer in layers}
 
     def hidden_states(self, params: PyTree[Array], tokens: Tokens) -> Float[Array, "n l d"]:
         """The encoder's last hidden states, one vector per token, as `Tokens.hidden` holds them.
@@ -112,9 +116,11 @@ class Student:
     def _encoder(self, params: PyTree[Array]) -> Any:
         return nnx.merge(self._graph, params["encoder"])
 
-    def _pooled(self, params: PyTree[Array], hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d"]:
-        config = self.config
-        pooled = pool(hidden, rows, config.pooling, params.get("pooling", {}), config.encoder, params["encoder"])
+    def _pooled(
+        self, params: PyTree[Array], hidden: Float[Array, "r p d"], rows: Rows, prompts: Int[Array, " n"] | None
+    ) -> Float[Array, "n d"]:
+        config, own = self.config, params.get("pooling", {})
+        pooled = pool(hidden, rows, config.pooling, own, config.encoder, params["encoder"], prompts)
         return apply_head(config.head, params.get("head", {}), pooled)
 
     def project(self, params: PyTree[Array], embeddings: Float[Array, "n d"], teacher: str) -> Float[Array, "n t"]:

@@ -50,6 +50,25 @@ def chosen_pooling(
     return cast(list[Pooling], filled)
 
 
+def sees_prompt(
+    config: StudentConfig, encoder: EncoderConfig, pooling: Sequence[Pooling], found: Pretrained | None
+) -> bool:
+    """Whether pooling by a mode sees the tokens of the prompt.
+
+    Raises:
+      UserError: if it is not to, but there is no such pooling.
+    """
+    by_mode = encoder.kind != "static" and not all(isinstance(each, PoolingModule) for each in pooling)
+    if config.include_prompt is False and not by_mode:
+        what = "a static embedding" if encoder.kind == "static" else f"the pooling {names_of(pooling)}"
+        raise UserError(
+            f"student.include_prompt: is false, but {what} sees all tokens; only poolings by a mode, such as mean, can "
+            "pass over the prompt. Leave it out."
+        )
+    inherited = found is None or found.include_prompt or not by_mode
+    return inherited if config.include_prompt is None else config.include_prompt
+
+
 def chosen_head(
     config: StudentConfig, encoder: EncoderConfig, pooling: Sequence[Pooling], found: Pretrained | None
 ) -> list[Head]:

@@ -136,6 +136,15 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=self._special_tokens)
         return [encoding.ids for encoding in encodings]
 
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens of a prompt with the special ones in front of it, but without one behind it.
+
+        Parity: sentence-transformers, which so decides how many first tokens are the prompt's. A tokenizer that joins
+        the prompt's last word with the text's first gives others there.
+        """
+        ids = self.encode([prompt], None)[0]
+        return len(ids) - bool(ids and ids[-1] in self.special_ids)
+
     def save(self, folder: str | Path, *, max_length: int | None = None) -> None:
         """Write tokenizer.json and its companions; `from_folder` reads them back, and so does transformers.
 

@@ -151,7 +151,8 @@ def encode_columns(
 
     ids, mask = tokens.ids.reshape(n * c, length), tokens.mask.reshape(n * c, length)
     hidden = None if tokens.hidden is None else tokens.hidden.reshape(n * c, length, -1)
-    documents = vectors(Tokens(ids, mask, tokens.packed, hidden), document_keys)
+    prompt = None if tokens.prompt is None else tokens.prompt.reshape(n * c)
+    documents = vectors(Tokens(ids, mask, tokens.packed, hidden, prompt), document_keys)
     queries = None if query_tokens is None else vectors(query_tokens, query_keys)
     return {
         layer: Columns(None if queries is None else queries[layer], documents[layer].reshape(n, c, -1))

@@ -161,6 +161,10 @@ def make_loader(recipe: Recipe, store: Store, student: Student, params: Any = No
         global_batch_size=recipe.train.global_batch_size,
         seed=recipe.seed,
         pieces=pieces,
+        prompts={
+            "query": student.passed_over(student.prompts.query),
+            "document": student.passed_over(student.prompts.document),
+        },
         hidden=_hidden_tables(recipe, store, student, params, queries, documents) if cached else None,
     )
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -118,6 +119,20 @@ def test_a_kept_projection_follows_the_normalisation(tmp_path, normalize):
     if normalize:
         by_hand /= np.linalg.norm(by_hand, axis=1, keepdims=True)
     np.testing.assert_allclose(jdistill.load(tmp_path / "out").encode(list(PROBES)), by_hand, atol=1e-5)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("pooling", ["mean", "weightedmean", "lasttoken", ["max", "cls"]], ids=str)
+def test_pooling_without_the_prompt_comes_back(tmp_path, pooling):
+    source = tiny_bert_folder(tmp_path / "source", layers=1)
+    options: Any = {"pooling": pooling, "prompts": Prompts(query="the cat: ", document="dog ")}
+    model = _model(source, include_prompt=False, **options)
+    _assert_round_trip(model, tmp_path / "out")
+    assert _model(tmp_path / "out").student.config.include_prompt is False  # a student of its own takes it over
+    whole = _model(tmp_path / "out", include_prompt=True, **options)
+    for name in ("query", "document"):
+        apart = np.abs(model.encode(list(PROBES), prompt_name=name) - whole.encode(list(PROBES), prompt_name=name))
+        assert (apart.max() > 1e-3) == (pooling != "lasttoken")
 
 
 @pytest.mark.parity

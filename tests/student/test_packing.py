@@ -1,15 +1,20 @@
 """Packed rows give what padded rows give, in value and gradient."""
 
+from pathlib import Path
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jdistill.loader.packing import packed_rows, places
-from jdistill.student import StudentConfig, make_student
+from jdistill.student import Student, StudentConfig, make_student
+from jdistill.student.hf_modules import POOLING_KEYS
+from jdistill.student.pooling import MODES
 from jdistill.types import Tokens
 from tests.tiny import tiny_bert_folder
 
+ORDER = list(POOLING_KEYS.values())
 LENGTHS = np.array([3, 9, 1, 12, 5, 7, 2, 12])
 
 
@@ -24,10 +29,20 @@ def batch(*, capacity: int, rows: int | None = None, padded: int = 14) -> tuple[
     return plain, plain._replace(packed=jnp.asarray(packed))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken"])
-def test_packed_equals_padded(tmp_path, pooling):
-    folder = tiny_bert_folder(tmp_path, pooling=pooling)
-    student, params = make_student(StudentConfig(init=str(folder)), teacher_widths={}, key=jax.random.key(0))
+def every_mode(folder: Path, **options: Any) -> tuple[Student, Any]:
+    """A student that gives what each pooling by a mode gives, side by side."""
+    source = tiny_bert_folder(folder, pooling=tuple(MODES), normalize=False, **options)
+    return make_student(StudentConfig(init=str(source)), teacher_widths={}, key=jax.random.key(0))
+
+
+def by_mode(vectors: Any) -> dict[str, np.ndarray]:
+    """The vectors of each mode, of unit length."""
+    parts = np.split(np.asarray(vectors), len(MODES), axis=1)
+    return {mode: part / np.linalg.norm(part, axis=1, keepdims=True) for mode, part in zip(ORDER, parts, strict=True)}
+
+
+def test_packed_equals_padded(tmp_path):
+    student, params = every_mode(tmp_path)
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(len(LENGTHS), student.width)), jnp.float32)
 
     @jax.jit
@@ -42,8 +57,22 @@ def test_packed_equals_padded(tmp_path, pooling):
     largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected_gradient))
     for capacity in (12, 17, 64):
         (_, vectors), gradient = value_and_gradient(params, batch(capacity=capacity)[1])
-        np.testing.assert_allclose(vectors, expected, atol=1e-6)
+        found = by_mode(vectors)
+        for mode, one in by_mode(expected).items():
+            np.testing.assert_allclose(found[mode], one, atol=1e-6, err_msg=mode)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * largest), gradient, expected_gradient)
+
+
+def test_prompts_are_passed_over_in_packed_rows_too(tmp_path):
+    student, params = every_mode(tmp_path, layers=1)
+    prompts = jnp.asarray(np.array([2, 8, 0, 5, 4, 1, 1, 0]), jnp.int32)  # shorter than the texts, and not all alike
+    encode = jax.jit(student.encode)
+    plain, packed = (tokens._replace(prompt=prompts) for tokens in batch(capacity=17))
+    expected, found = by_mode(encode(params, plain)), by_mode(encode(params, packed))
+    whole = by_mode(encode(params, plain._replace(prompt=None)))
+    for mode, one in expected.items():
+        np.testing.assert_allclose(found[mode], one, atol=1e-6, err_msg=mode)
+        assert (np.abs(one - whole[mode])[prompts > 0].max() > 1e-3) == (mode != "lasttoken")
 
 
 def test_empty_rows_change_nothing(tmp_path):

@@ -20,9 +20,9 @@ PADDING = np.zeros((1, 5), bool)
 COMBINATIONS = [[mode] for mode in MODES] + [["max", "cls", "mean"], ["lasttoken", "mean_sqrt_len", "weightedmean"]]
 
 
-def pool(hidden, mask, modes):
+def pool(hidden, mask, modes, prompts=None):
     rows = PaddedRows(Tokens(jnp.zeros(mask.shape, jnp.int32), mask))
-    return pool_rows(hidden, rows, modes, {}, BertConfig(), {})
+    return pool_rows(hidden, rows, modes, {}, BertConfig(), {}, prompts)
 
 
 def _inputs(masks):
@@ -63,7 +63,9 @@ def test_value_is_that_of_the_definition(mode):
     list(itertools.product(COMBINATIONS, [MASKS, PADDING])),
     ids=lambda x: "-".join(x) if isinstance(x, list) else ("padding" if not x.any() else "rows"),
 )
-def test_value_and_gradient_are_those_of_sentence_transformers(modes, masks):
+@pytest.mark.parametrize("prompt", [None, 1, 2])
+def test_value_and_gradient_are_those_of_sentence_transformers(modes, masks, prompt):
+    """With a prompt, of which some texts have nothing else, as well as without."""
     torch = pytest.importorskip("torch")
     from sentence_transformers.sentence_transformer.modules import Pooling
 
@@ -72,10 +74,12 @@ def test_value_and_gradient_are_those_of_sentence_transformers(modes, masks):
     names = tuple("mean_sqrt_len_tokens" if mode == "mean_sqrt_len" else mode for mode in modes)
     theirs_in = torch.tensor(hidden, requires_grad=True)
     features = {"token_embeddings": theirs_in, "attention_mask": torch.tensor(masks.astype(np.int64))}
-    theirs = Pooling(3, pooling_mode=names)(features)["sentence_embedding"]
+    features |= {} if prompt is None else {"prompt_length": prompt}
+    theirs = Pooling(3, pooling_mode=names, include_prompt=prompt is None)(features)["sentence_embedding"]
     theirs.backward(torch.tensor(cotangent))
 
-    ours, vjp = jax.vjp(lambda h: pool(h, jnp.asarray(masks), modes), jnp.asarray(hidden))
+    prompts = None if prompt is None else jnp.full(len(masks), prompt, jnp.int32)
+    ours, vjp = jax.vjp(lambda h: pool(h, jnp.asarray(masks), modes, prompts), jnp.asarray(hidden))
     np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-6)
     np.testing.assert_allclose(vjp(jnp.asarray(cotangent))[0], theirs_in.grad.numpy(), atol=1e-6)
 

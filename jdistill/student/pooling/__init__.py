@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from pydantic import Field
 
 from jdistill.student.encoders.base import EncoderConfig
@@ -43,6 +43,7 @@ def pool(
     params: Mapping[str, PoolingParams],
     encoder: EncoderConfig,
     encoder_params: Mapping[str, Any],
+    prompts: Int[Array, " n"] | None = None,
 ) -> Float[Array, "n e"]:
     """What each pooling gives, side by side, float32.
 
@@ -53,15 +54,17 @@ def pool(
       params: number of a pooling in the list -> its parameters; those without any are left out.
       encoder: the architecture of the encoder.
       encoder_params: its parameters.
+      prompts: how many first tokens of each text the modes pass over; poolings with parameters see all tokens.
     Source:
-      Parity: sentence-transformers Pooling, whose name for `mean_sqrt_len` is `mean_sqrt_len_tokens`.
+      Parity: sentence-transformers Pooling, whose name for `mean_sqrt_len` is `mean_sqrt_len_tokens`; `prompts` are
+      what it leaves out with `include_prompt: false`.
     """
-    wide = hidden.astype(jnp.float32)
+    wide, behind = hidden.astype(jnp.float32), rows if prompts is None else rows.behind(prompts)
     return jnp.concatenate(
         [
             pooling(wide, rows, params[str(i)], encoder, encoder_params)
             if isinstance(pooling, PoolingModule)
-            else MODES[pooling](wide, rows)
+            else MODES[pooling](wide, behind)
             for i, pooling in enumerate(poolings)
         ],
         axis=-1,
