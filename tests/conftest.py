@@ -6,13 +6,14 @@ test_microbatches.py take however many there are, and are worth it: compilers go
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 PLATFORM = os.environ.get("JDISTILL_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = PLATFORM
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # tests compile what they run, but for `compiled_quickly`
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # but for `compiled_quickly`
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -20,6 +21,8 @@ import jaxtyping  # noqa: E402
 
 LARGE_HEAP = 3 * 2**20
 """In KiB, as Linux counts."""
+
+EFFORTLESS = "jax_disable_most_optimizations"
 
 # Before the first import of the package, so that every annotated function checks shapes and dtypes as it runs.
 _hook = jaxtyping.install_import_hook(
@@ -50,24 +53,43 @@ def small_heap() -> Iterator[None]:
         jax.clear_caches()
 
 
-@pytest.fixture(scope="module")
-def compiled_quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """For rooms that compare runs with runs, most of whose time is compiling what runs for a few steps.
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Most of a test's time is compiling what runs once or twice, so programs are compiled with little effort.
 
-    Programs are compiled with little effort, and once by all test processes of a session and the processes that they
-    start: many train the same tiny student. Elsewhere programs are compiled as users' are.
+    And once by all test processes of a session and the processes that they start. Files and tests marked `optimized`
+    compile as users do.
     """
-    if PLATFORM != "cpu":
+    if PLATFORM != "cpu" or request.node.get_closest_marker("optimized"):
         yield
         return
     base = tmp_path_factory.getbasetemp()
     settings = {
-        "jax_disable_most_optimizations": True,
+        EFFORTLESS: True,
         "jax_enable_compilation_cache": True,
         "jax_compilation_cache_dir": str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
+    with _configured(settings):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def compiled_as_users_do(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For tests marked `optimized`: what they check lies within rounding, or is the compiler's own work."""
+    if PLATFORM != "cpu" or not request.node.get_closest_marker("optimized") or not jax.config.values[EFFORTLESS]:
+        yield
+        return
+    with _configured({EFFORTLESS: False}):
+        jax.clear_caches()
+        yield
+        jax.clear_caches()
+
+
+@contextmanager
+def _configured(settings: dict[str, Any]) -> Iterator[None]:
+    """Options of JAX, here and in processes that are started."""
     before = {name: jax.config.values[name] for name in settings}  # one of them is no attribute
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():

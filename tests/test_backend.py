@@ -13,6 +13,8 @@ import pytest
 from jdistill.backend import ALONE, FLAGS, platform_at_hand, prepare, set_flags
 from tests.plan.libtpu import needs_libtpu
 
+pytestmark = pytest.mark.optimized
+
 
 def started(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter: flags are read once."""

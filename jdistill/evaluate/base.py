@@ -54,6 +54,13 @@ def vectors(encode: Encode, texts: list[str], *, side: SideName) -> Float[np.nda
     return embeddings
 
 
+def ranks(values: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """Along the last axis, from 1 on; equal values share the mean of theirs."""
+    from scipy.stats import rankdata  # takes a second to import, which every start of a command would pay
+
+    return rankdata(values, axis=-1)
+
+
 def unit(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     """Rows of length 1; a zero row stays zero (torch's `F.normalize`: divide by max(norm, 1e-12))."""
     return embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-12)

@@ -11,10 +11,9 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt
-from scipy import stats
 
 from jdistill.config import Config
-from jdistill.evaluate.base import Encode, SideName, unit, vectors
+from jdistill.evaluate.base import Encode, SideName, ranks, unit, vectors
 from jdistill.evaluate.ranking import first_best
 
 
@@ -98,9 +97,7 @@ def _other_scores(embeddings: Float[np.ndarray, "n d"]) -> Iterator[Float[np.nda
 
 
 def _row_spearman(x: Float[np.ndarray, "c m"], y: Float[np.ndarray, "c m"]) -> Float[np.ndarray, " c"]:
-    x, y = (
-        ranks - ranks.mean(axis=1, keepdims=True) for ranks in (stats.rankdata(x, axis=1), stats.rankdata(y, axis=1))
-    )
+    x, y = (each - each.mean(axis=1, keepdims=True) for each in (ranks(x), ranks(y)))
     norms = np.sqrt(np.square(x).sum(axis=1) * np.square(y).sum(axis=1))
     return (x * y).sum(axis=1) / np.where(norms > 0, norms, 1.0)
 

@@ -7,11 +7,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 from pydantic import Field
-from scipy import stats
 
 from jdistill.config import UserError
 from jdistill.data import read_columns
-from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, as_numbers, as_texts, unit, vectors
+from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, as_numbers, as_texts, ranks, unit, vectors
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
@@ -84,7 +83,7 @@ def sts(
         predicted = SIMILARITIES[name](first.astype(np.float64), second.astype(np.float64))
         collapsed = np.ptp(predicted) <= 1e-12 * max(1.0, float(np.abs(predicted).max()))
         metrics[f"pearson_{name}"] = 0.0 if collapsed else _pearson(predicted, scores)
-        metrics[f"spearman_{name}"] = 0.0 if collapsed else _pearson(stats.rankdata(predicted), stats.rankdata(scores))
+        metrics[f"spearman_{name}"] = 0.0 if collapsed else _pearson(ranks(predicted), ranks(scores))
     return metrics
 
 

@@ -123,7 +123,7 @@ def _latent_attention(config: Mapping[str, Any], path: Path) -> Step:
         inner = norm(hidden, "inner_norm") @ w["up.weight"].T + w["up.bias"]
         half = inner.shape[-1] // 2
         gated = inner[..., :half] * gelu(inner[..., half:])
-        return _after(before, _mean(hidden + gated @ w["down.weight"].T + w["down.bias"], tokens["mask"]))
+        return _after(before, _mean(hidden + gated @ w["down.weight"].T + w["down.bias"], tokens["mask"], None))
 
     return pooled
 

@@ -50,11 +50,30 @@ class Rows:
         """Sum over the tokens of each text."""
         raise NotImplementedError
 
-    def largest(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
-        """Largest over the tokens of each text; minus infinity where there is none."""
+    def foremost(self, values: Float[Array, "r p *d"]) -> Int[Array, "n *d"]:
+        """Which of `numbers` the largest value of each text's tokens has, of equal ones the first; any without tokens.
+
+        Found by handing numbers on with values, not by comparing values with their largest: XLA may compute a value
+        anew in each fused loop that reads it, and round it otherwise, so that none would be equal.
+        """
         raise NotImplementedError
 
-    def spread(self, values: Float[Array, "n *d"]) -> Float[Array, "r p *d"]:
+    def largest(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
+        """Largest over the tokens of each text; minus infinity where there is none. Its gradient goes to `foremost`."""
+        found = self.total(jnp.where(self.chosen(self.foremost(jax.lax.stop_gradient(values))), values, 0.0))
+        return jnp.where(_like(self.counts > 0, found), found, -jnp.inf)
+
+    def chosen(self, numbers: Int[Array, "n *d"]) -> Bool[Array, "r p *d"]:
+        """Which places have the number that their text has."""
+        spread = self.spread(numbers)
+        return spread == _like(self.numbers, spread)
+
+    @property
+    def numbers(self) -> Int[Array, "_ p"]:
+        """A number for each place, unlike those of other places with the same text."""
+        raise NotImplementedError
+
+    def spread(self, values: Shaped[Array, "n *d"]) -> Shaped[Array, "r p *d"]:
         """To each place that of its text; to an empty place any."""
         raise NotImplementedError
 
@@ -106,13 +125,18 @@ class PaddedRows(Rows):
 
     def total(self, values: Float[Array, "n l *d"]) -> Float[Array, "n *d"]:
         """Sum over a row without its padding."""
-        return (values * self._held_like(values).astype(values.dtype)).sum(axis=1)
+        return (values * _like(self.held, values).astype(values.dtype)).sum(axis=1)
 
-    def largest(self, values: Float[Array, "n l *d"]) -> Float[Array, "n *d"]:
-        """Largest of a row without its padding."""
-        return jnp.where(self._held_like(values), values, -jnp.inf).max(axis=1)
+    def foremost(self, values: Float[Array, "n l *d"]) -> Int[Array, "n *d"]:
+        """See Rows."""
+        return jnp.where(_like(self.held, values), values, -jnp.inf).argmax(axis=1).astype(jnp.int32)
 
-    def spread(self, values: Float[Array, "n *d"]) -> Float[Array, "n l *d"]:
+    @property
+    def numbers(self) -> Int[Array, "_ l"]:
+        """The position."""
+        return self.positions
+
+    def spread(self, values: Shaped[Array, "n *d"]) -> Shaped[Array, "n l *d"]:
         """Along the row."""
         return jnp.broadcast_to(values[:, None], (*self.ids.shape, *values.shape[1:]))
 
@@ -134,9 +158,6 @@ class PaddedRows(Rows):
         rows = copy(self)
         rows.held = self.held & (self.ordinals >= prompts[:, None])
         return rows
-
-    def _held_like(self, values: Array) -> Bool[Array, "n l *one"]:
-        return self.held.reshape(*self.held.shape, *(1,) * (values.ndim - 2))
 
 
 class PackedRows(Rows):
@@ -173,11 +194,24 @@ class PackedRows(Rows):
         """Sum over segments."""
         return jax.ops.segment_sum(_flat(values), self._segments, self._n)
 
-    def largest(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
-        """Largest over segments."""
-        return jax.ops.segment_max(_flat(values), self._segments, self._n)
+    def foremost(self, values: Float[Array, "r p *d"]) -> Int[Array, "n *d"]:
+        """See Rows; found by a scan along the row that begins anew with every text."""
+        values = jnp.where(_like(self.held, values), values, -jnp.inf)
+        texts, numbers = (jnp.broadcast_to(_like(x, values), values.shape) for x in (self.places, self.numbers))
 
-    def spread(self, values: Float[Array, "n *d"]) -> Float[Array, "r p *d"]:
+        def larger(before: tuple[Array, ...], after: tuple[Array, ...]) -> tuple[Array, ...]:
+            stays = (before[0] == after[0]) & (before[1] >= after[1])
+            return after[0], *(jnp.where(stays, a, b) for a, b in zip(before[1:], after[1:], strict=True))
+
+        _, _, found = jax.lax.associative_scan(larger, (texts, values, numbers), axis=1)
+        return self.last(found)
+
+    @property
+    def numbers(self) -> Int[Array, "r p"]:
+        """Places, counted through."""
+        return jnp.arange(self.ids.size, dtype=jnp.int32).reshape(self.ids.shape)
+
+    def spread(self, values: Shaped[Array, "n *d"]) -> Shaped[Array, "r p *d"]:
         """To the places of its segment."""
         return values[self._texts]
 
@@ -189,7 +223,7 @@ class PackedRows(Rows):
         """Where each segment begins."""
         return _flat(values)[self._begins]
 
-    def last(self, values: Float[Array, "r p d"]) -> Float[Array, "n d"]:
+    def last(self, values: Shaped[Array, "r p *d"]) -> Shaped[Array, "n *d"]:
         """Where each segment ends."""
         return _flat(values)[self._begins + jnp.maximum(self.counts - 1, 0)]
 
@@ -215,6 +249,11 @@ class PackedRows(Rows):
 
 def _along(values: Float[Array, "n l d"], index: Int[Array, " n"]) -> Float[Array, "n d"]:
     return jnp.take_along_axis(values, index[:, None, None], axis=1)[:, 0]
+
+
+def _like(x: Shaped[Array, "*some"], values: Shaped[Array, "*all"]) -> Shaped[Array, "*broadcast"]:
+    """With axes of one added, so that it goes with values of more axes."""
+    return x.reshape(*x.shape, *(1,) * (values.ndim - x.ndim))
 
 
 def _flat(values: Float[Array, "r p *d"]) -> Float[Array, "places *d"]:

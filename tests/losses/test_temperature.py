@@ -20,7 +20,7 @@ def test_a_learned_one_starts_where_it_should() -> None:
 @pytest.mark.parametrize(("log", "held"), [(-9.0, 0.02), (9.0, 0.5), (np.log(0.1), 0.1)])
 def test_it_stays_within_its_limits_and_can_come_back(log: float, held: float) -> None:
     learned = Learned(start=0.1, min=0.02, max=0.5)
-    value, gradient = jax.value_and_grad(lambda x: temperature_of(learned, {NAME: x}))(jnp.float32(log))
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: temperature_of(learned, {NAME: x})))(jnp.float32(log))
     assert float(value) == pytest.approx(held)
     assert float(gradient) == pytest.approx(held)  # of the logarithm
 

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jdistill.loader.packing import packed_rows, places
 from jdistill.student import Student, StudentConfig, make_student
 from jdistill.student.hf_modules import POOLING_KEYS
+from jdistill.student.packing import rows_of
 from jdistill.student.pooling import MODES
 from jdistill.types import Tokens
 from tests.tiny import tiny_bert_folder
@@ -42,7 +44,7 @@ def by_mode(vectors: Any) -> dict[str, np.ndarray]:
 
 
 def test_packed_equals_padded(tmp_path):
-    student, params = every_mode(tmp_path)
+    student, params = every_mode(tmp_path, layers=2)
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(len(LENGTHS), student.width)), jnp.float32)
 
     @jax.jit
@@ -73,6 +75,28 @@ def test_prompts_are_passed_over_in_packed_rows_too(tmp_path):
     for mode, one in expected.items():
         np.testing.assert_allclose(found[mode], one, atol=1e-6, err_msg=mode)
         assert (np.abs(one - whole[mode])[prompts > 0].max() > 1e-3) == (mode != "lasttoken")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("prompt", [0, 2])
+def test_the_gradient_of_the_largest_goes_to_the_first_of_the_largest_alone(packed, prompt):
+    """Also where several are equal, and in a text that has no token left."""
+    rows = rows_of(batch(capacity=17)[packed])
+    rows = rows.behind(jnp.full(len(LENGTHS), prompt, jnp.int32)) if prompt else rows
+    texts = np.where(rows.held, rows.texts, -1)
+    values = np.random.default_rng(3).integers(-2, 2, (*texts.shape, 5)).astype(np.float32)
+    cotangent = np.random.default_rng(4).normal(size=(len(LENGTHS), 5)).astype(np.float32)
+    largest, pull = jax.vjp(rows.largest, jnp.asarray(values))
+    expected, gradient = np.full((len(LENGTHS), 5), -np.inf), np.zeros(values.shape)
+    for text, dim in np.ndindex(*expected.shape):
+        own = np.argwhere(texts == text)
+        if len(own):
+            first = max(own, key=lambda at: (values[*at, dim], -at[0], -at[1]))
+            expected[text, dim] = values[*first, dim]
+            gradient[*first, dim] = cotangent[text, dim]
+    np.testing.assert_array_equal(largest, expected)
+    np.testing.assert_array_equal(pull(jnp.asarray(cotangent))[0], np.float32(gradient))
+    assert np.isinf(expected).any() == (prompt > 0)
 
 
 def test_empty_rows_change_nothing(tmp_path):

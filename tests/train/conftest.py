@@ -8,11 +8,6 @@ import pytest
 from tests.train.tiny_run import tiny_student
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(compiled_quickly: None) -> None:
-    """Every file of this room."""
-
-
 @pytest.fixture(scope="session")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tiny_student(Path(tmp_path_factory.mktemp("student")))

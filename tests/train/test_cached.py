@@ -144,7 +144,7 @@ def test_another_weight_is_another_cache(job: Job, tmp_path: Path, monkeypatch: 
     student, params, tokens = opened(job, tmp_path)
     first = hidden_table(tmp_path, student, params, tokens, title="x")
     changed = {**params, "encoder": jax.tree.map(lambda x: x, params["encoder"])}
-    norm = changed["encoder"]["layers"]["1"]["output_norm"]
+    norm = changed["encoder"]["layers"]["0"]["output_norm"]
     norm["bias"] = norm["bias"].at[3].add(1.0)
     second = hidden_table(tmp_path, student, changed, tokens, title="x")
     assert second.fingerprint != first.fingerprint
@@ -236,5 +236,5 @@ def test_hidden_states_of_earlier_layers_are_not_known(job: Job, tmp_path: Path)
     student, params, tokens = opened(job, tmp_path)
     ids, mask = tokens.pad(np.flatnonzero(tokens.lengths)[:2], 40)
     known = Tokens(jnp.asarray(ids), jnp.asarray(mask), hidden=jnp.zeros((2, 40, 32)))
-    with pytest.raises(ValueError, match=r"not of layers \(1, 2\)"):
-        student.encode_layers(params, known, (1, 2))
+    with pytest.raises(ValueError, match=r"not of layers \(0, 1\)"):
+        student.encode_layers(params, known, (0, 1))

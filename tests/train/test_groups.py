@@ -262,7 +262,7 @@ def test_frozen_parameters_stay_and_the_others_learn_as_ever(stepped: Any, way: 
             np.testing.assert_allclose(gradient[path], whole[path], rtol=0, atol=1e-5 * largest)
 
 
-@pytest.mark.parametrize("microbatches", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("microbatches", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_activations_that_lead_to_frozen_parameters_only_are_not_kept(microbatches: int) -> None:
     """Of three layers all but the last norm is frozen. What is left is what the compiler's schedule of a mere forward
     pass takes: with every layer 0.25 GB more, against 1.27 GB when all is trained."""

@@ -17,6 +17,7 @@ from tests.tiny import tiny_bert_folder, tiny_static_folder
 from tests.train.tiny_run import tiny_loader
 
 
+@pytest.mark.exhaustive  # test_microbatches.py has such terms on one device and on four
 def test_a_step_is_the_same_on_any_number_of_devices(tmp_path):
     folder = tiny_bert_folder(tmp_path, hidden=16, layers=2)
     student, params = make_student(StudentConfig(init=str(folder)), teacher_widths={"big": 6}, key=jax.random.key(0))

@@ -39,7 +39,8 @@ COUPLED: dict[str, LossConfig] = {
     "spread": ScoreZscore(teacher="big"),
 }
 SPLITS = [split for split in ((1, 1), (4, 2)) if split[0] <= len(jax.devices())]
-"""Devices, and over how many of them parameters are split."""
+"""Devices, and over how many of them parameters are split; the last tells what the others would."""
+MARKED = [pytest.param(*split, marks=[pytest.mark.exhaustive] * (split != SPLITS[-1])) for split in SPLITS]
 
 
 class Stepped(NamedTuple):
@@ -86,7 +87,7 @@ def batch() -> Batch:
     return Batch(tokens(ROWS), tokens(ROWS, 2), targets, None, ids[:ROWS], ids[ROWS:].reshape(ROWS, 2))
 
 
-@pytest.mark.parametrize(("devices", "fsdp"), SPLITS)
+@pytest.mark.parametrize(("devices", "fsdp"), MARKED)
 @pytest.mark.parametrize("coupled", [True, False], ids=["coupled", "by row"])
 def test_equal_to_the_whole_batch(stepped: Any, coupled: bool, devices: int, fsdp: int) -> None:
     """Hidden layers, projections to two teachers, a learned temperature, drawn prefixes and layers, and dropout."""

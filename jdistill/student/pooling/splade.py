@@ -130,11 +130,8 @@ class Splade(PoolingModule):
         @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names("first"), prevent_cse=False)
         def largest(x: Array, words: Array, bias: Array) -> Array:
             scores = dense(x, words.T, bias)
-            fixed = jax.lax.stop_gradient(scores)
-            order = -rows.ordinals.astype(jnp.float32)[:, :, None]
-            is_largest = fixed == rows.spread(rows.largest(fixed))
-            first = checkpoint_name(rows.largest(jnp.where(is_largest, order, -jnp.inf)), "first")
-            return rows.total(jnp.where(rows.spread(first) == order, scores, 0.0))
+            first = checkpoint_name(rows.foremost(jax.lax.stop_gradient(scores)), "first")
+            return rows.total(jnp.where(rows.chosen(first), scores, 0.0))
 
         return _saturated(largest(x, *part), self.activation)
 

@@ -56,8 +56,8 @@ def test_gradient_with_ties_is_that_of_sentence_transformers(temperature: float)
     theirs = [torch.tensor(np.float64(x), requires_grad=True) for x in (q, d)]
     value = CoSENTLoss(None, scale=1 / temperature).compute_loss_from_embeddings(theirs, torch.tensor(labels))
     value.backward()
-    ours, gradient = jax.value_and_grad(
-        lambda q, d: cosent(q, d, jnp.asarray(labels), temperature=temperature), argnums=(0, 1)
+    ours, gradient = jax.jit(
+        jax.value_and_grad(lambda q, d: cosent(q, d, jnp.asarray(labels), temperature=temperature), argnums=(0, 1))
     )(jnp.asarray(q), jnp.asarray(d))
     assert float(ours) == pytest.approx(value.item(), rel=1e-6)
     for mine, x in zip(gradient, theirs, strict=True):
@@ -80,7 +80,7 @@ def test_order_of_rows_length_of_vectors_and_scale_of_labels_do_not_matter(seed:
 @pytest.mark.parametrize("rows", [1, 7])
 def test_equal_labels_ask_for_nothing(rows: int) -> None:
     q, d, _ = batch(0, rows=rows)
-    value, gradient = jax.value_and_grad(lambda q: cosent(q, jnp.asarray(d), jnp.ones(rows)))(jnp.asarray(q))
+    value, gradient = jax.jit(jax.value_and_grad(lambda q: cosent(q, jnp.asarray(d), jnp.ones(rows))))(jnp.asarray(q))
     assert value == 0
     assert not gradient.any()
 
@@ -88,7 +88,7 @@ def test_equal_labels_ask_for_nothing(rows: int) -> None:
 def test_a_violation_far_beyond_the_range_of_exp_is_finite() -> None:
     q, labels = jnp.eye(2), jnp.array([1.0, 0.0])
     d = jnp.array([[-1.0, 0.0], [0.0, 1.0]])
-    value, gradient = jax.value_and_grad(lambda q: cosent(q, d, labels, temperature=1e-3))(q)
+    value, gradient = jax.jit(jax.value_and_grad(lambda q: cosent(q, d, labels, temperature=1e-3)))(q)
     assert float(value) == pytest.approx(2000)
     assert np.isfinite(gradient).all()
 

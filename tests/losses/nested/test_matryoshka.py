@@ -82,7 +82,7 @@ def test_prefixes_go_through_the_first_rows_of_the_projection():
     """Rows of the kernel behind the prefix are neither read nor moved."""
     loss = Matryoshka(loss=EmbedCosine(), dims=(5,), teacher=TEACHER)
     case = Case(loss, lambda given: None)
-    gradient = jax.grad(lambda student: loss(view_of(case, student, {}, batch(case, INPUT))).mean())(
+    gradient = jax.jit(jax.grad(lambda student: loss(view_of(case, student, {}, batch(case, INPUT))).mean()))(
         jax.tree.map(jnp.asarray, vectors(case, INPUT))
     )
     kernel, documents = gradient.projections[TEACHER].kernel, gradient.columns.documents
@@ -116,7 +116,9 @@ def test_needs_and_parameters_are_those_of_the_loss_inside():
     assert loss.needs() == Needs()
     assert loss.teachers == ()
     assert loss.parameters() == learned.parameters() != {}
-    gradient = jax.grad(lambda parameters: loss(seen(loss)._replace(parameters=parameters)).mean())(loss.parameters())
+    gradient = jax.jit(jax.grad(lambda parameters: loss(seen(loss)._replace(parameters=parameters)).mean()))(
+        loss.parameters()
+    )
     assert all(bool(x != 0) for x in jax.tree.leaves(gradient))
     assert Matryoshka(loss=EmbedCosine(), dims=(4,)).needs() == EmbedCosine().needs()
 

@@ -25,6 +25,7 @@ def divergence(s: np.ndarray, t: np.ndarray, kind: str) -> np.ndarray:
     }[kind]()
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("kind", ["kl", "cross_entropy", "mse"])
 @pytest.mark.parametrize("noise", [1.0, 1e-3])
 def test_value_and_gradient_of_the_definition(kind: str, noise: float) -> None:
@@ -66,7 +67,7 @@ def test_order_of_candidates_their_length_and_the_block_do_not_matter(seed: int,
 def test_nothing_to_learn_where_student_and_teacher_agree(kind: str) -> None:
     t, u = vectors(0, (5, 8), (9, 8))
     total = lambda q: score_kl(q, u, t, u, jnp.arange(5), temperature=0.1, teacher_temperature=0.1, divergence=kind)  # noqa: E731
-    value, gradient = jax.value_and_grad(lambda q: total(q).sum())(t)
+    value, gradient = jax.jit(jax.value_and_grad(lambda q: total(q).sum()))(t)
     assert abs(value) <= 1e-9
     assert float(jnp.abs(gradient).max()) <= 1e-6
 
@@ -86,8 +87,8 @@ def test_an_excluded_candidate_is_as_if_it_were_not_there(kind: str) -> None:
     kept = jnp.array([0, 1, 3, 4])
 
     def value(s: jax.Array, t: jax.Array, excluded_from: str) -> tuple[jax.Array, jax.Array]:
-        return jax.value_and_grad(
-            lambda s: listwise_kl(s, t, **AT, divergence=kind, excluded_from=excluded_from).sum()
+        return jax.jit(
+            jax.value_and_grad(lambda s: listwise_kl(s, t, **AT, divergence=kind, excluded_from=excluded_from).sum())
         )(s)
 
     without, gradient = value(student[:, kept], teacher[:, kept], "both")
@@ -104,9 +105,11 @@ def test_an_excluded_candidate_is_as_if_it_were_not_there(kind: str) -> None:
 def test_a_row_with_nothing_left_gives_zero_and_no_gradient(kind: str, excluded_from: str) -> None:
     student = vectors(2, (2, 5))[0]
     teacher = jnp.full((2, 5), -jnp.inf).at[0].set(1.0)
-    values, gradient = jax.vmap(
-        jax.value_and_grad(
-            lambda s, t: listwise_kl(s[None], t[None], **AT, divergence=kind, excluded_from=excluded_from)[0]
+    values, gradient = jax.jit(
+        jax.vmap(
+            jax.value_and_grad(
+                lambda s, t: listwise_kl(s[None], t[None], **AT, divergence=kind, excluded_from=excluded_from)[0]
+            )
         )
     )(student, teacher)
     assert values[1] == 0

@@ -59,7 +59,7 @@ def test_without_hard_negatives_it_is_info_nce() -> None:
 def test_a_document_without_weight_is_still_a_negative() -> None:
     queries, documents, candidates, rows, teacher = arguments(1)
     masked = teacher.at[:, 1].set(-jnp.inf)
-    loss = jax.grad(lambda d, t: m3_kd(queries, d, candidates, rows, t).sum())
+    loss = jax.jit(jax.grad(lambda d, t: m3_kd(queries, d, candidates, rows, t).sum()))
     gradient = loss(documents, masked)
     assert np.isfinite(gradient).all()
     assert jnp.abs(gradient[:, 1]).max() > 0
@@ -70,9 +70,9 @@ def test_a_document_without_weight_is_still_a_negative() -> None:
 def test_a_batch_of_one_row() -> None:
     queries, documents, _, _, teacher = (x[:1] for x in arguments(2))
     candidates = documents[0]
-    value, gradient = jax.value_and_grad(lambda q: m3_kd(q, documents, candidates, jnp.arange(1), teacher).sum())(
-        queries
-    )
+    value, gradient = jax.jit(
+        jax.value_and_grad(lambda q: m3_kd(q, documents, candidates, jnp.arange(1), teacher).sum())
+    )(queries)
     np.testing.assert_allclose(value, direct(queries, documents, teacher, 0.02)[0], rtol=1e-5)
     assert np.isfinite(gradient).all()
 
@@ -80,7 +80,7 @@ def test_a_batch_of_one_row() -> None:
 def test_a_learned_temperature_has_a_gradient() -> None:
     inputs, term = plain(negatives=1), M3KD(temperature=Learned(start=0.05))
     view = view_for(term, inputs, "documents")
-    gradient = jax.grad(lambda p: term(view._replace(parameters=p)).mean())(term.parameters())
+    gradient = jax.jit(jax.grad(lambda p: term(view._replace(parameters=p)).mean()))(term.parameters())
     assert abs(gradient["log_temperature"]) > 0
 
 

@@ -55,6 +55,7 @@ def _torch_module(pooling, params):
     return built
 
 
+@pytest.mark.optimized
 @pytest.mark.parity
 @pytest.mark.parametrize("pooling", POOLINGS, ids=str)
 def test_value_and_gradients_are_those_of_the_exported_module(pooling):
