@@ -68,7 +68,7 @@ def compiled_quickly(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
         EFFORTLESS: True,
         "jax_enable_compilation_cache": True,
         "jax_compilation_cache_dir": str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     with _configured(settings):

