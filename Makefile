@@ -27,7 +27,7 @@ test: venv lint types contracts unit  ## everything CI runs
 quick: venv  ## the fast tests only
 	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not exhaustive"
 
-exhaustive: venv  ## every option of every loss in bfloat16, on several devices, in a ring and in memory; before a release
+exhaustive: venv  ## the rows of the tests' tables that `make test` leaves out; before a release
 	$(BIN)/python -m pytest -q $(PARALLEL) -m exhaustive
 
 unit: venv

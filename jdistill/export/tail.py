@@ -50,7 +50,7 @@ def pooling_modules(
     encoder: EncoderConfig,
     params: Mapping[str, Mapping[str, Any]],
     *,
-    include_prompt: bool = True,
+    include_prompt: bool,
 ) -> list[Module]:
     """The modules that pool: a Pooling for all modes, then one for each pooling with parameters."""
     modes: list[Mode] = [pooling for pooling in poolings if not isinstance(pooling, PoolingModule)]

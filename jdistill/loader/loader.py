@@ -105,7 +105,7 @@ class Loader:
         self._queries = queries
         self._documents = documents
         self._teachers = dict(teachers)
-        self._prompts = dict(prompts or {})
+        self._prompts = {side: tokens for side, tokens in (prompts or {}).items() if tokens}
         self._hidden = dict(hidden or {})
         lengths = Lengths(_query_lengths(rows, queries), documents.lengths[rows.documents])
         texts = shared_texts(_all_texts(rows)) if config.no_duplicates else {}
@@ -118,7 +118,7 @@ class Loader:
         self.shapes = tuple(sorted(set(shapes)))
         """Every pair of padded lengths that occurs, or of numbers of packed rows, ascending: one program each. With
         packing a batch of a later epoch may need a row more, and a program of its own."""
-        self.fingerprint = _fingerprint(config, rows, lengths, global_batch_size, seed, self._hidden)
+        self.fingerprint = _fingerprint(config, rows, lengths, global_batch_size, seed, self._prompts, self._hidden)
         """Equal for two loaders exactly if they yield the same batches (teacher vectors aside)."""
 
     @property
@@ -210,7 +210,7 @@ class Loader:
     def _tokens_of(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
         tokens, hidden = self._layout.tokens(table, ids, shape, side), self._hidden.get(side)
         known: Any = None if hidden is None else hidden.pad(ids, tokens.ids.shape[-1])
-        prompt: Any = np.full(ids.shape, self._prompts[side], np.int32) if self._prompts.get(side) else None
+        prompt: Any = np.full(ids.shape, self._prompts[side], np.int32) if side in self._prompts else None
         return tokens._replace(hidden=known, prompt=prompt)
 
     def _planned(self, step: int) -> tuple[Int[np.ndarray, " n"], Shape]:
@@ -275,6 +275,7 @@ def _fingerprint(
     lengths: Lengths,
     global_batch_size: int,
     seed: int,
+    prompts: Mapping[Side, int],
     hidden: Mapping[Side, HiddenTable],
 ) -> str:
     settings = config.model_dump(mode="json", exclude={"prefetch"})
@@ -282,6 +283,8 @@ def _fingerprint(
     for array in (rows.queries, rows.documents, rows.scores, *lengths):
         digest.update(b"none" if array is None else str((array.shape, array.dtype.str)).encode())
         digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    for side, tokens in sorted(prompts.items()):
+        digest.update(f"{side} {tokens}".encode())
     for side, table in sorted(hidden.items()):
         digest.update(f"{side} {table.fingerprint}".encode())
     return digest.hexdigest()

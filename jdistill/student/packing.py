@@ -197,7 +197,7 @@ class PackedRows(Rows):
     def foremost(self, values: Float[Array, "r p *d"]) -> Int[Array, "n *d"]:
         """See Rows; found by a scan along the row that begins anew with every text."""
         values = jnp.where(_like(self.held, values), values, -jnp.inf)
-        texts, numbers = (jnp.broadcast_to(_like(x, values), values.shape) for x in (self.places, self.numbers))
+        texts, numbers = _like(self.places, values), jnp.broadcast_to(_like(self.numbers, values), values.shape)
 
         def larger(before: tuple[Array, ...], after: tuple[Array, ...]) -> tuple[Array, ...]:
             stays = (before[0] == after[0]) & (before[1] >= after[1])

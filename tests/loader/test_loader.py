@@ -294,7 +294,14 @@ def test_too_few_rows_are_refused() -> None:
 def test_fingerprint_tells_loaders_apart() -> None:
     base = make_loader().fingerprint
     assert make_loader(prefetch=7).fingerprint == base
-    for change in ({"seed": 1}, {"n": 99}, {"batch": 8}, {"no_duplicates": True}, {"longest": 30}):
+    for change in (
+        {"seed": 1},
+        {"n": 99},
+        {"batch": 8},
+        {"no_duplicates": True},
+        {"longest": 30},
+        {"prompts": {"query": 3}},
+    ):
         assert make_loader(**change).fingerprint != base, change
 
 

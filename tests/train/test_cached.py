@@ -27,23 +27,15 @@ from jdistill.train.optimizer import AdamW
 from jdistill.train.state import make_state
 from jdistill.train.step import make_train_step
 from jdistill.types import Tokens
-from jdistill.verbs import embed, train
+from jdistill.verbs import train
 from jdistill.verbs.train import make_loader, make_run_student, open_store
 from tests.loader.fakes import FakeRows, FakeTeacher
 from tests.train.test_loop import assert_same
-from tests.verbs.conftest import Job, make_job
+from tests.verbs.conftest import Job
 
 POOLING = [{"kind": "activation", "bias": False}]
 """Something to learn. A bias would start with a gradient of nothing but rounding, which Adam makes as large as any."""
 DENSE = {"pooling": ["mean", "cls"], "head": [{"kind": "dense", "out_features": 24}]}
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """Pairs, embedded."""
-    made = make_job(tmp_path_factory.mktemp("job"))
-    embed(parse(Recipe, made.content, where="x.yaml"))
-    return made
 
 
 def recipe(job: Job, run: Path, **student: Any) -> Recipe:

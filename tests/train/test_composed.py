@@ -22,13 +22,13 @@ from tests.train.tiny_run import run, tiny_loader, tiny_student
 
 FILTERED = InfoNCE(
     temperature=Learned(start=0.1),
-    directions=("q2d", "d2d"),
+    directions=("q2d", "q2q", "d2d"),
     hardness="hard",
     strength=5.0,
     false_negatives=(TextFilter(), TeacherFilter(margin=Ramp(start=0.2, stop=0.0))),
 )
 TERMS: dict[str, LossConfig] = {
-    "align": Matryoshka(loss=EmbedCosine(), dims=(16, 4), teacher="big"),
+    "align": Matryoshka(loss=EmbedCosine(), dims=(16, 8, 4), teacher="big"),
     "contrast": Matryoshka(loss=FILTERED, dims=(16, 8), dims_per_step=1, teacher="big", weight=Ramp(start=0.1, stop=1)),
     "spread": SpreadOut(weight=0.1),
 }

@@ -32,11 +32,11 @@ def start(folder: Path, shared: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-def test_killed_twice(tmp_path: Path) -> None:
+def test_killed_three_times(tmp_path: Path) -> None:
     """A checkpoint is written at every step, so that each kill is likely to hit one half written."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole, tmp_path).wait() == 0
-    for wanted in (3, 25):
+    for wanted in (3, 17, 38):
         process = start(killed, tmp_path)
         while process.poll() is None and (not (steps := complete_steps(killed)) or steps[-1] < wanted):
             time.sleep(0.001)

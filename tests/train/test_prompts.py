@@ -12,19 +12,10 @@ from jdistill.config import parse
 from jdistill.model import Model
 from jdistill.recipe import Recipe
 from jdistill.train.step import encode_columns
-from jdistill.verbs import embed
 from jdistill.verbs.train import make_loader, make_run_student, open_store
-from tests.verbs.conftest import Job, make_job
+from tests.verbs.conftest import Job
 
 PROMPTS = {"query": "the cat ", "document": "see: "}
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """Pairs, embedded."""
-    made = make_job(tmp_path_factory.mktemp("job"))
-    embed(parse(Recipe, made.content, where="x.yaml"))
-    return made
 
 
 @pytest.mark.parametrize("include_prompt", [False, True])

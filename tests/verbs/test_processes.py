@@ -114,7 +114,7 @@ def test_two_processes_evaluate_as_one(pair: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.exhaustive), 1])
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(folder: Path, alone: Path, victim: int) -> None:
     name, survivor = f"killed {victim}", 1 - victim
     with Together(training(folder, name), count=2, seconds=0.05) as two:
@@ -135,7 +135,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(folder: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("warned", [pytest.param(0, marks=pytest.mark.exhaustive), 1])
+@pytest.mark.parametrize("warned", [0, 1])
 def test_sigterm_to_one_of_two_saves_what_both_have_done(folder: Path, pair: Path, warned: int) -> None:
     name = f"preempted {warned}"
     with Together(training(folder, name), count=2, seconds=0.05) as two:

@@ -106,7 +106,6 @@ def largest_of_tokens(
 
 
 def _forward(values: Array, texts: Array, ids: Array, n: int, size: int) -> tuple[Array, Any]:
-    values = jax.lax.optimization_barrier(values)  # computed anew for the comparison, they could be rounded otherwise
     largest: Any = largest_of_tokens(values, texts, ids, n, size)
     return largest, (values == largest.at[texts, ids].get(mode="fill", fill_value=-1), texts, ids)
 
