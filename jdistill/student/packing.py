@@ -196,14 +196,18 @@ class PackedRows(Rows):
 
     def foremost(self, values: Float[Array, "r p *d"]) -> Int[Array, "n *d"]:
         """See Rows; found by a scan along the row that begins anew with every text."""
-        values = jnp.where(_like(self.held, values), values, -jnp.inf)
-        texts, numbers = _like(self.places, values), jnp.broadcast_to(_like(self.numbers, values), values.shape)
+        along = [jnp.moveaxis(x, 1, 0) for x in (jnp.where(_like(self.held, values), values, -jnp.inf), self.places)]
+        numbers = jnp.moveaxis(self.numbers, 1, 0)
 
-        def larger(before: tuple[Array, ...], after: tuple[Array, ...]) -> tuple[Array, ...]:
-            stays = (before[0] == after[0]) & (before[1] >= after[1])
-            return after[0], *(jnp.where(stays, a, b) for a, b in zip(before[1:], after[1:], strict=True))
+        def step(before: tuple[Array, ...], place: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
+            (largest, number, text), (value, here, now) = before, place
+            stays = _like(text == now, value) & (largest >= value)
+            number = jnp.where(stays, number, _like(here, value))
+            return (jnp.where(stays, largest, value), number, now), number
 
-        _, _, found = jax.lax.associative_scan(larger, (texts, values, numbers), axis=1)
+        start = (along[0][0], jnp.broadcast_to(_like(numbers[0], along[0][0]), along[0][0].shape), along[1][0])
+        _, found = jax.lax.scan(step, start, (along[0], numbers, along[1]))
+        found = jnp.moveaxis(found, 0, 1)
         return self.last(found)
 
     @property
