@@ -105,7 +105,7 @@ class Loader:
         self._queries = queries
         self._documents = documents
         self._teachers = dict(teachers)
-        self._prompts = {side: tokens for side, tokens in (prompts or {}).items() if tokens}
+        self._prompts: dict[Side, int] = {side: tokens for side, tokens in (prompts or {}).items() if tokens}
         self._hidden = dict(hidden or {})
         lengths = Lengths(_query_lengths(rows, queries), documents.lengths[rows.documents])
         texts = shared_texts(_all_texts(rows)) if config.no_duplicates else {}
