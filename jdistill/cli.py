@@ -60,10 +60,21 @@ def with_huge_pages() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; `key=value` may stand behind an option too, where argparse leaves it over."""
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [item for item in rest if item.startswith("-") or "=" not in item or not hasattr(options, "overrides")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parsed(parser, arguments)
     if not hasattr(options, "verb"):
         parser.print_help()
         return 0

@@ -4,10 +4,11 @@
         --try student.attention=xla --try student.attention=cudnn
 
 Neither store nor teacher nor weights are needed: sizes are those that `jdistill plan` would plan for, the batch lies on
-the devices already, and every text is `--length` tokens long unless `--mean` says less. Every `--try` is the same step
-with other settings; all are compiled first and then run in turn, so that they share the machine's moods. Prints a line
-of JSON for each: milliseconds per step (median), rows and real tokens per second, model FLOPs by formula over the time
-as a share of the device's published peak, temporary memory, and seconds to compile.
+the devices already, and every text is `--length` tokens long unless `--mean` says less; of texts that share rows
+(`loader.packing`, `loader.folding`) `--length` is the mean. Every `--try` is the same step with other settings; all are
+compiled first and then run in turn, so that they share the machine's moods. Prints a line of JSON for each:
+milliseconds per step (median), rows and real tokens per second, model FLOPs by formula over the time as a share of the
+device's published peak, temporary memory, and seconds to compile.
 """
 
 import argparse
@@ -51,13 +52,15 @@ def prepared(a: argparse.Namespace, settings: list[str]) -> Timed:
     from jdistill.verbs.plan import _lengths, make_job
 
     recipe = verbs.load_recipe(a.config, [*a.overrides, *settings])
-    job, _ = make_job(recipe, length=_lengths(a.length), widths=dict.fromkeys(recipe.teachers, 1024))
+    chips, widths = jax.device_count(), dict.fromkeys(recipe.teachers, 1024)
+    job, _ = make_job(recipe, chips, length=_lengths(a.length), widths=widths)
     mesh = make_mesh(fsdp=job.fsdp)
     began = time.perf_counter()
     program = trace(job, mesh, job.global_batch_size).lower().compile()
     seconds = time.perf_counter() - began
     state = filled(state_form(job, mesh))
-    batch = jax.device_put(random_batch(batch_form(job, job.global_batch_size), job, a.mean), row_sharding(mesh))
+    form = batch_form(job, job.global_batch_size, chips)
+    batch = jax.device_put(random_batch(form, job, a.mean, chips * job.microbatches), row_sharding(mesh))
     return Timed(settings, job, program, state, batch, seconds)
 
 
@@ -77,12 +80,13 @@ def filled(form: Any) -> Any:
     return jax.tree.map_with_path(value, form)
 
 
-def random_batch(form: Any, job: Any, mean: float) -> Any:
-    """A batch of that form: tokens of the vocabulary, lengths that are spread evenly around their mean."""
+def random_batch(form: Any, job: Any, mean: float, pieces: int) -> Any:
+    """A batch of that form: tokens of the vocabulary, lengths spread evenly, or all equal where packed."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
+    from jdistill.loader import packing
     from jdistill.types import Tokens
 
     random = np.random.default_rng(0)
@@ -91,8 +95,16 @@ def random_batch(form: Any, job: Any, mean: float) -> Any:
         length = x.ids.shape[-1]
         low = max(1, int((2 * mean - 1) * length))
         lengths = random.integers(low, length + 1, (*x.ids.shape[:-1], 1))
-        ids = random.integers(1, job.student.config.encoder.vocab_size, x.ids.shape).astype(np.int32)
-        return Tokens(ids, np.arange(length) < lengths)
+        ids: Any = random.integers(1, job.student.config.encoder.vocab_size, x.ids.shape).astype(np.int32)
+        prompt: Any = None if x.prompt is None else np.ones(x.prompt.shape, np.int32)
+        places: Any = None
+        if x.packed is not None:
+            texts, (rows, capacity) = ids.size // length // pieces, (x.packed.shape[0] // pieces, x.packed.shape[1])
+            equal = np.full(texts, min(length, capacity // -(-texts // rows)))
+            lengths = np.full_like(lengths, equal[0])
+            places = np.tile(packing.places(equal, padded=length, rows=rows, capacity=capacity), (pieces, 1))
+        mask: Any = np.arange(length) < lengths
+        return Tokens(ids, mask, places, prompt=prompt)
 
     def values(x: Any) -> Any:
         if jnp.issubdtype(x.dtype, jnp.integer):

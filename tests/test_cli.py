@@ -42,6 +42,22 @@ def test_unknown_verb_is_the_users_mistake(capsys):
     assert "distil" in capsys.readouterr().err
 
 
+def test_overrides_may_stand_behind_options(monkeypatch):
+    seen = []
+    monkeypatch.setattr("jdistill.verbs.load_recipe", lambda config, overrides: seen.append(overrides))
+    monkeypatch.setattr("jdistill.verbs.plan", lambda *_, **__: "")
+    cli.main(["plan", "x.yaml", "a=1", "--topology", "h100:8", "b=2", "--length", "16", "c=3"])
+    assert seen == [["a=1", "c=3", "b=2"]]
+
+
+@pytest.mark.parametrize("rest", [["--steps=3"], ["later"], ["a=1", "--json"]])
+def test_what_is_no_override_is_the_users_mistake(capsys, rest):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "x.yaml", "--traceback", *rest])
+    assert end.value.code == 2
+    assert f"unrecognized arguments: {rest[-1]}" in capsys.readouterr().err
+
+
 def test_traceback_on_demand(tmp_path, capsys):
     with pytest.raises(ValueError, match="no such file"):
         cli.main(["train", "--traceback", str(tmp_path / "none.yaml")])

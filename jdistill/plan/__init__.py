@@ -1,8 +1,9 @@
 """What a training step will need on chips that are not here: compiled ahead of time for TPUs, estimated for CUDA."""
 
-from jdistill.plan.job import Job, RowForm
+from jdistill.plan.job import Job
 from jdistill.plan.plan import Plan, make_plan
 from jdistill.plan.report import as_values, format_plan
+from jdistill.plan.rows import RowForm, Shared, SharedRows
 from jdistill.plan.student import MAX_LENGTH, PlannedStudent, planned_student
 from jdistill.plan.topology import Topology, parse_topology, topology_devices
 
@@ -12,6 +13,8 @@ __all__ = [
     "Plan",
     "PlannedStudent",
     "RowForm",
+    "Shared",
+    "SharedRows",
     "Topology",
     "as_values",
     "format_plan",

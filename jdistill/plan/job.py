@@ -9,38 +9,12 @@ from jax.sharding import Mesh
 
 from jdistill.losses import LossConfig
 from jdistill.parallel import state_sharding
+from jdistill.plan.rows import RowForm, SharedRows
 from jdistill.student import Student
 from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState, make_state
 from jdistill.train.step import make_train_step
 from jdistill.types import Batch, Columns, Tokens
-
-
-class RowForm(NamedTuple):
-    """The rows of a batch, without their content."""
-
-    query_length: int
-    """Tokens that queries are padded to; 0 where rows are plain texts."""
-    document_length: int
-    documents: int
-    """Of each row: its document and its hard negatives."""
-    scores: int
-    """Numbers per row; 0 where the data has none."""
-
-    @property
-    def tokens(self) -> int:
-        """Of one row, padding included."""
-        return self.query_length + self.documents * self.document_length
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """That texts are padded to, side by side."""
-        return (self.query_length, self.document_length) if self.query_length else (self.document_length,)
-
-    @property
-    def texts(self) -> int:
-        """Of one row."""
-        return self.documents + (1 if self.query_length else 0)
 
 
 class Job(NamedTuple):
@@ -61,6 +35,10 @@ class Job(NamedTuple):
     seed: int
     total_steps: int
 
+    def unit(self, chips: int) -> int:
+        """A batch is a multiple of so many rows."""
+        return chips * self.microbatches * self.rows.multiple
+
 
 def state_form(job: Job, mesh: Mesh) -> TrainState:
     """The state before the first step, as shapes and where they lie."""
@@ -72,24 +50,32 @@ def state_form(job: Job, mesh: Mesh) -> TrainState:
     )
 
 
-def batch_form(job: Job, rows: int) -> Batch:
-    """A batch of so many rows, as shapes."""
+def batch_form(job: Job, rows: int, chips: int) -> Batch:
+    """A batch of so many rows for so many chips, as shapes."""
     form, n = job.rows, rows
 
     def array(*shape: int, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    config = job.student.config
+    config, pieces = job.student.config, chips * job.microbatches
 
-    def tokens(*shape: int) -> Tokens:
+    def tokens(*shape: int, shared: SharedRows | None, prompt: str) -> Tokens:
         known = config.backbone == "cached"
-        hidden = array(*shape, config.encoder.width, dtype=jnp.dtype(config.dtype)) if known else None
-        return Tokens(array(*shape, dtype=jnp.int32), array(*shape, dtype=jnp.bool_), hidden=hidden)
+        return Tokens(
+            array(*shape, dtype=jnp.int32),
+            array(*shape, dtype=jnp.bool_),
+            packed=None
+            if shared is None
+            else array(pieces * shared.of_piece(rows // pieces), shared.length, dtype=jnp.int32),
+            hidden=array(*shape, config.encoder.width, dtype=jnp.dtype(config.dtype)) if known else None,
+            prompt=array(*shape[:-1], dtype=jnp.int32) if prompt and not config.include_prompt else None,
+        )
 
-    plain = form.query_length == 0
+    plain, prompts = form.query_length == 0, job.student.prompts
+    queries, documents = (None, None) if form.shared is None else (form.shared.queries, form.shared.documents)
     return Batch(
-        queries=None if plain else tokens(n, form.query_length),
-        documents=tokens(n, form.documents, form.document_length),
+        queries=None if plain else tokens(n, form.query_length, shared=queries, prompt=prompts.query),
+        documents=tokens(n, form.documents, form.document_length, shared=documents, prompt=prompts.document),
         targets={
             teacher: Columns(None if plain else array(n, width), array(n, form.documents, width))
             for teacher, width in job.teacher_widths.items()
@@ -100,9 +86,9 @@ def batch_form(job: Job, rows: int) -> Batch:
     )
 
 
-def batch_bytes(job: Job, rows: int) -> int:
+def batch_bytes(job: Job, rows: int, chips: int) -> int:
     """Bytes of a batch of so many rows, all chips together."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch_form(job, rows)))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch_form(job, rows, chips)))
 
 
 def trace(job: Job, mesh: Mesh, rows: int) -> Any:
@@ -120,13 +106,15 @@ def trace(job: Job, mesh: Mesh, rows: int) -> Any:
         total_steps=job.total_steps,
         microbatches=job.microbatches,
     )
-    return step.trace(state_form(job, mesh), batch_form(job, rows))
+    return step.trace(state_form(job, mesh), batch_form(job, rows, mesh.size))
 
 
 def model_flops(job: Job, rows: int) -> float:
     """FLOPs that training on so many rows takes by formula: what any implementation must multiply.
 
         6 P T + 12 layers d l T   for T tokens in texts of l, P elements of the encoder's matrices, width d
+
+    Padding counts as tokens, also that of rows that texts share; texts in such rows are all as long as their mean.
 
     The factor 6 is a multiplication and an addition, forward once and backward twice; the second summand is attention.
     Of frozen matrices the backward pass multiplies once, and where nothing of the encoder is trained not at all. LoRA's
@@ -140,10 +128,10 @@ def model_flops(job: Job, rows: int) -> float:
     low_rank = sum(x.size for x in jax.tree.leaves(job.params.get("lora", {})))
     backward = 1 if "encoder" in trained or "lora" in trained else 0
     projections = sum(x.size for path, x in jax.tree.leaves_with_path(job.params) if "projection" in str(path[0]))
-    sides = ((1, job.rows.query_length), (job.rows.documents, job.rows.document_length))
     total = 0.0
-    for texts, length in () if job.student.config.backbone == "cached" else sides:
-        tokens = rows * texts * length
+    for texts, shared in () if job.student.config.backbone == "cached" else job.rows.sides:
+        tokens = rows * shared.length * shared.per_row
+        length = tokens / (rows * texts)
         total += (2.0 * (1 + backward) * matrices + 2.0 * learned + 6.0 * low_rank) * tokens
         total += 4.0 * (1 + 2 * backward) * encoder.depth * encoder.width * length * tokens
     return total + 6.0 * projections * rows * job.rows.texts

@@ -85,12 +85,13 @@ def make_plan(job: Job, topology: Topology, *, search: bool = False) -> Plan:
 
 
 def _check_divides(job: Job, topology: Topology) -> None:
-    unit, rows = topology.chips * job.microbatches, job.global_batch_size
+    unit, rows = job.unit(topology.chips), job.global_batch_size
     if rows % unit:
         near = " or ".join(f"{n:,}" for n in (rows - rows % unit, rows + unit - rows % unit) if n)
         raise UserError(
             f"train.global_batch_size={rows}: does not divide over the {topology.chips} chips of {topology.name}"
             + (f" in {job.microbatches} microbatches" if job.microbatches > 1 else "")
+            + (", rows two by two" if job.rows.multiple == 2 else "")
             + f". Take {near} rows, or another topology."
         )
     if topology.chips % job.fsdp:
@@ -149,7 +150,10 @@ def _compiled(job: Job, topology: Topology, *, search: bool) -> Plan:
 def _search(job: Job, topology: Topology, mesh: Any, step: CompiledStep, *, by_compiling: bool) -> Largest:
     used = None if step.memory is None else step.memory.total
     rows, peak = job.global_batch_size, peak_bytes(step.traced, "tpu")
-    state, example = sum(state_bytes(job, mesh)), batch_bytes(job, job.global_batch_size) // topology.chips
+    state, example = (
+        sum(state_bytes(job, mesh)),
+        batch_bytes(job, job.global_batch_size, topology.chips) // topology.chips,
+    )
 
     def compiled(fewer: int) -> int | None:
         memory = compile_step(job, mesh, fewer).memory
@@ -164,7 +168,7 @@ def _search(job: Job, topology: Topology, mesh: Any, step: CompiledStep, *, by_c
     return largest_batch(
         compiled if by_compiling else scaled,
         rows,
-        unit=topology.chips * job.microbatches,
+        unit=job.unit(topology.chips),
         capacity=topology.chip.memory,
         first=used,
         needed=step.needed,
@@ -179,14 +183,14 @@ def _traced(job: Job, topology: Topology) -> Plan:
     step = trace(job, mesh, rows)
     platform = topology.chip.platform
     work, (parameters, optimizer) = find_work(step.jaxpr, platform), state_bytes(job, mesh)
-    memory = Memory(parameters, optimizer, batch_bytes(job, rows) // chips, peak_bytes(step.jaxpr, platform), 0)
+    memory = Memory(parameters, optimizer, batch_bytes(job, rows, chips) // chips, peak_bytes(step.jaxpr, platform), 0)
     collectives = traced_collectives(step.jaxpr, platform)
     estimate = _roofline(job, topology, work.flops / chips, work.bytes / chips, collectives)
     state, used = parameters + optimizer, memory.total
     largest = largest_batch(
         lambda fewer: memory.total - memory.temporary + peak_bytes(trace(job, mesh, fewer).jaxpr, platform),
         rows,
-        unit=chips * job.microbatches,
+        unit=job.unit(chips),
         capacity=topology.chip.memory,
         first=used,
         needed=None,

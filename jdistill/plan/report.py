@@ -5,6 +5,7 @@ from typing import Any
 
 from jdistill.plan.collectives import seconds
 from jdistill.plan.plan import Plan
+from jdistill.plan.rows import RowForm
 
 
 def format_plan(plan: Plan, assumed: Sequence[str] = ()) -> str:
@@ -44,6 +45,7 @@ def as_values(plan: Plan, assumed: Sequence[str] = ()) -> dict[str, Any]:
         "fsdp": job.fsdp,
         "query_length": job.rows.query_length,
         "document_length": job.rows.document_length,
+        "shared_rows": _shared_values(job.rows),
         "assumed": list(assumed),
         "fits": plan.fits,
         "memory": None if memory is None else {**memory._asdict(), "total": memory.total},
@@ -93,13 +95,37 @@ def _step(plan: Plan) -> str:
     texts = f"documents of {form.document_length} tokens"
     if form.query_length:
         texts = f"queries of {form.query_length} and {texts}"
-    negatives = f", {form.documents - 1} hard negatives each" if form.documents > 1 else ""
+    if form.shared is not None:
+        texts = _shared(form, per_chip // job.microbatches)
+    count = form.documents - 1
+    negatives = f", {count} hard negative{'s' if count > 1 else ''} each" if count else ""
     pieces = f" in {job.microbatches} microbatches" if job.microbatches > 1 else ""
     split = f", state split over {job.fsdp} chips" if job.fsdp > 1 else ""
     return (
         f"{job.global_batch_size:,} rows, {per_chip:,} per chip{pieces}; {texts}{negatives}; "
         f"{job.student.config.dtype}{split}; {' + '.join(job.terms)}"
     )
+
+
+def _shared(form: RowForm, piece: int) -> str:
+    """The rows of the encoder that texts share, in what a chip encodes at once."""
+    names = ("queries", "documents")[-len(form.sides) :]
+    rows = [
+        f"{name} in {shared.of_piece(piece):,} rows of {shared.length} tokens"
+        for name, (_, shared) in zip(names, form.sides, strict=True)
+    ]
+    return f"shared rows, of each {piece:,}: {' and '.join(rows)}"
+
+
+def _shared_values(form: RowForm) -> dict[str, Any] | None:
+    """Tokens of such a row, and how many there are for a row of the batch."""
+    if form.shared is None:
+        return None
+    names = ("query", "document")[-len(form.sides) :]
+    return {
+        name: {"length": rows.length, "per_row": rows.per_row}
+        for name, (_, rows) in zip(names, form.sides, strict=True)
+    }
 
 
 def _memory(plan: Plan) -> list[str]:

@@ -54,7 +54,7 @@ def verdict(
     if pieces < FEW_TOKENS and job.student.layers:
         change = "fewer train.microbatches, " if job.microbatches > 1 else ""
         lines.append(
-            f"each chip encodes only {pieces:,} tokens at a time, too few to keep it busy; {change}a larger "
+            f"each chip encodes only {pieces:,.0f} tokens at a time, too few to keep it busy; {change}a larger "
             "train.global_batch_size or fewer chips use them better."
         )
     return lines
@@ -67,10 +67,10 @@ def _smaller(job: Job, topology: Topology, largest: Largest | None) -> str:
             return "Raise train.microbatches and train.fsdp, or take chips with more memory."
         return "Raise train.microbatches, or take chips with more memory."
     times = ceil(rows / largest.rows)
-    pieces = job.microbatches * times
-    while pieces < rows and rows % (pieces * topology.chips):
+    pieces, unit = job.microbatches * times, topology.chips * job.rows.multiple
+    while pieces < rows and rows % (pieces * unit):
         pieces += 1
-    if rows % (pieces * topology.chips):
+    if rows % (pieces * unit):
         return f"Lower train.global_batch_size to {largest.rows:,}."
     return f"Set train.microbatches={pieces}, or lower train.global_batch_size to {largest.rows:,}."
 

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jdistill.config import UserError
+from jdistill.loader import Loader
 from jdistill.plan import (
     MAX_LENGTH,
     Job,
     RowForm,
+    Shared,
+    SharedRows,
     as_values,
     format_plan,
     make_plan,
@@ -26,7 +29,7 @@ from jdistill.student import Student
 from jdistill.teacher import TeacherConfig
 from jdistill.train.groups import frozen_paths
 from jdistill.train.optimizer import AdamW
-from jdistill.verbs.train import make_loader
+from jdistill.verbs.train import check_packing, make_loader
 
 TEACHER_WIDTH = 1024
 """Width of a teacher's vectors where nothing tells it: that of most large embedding models."""
@@ -65,16 +68,18 @@ def plan(
       UserError: if an argument is malformed, or the batch does not divide over the chips.
     """
     slices = [parse_topology(name) for name in topologies]
-    job, assumed = make_job(recipe, length=_lengths(length), widths=_widths(recipe, teacher_width))
-    plans = [make_plan(job, topology, search=search) for topology in slices]
+    lengths, widths, plans = _lengths(length), _widths(recipe, teacher_width), []
+    for topology in slices:
+        check_packing(recipe.loader.packing, topology.chip.platform)
+        job, assumed = make_job(recipe, topology.chips, length=lengths, widths=widths)
+        plans.append((make_plan(job, topology, search=search), assumed))
     if as_json:
-        return json.dumps([as_values(made, assumed) for made in plans], indent=2)
-    return "\n\n".join(format_plan(made, assumed) for made in plans)
+        return json.dumps([as_values(made, assumed) for made, assumed in plans], indent=2)
+    return "\n\n".join(format_plan(made, assumed) for made, assumed in plans)
 
 
-def make_job(recipe: Recipe, *, length: Lengths | None, widths: Mapping[str, int]) -> tuple[Job, list[str]]:
-    """The recipe's train step, and what had to be assumed about it."""
-    _check_layout(recipe)
+def make_job(recipe: Recipe, chips: int, *, length: Lengths | None, widths: Mapping[str, int]) -> tuple[Job, list[str]]:
+    """The recipe's train step on so many chips, and what had to be assumed about it."""
     assumed: list[str] = []
     store = Store.open(recipe.store) if (Path(recipe.store) / "manifest.json").is_file() else None
     terms = recipe.terms()
@@ -83,7 +88,7 @@ def make_job(recipe: Recipe, *, length: Lengths | None, widths: Mapping[str, int
     projected = {teacher for term in terms.values() if term.needs().projection for teacher in term.teachers}
     planned = planned_student(recipe.student, {name: known[name] for name in sorted(projected)})
     assumed += planned.assumed
-    rows, steps_per_epoch = _rows(recipe, store, planned.student, length, assumed)
+    rows, steps_per_epoch = _rows(recipe, store, planned.student, chips, length, assumed)
     total = recipe.train.total_steps(steps_per_epoch or STEPS)
     return Job(
         name=recipe.name,
@@ -101,18 +106,8 @@ def make_job(recipe: Recipe, *, length: Lengths | None, widths: Mapping[str, int
     ), assumed
 
 
-def _check_layout(recipe: Recipe) -> None:
-    loader = recipe.loader
-    if loader.packing is not None or loader.folding:
-        asked, instead = (f"packing={loader.packing}", "null") if loader.packing else ("folding=true", "false")
-        raise UserError(
-            f"loader.{asked}: a plan is for rows of one text each, and does not know how many texts share one. Set it "
-            f"to {instead}: the plan then is an upper bound."
-        )
-
-
 def _rows(
-    recipe: Recipe, store: Store | None, student: Student, length: Lengths | None, assumed: list[str]
+    recipe: Recipe, store: Store | None, student: Student, chips: int, length: Lengths | None, assumed: list[str]
 ) -> tuple[RowForm, int | None]:
     """The form of a batch's rows, and batches per epoch where the store tells."""
     if store is None:
@@ -121,14 +116,30 @@ def _rows(
     documents, scores = rows.documents.shape[1], 0 if rows.scores is None else rows.scores.shape[1]
     steps = max(1, len(rows.documents) // recipe.train.global_batch_size)
     if length is None and student.tokenizer is not None and len(rows.documents) >= recipe.train.global_batch_size:
-        shapes = make_loader(recipe, store, student).shapes
-        longest = max(shapes, key=lambda shape: shape.query + documents * shape.document)
-        if len(shapes) > 1:
-            others = " ".join(f"{shape.query}x{shape.document}" for shape in shapes)
-            assumed.append(f"the largest of the store's shapes; batches come as {others} (query x document)")
-        return RowForm(longest.query, longest.document, documents, scores), steps
-    found = length or _longest(recipe, student, assumed)
-    return RowForm(0 if rows.queries is None else found.query, found.document, documents, scores), steps
+        loader = make_loader(recipe, store, student, pieces=chips * recipe.train.microbatches)
+        return _rows_of_loader(recipe, loader, documents, scores, assumed), steps
+    form = RowForm(0 if rows.queries is None else 1, 1, documents, scores)
+    return _rows_of_lengths(recipe, form, length or _longest(recipe, student, assumed), assumed), steps
+
+
+def _rows_of_loader(recipe: Recipe, loader: Loader, documents: int, scores: int, assumed: list[str]) -> RowForm:
+    """As the store's own batches are, the largest of them."""
+    longest = max(loader.shapes, key=lambda shape: shape.query + documents * shape.document)
+    if len(loader.shapes) > 1:
+        assumed.append(f"the largest of the store's batches; they come in {loader.layout}")
+    if recipe.loader.packing is None and not recipe.loader.folding:
+        return RowForm(longest.query, longest.document, documents, scores)
+    example = loader.batch(0)
+    form = RowForm(
+        0 if example.queries is None else example.queries.ids.shape[-1],
+        example.documents.ids.shape[-1],
+        documents,
+        scores,
+    )
+    if recipe.loader.packing is None:
+        return _folded(form, longest.query, longest.document)
+    piece = recipe.train.global_batch_size // (loader.pieces or 1)
+    return _packed(form, recipe.loader.packing, longest.query / piece, longest.document / piece)
 
 
 def _rows_of_config(recipe: Recipe, student: Student, length: Lengths | None, assumed: list[str]) -> RowForm:
@@ -138,14 +149,38 @@ def _rows_of_config(recipe: Recipe, student: Student, length: Lengths | None, as
     negatives = columns.keep_negatives or len(columns.negative_columns)
     if columns.negative_columns and columns.keep_negatives is None:
         assumed.append(f"{negatives} hard negative(s) per row, one for each column that names them")
-    found = length or _longest(recipe, student, assumed)
-    plain = columns.text is not None
-    return RowForm(0 if plain else found.query, found.document, 1 + negatives, len(columns.score_columns))
+    form = RowForm(0 if columns.text is not None else 1, 1, 1 + negatives, len(columns.score_columns))
+    return _rows_of_lengths(recipe, form, length or _longest(recipe, student, assumed), assumed)
+
+
+def _rows_of_lengths(recipe: Recipe, form: RowForm, found: Lengths, assumed: list[str]) -> RowForm:
+    """Rows whose texts all have so many tokens."""
+    padded = form._replace(query_length=found.query if form.query_length else 0, document_length=found.document)
+    if recipe.loader.folding:
+        return _folded(padded, 2 * found.query, 2 * found.document)
+    capacity = recipe.loader.packing
+    if capacity is None:
+        return padded
+    assumed.append(f"texts fill rows of {capacity} tokens without a gap")
+    query, document = (min(length, capacity) / capacity for length in found)
+    return _packed(padded, capacity, query, form.documents * document)
+
+
+def _folded(form: RowForm, query: int, document: int) -> RowForm:
+    """Texts of two rows share rows of so many tokens."""
+    queries, documents = SharedRows(query, 0.5), SharedRows(document, 0.5 * form.documents)
+    return form._replace(shared=Shared(queries if form.query_length else None, documents, multiple=2))
+
+
+def _packed(form: RowForm, capacity: int, query: float, document: float) -> RowForm:
+    """Texts share so many rows of `capacity` tokens, for each row of the batch."""
+    queries, documents = SharedRows(capacity, query), SharedRows(capacity, document)
+    return form._replace(shared=Shared(queries if form.query_length else None, documents, multiple=1))
 
 
 def _longest(recipe: Recipe, student: Student, assumed: list[str]) -> Lengths:
     """The longest that batches can be: where the student cuts texts, as a multiple of what the loader pads to."""
-    longest = min(student.max_length, MAX_LENGTH)
+    longest = min(student.max_length, MAX_LENGTH, recipe.loader.packing or MAX_LENGTH)
     multiple = recipe.loader.pad_to_multiple
     query, document = (-(-longest // step) * step for step in (multiple.query, multiple.document))
     assumed.append(

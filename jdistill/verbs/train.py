@@ -33,7 +33,7 @@ def train(recipe: Recipe) -> TrainResult:
     store, made = open_store(recipe), list[str]()
     student, params = make_run_student(recipe, store, say=made.append)
     mesh = make_mesh(fsdp=recipe.train.fsdp)
-    _check_packing(recipe.loader.packing, mesh.devices.flat[0].platform)
+    check_packing(recipe.loader.packing, mesh.devices.flat[0].platform)
     with process_0_first():
         loader = make_loader(recipe, store, student, params, pieces=mesh.size * recipe.train.microbatches)
     evaluators = make_evaluators(recipe, store)
@@ -52,7 +52,7 @@ def train(recipe: Recipe) -> TrainResult:
     )
 
 
-def _check_packing(packing: int | None, platform: str) -> None:
+def check_packing(packing: int | None, platform: str) -> None:
     """Refuse packed rows that a TPU would fill up to the next multiple of what it computes on side by side."""
     if packing is not None and packing % LANES and platform == "tpu":
         above = -(-packing // LANES) * LANES

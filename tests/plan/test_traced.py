@@ -8,6 +8,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from jdistill.parallel import make_mesh
 from jdistill.parallel.mesh import AXES
+from jdistill.plan import RowForm, Shared, SharedRows
 from jdistill.plan.collectives import Collective
 from jdistill.plan.job import batch_bytes, model_flops, trace
 from jdistill.plan.traced import find_work, peak_bytes
@@ -113,7 +114,7 @@ def test_an_encoder_whose_hidden_states_are_cached_does_not_run(mesh):
     # The projection alone is multiplied, but not for a derivative of its input, which nothing needs.
     assert flops == pytest.approx(2 / 3 * model_flops(cached, 64), rel=0.02)
     assert model_flops(cached, 64) < 0.05 * model_flops(frozen, 64)
-    assert batch_bytes(cached, 64) - batch_bytes(frozen, 64) == 64 * (16 + 32) * 256 * 2
+    assert batch_bytes(cached, 64, 8) - batch_bytes(frozen, 64, 8) == 64 * (16 + 32) * 256 * 2
 
 
 def test_microbatches_encode_once_more_and_keep_less(mesh):
@@ -132,4 +133,16 @@ def test_gradients_travel_once(mesh):
 
 def test_a_batch_has_the_bytes_of_its_arrays():
     tokens, vectors, numbers = 64 * (16 + 32) * 5, 64 * 2 * 384 * 4, 64 * 2 * 4
-    assert batch_bytes(tiny_job(), 64) == tokens + vectors + numbers
+    assert batch_bytes(tiny_job(), 64, 8) == tokens + vectors + numbers
+    # 8 rows a piece: of queries 2 rows are full, and 4 of documents are, so that no piece has a part of one.
+    shared = RowForm(16, 32, 1, 0, Shared(SharedRows(64, 0.25), SharedRows(64, 0.45), 1))
+    assert batch_bytes(tiny_job(rows=shared), 64, 8) == tokens + vectors + numbers + 8 * (2 + 4) * 64 * 4
+
+
+def test_work_is_that_of_the_rows_that_texts_share(mesh):
+    terms = {"align": tiny_job().terms["align"]}
+    packed = RowForm(16, 32, 1, 0, Shared(SharedRows(64, 0.125), SharedRows(64, 0.25), 1))
+    alone, sharing = (tiny_job(terms=terms, rows=rows) for rows in (RowForm(16, 32, 1, 0), packed))
+    assert model_flops(sharing, 64) == pytest.approx(0.5 * model_flops(alone, 64), rel=0.01)
+    # XLA multiplies whole rows where texts attend only to themselves, and takes texts out of rows by their places.
+    assert find_work(trace(sharing, mesh, 64).jaxpr, "cuda").flops == pytest.approx(model_flops(sharing, 64), rel=0.1)

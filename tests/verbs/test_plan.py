@@ -6,12 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from jdistill import cli
 from jdistill.config import UserError
+from jdistill.plan import SharedRows
+from jdistill.plan.job import batch_form
+from jdistill.store import Store
 from jdistill.verbs import load_recipe
 from jdistill.verbs.plan import Lengths, make_job
+from jdistill.verbs.train import make_loader, make_run_student
 from tests.plan.tiny_job import ENCODER
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -58,14 +63,39 @@ def test_a_plan_needs_neither_store_nor_teacher_nor_weights(tmp_path):
 
 def test_what_is_there_is_used(embedded):
     recipe = load_recipe(embedded.write())
-    job, assumed = make_job(recipe, length=None, widths={})
+    job, assumed = make_job(recipe, 2, length=None, widths={})
     assert job.teacher_widths == {"big": 32}
     assert (job.rows.query_length, job.rows.document_length, job.rows.documents) == (16, 16, 1)
     assert assumed == []
     assert job.total_steps == 4
-    job, _ = make_job(recipe, length=Lengths(8, 24), widths={"big": 48})
+    job, _ = make_job(recipe, 2, length=Lengths(8, 24), widths={"big": 48})
     assert (job.rows.query_length, job.rows.document_length) == (8, 24)
     assert job.student.config.projections == {"big": 48}
+
+
+@pytest.mark.parametrize("layout", [[], ["loader.packing=32"], ["loader.folding=true"]], ids=str)
+@pytest.mark.parametrize("prompt", [[], ["student.include_prompt=false", "student.prompts.query='ask: '"]], ids=str)
+def test_a_batch_is_planned_as_the_loader_makes_it(embedded, layout, prompt):
+    recipe, chips = load_recipe(embedded.write(), [*layout, *prompt, "train.microbatches=2"]), 2
+    job, _ = make_job(recipe, chips, length=None, widths={})
+    store = Store.open(recipe.store)
+    loader = make_loader(recipe, store, make_run_student(recipe, store)[0], pieces=chips * 2)
+    batches = [loader.batch(step) for step in range(loader.steps_per_epoch)]
+    largest = max(batches, key=lambda batch: sum(x.size for x in jax.tree.leaves(batch)))
+
+    def forms(batch):
+        return jax.tree.map(lambda x: (x.shape, str(x.dtype)), batch)
+
+    assert forms(batch_form(job, recipe.train.global_batch_size, chips)) == forms(largest)
+
+
+def test_rows_that_texts_share_are_as_many_as_their_tokens_fill(job):
+    packed, folded = (load_recipe(job.write(), [layout]) for layout in ("loader.packing=128", "loader.folding=true"))
+    planned, assumed = make_job(packed, 2, length=Lengths(16, 48), widths={})
+    assert planned.rows.sides == ((1, SharedRows(128, 0.125)), (1, SharedRows(128, 0.375)))
+    assert "texts fill rows of 128 tokens without a gap" in assumed
+    planned, _ = make_job(folded, 2, length=Lengths(16, 48), widths={})
+    assert planned.rows.sides == ((1, SharedRows(32, 0.5)), (1, SharedRows(96, 0.5)))
 
 
 @pytest.mark.parametrize(
@@ -79,8 +109,11 @@ def test_what_is_there_is_used(embedded):
         ),
         (["--topology", "h100:3"], "train.global_batch_size=16: does not divide over the 3 chips of h100:3. Take 15"),
         (["--topology", "h100:4", "train.fsdp=3"], "train.fsdp=3: the 4 chips of h100:4 do not divide"),
-        (["--topology", "h100:8", "loader.packing=64"], "loader.packing=64: a plan is for rows of one text"),
-        (["--topology", "h100:8", "loader.folding=true"], "loader.folding=true: a plan is for rows of one text"),
+        (["--topology", "h100:16", "loader.folding=true"], "over the 16 chips of h100:16, rows two by two. Take 32"),
+        (
+            ["--topology", "v5e:2x2", "loader.packing=64"],
+            "loader.packing=64: a TPU computes on 128 places side by side",
+        ),
         (
             ["--topology", "h100:8", "student.init=no/model"],
             "student.init: no/model is no folder, and",
@@ -96,7 +129,7 @@ def test_mistakes(job, capsys, arguments, message):
 
 @pytest.mark.parametrize("path", PLANNED, ids=lambda path: path.name)
 def test_shipped_configurations_can_be_planned_anywhere(path):
-    job, assumed = make_job(load_recipe(path), length=None, widths={})
+    job, assumed = make_job(load_recipe(path), 4, length=None, widths={})
     assert job.global_batch_size % 256 == 0
     assert assumed
 
@@ -104,4 +137,4 @@ def test_shipped_configurations_can_be_planned_anywhere(path):
 @pytest.mark.parametrize("path", STATE_NO_SIZES, ids=lambda path: path.name)
 def test_others_say_what_a_plan_needs(path):
     with pytest.raises(UserError, match="State its sizes, such as"):
-        make_job(load_recipe(path, ["loader.packing=null"]), length=None, widths={})
+        make_job(load_recipe(path), 4, length=None, widths={})
