@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Most of the time of a test goes into compiling on one core. A file stays in one process, which compiles each program once.
-PARALLEL := --numprocesses=auto --dist=loadfile
+PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 export JAX_PLATFORMS ?= cpu
 
 .PHONY: help venv demo test quick exhaustive lint types contracts unit parity format clean

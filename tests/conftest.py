@@ -23,6 +23,7 @@ LARGE_HEAP = 3 * 2**20
 """In KiB, as Linux counts."""
 
 EFFORTLESS = "jax_disable_most_optimizations"
+OLDER_CODE = "xla_cpu_use_fusion_emitters"
 
 # Before the first import of the package, so that every annotated function checks shapes and dtypes as it runs.
 _hook = jaxtyping.install_import_hook(
@@ -31,12 +32,19 @@ _hook = jaxtyping.install_import_hook(
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax._src import compiler  # noqa: E402
 from jax.experimental.compilation_cache.compilation_cache import reset_cache  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if PLATFORM != "cpu":  # by default accelerators round what they multiply, where tests compare to 1e-5
     jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that in the end no process is left alone with one of them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,7 +79,7 @@ def compiled_quickly(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
         "jax_persistent_cache_min_compile_time_secs": 0.1,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
-    with _configured(settings):
+    with _configured(settings), _older_code():
         yield
 
 
@@ -97,6 +105,26 @@ def _configured(settings: dict[str, Any]) -> Iterator[None]:
         _configure(settings)
         yield
         _configure(before)
+
+
+@contextmanager
+def _older_code() -> Iterator[None]:
+    """Where programs are compiled with little effort, the older of XLA's generators of CPU code takes half the time.
+
+    JAX has no option for all programs, and XLA_FLAGS will not do: libtpu, which reads them too, ends a process at this
+    one.
+    """
+    make_options = compiler.get_compile_options
+
+    def get_compile_options(*args: Any, **kwargs: Any) -> Any:
+        options, backend = make_options(*args, **kwargs), kwargs.get("backend")
+        if jax.config.values[EFFORTLESS] and (backend is None or backend.platform == "cpu"):
+            options.env_option_overrides = [(OLDER_CODE, False), *options.env_option_overrides]
+        return options
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", get_compile_options)
+        yield
 
 
 def _configure(settings: dict[str, Any]) -> None:

@@ -71,8 +71,8 @@ def train(student: tuple[Student, Any], devices: int, fsdp: int) -> Trained:
     return Trained(np.asarray(jax.device_get(losses)), jax.device_get(state), parts, max(jax.tree.leaves(moved)))
 
 
-SPLITS = [("static", 2, 1), ("static", 8, 1), ("static", 8, 2), ("static", 8, 4), ("static", 8, 8), ("bert", 8, 4)]
-MORE = [pytest.param("static", *split, marks=pytest.mark.exhaustive) for split in ((4, 1), (2, 2))]
+SPLITS = [("static", 8, 1), ("static", 8, 2), ("static", 8, 4), ("static", 8, 8), ("bert", 8, 4)]
+MORE = [pytest.param("static", *split, marks=pytest.mark.exhaustive) for split in ((2, 1), (4, 1), (2, 2))]
 
 
 @pytest.mark.parametrize(("kind", "devices", "fsdp"), [*SPLITS, *MORE])

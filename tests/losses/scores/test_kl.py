@@ -66,6 +66,7 @@ def test_order_of_candidates_their_length_and_the_block_do_not_matter(seed: int,
     np.testing.assert_allclose(changed, value, rtol=2e-5, atol=1e-8)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("kind", ["kl", "mse"])
 def test_nothing_to_learn_where_student_and_teacher_agree(kind: str) -> None:
     t, u = vectors(0, (5, 8), (9, 8))
