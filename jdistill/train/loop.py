@@ -23,8 +23,9 @@ from jdistill.student import Student
 from jdistill.train.config import TrainConfig, in_steps
 from jdistill.train.console import Console
 from jdistill.train.diagnose import Watch
+from jdistill.train.needs import Evaluate, Loader
 from jdistill.train.programs import Programs
-from jdistill.train.run import Evaluate, Loader, Run, TrainResult
+from jdistill.train.run import Run, TrainResult
 from jdistill.train.state import TrainState
 
 

@@ -4,9 +4,9 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import yaml
@@ -22,6 +22,7 @@ from jdistill.train.config import TrainConfig
 from jdistill.train.console import Console, evaluation_lines
 from jdistill.train.diagnose import learned_values
 from jdistill.train.groups import frozen_paths
+from jdistill.train.needs import Evaluate, Loader
 from jdistill.train.optimizer import AdamW
 from jdistill.train.programs import Programs
 from jdistill.train.resume import Best, Note, check_same_run, read_note
@@ -29,59 +30,6 @@ from jdistill.train.sinks import Sink, make_sinks
 from jdistill.train.state import TrainState, from_parts, make_state, to_parts
 from jdistill.train.step import learning_rate, make_train_step
 from jdistill.types import Batch, Metrics
-
-Evaluate = Callable[[PyTree[Array]], dict[str, float]]
-"""Student parameters -> metric name -> value."""
-
-
-class Loader(Protocol):
-    """What training needs of a loader."""
-
-    fingerprint: str
-    """Equal exactly for loaders that yield the same batches."""
-    global_batch_size: int
-
-    @property
-    def pieces(self) -> int | None:
-        """Devices times microbatches that its batches are laid out for; None if any number will do."""
-        ...
-
-    @property
-    def row_count(self) -> int:
-        """Rows it draws from."""
-        ...
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches per epoch."""
-        ...
-
-    @property
-    def shapes(self) -> tuple[tuple[int, int], ...]:
-        """Every pair of padded lengths that occurs."""
-        ...
-
-    @property
-    def layout(self) -> str:
-        """How texts lie in a batch, for people."""
-        ...
-
-    @property
-    def padding(self) -> float:
-        """Share of padding among all tokens."""
-        ...
-
-    def batch_padding(self, step: int) -> float:
-        """Share of padding in the batch of a step."""
-        ...
-
-    def stream(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """The rows of this host in the batches of steps `start` to `stop - 1`."""
-        ...
-
-    def examples(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """The first batch of each shape among these steps."""
-        ...
 
 
 class TrainResult(NamedTuple):
@@ -96,7 +44,7 @@ class TrainResult(NamedTuple):
     evaluation: dict[str, float]
     """Of `params`; empty without evaluation."""
     warnings: tuple[str, ...] = ()
-    """What the run was warned of, see diagnose.py."""
+    """What the run was warned of, see diagnose/."""
 
 
 class Run:

@@ -1,46 +1,20 @@
-"""Warnings: said where something is wrong, and only there."""
+"""What is wrong with a first batch is said, and only that."""
 
 import re
 from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Array
 
 from jdistill.config import UserError
-from jdistill.losses import EmbedCosine, InfoNCE, LossConfig, Matryoshka
+from jdistill.losses import EmbedCosine, LossConfig
 from jdistill.losses.base import Needs
-from jdistill.losses.temperature import Learned, Temperature, temperature_of, temperature_parameters
-from jdistill.train.diagnose import FEWEST, STEPS, Watch, examine, learned_values, neighbour_ranks, saturated
-from jdistill.types import Batch, Columns, Tokens, View
-from tests.train.test_loop import metrics
+from jdistill.train.diagnose.targets import FEWEST, examine, neighbour_ranks
+from jdistill.types import Batch, Columns, Tokens
 from tests.train.tiny_run import run, tiny_loader
 
 TERMS: dict[str, LossConfig] = {"align": EmbedCosine(teacher="big")}
 TOPICS, TOPIC_WORDS, COMMON_WORDS = 12, 25, 60
-
-
-class Sharp(LossConfig):
-    """Lowest where its temperature is lowest."""
-
-    kind: Literal["sharp"] = "sharp"
-    temperature: Temperature = Learned(start=0.1, min=0.05, max=0.2)
-
-    def parameters(self) -> dict[str, Array]:
-        return temperature_parameters(self.temperature) | {"bias": jnp.float32(0.5)}
-
-    def __call__(self, view: View) -> Any:
-        return jnp.ones(len(view.rows)) * temperature_of(self.temperature, view.parameters)
-
-
-class Silent(LossConfig):
-    """Exactly 0 on every row."""
-
-    kind: Literal["silent"] = "silent"
-
-    def __call__(self, view: View) -> Any:
-        return view.student.documents[:, 0] * 0.0
 
 
 class Picky(LossConfig):
@@ -171,85 +145,6 @@ def test_terms_look_at_their_targets_themselves():
     scored = one._replace(targets=one.targets | {"small": one.targets["big"]}, scores=np.zeros((1100, 2), np.float32))
     terms: dict[str, LossConfig] = {"a": Picky(teacher=("big", "small"))}
     assert examine(terms, scored) == ["losses.a: (1024, 48) (1024, 2, 48) (1024, 2)"]
-
-
-def test_losses_that_stay_zero_are_noticed_after_the_first_steps():
-    said: list[str] = []
-    watch = Watch({}, said.append)
-    for step in range(2 * STEPS):
-        assert bool(said) == (step >= STEPS)
-        watch.losses({"a": jnp.float32(0), "b": jnp.float32(step == 2), "c": jnp.float32(1e-30)}, last=False)
-    (line,) = watch.warnings
-    assert said == [f"warning: {line}"]
-    assert line.startswith(f"losses.a: is exactly 0 in all of the first {STEPS} steps")
-
-
-def test_a_short_run_is_judged_at_its_end():
-    watch = Watch({}, lambda _: None)
-    watch.losses({"a": jnp.float32(0)}, last=False)
-    assert watch.warnings == []
-    watch.losses({"a": jnp.float32(0)}, last=True)
-    assert "first 2 steps" in watch.warnings[0]
-
-
-@pytest.mark.parametrize(
-    ("value", "limit"),
-    [(0.01, "min of 0.05"), (0.05, "min of 0.05"), (0.2, "max of 0.2"), (3.0, "max of 0.2"), (0.1, "")],
-)
-def test_a_temperature_at_its_limit_is_noticed_once(value, limit):
-    terms: dict[str, LossConfig] = {"sharp": Sharp()}
-    learned: Any = {"sharp": {"log_temperature": np.float32(np.log(value)), "bias": np.float32(2)}}
-    lines = saturated(terms, learned)
-    assert [limit in line for line in lines] == [True] * bool(limit)
-    watch = Watch(terms, lambda _: None)
-    watch.learned(learned)
-    watch.learned(learned)
-    assert watch.warnings == lines
-    expected = {"temperature/sharp": np.clip(value, 0.05, 0.2), "bias/sharp": 2.0}
-    assert learned_values(terms, learned) == pytest.approx(expected)
-
-
-def test_the_temperature_of_a_loss_inside_another_is_found():
-    outer = Matryoshka.model_construct(loss=Sharp(), dims=(4,))
-    (line,) = saturated({"nested": outer}, {"nested": {"log_temperature": np.float32(-9)}})
-    assert "losses.nested.loss.temperature.min" in line
-
-
-@pytest.mark.parametrize(
-    ("terms", "projections", "warned"),
-    [
-        (TERMS, {"big": 24}, True),
-        ({**TERMS, "nested": Matryoshka(loss=EmbedCosine(), dims=(8, 16), teacher="big")}, {"big": 24}, True),
-        ({**TERMS, "contrast": InfoNCE()}, {"big": 24}, False),
-        ({**TERMS, "small": EmbedCosine(teacher="small")}, {"big": 24}, False),  # the small one has the student's width
-        (TERMS, {}, False),
-    ],
-)
-def test_own_vectors_that_only_a_projection_sees_are_noticed(terms, projections, warned):
-    said = []
-    Watch(terms, said.append).student(projections, width=16)
-    assert len(said) == warned
-    if warned:
-        assert "own 16 numbers" in said[0]
-        assert "out_features: 24" in said[0]
-
-
-def test_a_run_through_a_projection_alone_is_warned(tmp_path, student):
-    (line,) = run(tmp_path, student, terms=TERMS, steps=1, evaluate=None).warnings
-    assert line.startswith("losses.align: the student's own")
-
-
-def test_a_run_logs_and_warns(tmp_path, student, capsys):
-    terms = {"align": EmbedCosine(teacher="big"), "sharp": Sharp(), "silent": Silent()}
-    result = run(tmp_path, student, terms=terms, optimizer={"peak_lr": 0.5, "warmup": 0})
-    held, silent = result.warnings
-    assert silent.startswith("losses.silent: is exactly 0")
-    assert held.startswith("losses.sharp: the learned temperature has reached its min of 0.05")
-    printed = capsys.readouterr().err
-    assert printed.count("warning: losses.") == 2
-    logged = [line for line in metrics(tmp_path) if "train/loss" in line]
-    assert logged[-1]["train/temperature/sharp"] == pytest.approx(0.05)
-    assert all("train/bias/sharp" in line for line in logged)
 
 
 def test_a_run_on_vectors_of_no_number_does_not_start(tmp_path, student):

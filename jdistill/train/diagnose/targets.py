@@ -1,107 +1,26 @@
-"""Warnings of a run that would learn little: from its terms, its first batch and losses, its learned temperatures.
-
-Each is one line that names the term, what is wrong with its values, what that means and what to do. Only what is
-nearly certain is said; a run that is well says nothing.
-"""
+"""Whether a first batch has something to learn from: a teacher's vectors that say nothing, or belong to other texts."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from scipy import sparse
 
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
-from jdistill.losses.temperature import NAME, Learned, temperature_of
 from jdistill.types import Batch, Columns, Tokens
 
 ROWS = 1024
 """Most rows of the first batch that are looked at."""
-STEPS = 5
-"""Losses are watched over so many first steps."""
 COLLAPSED = 0.999
 """Vectors of different texts whose mean cosine is above this are nearly equal."""
 FEWEST = 48
 """From this number of texts on it is judged whether vectors belong to them. Measured with all-MiniLM-L6-v2 on batches
 of 48 English docstrings or captions, or German questions: at most 1 false alarm in 500; 1 shifted column in 20 goes
 unseen; below 32 texts false alarms are common."""
-EDGE = 1e-6
-"""A learned temperature is at a limit if its logarithm is this close."""
-
-
-class Watch:
-    """Looks at a run and says each thing once.
-
-    Args:
-      terms: the loss terms, teachers filled in.
-      say: where a line goes, such as the console.
-    """
-
-    def __init__(self, terms: Mapping[str, LossConfig], say: Callable[[str], None]):
-        self.warnings: list[str] = []
-        """What was said so far, without the word `warning`."""
-        self._terms = terms
-        self._say = say
-        self._losses: list[dict[str, Array]] = []
-
-    def student(self, projections: Mapping[str, int], width: int) -> None:
-        """Look at what the terms train. Arguments as those of `behind_projections`."""
-        self._warn(behind_projections(self._terms, projections, width))
-
-    def targets(self, batch: Batch) -> None:
-        """Look at the first batch, on the host. Raises as `examine` does."""
-        self._warn(examine(self._terms, batch))
-
-    def losses(self, values: dict[str, Array], *, last: bool) -> None:
-        """Take the terms' values of a first step, still on the device; they are fetched together at the end.
-
-        Args:
-          values: each term's mean before its weight.
-          last: whether the run ends here.
-        """
-        if len(self._losses) == STEPS:
-            return
-        self._losses.append(values)
-        if len(self._losses) == STEPS or last:
-            self._warn(zero_losses(jax.device_get(self._losses)))
-
-    def learned(self, parameters: Mapping[str, dict[str, Array]]) -> None:
-        """Look at the learned values of a step; they lie on the host."""
-        self._warn(line for line in saturated(self._terms, parameters) if line not in self.warnings)
-
-    def _warn(self, lines: Any) -> None:
-        for line in lines:
-            self.warnings.append(line)
-            self._say(f"warning: {line}")
-
-
-def behind_projections(terms: Mapping[str, LossConfig], projections: Mapping[str, int], width: int) -> list[str]:
-    """Whether the student's own vectors are trained through projections alone; one line if so.
-
-    The projection is free to undo whatever the student does to lengths and angles, so that the projected vectors come
-    to have the teacher's cosines while the student's own need not.
-
-    Args:
-      terms: the loss terms, teachers filled in.
-      projections: teacher -> width, for the teachers that the student is projected to.
-      width: of the student's own vectors.
-    """
-    if not terms or not all(
-        term.needs().projection and set(term.teachers) <= set(projections) for term in terms.values()
-    ):
-        return []
-    teacher, wide = next(iter(projections.items()))
-    return [
-        f"{', '.join(f'losses.{name}' for name in terms)}: the student's own {width} numbers are trained only through a"
-        f" projection to the {wide} of teacher '{teacher}', so nothing makes their own cosines tell texts apart, but "
-        "these are what evaluation and an export compare. Make the projection part of the student, with student.head: "
-        f"[{{kind: dense, out_features: {wide}}}, {{kind: normalize}}], or add a loss on its own vectors, such as "
-        "info_nce; or export with export.projection: dense."
-    ]
 
 
 class Column(NamedTuple):
@@ -248,59 +167,6 @@ def token_overlap(tokens: Tokens) -> Float[np.ndarray, "n n"]:
     sets = sparse.csr_array((rarity[words], (texts, words)), shape=(n, len(rarity)))
     lengths = np.sqrt(np.asarray(sets.multiply(sets).sum(axis=1)).ravel())
     return (sets @ sets.T).toarray() / np.maximum(np.outer(lengths, lengths), 1e-9)
-
-
-def zero_losses(steps: list[dict[str, Any]]) -> list[str]:
-    """Terms whose value is exactly 0 in each of these steps."""
-    return [
-        f"losses.{name}: is exactly 0 in all of the first {len(steps)} steps, so nothing is learned from it. Check its "
-        "margins and thresholds, and that the rows have what it compares; or leave it out."
-        for name in steps[0]
-        if all(float(step[name]) == 0 for step in steps)
-    ]
-
-
-def learned_values(terms: Mapping[str, LossConfig], parameters: Mapping[str, dict[str, Any]]) -> dict[str, float]:
-    """What the terms have learned besides the student, as metrics: `temperature/<term>` and the like; numbers only."""
-    values = {}
-    for name, learned in parameters.items():
-        for parameter, value in learned.items():
-            limits = learned_temperature(terms[name])[1] if parameter == NAME else None
-            if limits is not None:
-                values[f"temperature/{name}"] = float(temperature_of(limits, {NAME: jnp.asarray(value)}))
-            elif np.ndim(value) == 0:
-                values[f"{parameter}/{name}"] = float(value)
-    return values
-
-
-def saturated(terms: Mapping[str, LossConfig], parameters: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Terms whose learned temperature is at one of its limits."""
-    found = []
-    for name, learned in parameters.items():
-        path, limits = learned_temperature(terms[name])
-        if limits is None or NAME not in learned:
-            continue
-        log = float(learned[NAME])
-        for limit in ("min", "max"):
-            value = getattr(limits, limit)
-            if (log - math.log(value)) * (1 if limit == "max" else -1) > -EDGE:
-                found.append(
-                    f"losses.{name}: the learned temperature has reached its {limit} of {value:g} and is held there. "
-                    f"Widen it with losses.{name}.{path}.{limit}, or give a number to fix the temperature."
-                )
-    return found
-
-
-def learned_temperature(term: LossConfig) -> tuple[str, Learned | None]:
-    """The temperature that a term, or the loss inside it, learns, and the path of its setting."""
-    for field in type(term).model_fields:
-        value = getattr(term, field)
-        if isinstance(value, Learned):
-            return field, value
-        if isinstance(value, LossConfig):
-            path, learned = learned_temperature(value)
-            return f"{field}.{path}", learned
-    return "", None
 
 
 def _side_by_side(batch: Batch, teachers: tuple[str, ...]) -> Columns | None:
