@@ -9,7 +9,7 @@ import pytest
 
 from jdistill import cli
 from jdistill.config import UserError
-from jdistill.verbs.train import _check_packing
+from jdistill.verbs.train import check_packing
 from tests.tiny import tiny_bert_folder
 
 
@@ -158,6 +158,6 @@ def test_pieces_that_cannot_be_laid_out(embedded, capsys, tmp_path, layout, mult
 
 def test_packed_rows_on_a_tpu():
     for rows, platform in ((128, "tpu"), (256, "tpu"), (72, "cpu"), (None, "tpu")):
-        _check_packing(rows, platform)
+        check_packing(rows, platform)
     with pytest.raises(UserError, match=r"loader\.packing=200: a TPU computes on 128 places .* Set it to 256\."):
-        _check_packing(200, "tpu")
+        check_packing(200, "tpu")
