@@ -45,11 +45,18 @@ def find_files(path: str) -> list[Path]:
         return [Path(path)]
     found = sorted(Path(p) for p in glob.glob(str(Path(path).expanduser()), recursive=True) if Path(p).is_file())
     if not found:
-        folder = Path(path).parent
-        near = difflib.get_close_matches(Path(path).name, [p.name for p in folder.glob("*")], n=1)
-        hint = f"Did you mean '{folder / near[0]}'?" if near else "Check the path; it counts from where you are."
-        raise UserError(f"{path}: no such file. {hint}")
+        raise UserError(f"{path}: no such file. {_hint(Path(path).expanduser())}")
     return found
+
+
+def _hint(path: Path) -> str:
+    """What may be meant by a path that is no file."""
+    if path.is_dir():
+        return f"It is a folder; name its files, such as '{path / '*.parquet'}'."
+    if path.is_symlink():
+        return f"It is a link to '{path.readlink()}', which is not there."
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+    return f"Did you mean '{path.parent / near[0]}'?" if near else "Check the path; it counts from where you are."
 
 
 def file_batches(path: Path, columns: Sequence[str], *, where: str = "") -> Iterator[Batch]:

@@ -87,6 +87,11 @@ def test_missing_file_guesses(tmp_path):
         find_files(str(tmp_path / "row.csv"))
     with pytest.raises(UserError, match=r"no such file"):
         read_columns(tmp_path / "nothing*.csv", ["q"])
+    with pytest.raises(UserError, match=rf"{tmp_path}: no such file\. It is a folder; .*\*\.parquet'"):
+        find_files(str(tmp_path))
+    (tmp_path / "link.csv").symlink_to("gone.csv")
+    with pytest.raises(UserError, match=r"link\.csv: no such file\. It is a link to 'gone\.csv', which is not there"):
+        find_files(str(tmp_path / "link.csv"))
 
 
 @pytest.mark.parametrize(
