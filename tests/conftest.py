@@ -109,7 +109,9 @@ def _configured(settings: dict[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def _older_code() -> Iterator[None]:
-    """Where programs are compiled with little effort, the older of XLA's generators of CPU code takes half the time.
+    """Where programs are compiled with little effort, the older of XLA's generators of CPU code is the quicker one.
+
+    Measured on tests/train/test_loop.py, test_groups.py and losses/scores/test_kl.py: 80 s of compiling instead of 118.
 
     JAX has no option for all programs, and XLA_FLAGS will not do: libtpu, which reads them too, ends a process at this
     one.

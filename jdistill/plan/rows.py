@@ -68,3 +68,13 @@ class RowForm(NamedTuple):
     def multiple(self) -> int:
         """Rows of a piece come in multiples of this."""
         return 1 if self.shared is None else self.shared.multiple
+
+    def folded(self, query: int, document: int) -> "RowForm":
+        """The same texts two by two in rows of so many tokens."""
+        queries, documents = SharedRows(query, 0.5), SharedRows(document, 0.5 * self.documents)
+        return self._replace(shared=Shared(queries if self.query_length else None, documents, multiple=2))
+
+    def packed(self, capacity: int, query: float, document: float) -> "RowForm":
+        """The same texts in rows of `capacity` tokens, so many of each side for each row of the batch."""
+        queries, documents = SharedRows(capacity, query), SharedRows(capacity, document)
+        return self._replace(shared=Shared(queries if self.query_length else None, documents, multiple=1))

@@ -15,8 +15,6 @@ from jdistill.plan import (
     MAX_LENGTH,
     Job,
     RowForm,
-    Shared,
-    SharedRows,
     as_values,
     format_plan,
     make_plan,
@@ -59,7 +57,8 @@ def plan(
     Args:
       recipe: the run.
       topologies: such as `v5e:16x16`.
-      length: padded tokens of a text, `N` or `QUERYxDOCUMENT`, instead of the store's or the student's longest.
+      length: padded tokens of a text, `N` or `QUERYxDOCUMENT`, instead of the store's or the student's longest; where
+        texts share rows, the mean of their tokens.
       teacher_width: `N` for all teachers, or `NAME=N`, where neither store nor model tell.
       search: find the largest batch by compiling the step for others too, instead of from the trace; slow.
       as_json: print values instead of text.
@@ -118,8 +117,9 @@ def _rows(
     if length is None and student.tokenizer is not None and len(rows.documents) >= recipe.train.global_batch_size:
         loader = make_loader(recipe, store, student, pieces=chips * recipe.train.microbatches)
         return _rows_of_loader(recipe, loader, documents, scores, assumed), steps
-    form = RowForm(0 if rows.queries is None else 1, 1, documents, scores)
-    return _rows_of_lengths(recipe, form, length or _longest(recipe, student, assumed), assumed), steps
+    found = length or _longest(recipe, student, assumed)
+    form = RowForm(0 if rows.queries is None else found.query, found.document, documents, scores)
+    return _laid_out(recipe, form, assumed), steps
 
 
 def _rows_of_loader(recipe: Recipe, loader: Loader, documents: int, scores: int, assumed: list[str]) -> RowForm:
@@ -137,9 +137,9 @@ def _rows_of_loader(recipe: Recipe, loader: Loader, documents: int, scores: int,
         scores,
     )
     if recipe.loader.packing is None:
-        return _folded(form, longest.query, longest.document)
+        return form.folded(longest.query, longest.document)
     piece = recipe.train.global_batch_size // (loader.pieces or 1)
-    return _packed(form, recipe.loader.packing, longest.query / piece, longest.document / piece)
+    return form.packed(recipe.loader.packing, longest.query / piece, longest.document / piece)
 
 
 def _rows_of_config(recipe: Recipe, student: Student, length: Lengths | None, assumed: list[str]) -> RowForm:
@@ -149,42 +149,31 @@ def _rows_of_config(recipe: Recipe, student: Student, length: Lengths | None, as
     negatives = columns.keep_negatives or len(columns.negative_columns)
     if columns.negative_columns and columns.keep_negatives is None:
         assumed.append(f"{negatives} hard negative(s) per row, one for each column that names them")
-    form = RowForm(0 if columns.text is not None else 1, 1, 1 + negatives, len(columns.score_columns))
-    return _rows_of_lengths(recipe, form, length or _longest(recipe, student, assumed), assumed)
+    found = length or _longest(recipe, student, assumed)
+    plain = columns.text is not None
+    form = RowForm(0 if plain else found.query, found.document, 1 + negatives, len(columns.score_columns))
+    return _laid_out(recipe, form, assumed)
 
 
-def _rows_of_lengths(recipe: Recipe, form: RowForm, found: Lengths, assumed: list[str]) -> RowForm:
-    """Rows whose texts all have so many tokens."""
-    padded = form._replace(query_length=found.query if form.query_length else 0, document_length=found.document)
-    if recipe.loader.folding:
-        return _folded(padded, 2 * found.query, 2 * found.document)
+def _laid_out(recipe: Recipe, form: RowForm, assumed: list[str]) -> RowForm:
+    """Texts that are all as long as `form` says, in rows of the encoder as the recipe asks for."""
     capacity = recipe.loader.packing
+    if recipe.loader.folding:
+        return form.folded(2 * form.query_length, 2 * form.document_length)
     if capacity is None:
-        return padded
+        return form
     assumed.append(f"texts fill rows of {capacity} tokens without a gap")
-    query, document = (min(length, capacity) / capacity for length in found)
-    return _packed(padded, capacity, query, form.documents * document)
-
-
-def _folded(form: RowForm, query: int, document: int) -> RowForm:
-    """Texts of two rows share rows of so many tokens."""
-    queries, documents = SharedRows(query, 0.5), SharedRows(document, 0.5 * form.documents)
-    return form._replace(shared=Shared(queries if form.query_length else None, documents, multiple=2))
-
-
-def _packed(form: RowForm, capacity: int, query: float, document: float) -> RowForm:
-    """Texts share so many rows of `capacity` tokens, for each row of the batch."""
-    queries, documents = SharedRows(capacity, query), SharedRows(capacity, document)
-    return form._replace(shared=Shared(queries if form.query_length else None, documents, multiple=1))
+    query, document = (min(length, capacity) / capacity for length in (form.query_length, form.document_length))
+    return form.packed(capacity, query, form.documents * document)
 
 
 def _longest(recipe: Recipe, student: Student, assumed: list[str]) -> Lengths:
-    """The longest that batches can be: where the student cuts texts, as a multiple of what the loader pads to."""
+    """The longest that texts can be: where the student cuts them or a packed row ends, padded as the loader pads."""
     longest = min(student.max_length, MAX_LENGTH, recipe.loader.packing or MAX_LENGTH)
     multiple = recipe.loader.pad_to_multiple
     query, document = (-(-longest // step) * step for step in (multiple.query, multiple.document))
     assumed.append(
-        f"every text has {document} tokens, where the student cuts it; --length 32x128 plans for shorter ones"
+        f"every text has {document} tokens, the most that it can have; --length 32x128 plans for shorter ones"
     )
     return Lengths(query, document)
 

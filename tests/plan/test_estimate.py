@@ -3,7 +3,7 @@
 import pytest
 
 from jdistill.plan.collectives import Collective
-from jdistill.plan.estimate import MANY, largest_batch, roofline
+from jdistill.plan.estimate import MANY, Largest, largest_batch, roofline
 from jdistill.plan.topology import parse_topology
 from jdistill.plan.verdict import verdict
 from tests.plan.tiny_job import tiny_job
@@ -110,3 +110,16 @@ def test_verdicts_say_what_to_change():
     far = roofline(V5E, flops=1, traffic=1, collectives=[Collective("all-reduce", 16, 1, 10**9, 0)], dtype="bfloat16")
     assert "communication-bound" in lines(estimate=far)
     assert "encodes only 192 tokens at a time" in lines(job=tiny_job(global_batch_size=64))
+
+
+def test_a_folded_step_is_cut_into_pieces_that_fold():
+    """128 rows on 16 chips: in 8 pieces each has one row, which is no pair."""
+    plain = tiny_job(global_batch_size=128)
+    folded = plain._replace(rows=plain.rows.folded(32, 64))
+    for fit, job, change in (
+        (32, plain, "Set train.microbatches=4,"),
+        (32, folded, "Set train.microbatches=4,"),
+        (16, plain, "Set train.microbatches=8,"),
+        (16, folded, "Lower train.global_batch_size to 16."),
+    ):
+        assert change in lines(job=job, used=None, needed=40 * GIB, largest=Largest(fit, ""))

@@ -104,6 +104,17 @@ def test_a_plan_as_text_and_as_values(plan):
     assert values["largest_batch"]["rows"] == plan.largest.rows > plan.job.global_batch_size
 
 
+@needs_libtpu
+def test_rows_that_texts_share_are_told(plan):
+    folded = plan._replace(job=tiny_job(rows=tiny_job().rows.folded(32, 64)))
+    assert "shared rows, of each 16: queries in 8 rows of 32 tokens and documents in 8 rows of 64" in format_plan(
+        folded
+    )
+    values = as_values(folded)["shared_rows"]
+    assert values == {"query": {"length": 32, "per_row": 0.5}, "document": {"length": 64, "per_row": 0.5}}
+    assert as_values(plan)["shared_rows"] is None
+
+
 class Refused:
     """A traced step that the compiler refuses, as it refuses what is too large, at once."""
 
@@ -155,3 +166,6 @@ def test_a_batch_that_does_not_divide_is_refused():
         make_plan(job, parse_topology("v5e:4x4"))
     with pytest.raises(UserError, match=r"train.fsdp=3: the 16 chips of v5e:4x4 do not divide"):
         make_plan(tiny_job(fsdp=3), parse_topology("v5e:4x4"))
+    folded = tiny_job(global_batch_size=68, rows=tiny_job().rows.folded(32, 64))
+    with pytest.raises(UserError, match=r"4 chips of v5e:2x2, rows two by two\. Take 64 or 72 rows"):
+        make_plan(folded, parse_topology("v5e:2x2"))

@@ -23,7 +23,6 @@ from jdistill.train.groups import Groups, Settings, decays, join, path_of, split
 from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState, make_state
 from jdistill.train.step import make_train_step
-from tests.losses.measure import FAST_TO_COMPILE
 from tests.tiny import VOCABULARY, tiny_bert_folder, tiny_static_folder
 from tests.train.test_loop import KilledError, assert_same, killed_at, state_of
 from tests.train.test_memory import compiled
@@ -215,7 +214,7 @@ def stepped(tmp_path_factory: pytest.TempPathFactory) -> Any:
         before = jax.tree.map(np.array, state.params)
         state = jax.device_put(state, state_sharding(state, mesh))
         batch = jax.device_put(tiny_loader(batch=8, columns=2).batch(1), row_sharding(mesh))
-        program = program.lower(state, batch).compile(FAST_TO_COMPILE)
+        program = program.lower(state, batch).compile()
         state, _ = program(state, batch)
         first = jax.tree.map(np.array, jax.device_get(state))  # a copy, for the next step takes the memory
         state, _ = program(state, batch)

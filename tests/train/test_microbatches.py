@@ -18,7 +18,6 @@ from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState, make_state
 from jdistill.train.step import make_train_step
 from jdistill.types import Batch, Columns, Metrics, Tokens
-from tests.losses.measure import FAST_TO_COMPILE
 from tests.parallel.sharded import loops
 from tests.tiny import VOCABULARY, tiny_bert_folder
 from tests.train.tiny_run import run, tiny_student
@@ -64,9 +63,7 @@ def stepped(tmp_path_factory: pytest.TempPathFactory) -> Any:
         program = make_train_step(student, terms, optimizer, mesh, seed=0, total_steps=10, microbatches=microbatches)
         state = make_state(params, terms, optimizer)
         state, rows = jax.device_put((state, batch()), (state_sharding(state, mesh), row_sharding(mesh)))
-        # An accelerator's compiler is to be tried as it is.
-        options = FAST_TO_COMPILE if jax.default_backend() == "cpu" else None
-        compiled = program.lower(state, rows).compile(options)
+        compiled = program.lower(state, rows).compile()
         return Stepped(compiled.as_text(), *jax.device_get(compiled(state, rows)))
 
     return step
