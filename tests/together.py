@@ -4,14 +4,12 @@ Import as `from tests.together import Together, done`.
 """
 
 import os
-import random
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -126,12 +124,7 @@ def done(arguments: Sequence[object], *, count: int, devices: int = 2) -> list[s
 
 
 def free_port() -> int:
-    """One that nothing listens on, below those that the system gives to outgoing connections.
-
-    A process that tries one of those again and again, before the other listens, may come to be connected with itself.
-    """
-    while True:
-        port = random.randint(16384, 32767)
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return port
+    """One that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
