@@ -4,8 +4,8 @@
 
 Random weights and tokens, no optimizer. Prints a line of JSON for layers unrolled and for layers scanned: seconds to
 trace and to compile (nothing cached; on a busy machine the processor's seconds tell more than the clock's), temporary
-memory, and the processor's seconds for the quickest of `--passes`, run in turn. With `--topology v5e:2x2` it compiles
-for a chip that is not there, and runs nothing.
+memory, bytes that the compiler expects to be moved, and the processor's seconds for the quickest of `--passes`, run in
+turn. With `--topology v5e:2x2` it compiles for a chip that is not there, and runs nothing.
 """
 
 import argparse
@@ -20,18 +20,19 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from jdistill.plan.topology import topology_devices
-from jdistill.student.encoders import BertConfig, EncoderConfig, ModernBertConfig
+from jdistill.student.encoders import BertConfig, EncoderConfig, Gemma3Config, ModernBertConfig
 from jdistill.student.encoders.base import Computing
 from jdistill.student.packing import rows_of
 from jdistill.types import Tokens
 
-KINDS: dict[str, type[EncoderConfig]] = {"bert": BertConfig, "modernbert": ModernBertConfig}
+KINDS: dict[str, type[EncoderConfig]] = {"bert": BertConfig, "gemma3": Gemma3Config, "modernbert": ModernBertConfig}
 
 
 def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--kind", choices=KINDS, default="modernbert")
-    p.add_argument("--size", default="ettin-150m")
+    p.add_argument("--size", default="ettin-150m", help="a size's name; '' for the defaults of the kind")
+    p.add_argument("--layers", type=int, help="the first so many")
     p.add_argument("--rows", type=int, default=8)
     p.add_argument("--length", type=int, default=128)
     p.add_argument("--remat", choices=("none", "products", "everything"), default="none")
@@ -72,12 +73,14 @@ def compiled(
         "trace_cpu_seconds": round(traced[1] - began[1], 1),
         "compile_cpu_seconds": round(ended[1] - traced[1], 1),
         "temporary_mb": round(memory.temp_size_in_bytes / 1e6) if memory is not None else None,
+        "moved_gb": round(program.cost_analysis()["bytes accessed"] / 1e9, 1),
     }
 
 
 def main() -> None:
     a = arguments()
-    config = KINDS[a.kind].model_validate({"size": a.size})
+    config = KINDS[a.kind].model_validate({"size": a.size} if a.size else {})
+    config = config if a.layers is None else config.with_layers(range(a.layers))
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 1000, size=(a.rows, a.length)).astype(np.int32)
     tokens = Tokens(jnp.asarray(ids), jnp.ones(ids.shape, bool))

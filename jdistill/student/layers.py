@@ -13,6 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+FLOAT32 = jnp.dtype("float32")
+"""What statistics are computed in, for a result that is to keep all of it."""
+
 
 def dense(
     x: Float[Array, "*n i"], kernel: Float[Array, "i o"], bias: Float[Array, " o"] | None = None
@@ -62,14 +65,16 @@ def _layer_norm_backward(epsilon: float, kept: tuple[Array, ...], gradient: Arra
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
-def rms_norm(x: Float[Array, "*n d"], scale: Float[Array, " d"], epsilon: float) -> Float[Array, "*n d"]:
-    """`x / sqrt(mean(x^2) + epsilon) * scale`; float32 inside, dtype of `x` outside.
+def rms_norm(
+    x: Float[Array, "*n d"], scale: Float[Array, " d"], epsilon: float, dtype: jnp.dtype | None = None
+) -> Float[Array, "*n d"]:
+    """`x / sqrt(mean(x^2) + epsilon) * scale`; float32 inside, `dtype` outside, which is that of `x` by default.
 
     Source: Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4, with `epsilon` added to the mean square.
     """
     wide = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + epsilon)
-    return (wide * inverse * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+    return (wide * inverse * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype if dtype is None else dtype)
 
 
 def lookup(table: Float[Array, "v d"], ids: Int[Array, "*n"], dtype: jnp.dtype) -> Float[Array, "*n d"]:

@@ -41,9 +41,9 @@ class RMSNorm(nnx.Module):
         self.epsilon, self.offset = epsilon, offset
         self.scale = nnx.Param(jnp.full(width, 1.0 - offset, jnp.float32))
 
-    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-        """The same shape."""
-        return rms_norm(x, self.scale[...] + self.offset, self.epsilon)
+    def __call__(self, x: Float[Array, "*n d"], dtype: jnp.dtype | None = None) -> Float[Array, "*n d"]:
+        """The same shape, in `dtype`; by default in that of `x`."""
+        return rms_norm(x, self.scale[...] + self.offset, self.epsilon, dtype)
 
 
 class Words(nnx.Module):

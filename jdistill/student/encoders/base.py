@@ -22,7 +22,7 @@ class Computing:
     """How an encoder computes what configuration and weights say. Dropout aside, only speed and memory depend on it."""
 
     dtype: jnp.dtype
-    """Of hidden states; statistics, softmax and parameters are float32."""
+    """Of matrix products and of the hidden states that are given; statistics, softmax and parameters are float32."""
     dropout: float = 0.0
     """Rate, where a key is given."""
     attention: ChosenKernel = "auto"

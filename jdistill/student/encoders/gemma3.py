@@ -10,7 +10,6 @@ layer as transformers' `Gemma3TextModel` computes it.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field, model_validator
@@ -30,7 +29,7 @@ from jdistill.student.encoders.hf_config import (
     same_named,
 )
 from jdistill.student.kernels import Window
-from jdistill.student.layers import dropout, gated, keys
+from jdistill.student.layers import FLOAT32, dropout, gated, keys
 from jdistill.student.modules import Linear, RMSNorm, Words, linear_rows, norm_rows
 from jdistill.student.packing import Rows
 from jdistill.student.rotary import Turn, rotate, turn
@@ -193,7 +192,11 @@ class Gemma3Config(EncoderConfig):
 
 
 class Layer(nnx.Module):
-    """Attention and gated feed-forward, each of its normalised input, normalised once more and added to it."""
+    """Attention and gated feed-forward, each of its normalised input, normalised once more and added to it.
+
+    What goes from layer to layer is float32, whatever is computed in: each layer adds vectors of full length, and in
+    bfloat16 the whole sum would be rounded twice in each.
+    """
 
     def __init__(self, config: Gemma3Config, number: int, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -222,11 +225,12 @@ class Layer(nnx.Module):
     ) -> Float[Array, "r p d"]:
         """The same shape; padding is not attended, nor is another text."""
         weights_key, attended_key, output_key = keys(dropout_key, 3)
-        rate, normed = self.computing.dropout, self.attention_norm(x)
+        rate, dtype = self.computing.dropout, self.computing.dtype
+        normed = self.attention_norm(x, dtype)
         q, k, v = (part(normed).reshape(*x.shape[:2], -1, self.head_dim) for part in (self.query, self.key, self.value))
         attended = attention(
-            rotate(self.query_norm(q), by),
-            rotate(self.key_norm(k), by),
+            rotate(self.query_norm(q, FLOAT32), by).astype(v.dtype),
+            rotate(self.key_norm(k, FLOAT32), by).astype(v.dtype),
             v,
             places,
             window=self.window,
@@ -235,10 +239,10 @@ class Layer(nnx.Module):
             dropout_key=weights_key,
             kernel=self.computing.attention,
         ).reshape(*x.shape[:2], -1)
-        x = x + dropout(self.attended_norm(self.out(attended)), rate, attended_key)
-        normed = self.mlp_norm(x)
+        x = x + dropout(self.attended_norm(self.out(attended), FLOAT32), rate, attended_key)
+        normed = self.mlp_norm(x, dtype)
         inner = gated(self.gate(normed), self.up(normed), self.activation)
-        return x + dropout(self.output_norm(self.down(inner)), rate, output_key)
+        return x + dropout(self.output_norm(self.down(inner), FLOAT32), rate, output_key)
 
 
 class Gemma3(nnx.Module):
@@ -251,8 +255,8 @@ class Gemma3(nnx.Module):
             ("full_attention", Rope(config.rope_theta, config.rope_factor)),
             ("sliding_attention", Rope(config.local_rope_theta, 1.0)),
         )
-        std, dtype = config.initializer_range, computing.dtype
-        self.embeddings = Words(config.vocab_size, config.hidden_size, std=std, dtype=dtype, rngs=rngs)
+        std = config.initializer_range
+        self.embeddings = Words(config.vocab_size, config.hidden_size, std=std, dtype=FLOAT32, rngs=rngs)
         numbers = range(config.num_hidden_layers)
         self.layers = nnx.Dict({str(i): Layer(config, i, computing, rngs=rngs) for i in numbers})
         self.final_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, offset=1.0)
@@ -265,8 +269,7 @@ class Gemma3(nnx.Module):
         first, *rest = keys(dropout_key, 1 + depth)
         turns = {kind: turn(rows.positions, self.head_dim, rope.theta, factor=rope.factor) for kind, rope in self.ropes}
         words = self.embeddings(rows.ids)
-        # Rounded in the dtype of computation, as there.
-        words = words * jnp.asarray(words.shape[-1] ** 0.5, words.dtype)
+        words = words * words.shape[-1] ** 0.5
         done = run_layers(
             [self.layers[str(i)] for i in range(depth)],
             lambda layer, x, key: layer(x, rows.places, turns[layer.kind], dropout_key=key),
@@ -276,7 +279,8 @@ class Gemma3(nnx.Module):
             remat=self.computing.remat,
             scan=self.computing.scan,
         )
-        return {layer: self.final_norm(x) if layer == depth else x for layer, x in done.items()}
+        dtype = self.computing.dtype
+        return {layer: (self.final_norm(x) if layer == depth else x).astype(dtype) for layer, x in done.items()}
 
 
 def _pattern(depth: int, every: int) -> list[LayerType]:

@@ -28,7 +28,7 @@ from jdistill.student.encoders.hf_config import (
     same_named,
 )
 from jdistill.student.kernels import Window
-from jdistill.student.layers import dropout, gated, keys
+from jdistill.student.layers import FLOAT32, dropout, gated, keys
 from jdistill.student.modules import Linear, RMSNorm, Words, linear_rows, norm_rows
 from jdistill.student.packing import Rows
 from jdistill.student.rotary import Turn, rotate, turn
@@ -196,8 +196,8 @@ class Layer(nnx.Module):
         rate, normed = self.computing.dropout, self.attention_norm(x)
         q, k, v = (part(normed).reshape(*x.shape[:2], -1, self.head_dim) for part in (self.query, self.key, self.value))
         attended = attention(
-            rotate(self.query_norm(q), by),
-            rotate(self.key_norm(k), by),
+            rotate(self.query_norm(q, FLOAT32), by).astype(v.dtype),
+            rotate(self.key_norm(k, FLOAT32), by).astype(v.dtype),
             v,
             places,
             window=self.window,
