@@ -62,7 +62,7 @@ def compiled(
     traced = time.perf_counter(), time.process_time()
     program = lowered.compile()
     ended = time.perf_counter(), time.process_time()
-    memory = program.memory_analysis()
+    memory, costs = program.memory_analysis(), program.cost_analysis() or {"bytes accessed": float("nan")}
     return program, {
         "kind": a.kind,
         "size": a.size,
@@ -73,7 +73,7 @@ def compiled(
         "trace_cpu_seconds": round(traced[1] - began[1], 1),
         "compile_cpu_seconds": round(ended[1] - traced[1], 1),
         "temporary_mb": round(memory.temp_size_in_bytes / 1e6) if memory is not None else None,
-        "moved_gb": round(program.cost_analysis()["bytes accessed"] / 1e9, 1),
+        "moved_gb": round(costs["bytes accessed"] / 1e9, 1),
     }
 
 
