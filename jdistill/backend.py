@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -65,6 +66,9 @@ ALONE = {
 CACHE_BYTES = 4 * 2**30
 """Size at which the cache drops programs that were not used for longest."""
 
+LOCK_SECONDS = 10
+"""So long another process may use the cache before nothing is tidied up in it."""
+
 
 def prepare(environ: MutableMapping[str, str] | None = None) -> None:
     """Flags of the platform at hand, quiet without a TPU, and a cache of compiled programs; what the user set stays."""
@@ -80,16 +84,38 @@ def prepare(environ: MutableMapping[str, str] | None = None) -> None:
 def keep_programs(environ: MutableMapping[str, str], platform: Platform) -> None:
     """Keep compiled programs in the user's cache folder, so that the next run need not compile them.
 
-    A user's own JAX_COMPILATION_CACHE_DIR counts; JAX_ENABLE_COMPILATION_CACHE=false switches it off. Programs for CPUs
-    hold instructions of this very processor, so processors of different abilities do not share a folder.
+    A user's own JAX_COMPILATION_CACHE_DIR counts, and its size is the user's affair: JAX cannot limit that of a folder
+    which others fill without a limit. JAX_ENABLE_COMPILATION_CACHE=false switches it off. Programs for CPUs hold
+    instructions of this very processor, so processors of different abilities do not share a folder.
     """
     if environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in ("0", "false", "no"):
         return
+    environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    if "JAX_COMPILATION_CACHE_DIR" in environ:
+        return
     home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".cache")
     folder = Path(home) / "jdistill" / (platform if platform != "cpu" else f"cpu-{_abilities()}")
-    environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
-    environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(CACHE_BYTES))
+    drop_incomplete(folder)
+
+
+def drop_incomplete(folder: Path) -> None:
+    """Remove programs from a cache with a limit whose writer was killed: JAX cannot read them, nor add any other.
+
+    It writes when a program was last used after the program itself, and holds a lock meanwhile.
+    """
+    if not _incomplete(folder):
+        return
+    from filelock import FileLock, Timeout
+
+    with suppress(Timeout, OSError), FileLock(folder / ".lockfile", timeout=LOCK_SECONDS):
+        for program in _incomplete(folder):
+            program.unlink()
+
+
+def _incomplete(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*-cache") if not path.with_name(f"{path.name[:-6]}-atime").exists()]
 
 
 def _abilities(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

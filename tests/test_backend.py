@@ -7,10 +7,13 @@ the folder.
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from jdistill.backend import ALONE, FLAGS, platform_at_hand, prepare, set_flags
+from jdistill import backend
+from jdistill.backend import ALONE, CACHE_BYTES, FLAGS, drop_incomplete, platform_at_hand, prepare, set_flags
 from tests.plan.libtpu import needs_libtpu
 
 pytestmark = pytest.mark.optimized
@@ -108,9 +111,11 @@ def test_programs_are_kept_in_the_users_folder_unless_told_otherwise(tmp_path):
     environ = {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     prepare(environ)
     assert environ["JAX_COMPILATION_CACHE_DIR"].startswith(f"{tmp_path}/.cache/jdistill/cpu-")
+    assert environ["JAX_COMPILATION_CACHE_MAX_SIZE"] == str(CACHE_BYTES)
     own = {"HOME": str(tmp_path), "JAX_PLATFORMS": "cuda", "JAX_COMPILATION_CACHE_DIR": "/mine"}
     prepare(own)
     assert own["JAX_COMPILATION_CACHE_DIR"] == "/mine"
+    assert "JAX_COMPILATION_CACHE_MAX_SIZE" not in own
     off = {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     prepare(off)
     assert "JAX_COMPILATION_CACHE_DIR" not in off
@@ -125,19 +130,50 @@ def test_libtpu_is_quiet_where_there_is_no_tpu(tmp_path):
     assert ALONE.items() <= environ.items()
 
 
+CACHED = """
+from jdistill import backend; backend.prepare()
+import jax, jax.numpy as jnp
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+print(float(jax.jit(lambda x: (x @ x).sum())(jnp.ones((8, 8)))))
+print(sum(name == "/jax/compilation_cache/cache_hits" for name in hits))
+"""
+
+
+def cached(home: Path) -> tuple[float, int]:
+    """What a fresh process computes, and how many programs it takes from the cache; it has nothing to complain of."""
+    ended = started(CACHED, HOME=str(home), XDG_CACHE_HOME="", JAX_ENABLE_COMPILATION_CACHE="true")
+    assert ended.stderr == ""
+    value, hits = ended.stdout.split()
+    return float(value), int(hits)
+
+
 def test_a_second_start_takes_the_program_from_the_cache(tmp_path):
-    program = (
-        "from jdistill import backend; backend.prepare()\n"
-        "import jax, jax.numpy as jnp\n"
-        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"
-        "hits = []\n"
-        "jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))\n"
-        "print(float(jax.jit(lambda x: (x @ x).sum())(jnp.ones((8, 8)))))\n"
-        "print(sum(name == '/jax/compilation_cache/cache_hits' for name in hits))\n"
-    )
-    on = {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", "JAX_ENABLE_COMPILATION_CACHE": "true"}
-    first, second = (started(program, **on) for _ in range(2))
-    assert first.stdout.split() == ["512.0", "0"], first.stderr
-    assert second.stdout.split()[0] == "512.0"
-    assert int(second.stdout.split()[1]) > 0
-    assert second.stderr == ""
+    assert cached(tmp_path) == (512.0, 0)
+    value, hits = cached(tmp_path)
+    assert value == 512.0
+    assert hits > 0
+
+
+def test_a_program_whose_writer_was_killed_is_written_again(tmp_path):
+    assert cached(tmp_path)[1] == 0
+    whole = cached(tmp_path)[1]
+    (folder,) = (tmp_path / ".cache" / "jdistill").iterdir()
+    one, *others = sorted(folder.glob("*-cache"))
+    one.write_bytes(one.read_bytes()[:100])
+    one.with_name(one.name.removesuffix("-cache") + "-atime").unlink()
+    assert others
+    assert cached(tmp_path)[1] == whole - 1
+    assert cached(tmp_path)[1] == whole
+
+
+def test_another_process_that_uses_the_cache_is_not_waited_for_long(tmp_path, monkeypatch):
+    program = tmp_path / "jit_f-0-cache"
+    program.touch()
+    monkeypatch.setattr(backend, "LOCK_SECONDS", 0)
+    with FileLock(tmp_path / ".lockfile"):
+        drop_incomplete(tmp_path)
+    assert program.exists()
+    drop_incomplete(tmp_path)
+    assert not program.exists()
