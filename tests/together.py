@@ -4,6 +4,8 @@ Import as `from tests.together import Together, done`.
 """
 
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +18,9 @@ from types import TracebackType
 ROOT = Path(__file__).parents[1]
 BOUND = 240.0
 """Seconds that nothing here takes on any machine; it only keeps a broken test from hanging."""
+
+# Where a runtime that aborts a process was at that time.
+_FRAME = re.compile(r"\s+@\s+0x")
 
 # Each batch takes its time, so that there is a midst of training to be disturbed in.
 _SLOWLY = """
@@ -101,8 +106,10 @@ class Together:
         return codes
 
     def told(self) -> str:
-        """All of standard error, process by process."""
-        return "\n".join(f"process {i}:\n{''.join(lines)}" for i, lines in enumerate(self.errors))
+        """Standard error, process by process; last, where a long report is not cut, of one that was not aborted."""
+        order = sorted(range(len(self.processes)), key=lambda i: self.processes[i].poll() != -signal.SIGABRT)
+        shown = {i: "".join(line for line in self.errors[i] if not _FRAME.match(line)) for i in order}
+        return "\n".join(f"process {i}, {self.processes[i].poll()}:\n{text}" for i, text in shown.items())
 
     def printed(self) -> list[str]:
         """Standard output of each; to be asked once, after they have ended."""
