@@ -104,7 +104,7 @@ def joined(given: Address | None) -> Iterator[None]:
             raise
         except UserError as error:
             raise UserError(f"process {jax.process_index()} of {jax.process_count()}: {error}") from error
-        except jax.errors.JaxRuntimeError as error:
+        except Exception as error:
             if not _is_loss(error):
                 raise
             # Told here, while the last words are still waiting: the runtime may end this process any moment now.
@@ -164,8 +164,10 @@ def _in_cluster() -> bool:
 
 
 def _is_loss(error: Exception) -> bool:
-    text = str(error).lower()
-    return any(sign in text for sign in _LOST)
+    """Whether the runtime told of a partner that is gone, directly or, as orbax does, under another error's name."""
+    runtime = error if isinstance(error, jax.errors.JaxRuntimeError) else error.__cause__
+    text = str(runtime).lower()
+    return isinstance(runtime, jax.errors.JaxRuntimeError) and any(sign in text for sign in _LOST)
 
 
 def _lost_text() -> str:

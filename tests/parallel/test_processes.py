@@ -107,9 +107,15 @@ def test_a_folder_that_is_not_shared_is_told(tmp_path: Path, monkeypatch: pytest
 
 
 def test_only_the_loss_of_a_partner_is_taken_for_one() -> None:
-    lost = "UNKNOWN: Gloo all-reduce failed: [pair.cc:547] Connection closed by peer [127.0.0.1]:928"
-    assert _is_loss(RuntimeError(lost))
-    assert not _is_loss(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17 bytes"))
+    lost = jax.errors.JaxRuntimeError(
+        "UNKNOWN: Gloo all-reduce failed: [pair.cc:547] Connection closed by peer [127.0.0.1]:928"
+    )
+    in_a_barrier = TimeoutError("Timeout waiting at barrier 'save'.")
+    in_a_barrier.__cause__ = jax.errors.JaxRuntimeError("UNAVAILABLE: The following tasks are unhealthy: 2")
+    assert _is_loss(lost)
+    assert _is_loss(in_a_barrier)
+    assert not _is_loss(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17 bytes"))
+    assert not _is_loss(TimeoutError("an evaluation's own, on a service that is unavailable"))
 
 
 FAILS = """
