@@ -63,8 +63,8 @@ class _Heard(nnx.Module):
     def __init__(self, module: Any, name: str, listener: Callable[[str, Array, Array], None]) -> None:
         self.module, self.name, self.listener = module, name, listener
 
-    def __call__(self, x: Array) -> Array:
-        y = self.module(x)
+    def __call__(self, x: Array, *how: Any) -> Array:
+        y = self.module(x, *how)
         self.listener(self.name, x, y)
         return y
 
