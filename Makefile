@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,test]"
 	@touch $@
 
-demo: venv  ## distil, verify and export a search model for your Python libraries; about four minutes on two cores
+demo: venv  ## distil, verify and export a search model for your Python libraries; three to seven minutes on two cores
 	$(BIN)/jdistill demo
 
 test: venv lint types contracts unit  ## everything CI runs
