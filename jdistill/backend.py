@@ -66,6 +66,9 @@ ALONE = {
 CACHE_BYTES = 4 * 2**30
 """Size at which the cache drops programs that were not used for longest."""
 
+UNLIMITED = "-1"
+"""What JAX is told for a cache of any size: then it does not note when a program was last used."""
+
 LOCK_SECONDS = 10
 """So long another process may use the cache before nothing is tidied up in it."""
 
@@ -96,8 +99,8 @@ def keep_programs(environ: MutableMapping[str, str], platform: Platform) -> None
     home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".cache")
     folder = Path(home) / "jdistill" / (platform if platform != "cpu" else f"cpu-{_abilities()}")
     environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-    environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(CACHE_BYTES))
-    drop_incomplete(folder)
+    if environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(CACHE_BYTES)) != UNLIMITED:
+        drop_incomplete(folder)
 
 
 def drop_incomplete(folder: Path) -> None:

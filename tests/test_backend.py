@@ -168,6 +168,18 @@ def test_a_program_whose_writer_was_killed_is_written_again(tmp_path):
     assert cached(tmp_path)[1] == whole
 
 
+def test_a_cache_without_a_limit_is_left_alone(tmp_path):
+    prepare(environ := {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"})
+    folder = Path(environ["JAX_COMPILATION_CACHE_DIR"])
+    folder.mkdir(parents=True)
+    (folder / "jit_f-0-cache").touch()
+    home = {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    prepare(home | {"JAX_COMPILATION_CACHE_MAX_SIZE": "-1"})
+    assert (folder / "jit_f-0-cache").exists()
+    prepare(home)
+    assert not (folder / "jit_f-0-cache").exists()
+
+
 def test_another_process_that_uses_the_cache_is_not_waited_for_long(tmp_path, monkeypatch):
     program = tmp_path / "jit_f-0-cache"
     program.touch()
