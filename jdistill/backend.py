@@ -106,7 +106,7 @@ def keep_programs(environ: MutableMapping[str, str], platform: Platform) -> None
 def drop_incomplete(folder: Path) -> None:
     """Remove programs from a cache with a limit whose writer was killed: JAX cannot read them, nor add any other.
 
-    It writes when a program was last used after the program itself, and holds a lock meanwhile.
+    It writes when a program was last used after the program itself, and holds a lock meanwhile (jax/_src/lru_cache.py).
     """
     if not _incomplete(folder):
         return
@@ -118,7 +118,8 @@ def drop_incomplete(folder: Path) -> None:
 
 
 def _incomplete(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*-cache") if not path.with_name(f"{path.name[:-6]}-atime").exists()]
+    programs = [path.name.removesuffix("-cache") for path in folder.glob("*-cache")]
+    return [folder / f"{name}-cache" for name in programs if not (folder / f"{name}-atime").exists()]
 
 
 def _abilities(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -134,7 +134,14 @@ verbs.train, verbs.load_recipe = train, lambda *_: None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("error", "code"), [('UserError("x: is wrong")', 2), ('ZeroDivisionError("x is wrong")', 1)])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ('UserError("x: is wrong")', 2),
+        ('ZeroDivisionError("x is wrong")', 1),
+        ('TimeoutError("x is wrong") from jax.errors.JaxRuntimeError("UNAVAILABLE: a task is unhealthy")', 75),
+    ],
+)
 def test_a_process_that_fails_tells_why_and_the_others_end(error: str, code: int) -> None:
     """The others wait for it, and would for ever."""
     began = time.monotonic()
