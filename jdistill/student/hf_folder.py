@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from jdistill.config import UserError
+from jdistill.folders import Module, modules_of, read_json, read_tensors, refuse_what_no_student_reads
 from jdistill.student.encoders import MODEL_TYPES, EncoderConfig, StaticConfig
 from jdistill.student.head import Head
-from jdistill.student.hf_files import read_json, read_tensors
 from jdistill.student.hf_modules import (
     HEAD_MODULES,
     MODULES_FILE,
@@ -85,10 +85,11 @@ def read_folder(folder: str | Path) -> Pretrained:
       UserError: if something is missing or of a kind that is not supported.
     """
     folder = Path(folder)
-    listed = read_json(folder / "modules.json")
+    refuse_what_no_student_reads(folder)
+    listed = modules_of(folder)
     if not listed:
         return _plain(folder)
-    modules = [(_module_name(folder, module), folder / module["path"]) for module in listed]
+    modules = [(_module_name(folder, module), module.folder) for module in listed]
     first, path = modules[0]
     if first not in _FIRST:
         raise UserError(f"{folder / 'modules.json'}: begins with {first}; expected one of {', '.join(_FIRST)}.")
@@ -106,11 +107,18 @@ def read_folder(folder: str | Path) -> Pretrained:
         include_prompt=all(read_json(path / "config.json").get("include_prompt", True) for path in stock),
         head=head,
         head_params=head_params,
-        prompts=dict(settings.get("prompts") or {}),
+        prompts=_prompts(settings, folder / "config_sentence_transformers.json"),
         default_prompt_name=settings.get("default_prompt_name"),
         truncate_dim=settings.get("truncate_dim"),
         is_sentence_transformer=True,
     )
+
+
+def _prompts(settings: Mapping[str, Any], path: Path) -> dict[str, str]:
+    prompts = settings.get("prompts") or {}
+    if not isinstance(prompts, dict):
+        raise UserError(f"{path}: prompts is {prompts!r}; expected names and texts, such as {{'query': 'query: '}}.")
+    return dict(prompts)
 
 
 def _plain(folder: Path) -> Pretrained:
@@ -136,7 +144,7 @@ def _transformer(folder: Path) -> dict[str, Any]:
     if not hf:
         raise UserError(f"{folder}: has no config.json, so it is not a Hugging Face model.")
     kind = hf.get("model_type")
-    if kind not in MODEL_TYPES:
+    if not isinstance(kind, str) or kind not in MODEL_TYPES:
         raise UserError(
             f"{folder / 'config.json'}: model_type is {kind!r}, which is not supported. "
             f"Supported: {', '.join(MODEL_TYPES)}."
@@ -175,17 +183,15 @@ def _static(folder: Path) -> dict[str, Any]:
 _FIRST = {"Transformer": _transformer, "MLMTransformer": _transformer, "StaticEmbedding": _static}
 
 
-def _module_name(folder: Path, module: Mapping[str, Any]) -> str:
-    package, _, name = str(module["type"]).rpartition(".")
+def _module_name(folder: Path, module: Module) -> str:
+    package, _, name = module.type.rpartition(".")
     ours = package == MODULES_FILE and name in OWN_MODULES
     supported = (*_FIRST, *STOCK_POOLINGS, *HEAD_MODULES)
-    if not ours and (package.split(".")[0] != "sentence_transformers" or name not in supported):
+    if not ours and (module.package != "sentence_transformers" or name not in supported):
         raise UserError(
-            f"{folder / 'modules.json'}: module {module.get('name')!r} is a {module['type']}, which is not supported. "
+            f"{folder / 'modules.json'}: module {module.name!r} is a {module.type}, which is not supported. "
             f"Supported: {', '.join(supported)} of sentence_transformers, and those that an export of ours brings."
         )
-    if Path(module["path"]).is_absolute() or ".." in Path(module["path"]).parts:
-        raise UserError(f"{folder / 'modules.json'}: path {module['path']!r} leads out of the folder.")
     return name
 
 

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from pydantic import ValidationError
 
-from jdistill.config import UserError
+from jdistill.config import UserError, parse
+from jdistill.folders import read_json, read_tensors
 from jdistill.student import weights
 from jdistill.student.encoders import EncoderConfig
 from jdistill.student.head import Dense, Head, LayerNorm, Normalize
-from jdistill.student.hf_files import read_json, read_tensors
 from jdistill.student.modules import linear_rows, norm_rows
 from jdistill.student.pooling import MODES, Activation, LatentAttention, Mode, Pooling, SparseVocabulary, Splade
 from jdistill.student.pooling.base import PoolingModule
@@ -120,23 +120,23 @@ def _dense(folder: Path) -> tuple[Dense, dict[str, np.ndarray]]:
     path = folder / "config.json"
     config = read_json(path)
     activation = config.get("activation_function", ACTIVATION_CLASSES["tanh"])
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise UserError(
             f"{path}: activation_function is {activation!r}, which is not supported. "
             f"Supported are {', '.join(path.rpartition('.')[2] for path in ACTIVATION_CLASSES.values())} of torch."
         )
-    names = {config.get(key) for key in ("module_input_name", "module_output_name")} - {None, "sentence_embedding"}
+    names = {str(config.get(key) or "sentence_embedding") for key in ("module_input_name", "module_output_name")}
+    names -= {"sentence_embedding"}
     if names:
         raise UserError(f"{path}: works on {' and '.join(sorted(names))}; only sentence_embedding is supported.")
-    module = Dense.model_validate(
-        {
-            "in_features": config.get("in_features"),
-            "out_features": config.get("out_features"),
-            "bias": config.get("bias", True),
-            "activation": _ACTIVATIONS[activation],
-            "residual": config.get("use_residual", False),
-        }
-    )
+    options = {
+        "in_features": config.get("in_features"),
+        "out_features": config.get("out_features"),
+        "bias": config.get("bias", True),
+        "activation": _ACTIVATIONS[activation],
+        "residual": config.get("use_residual", False),
+    }
+    module = parse(Dense, options, where=str(path))
     shapes = jax.eval_shape(lambda: module.init(module.in_features or 0, jax.random.key(0)))
     rows = dense_rows(bias=module.bias, residual="residual" in shapes)
     return module, weights.from_hf(rows, read_tensors(folder), shapes, where=str(folder))
@@ -144,6 +144,8 @@ def _dense(folder: Path) -> tuple[Dense, dict[str, np.ndarray]]:
 
 def _layer_norm(folder: Path) -> tuple[LayerNorm, dict[str, np.ndarray]]:
     width = read_json(folder / "config.json").get("dimension")
+    if not isinstance(width, int) or width < 1:
+        raise UserError(f"{folder / 'config.json'}: dimension is {width!r}; expected the width of the vectors.")
     shapes = jax.eval_shape(lambda: LayerNorm().init(width, jax.random.key(0)))
     return LayerNorm(), weights.from_hf(LAYER_NORM_ROWS, read_tensors(folder), shapes, where=str(folder))
 

@@ -33,7 +33,7 @@ class MaskedLM:
     norm: str
     """Name of the norm's scale and shift, in the same way."""
     bias: str
-    """Name of `c`."""
+    """Name of `c`; a file that does not have it may have it as the decoder's `.bias`, to which transformers ties it."""
     decoder: str
     """Name of `E`; a file that does not have it, or has it equal to the words, ties it to them."""
     activation: str
@@ -62,18 +62,26 @@ class MaskedLM:
           words: name of the table of words, with or without the model's prefix.
           where: the model's folder, for the message.
         Raises:
-          UserError: if the head is there in part only.
+          UserError: if the head is there in part only, or numbers of it are NaN or infinite.
         """
-        found = {path: tensors[key] for path, key in self._names.items() if key in tensors}
+        names = self._names
+        if self.bias not in tensors:
+            names["bias"] = self.decoder.removesuffix(".weight") + ".bias"
+        found = {path: tensors[key] for path, key in names.items() if key in tensors}
         if not found:
             return None
-        missing = [key for path, key in self._names.items() if path not in found and not path.endswith("bias")]
+        missing = [key for path, key in names.items() if path not in found and path not in self._may_lack]
         if missing:
             raise UserError(
-                f"{where}: has only part of the head of a {self.architecture}; {' and '.join(missing)} are missing. "
+                f"{where}: has only part of the head of a {self.architecture}; {', '.join(missing)} missing. "
                 "Give the folder of a whole masked language model."
             )
-        table = next(value for name, value in tensors.items() if name.endswith(words))
+        unusable = [names[path] for path, value in found.items() if not np.isfinite(value).all()]
+        if unusable:
+            raise UserError(f"{where}: {', '.join(unusable)}: NaN or infinite numbers. Copy the model again.")
+        table = next((value for name, value in tensors.items() if name.endswith(words)), None)
+        if table is None:
+            raise UserError(f"{where}: has no {words}. Give the folder of a whole masked language model.")
         if self.decoder in tensors and not np.array_equal(tensors[self.decoder], table):
             found["decoder"] = tensors[self.decoder]
         kernel = {"dense.kernel": found["dense.kernel"].T}
@@ -97,6 +105,11 @@ class MaskedLM:
         inner = ACTIVATIONS[self.activation](dense(hidden, params["dense"]["kernel"], params["dense"].get("bias")))
         scale = params["norm"]["scale"]
         return layer_norm(inner, scale, params["norm"].get("bias", jnp.zeros_like(scale)), self.epsilon)
+
+    @property
+    def _may_lack(self) -> set[str]:
+        """Paths of parameters that models of this kind need not have."""
+        return {*self.flags.values(), *(() if self.biased else ("norm.bias",))}
 
     @property
     def _names(self) -> dict[str, str]:

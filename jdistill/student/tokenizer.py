@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers.normalizers import Lowercase, Sequence
 
 from jdistill.config import UserError
+from jdistill.folders import read_json
 
 _COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
 """Small files that transformers reads beside tokenizer.json; carried along unread, but for the first."""
@@ -48,14 +49,27 @@ class Tokenizer:
                 f"{folder}: has no tokenizer.json. Write one with transformers: "
                 "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
             )
+        definition = read_json(path)
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            read_json(folder / name)
         try:
-            definition = json.loads(path.read_text(encoding="utf-8"))
             companions = {
                 name: (folder / name).read_text(encoding="utf-8") for name in _COMPANIONS if (folder / name).is_file()
             }
             tokenizer = cls(definition, companions, special_tokens=special_tokens)
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"{path}: not a tokenizer that this release of `tokenizers` reads: {error}") from error
+            tokenizer.encode(["a text"], None)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises bare Exception, and its Rust panics are not even that
+            raise UserError(
+                f"{path}: not a tokenizer that this release of `tokenizers` reads: {error}. Copy or download it "
+                "again, or write it anew: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+            ) from error
+        if tokenizer._truncation_side not in ("left", "right"):
+            raise UserError(
+                f"{folder / 'tokenizer_config.json'}: truncation_side is {tokenizer._truncation_side!r}; expected "
+                "'left' or 'right'. Correct it."
+            )
         return tokenizer._lowercased() if lowercase else tokenizer
 
     def _lowercased(self) -> "Tokenizer":

@@ -48,7 +48,8 @@ def from_hf(
       prefix: taken off a tensor's name where it is there, such as `bert.`.
       ignored: regular expressions of names (after the prefix) that need no row.
     Raises:
-      UserError: listing every tensor without a row, every parameter without a tensor and every wrong shape.
+      UserError: of tensors without a row, parameters without a tensor, wrong shapes, and numbers that are NaN or
+        infinite: how many there are, and the first of them.
     """
     named = {key.removeprefix(prefix): value for key, value in tensors.items()}
     rows = {weight.key for weight in table}
@@ -61,19 +62,21 @@ def from_hf(
         for path, value in filled.items()
         if tuple(value.shape) != tuple(expected[path].shape)
     ]
+    unusable = sorted({weight.key for weight in table if weight.key in named and not _finite(named[weight.key])})
     problems = [
-        f"{len(found)} {what} ({', '.join(found)})"
+        f"{len(found)} {what} ({_first(found)})"
         for found, what in (
             (unknown, "tensors that this architecture does not have"),
             (missing, "tensors missing"),
             (wrong, "tensors of another shape"),
+            (unusable, "tensors with NaN or infinite numbers"),
         )
         if found
     ]
     if problems:
         raise UserError(
             f"{where}: the weights do not fit the architecture: {'; '.join(problems)}. "
-            "Check that config.json and the weights belong together and that the kind of encoder is right."
+            "Check that config.json and the weights belong together, and that the files were copied whole."
         )
     return nest({path: np.ascontiguousarray(value, dtype=np.float32) for path, value in filled.items()})
 
@@ -93,8 +96,17 @@ def to_hf(table: Sequence[Weight], params: Mapping[str, Any]) -> dict[str, np.nd
     return {key: _tensor(parts, flat) for key, parts in rows.items()}
 
 
+def _finite(tensor: np.ndarray) -> bool:
+    return bool(np.isfinite(tensor).all())
+
+
+def _first(names: Sequence[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def _parameter(weight: Weight, tensor: np.ndarray) -> np.ndarray:
-    if weight.part is not None:
+    if weight.part is not None and tensor.ndim:
         index, count = weight.part
         share = tensor.shape[0] // count
         # The last part takes what does not divide, and is then told to be of another shape.

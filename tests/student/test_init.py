@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 
 from jdistill.config import UserError
+from jdistill.folders import read_tensors
 from jdistill.student import Prompts, StudentConfig, load_architecture, make_student, save_architecture, to_hf_tensors
 from jdistill.student.head import Dense, Normalize
-from jdistill.student.hf_folder import locate, read_folder, read_tensors
+from jdistill.student.hf_folder import locate, read_folder
 from jdistill.types import Tokens
 from tests.tiny import VOCABULARY, tiny_bert_folder, tiny_static_folder
 
@@ -186,13 +187,23 @@ def test_a_path_out_of_the_folder_is_refused(copy):
         read_folder(copy)
 
 
-def test_pickled_weights_are_refused(copy):
-    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(UserError, match="pickle"):
-        read_folder(copy)
-    (copy / "pytorch_model.bin").unlink()
+def test_pickled_weights_under_their_first_names_make_the_same_student(copy, bert):
+    import torch
+    from safetensors.torch import load_file
+
+    (copy / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no model\.safetensors"):
         read_folder(copy)
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    pickled = {}
+    for key, value in load_file(bert / "model.safetensors").items():
+        for new, old in names.items():
+            key = key.replace(new, old)
+        pickled[f"bert.{key}"] = value
+    torch.save(pickled, copy / "pytorch_model.bin")
+    _, ours = _make(init=str(copy))
+    _, theirs = _make(init=str(bert))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_sharded_and_half_precision_weights(copy):

@@ -58,3 +58,26 @@ def test_a_table_without_all_parts_is_a_bug():
     del ours["value"]
     with pytest.raises(ValueError, match=r"Wqkv.weight has the parts \[\(0, 3\), \(1, 3\)\]"):
         to_hf([row for row in TABLE if not row.path.startswith("value")], ours)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_told_by_tensor(value):
+    theirs = tensors()
+    theirs["norm.weight"][1] = value
+    theirs["pooler.weight"] = np.full(2, np.nan)  # nothing is computed with it
+    with pytest.raises(UserError, match=r"here: .*1 tensors with NaN or infinite numbers \(norm\.weight\)"):
+        from_hf(TABLE, theirs, SHAPES, where="here", ignored=("pooler.*",))
+
+
+def test_a_number_in_place_of_a_matrix_is_of_another_shape():
+    theirs = {**tensors(), "Wqkv.bias": np.float32(1.0), "norm.weight": np.float32(1.0)}
+    theirs = {name: np.asarray(tensor) for name, tensor in theirs.items()}
+    with pytest.raises(UserError, match=r"4 tensors of another shape"):
+        from_hf(TABLE, theirs, SHAPES, where="here")
+
+
+def test_only_the_first_of_many_names_are_told():
+    theirs = tensors() | {f"extra.{i:02}": np.zeros(1) for i in range(30)}
+    with pytest.raises(UserError, match=r"30 tensors .*extra\.00, .*extra\.11 and 18 more\)") as told:
+        from_hf(TABLE, theirs, SHAPES, where="here")
+    assert len(str(told.value)) < 500

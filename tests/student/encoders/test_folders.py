@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 import jdistill
 from jdistill.config import UserError
 from jdistill.export.hf import export_model
+from jdistill.folders import read_tensors
 from jdistill.student import StudentConfig, make_student, weights
 from jdistill.student.encoders import MODEL_TYPES
-from jdistill.student.hf_folder import read_tensors
 from tests.student.encoders.cases import CASES, TYPES
 from tests.student.encoders.measure import (
     SIDES,

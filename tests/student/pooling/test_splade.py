@@ -74,7 +74,27 @@ def test_a_model_without_the_head_is_refused_unless_a_random_one_is_wanted():
     assert Splade(random_head=True).from_pretrained(ENCODER, tensors, where="here") is None
 
 
+def test_the_bias_is_read_under_the_decoders_name_too():
+    _, tensors = _masked_lm()
+    expected = tensors.pop("cls.predictions.bias")
+    tensors["cls.predictions.decoder.bias"] = expected
+    params = Splade().from_pretrained(ENCODER, tensors, where="here")
+    np.testing.assert_array_equal(params["bias"], expected)
+    del tensors["cls.predictions.decoder.bias"]
+    with pytest.raises(UserError, match=r"only part of the head .* cls\.predictions\.decoder\.bias missing"):
+        Splade().from_pretrained(ENCODER, tensors, where="here")
+
+
+def test_a_head_with_numbers_that_are_not_finite_is_refused():
+    _, tensors = _masked_lm()
+    tensors["cls.predictions.bias"] = np.full(23, np.inf, np.float32)
+    with pytest.raises(UserError, match=r"here: cls\.predictions\.bias: NaN or infinite"):
+        Splade().from_pretrained(ENCODER, tensors, where="here")
+
+
 def test_a_head_in_part_is_refused():
     tensors = {f"bert.{WORDS}": np.zeros((23, 8), np.float32), "cls.predictions.bias": np.zeros(23, np.float32)}
-    with pytest.raises(UserError, match=r"only part.*transform\.dense\.weight and .*LayerNorm\.weight are missing"):
+    with pytest.raises(
+        UserError, match=r"only part.*transform\.dense\.weight, .*dense\.bias, .*LayerNorm\.weight, .*missing"
+    ):
         Splade(random_head=True).from_pretrained(ENCODER, tensors, where="here")

@@ -1,0 +1,81 @@
+"""Whether loading a folder with sentence-transformers and transformers would run code that is not theirs.
+
+Releases differ in what they run of a folder unasked: sentence-transformers 5.1 imports the modules that modules.json
+names from Python files in a local folder, and calls what a Dense module names as its activation. So the folder's files
+are looked at here, before any release of the libraries sees them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jdistill.config import UserError
+from jdistill.folders.files import read_json
+from jdistill.folders.modules import Module, all_modules
+
+LIBRARY = "sentence_transformers"
+
+KNOWN = (
+    *("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "StaticEmbedding", "Router", "Asym"),
+    *("WordEmbeddings", "BoW", "CNN", "LSTM", "WordWeights", "WeightedLayerPooling"),
+)
+"""Classes of sentence-transformers that make dense vectors of texts."""
+
+_ARGUMENTS = ("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs")
+"""Sections of a Transformer module's settings that go to transformers as they are."""
+
+
+def refuse_foreign_code(folder: Path, *, where: str) -> None:
+    """Refuse a folder that would have code imported which neither of the two libraries holds.
+
+    Code that `config.json` or the tokenizer name (`auto_map`) needs no look: transformers runs it only where it is told
+    to, and sentence-transformers hands on what it was told itself.
+
+    Args:
+      folder: of the model.
+      where: the configuration's key, for the message.
+
+    Raises:
+      UserError: naming what would be imported, and the option that allows it.
+    """
+    for module in all_modules(folder):
+        for found in _foreign(module):
+            raise UserError(
+                f"{where}: {folder}: names code that is not part of sentence-transformers or transformers: {found}. It "
+                "is not run unless you say so: set trust_remote_code: true if you trust the model's authors, or give "
+                "another model."
+            )
+    for found in _kernels(folder):
+        raise UserError(f"{where}: {folder}: {found}, code of its own. Take it out, or set trust_remote_code: true.")
+
+
+def _foreign(module: Module) -> Iterator[str]:
+    if module.package != LIBRARY or module.cls not in KNOWN:
+        yield f"module {module.name!r} is a {module.type}"
+    config = read_json(module.folder / "config.json")
+    if module.cls == "Dense":
+        activation = config.get("activation_function", "torch.nn.Tanh")
+        if not str(activation).startswith("torch.nn."):
+            yield f"module {module.name!r} has the activation {activation}"
+    if module.cls == "WordEmbeddings":
+        path = module.folder / "wordembedding_config.json"
+        tokenizer = str((read_json(path) or config).get("tokenizer_class", f"{LIBRARY}."))
+        if not tokenizer.startswith(f"{LIBRARY}."):
+            yield f"module {module.name!r} has the tokenizer {tokenizer}"
+    if module.cls == "Transformer":
+        yield from _kernels(module.folder)
+
+
+def _kernels(folder: Path) -> Iterator[str]:
+    """Attention that the hub's kernels would compute: an implementation named like a repository."""
+    for path in (folder / "config.json", *sorted(folder.glob("sentence_*_config.json"))):
+        content = read_json(path)
+        for section in (content, *(content.get(name) for name in _ARGUMENTS)):
+            for key in ("attn_implementation", "_attn_implementation"):
+                value = section.get(key) if isinstance(section, dict) else None
+                if any("/" in str(part) for part in _values(value)):
+                    yield f"{path.name} has {key} {value!r}"
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else [value]

@@ -1,0 +1,142 @@
+"""Models that do not give one dense vector per text, or whose files alone do not make them: refused before any work."""
+
+from pathlib import Path
+from typing import Any
+
+from jdistill.config import UserError
+from jdistill.folders.files import read_json
+from jdistill.folders.modules import all_modules, modules_of
+
+SPARSE = (
+    "MLMTransformer",
+    "SpladePooling",
+    "SparseStaticEmbedding",
+    "SparseAutoEncoder",
+    "CSRSparsity",
+    "SparseVocabulary",
+)
+"""Modules whose vectors are as wide as a vocabulary, or a dictionary, and mostly zeros."""
+
+TOKENWISE = ("MultiVectorMask", "HierarchicalTokenPooling", "LambdaTokenPooling")
+"""Modules of models that keep one vector per token."""
+
+MODALITIES = ("vision_config", "audio_config", "image_config", "video_config")
+"""Sections of `config.json` of models that read more than text."""
+
+
+def refuse_what_no_student_reads(folder: Path) -> None:
+    """Refuse a folder that no student can be read from, whatever its architecture.
+
+    Raises:
+      UserError: if it is an adapter, is quantised, or keeps a vector per token.
+    """
+    where = str(folder)
+    for place in _transformers(folder):
+        _refuse_adapter(place, where)
+        _refuse_quantised(place, where)
+    _refuse_multi_vector(folder, where)
+
+
+def refuse_what_no_teacher_gives(folder: Path, *, where: str) -> None:
+    """Refuse a folder whose model does not give one dense vector per text.
+
+    Args:
+      folder: of the model.
+      where: the configuration's key, for the message.
+
+    Raises:
+      UserError: if it is an adapter, quantised, sparse, multi-vector, a cross-encoder, or reads more than text.
+    """
+    where = f"{where}: {folder}"
+    for place in _transformers(folder):
+        _refuse_adapter(place, where)
+        _refuse_quantised(place, where)
+        _refuse_modalities(place, where)
+    _refuse_sparse(folder, where)
+    _refuse_multi_vector(folder, where)
+    _refuse_cross_encoder(folder, where)
+
+
+def _transformers(folder: Path) -> list[Path]:
+    """Where a `config.json` of transformers may lie."""
+    return [
+        folder,
+        *(module.folder for module in all_modules(folder) if module.cls in ("Transformer", "MLMTransformer")),
+    ]
+
+
+def _refuse_adapter(place: Path, where: str) -> None:
+    if (place / "adapter_config.json").is_file():
+        base = read_json(place / "adapter_config.json").get("base_model_name_or_path")
+        raise UserError(
+            f"{where}: is an adapter of PEFT (adapter_config.json) on {base!r}, not a whole model. Merge it, and give "
+            "the folder that this writes: peft.AutoPeftModelForFeatureExtraction.from_pretrained(folder)"
+            ".merge_and_unload().save_pretrained(new_folder), and the tokenizer beside it."
+        )
+
+
+def _refuse_quantised(place: Path, where: str) -> None:
+    config = read_json(place / "config.json")
+    found = [key for key in ("quantization_config", "compression_config") if config.get(key)]
+    if found:
+        raise UserError(
+            f"{where}: its config.json has a {found[0]}: the weights are quantised, which is not supported. Give the "
+            "model that was quantised, in float32, float16 or bfloat16."
+        )
+
+
+def _refuse_modalities(place: Path, where: str) -> None:
+    config = read_json(place / "config.json")
+    settings = read_json(place / "sentence_bert_config.json").get("modality_config") or {}
+    found = [key for key in MODALITIES if config.get(key)]
+    found += [f"modality {key}" for key in settings if not set(str(key).split("+")) <= {"text", "message"}]
+    if found:
+        raise UserError(
+            f"{where}: reads more than text ({', '.join(found)}), which is not supported yet. Give a model of "
+            "text alone."
+        )
+
+
+def _refuse_sparse(folder: Path, where: str) -> None:
+    found = [module.cls for module in all_modules(folder) if module.cls in SPARSE]
+    if found or _model_type(folder) == "SparseEncoder":
+        raise UserError(
+            f"{where}: gives sparse vectors ({', '.join(found) or 'SparseEncoder'}), and sparse teachers "
+            "are not supported yet. Give a model with dense vectors."
+        )
+
+
+def _refuse_multi_vector(folder: Path, where: str) -> None:
+    listed = modules_of(folder)
+    classes = [module.cls for module in listed]
+    marks = [module.type for module in listed if module.package == "pylate" or module.cls in TOKENWISE]
+    marks += [kind for kind in _architectures(folder) if kind == "HF_ColBERT" or kind.endswith("ForRetrieval")]
+    marks += [kind for kind in (_model_type(folder),) if kind in ("MultiVectorEncoder", "ColBERT")]
+    if not listed and (folder / "artifact.metadata").is_file():
+        marks.append("artifact.metadata")
+    if classes[:1] == ["Transformer"] and "Dense" in classes and "Pooling" not in classes:
+        marks.append("a Dense module and no Pooling")
+    if marks:
+        raise UserError(
+            f"{where}: keeps one vector per token, as ColBERT does ({', '.join(marks)}), which is not supported yet. "
+            "Give a model with one vector per text."
+        )
+
+
+def _refuse_cross_encoder(folder: Path, where: str) -> None:
+    listed = [module.cls for module in modules_of(folder)]
+    scores = [kind for kind in _architectures(folder) if kind.endswith("ForSequenceClassification")]
+    if _model_type(folder) == "CrossEncoder" or "LogitScore" in listed or (scores and not listed):
+        raise UserError(
+            f"{where}: is a cross-encoder ({', '.join(scores) or 'CrossEncoder'}), which scores pairs of texts and has "
+            "no vectors, so it cannot be a teacher. Give an embedding model."
+        )
+
+
+def _architectures(folder: Path) -> list[str]:
+    listed = read_json(folder / "config.json").get("architectures")
+    return [str(name) for name in listed] if isinstance(listed, list) else []
+
+
+def _model_type(folder: Path) -> Any:
+    return read_json(folder / "config_sentence_transformers.json").get("model_type")

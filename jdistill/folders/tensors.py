@@ -1,0 +1,106 @@
+"""Tensors of a model's folder: which files hold them, whether they are whole, and what they are called.
+
+Safetensors are read with that library. Pickles (`pytorch_model.bin`) are read by `folders.pickles`, which needs torch.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jdistill.config import UserError
+from jdistill.folders import pickles
+from jdistill.folders.files import indexed, is_lfs_pointer
+from jdistill.folders.names import FLOATS, canonical, is_buffer, refuse_types
+
+_OTHERS = ("tf_model.h5", "flax_model.msgpack", "*.gguf", "*.ckpt*", "*.onnx", "*.pt")
+"""Weights of other libraries."""
+
+
+def read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """All weights of a folder under the names that transformers knows today; buffers are left out.
+
+    They are read from safetensors, in one file or several with an index; else from pickles, where torch is installed.
+
+    Raises:
+      UserError: if there are none, a file is missing or damaged, or numbers are of a type that weights do not have.
+    """
+    files = weight_files(folder)
+    items = (item for file in files for item in _read(file)) if files else pickles.read_numpy(folder).items()
+    tensors: dict[str, np.ndarray] = {}
+    for key, tensor in items:
+        name = canonical(key)
+        if is_buffer(name):
+            continue
+        if name in tensors:
+            raise UserError(f"{folder}: its weights hold {name} twice, as {key} too. Expected each name once.")
+        tensors[name] = tensor
+    return tensors
+
+
+def check_tensors(folder: Path) -> None:
+    """Refuse weights that are missing, damaged or of a type that weights do not have; reads hardly more than headers.
+
+    Raises:
+      UserError: as `read_tensors`.
+    """
+    files = weight_files(folder)
+    for file in files:
+        with _opened(file) as tensors:
+            _check_types(file, tensors)
+    if not files:
+        pickles.check(folder)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's safetensors, the single file before those that an index names, as transformers chooses; `[]` where
+    there are pickles instead.
+
+    Raises:
+      UserError: if there are no weights, or not all that the index names.
+    """
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return indexed(index)
+    if pickles.pickle_files(folder):
+        return []
+    others = sorted(path.name for pattern in _OTHERS for path in folder.glob(pattern))
+    found = f", only {', '.join(others)}, which no student or teacher here reads" if others else ""
+    raise UserError(
+        f"{folder}: has no model.safetensors{found}. Expected a model's folder with safetensors weights: copy or "
+        "download it whole, or write one with save_pretrained of transformers."
+    )
+
+
+def _read(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    with _opened(path) as file:
+        _check_types(path, file)
+        for key in file.keys():  # noqa: SIM118 (not a mapping)
+            yield key, file.get_tensor(key)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(str(path), framework="numpy")
+    except SafetensorError as error:
+        pointer = path.is_file() and is_lfs_pointer(path)
+        do = "It is a note of Git LFS: run `git lfs pull` in its repository" if pointer else "Copy or download it again"
+        raise UserError(
+            f"{path}: damaged, or no safetensors file: {error}, with {path.stat().st_size:,} bytes. An interrupted "
+            f"download leaves such files. {do}."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}. Check the file and its permissions.") from error
+
+
+def _check_types(path: Path, file: Any) -> None:
+    odd: dict[str, list[str]] = {}
+    for key in file.keys():  # noqa: SIM118 (not a mapping)
+        dtype = file.get_slice(key).get_dtype()
+        if dtype not in FLOATS and not is_buffer(key) and key != "mapping":  # model2vec's map of tokens to rows
+            odd.setdefault(dtype, []).append(key)
+    refuse_types(path, odd)
