@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help venv demo test quick exhaustive lint types contracts unit parity format clean
+.PHONY: help venv demo test quick exhaustive lint types contracts unit fuzz parity format clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -43,6 +43,9 @@ types: venv
 
 contracts: venv
 	$(BIN)/lint-imports
+
+fuzz: venv  ## damaged recipes, data files and model folders: no traceback, exit codes 0 and 2 only; three minutes at most
+	$(BIN)/python -m tests.fuzz
 
 parity: venv  ## the tables of every loss, encoder and head against its reference
 	$(BIN)/python -m tests.losses.parity
