@@ -40,24 +40,32 @@ def weight_hash(folder: Path) -> str | None:
     return _hash(folder, files, _of_bytes) if files else None
 
 
-def tokenizer_hash(folder: Path) -> str | None:
-    """sha256 over the names and content of the files that decide tokens; None if there are none."""
+def tokenizer_hash(folder: Path, *, only_json: bool = False) -> str | None:
+    """sha256 over the names and content of the files that decide tokens; None if there are none.
+
+    Args:
+      folder: of the model.
+      only_json: whether to leave out all files but JSON.
+    """
     files = _matching(folder, *_TOKENIZER)
+    files = {file for file in files if file.suffix == ".json" or not only_json}
     return _hash(folder, files, _of_content) if files else None
 
 
-def config_hash(folder: Path, *, code: bool = False) -> str | None:
+def config_hash(folder: Path, *, only_json: bool = False, code: bool = False) -> str | None:
     """sha256 over the names and content of the files that decide what is computed; None if there are none.
 
     Pickled weights of single modules are among them where others are safetensors, which alone `weight_hash` counts.
 
     Args:
       folder: of the model.
+      only_json: whether to leave out all files but JSON.
       code: whether the folder's Python files are run, and so decide too.
     """
     files = _matching(folder, *_CONFIGURATION, *(["*.py"] if code else [])) - _matching(folder, *_TOKENIZER, *_OTHER)
     if _matching(folder, "*.safetensors"):
         files |= {file for file in _matching(folder, PICKLES) if not any(file.parent.glob("*.safetensors"))}
+    files = {file for file in files if file.suffix == ".json" or not only_json}
     return _hash(folder, files, _of_content) if files else None
 
 

@@ -52,6 +52,7 @@ def refuse_what_no_teacher_gives(folder: Path, *, where: str) -> None:
         _refuse_adapter(place, where)
         _refuse_quantised(place, where)
         _refuse_modalities(place, where)
+    _refuse_clip(folder, where)
     _refuse_sparse(folder, where)
     _refuse_multi_vector(folder, where)
     _refuse_cross_encoder(folder, where)
@@ -90,6 +91,14 @@ def _refuse_modalities(place: Path, where: str) -> None:
     settings = read_json(place / "sentence_bert_config.json").get("modality_config") or {}
     found = [key for key in MODALITIES if config.get(key)]
     found += [f"modality {key}" for key in settings if not set(str(key).split("+")) <= {"text", "message"}]
+    _refuse_more_than_text(found, where)
+
+
+def _refuse_clip(folder: Path, where: str) -> None:
+    _refuse_more_than_text([module.cls for module in all_modules(folder) if module.cls == "CLIPModel"], where)
+
+
+def _refuse_more_than_text(found: list[str], where: str) -> None:
     if found:
         raise UserError(
             f"{where}: reads more than text ({', '.join(found)}), which is not supported yet. Give a model of "

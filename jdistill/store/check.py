@@ -50,6 +50,5 @@ def require_description(store: Store, name: str, stored: Mapping[str, Any], expe
     if changed:
         raise UserError(
             f"store at {store.path}: the vectors of teacher '{name}' were made differently: {'; '.join(changed)}. "
-            f"Set it as it is there, or give another store or another name to the teacher, "
-            f"or delete {store.path / 'teachers' / name} and run `jdistill embed` again."
+            f"Set it as it is there, or give the teacher another name, or another store, and run `jdistill embed`."
         )

@@ -1,20 +1,20 @@
 """What is known about a teacher without loading it: enough to refuse a store that another teacher filled."""
 
 import difflib
-import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from jdistill.config import UserError
+from jdistill.folders import config_hash, tokenizer_hash, weight_hash
 from jdistill.teacher.config import TeacherConfig
 
 
 def describe(config: TeacherConfig) -> dict[str, Any]:
     """The fields of the description that the configuration fixes, for `store.check_teacher`.
 
-    What the model decides is left out; so is the weight hash where the model lies on another machine. Imports no torch.
+    What the model decides is left out; so are the hashes of its files where they lie on another machine. Imports no
+    torch.
     """
     fixed: dict[str, Any] = {"model": config.model, "precision": config.precision, "dtype": config.dtype}
     fixed |= {"truncate_dim": config.truncate_dim, "layer": config.layer}
@@ -23,9 +23,10 @@ def describe(config: TeacherConfig) -> dict[str, Any]:
         if getattr(config, key) is not None:
             fixed[key] = getattr(config, key)
     folder = find_folder(config)
-    hash_ = None if folder is None else weight_hash(folder)
-    if hash_ is not None:
-        fixed["weight_hash"] = hash_
+    if folder is not None:
+        found = hashes(config, folder)
+        # Of a model on the hub, the cache of this machine may hold some files only; weights it holds all or none.
+        fixed |= found if is_local(config) else {key: found[key] for key in found if key == "weight_hash"}
     if is_commit(config.revision):
         fixed["revision"] = config.revision
     return fixed
@@ -33,9 +34,8 @@ def describe(config: TeacherConfig) -> dict[str, Any]:
 
 def find_folder(config: TeacherConfig) -> Path | None:
     """The model's folder on this machine: its own, or the hub's cache; None if it is in neither."""
-    local = Path(config.model).expanduser()
-    if local.is_dir():
-        return local
+    if is_local(config):
+        return Path(config.model).expanduser()
     if not _may_be_hub_id(config.model):
         return None
     import huggingface_hub
@@ -46,6 +46,11 @@ def find_folder(config: TeacherConfig) -> Path | None:
         return None
 
 
+def is_local(config: TeacherConfig) -> bool:
+    """Whether the model is a folder that the configuration names, and not an id of the hub."""
+    return Path(config.model).expanduser().is_dir()
+
+
 def require_model(config: TeacherConfig, *, where: str) -> None:
     """Refuse a folder that does not exist; hub ids pass.
 
@@ -53,28 +58,25 @@ def require_model(config: TeacherConfig, *, where: str) -> None:
       UserError: with a guess at which folder was meant.
     """
     path = Path(config.model).expanduser()
-    if path.is_dir() or _may_be_hub_id(config.model):
+    if is_local(config) or _may_be_hub_id(config.model):
         return
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*") if p.is_dir()], n=1)
     hint = f"Did you mean '{path.parent / near[0]}'?" if near else "Give an existing folder, or an id of the hub."
     raise UserError(f"{where}: model '{config.model}': no such folder. {hint}")
 
 
-def weight_hash(folder: Path) -> str | None:
-    """sha256 over the names and bytes of the model's safetensors files; None if it has none."""
-    places = [folder]
-    if (folder / "modules.json").is_file():
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        places += [folder / module["path"] for module in modules if module["path"]]
-    files = {file for place in places for file in place.glob("*.safetensors")}
-    if not files:
-        return None
-    whole = hashlib.sha256()
-    for file in sorted(files, key=lambda file: file.relative_to(folder).as_posix()):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        whole.update(f"{file.relative_to(folder).as_posix()} {digest}\n".encode())
-    return whole.hexdigest()
+def hashes(config: TeacherConfig, folder: Path) -> dict[str, str]:
+    """What identifies the files of a teacher: hashes of its weights, tokenizer and configuration, where they exist.
+
+    Of a snapshot of the hub, only JSON files count besides weights: `loading` fetches all of them, perhaps no others.
+    """
+    local = is_local(config)
+    found = {
+        "weight_hash": weight_hash(folder),
+        "tokenizer_hash": tokenizer_hash(folder, only_json=not local),
+        "config_hash": config_hash(folder, only_json=not local, code=config.trust_remote_code),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def is_commit(revision: str | None) -> bool:

@@ -6,7 +6,6 @@ torch and sentence-transformers are imported when a teacher is made, not when th
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,8 @@ from jaxtyping import Float
 from jdistill.config import UserError
 from jdistill.store import Prompted
 from jdistill.teacher.config import TeacherConfig
-from jdistill.teacher.describe import find_folder, is_commit, require_model, weight_hash
+from jdistill.teacher.describe import find_folder, hashes, is_commit, is_local
+from jdistill.teacher.loading import load
 
 
 class Teacher:
@@ -32,7 +32,7 @@ class Teacher:
     def __init__(self, config: TeacherConfig, *, name: str = "teacher") -> None:
         self.config = config
         self._where = f"teachers.{name}"
-        self._model = _load(config, self._where)
+        self._model = load(config, where=self._where)
         self._prompts = _resolve_prompts(config, self._model)
         modules = [type(module).__name__ for module in self._model]
         self._normalizes_itself = "Normalize" in modules
@@ -43,7 +43,7 @@ class Teacher:
         _set_max_length(self._model, config.max_length, self._where)
         if config.layer is not None:
             _end_after(self._model, config.layer, self._where)
-        full = self._forward(["width"], "document", "").shape[1]
+        full = self._probed_width()
         if config.truncate_dim is not None and config.truncate_dim > full:
             raise UserError(
                 f"{self._where}: truncate_dim is {config.truncate_dim}, but the model's width is {full}. Lower it."
@@ -81,6 +81,18 @@ class Teacher:
                 advance(len(batch))
         return vectors
 
+    def _probed_width(self) -> int:
+        try:
+            return self._forward(["width"], "document", "").shape[1]
+        except UserError:
+            raise
+        except Exception as error:  # whatever modules that do not fit together make the libraries raise
+            reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+            raise UserError(
+                f"{self._where}: model '{self.config.model}' is loaded but gives no vector of a text "
+                f"({type(error).__name__}: {reason}). Check that its modules, tokenizer and weights belong together."
+            ) from error
+
     def _forward(self, texts: list[str], side: Literal["query", "document"], prompt: str) -> Float[np.ndarray, "n w"]:
         # A prompt is always given, if only "": the model would else put in its default prompt.
         encode = self._model.encode_query if side == "query" else self._model.encode_document
@@ -108,12 +120,15 @@ class Teacher:
 
     def _describe(self, modules: list[str]) -> dict[str, Any]:
         config, folder = self.config, find_folder(self.config)
-        hub = folder is not None and not Path(config.model).expanduser().is_dir()
+        hub = folder is not None and not is_local(config)
+        found = {} if folder is None else hashes(config, folder)
+        if "weight_hash" not in found:
+            found["weight_hash"] = _hash_state(self._model)
         commit = folder.name if hub and folder is not None and is_commit(folder.name) else None
         return {
             "model": config.model,
             "revision": commit or config.revision,
-            "weight_hash": (folder and weight_hash(folder)) or _hash_state(self._model),
+            **found,
             "prompts": dict(self._prompts),
             "layer": config.layer,
             "pooling": _pooling(self._model),
@@ -125,48 +140,6 @@ class Teacher:
             "dtype": config.dtype,
             "width": self.width,
         }
-
-
-def _load(config: TeacherConfig, where: str) -> Any:
-    require_model(config, where=where)
-    try:
-        import torch
-        import transformers
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise UserError(f"{where}: needs PyTorch: {error}. Install it: pip install 'jdistill[teacher]'.") from error
-    local = Path(config.model).expanduser()
-    shows_bars = transformers.utils.logging.is_progress_bar_enabled()
-    if local.is_dir():  # a bar is for a download; reading a folder takes a moment
-        transformers.utils.logging.disable_progress_bar()
-    device = _device(torch) if config.device == "auto" else config.device
-    precision = getattr(torch, config.precision)
-    recent = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 56)
-    try:
-        model = SentenceTransformer(
-            str(local) if local.is_dir() else config.model,
-            revision=config.revision,
-            device=device,
-            trust_remote_code=config.trust_remote_code,
-            # Weights are never read by pickle.
-            model_kwargs={"dtype" if recent else "torch_dtype": precision, "use_safetensors": True},
-        )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:400].rstrip(".")
-        raise UserError(
-            f"{where}: model '{config.model}' cannot be loaded: {reason}. Expected a folder with safetensors weights "
-            "or an id of the hub that can be reached; check model, revision, device and trust_remote_code."
-        ) from error
-    finally:
-        if shows_bars:
-            transformers.utils.logging.enable_progress_bar()
-    return model.to(precision).eval()
-
-
-def _device(torch: Any) -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _resolve_prompts(config: TeacherConfig, model: Any) -> Mapping[Literal["query", "document"], str]:

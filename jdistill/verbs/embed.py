@@ -15,9 +15,12 @@ def embed(recipe: Recipe, *, shard: str = "0/1") -> None:
       shard: `"i/n"` embeds every n-th shard from i, so that n jobs share the work.
 
     Raises:
-      UserError: if a source cannot be read, or the store was made from other sources or teachers.
+      UserError: if a teacher's folder cannot teach, which is looked at first, a source cannot be read, or the store
+        was made from other sources or teachers.
     """
     part = _shard(shard)
+    for name, config in recipe.teachers.items():
+        teacher.check_folder(config, where=f"teachers.{name}")
     marks = {name: fingerprint(source) for name, source in recipe.data.items()}
     sources = [(name, source.role, read_rows(name, source)) for name, source in recipe.data.items()]
     write_texts(recipe.store, sources, fingerprint=marks)

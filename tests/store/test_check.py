@@ -29,7 +29,7 @@ def test_each_differing_field_is_named_with_both_values(make_store, changed, tol
     text = str(refused.value)
     assert f"store at {store.path}: the vectors of teacher 't' were made differently: " in text
     assert all(part in text for part in told.split("; "))
-    assert "another name to the teacher, or delete" in text
+    assert "give the teacher another name, or another store" in text
     assert "\n" not in text
 
 
