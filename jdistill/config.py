@@ -5,13 +5,15 @@ A configuration is validated once, after file and overrides are merged. Whatever
 """
 
 import difflib
-import re
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from jdistill.yaml_text import DEEPEST, read_yaml, write_yaml
 
 
 class UserError(ValueError):
@@ -21,8 +23,13 @@ class UserError(ValueError):
 class Config(BaseModel):
     """Base of every configuration section: unknown keys are errors, values cannot change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
+
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path, or an id of the hub, with `~` expanded."""
 
 C = TypeVar("C", bound=Config)
 
@@ -32,23 +39,10 @@ BRANCHES = {"str", "int", "float", "bool", "none", "constrained-str", "constrain
 TAGS = ("kind", "by")
 """Keys that tell the members of a union apart."""
 
+MISTAKES = 20
+"""How many mistakes of a file are listed."""
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers (`1e-4` is a number, not a string) and no duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"key {key!r} stands twice, first in line {node.start_mark.line + 1}. Keep one.")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+_SHAPES = {list: "a list", dict: "a mapping"}
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -63,13 +57,14 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         hint = f" Did you mean '{path.parent / near[0]}'?" if near else ""
         raise UserError(f"{path}: no such file.{hint}")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = read_yaml(path.read_bytes())
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {type(content).__name__}, expected a mapping of sections such as 'student:'.")
+        held = "is empty" if content is None else f"holds {_SHAPES.get(type(content), 'a single value')}"
+        raise UserError(f"{path}: {held}, expected a mapping of sections such as 'student:'.")
     return content
 
 
@@ -85,12 +80,20 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
         if not equals or not path:
             raise UserError(f"override {override!r}: expected key=value, for example train.steps=500.")
         *parents, last = path.split(".")
+        if not all((*parents, last)) or len(parents) > DEEPEST:
+            raise UserError(f"override {_shown(override)}: {_shown(path)} is no key, expected one such as train.steps.")
         section = merged
         for key in parents:
             if not isinstance(section.get(key), dict):
                 section[key] = {}
             section = section[key]
-        section[last] = yaml.load(text, Loader=_Loader)
+        try:
+            section[last] = read_yaml(text)
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"override {_shown(override)}: the value is not valid YAML: {_one_line(error)} A text with a colon, a "
+                f"bracket or a quote needs quotes of its own: {path}='\"...\"'."
+            ) from error
     return merged
 
 
@@ -113,13 +116,14 @@ def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ())
 
 def dump_yaml(config: Config) -> str:
     """The whole configuration, defaults included, as YAML that `load_config` reads back to an equal value."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return write_yaml(config.model_dump(mode="json"))
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> str:
     """A validation error as lines of `where: key.path: what is wrong. What to do.`, one mistake each."""
     lines = []
-    for item in error.errors():
+    mistakes = error.errors()
+    for item in mistakes[:MISTAKES]:
         path, sections = _walk(model, item["loc"])
         section = sections[0] if sections else None
         if item["type"] == "extra_forbidden":
@@ -141,7 +145,13 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> st
         else:
             message = item["msg"][0].lower() + item["msg"][1:]
             lines.append(f"{where}: {path}: is {_shown(item['input'])}; {message}.")
+    if len(mistakes) > MISTAKES:
+        lines.append(f"{where}: and {len(mistakes) - MISTAKES:,} more mistakes.")
     return "\n".join(lines)
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split())
 
 
 def _copy(content: Any) -> Any:

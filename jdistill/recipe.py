@@ -3,11 +3,12 @@
 Rooms never see the recipe; each is handed its own section. What spans sections is checked here, before any work.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from jdistill.config import Config
+from jdistill.config import Config, PathText
 from jdistill.data import SourceConfig
 from jdistill.evaluate import Evaluator, FidelityConfig
 from jdistill.export import ExportConfig
@@ -25,11 +26,11 @@ class Recipe(Config):
 
     name: Name = "student"
     """Name of the run and of the exported model."""
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**63)
     """Decides the order of rows, the dropout and every random initial value."""
-    store: str
+    store: PathText
     """Folder of texts and teacher vectors; made by `jdistill embed`, read by `jdistill train`."""
-    run: str
+    run: PathText
     """Folder of checkpoints, metrics.jsonl and the resolved recipe."""
     data: dict[Name, SourceConfig] = Field(min_length=1)
     """Name -> where texts come from."""
@@ -58,6 +59,19 @@ class Recipe(Config):
                 known = f"there are several teachers ({', '.join(self.teachers)}); name one, or a list of them"
                 problem = known if self.teachers else f"'{term.kind}' learns from a teacher; add one under 'teachers'"
                 raise ValueError(f"losses.{name}.teacher: {problem}.")
+        return self
+
+    @model_validator(mode="after")
+    def _run_lies_outside_the_store(self) -> "Recipe":
+        for key in ("store", "run"):
+            if not getattr(self, key).strip():
+                raise ValueError(f"{key}: is empty, expected a folder such as {key}s/{self.name}.")
+        store, run = Path(self.store).resolve(), Path(self.run).resolve()
+        if run == store or store in run.parents:
+            raise ValueError(
+                f"run: the folder {self.run} is the store, or lies inside of it ({self.store}). Runs share a store and "
+                f"keep their own files elsewhere: give run a folder of its own, such as runs/{self.name}."
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """Configuration: files, overrides, and errors a user can act on."""
 
+import time
 from typing import Annotated, Literal
 
 import pytest
@@ -134,3 +135,58 @@ def test_values_cannot_change():
     run = parse(Run, {"name": "a"}, where="here")
     with pytest.raises(ValueError, match="frozen"):
         run.name = "b"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("name=Instruct: find: it", "override 'name=Instruct: find: it': the value is not valid YAML"),
+        ("optimizer.peak_lr=[", "the value is not valid YAML"),
+        ("name='x", "name='\"...\"'"),
+        ("name=!!python/name:os", "the value is not valid YAML"),
+        ("name=\x01", "the value is not valid YAML"),
+        ("global_batch_size=!!int abc", "line 1: abc is no valid 'int'."),
+        (".=1", "'.' is no key"),
+        ("optimizer..peak_lr=1", "'optimizer..peak_lr' is no key"),
+        ("a." * 1000 + "b=1", "is no key"),
+        ("optimizer.peak_lr=.inf", "optimizer.peak_lr: is inf; input should be a finite number"),
+        ("optimizer.peak_lr=1e999", "input should be a finite number"),
+    ],
+)
+def test_overrides_that_are_none(tmp_path, override, expected):
+    assert expected in error(tmp_path, "name: a\n", override)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "run.yaml: is empty, expected a mapping of sections"),
+        (b"- a\n", "run.yaml: holds a list, expected a mapping"),
+        ("name: caf\xe9\n".encode("latin-1"), "byte 0xe9 in line 1 is no UTF-8 text. Save the file as UTF-8."),
+        ("name: a\n".encode("utf-16"), "is UTF-16 text, expected UTF-8."),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path, content, expected):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_config(Run, path)
+    assert expected in str(caught.value)
+
+
+def test_a_folder_instead_of_a_file(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_config(Run, tmp_path)
+
+
+def test_many_mistakes_are_counted_and_found_fast(tmp_path):
+    start = time.monotonic()
+    message = error(tmp_path, "name: a\n" + "".join(f"k{i}: 1\n" for i in range(4000)))
+    assert len(message.splitlines()) == 21
+    assert message.endswith("run.yaml: and 3,980 more mistakes.")
+    assert time.monotonic() - start < 10
+
+
+def test_dumped_text_reads_back(tmp_path):
+    for name in ("2e-5", "12e4567", "1E3", "0x10", "1_000", "on", "null", "~", "2024-01-01", "=", "<<", "\x85", " a "):
+        assert load_config(Run, written(tmp_path, dump_yaml(Run(name=name)))).name == name

@@ -70,3 +70,38 @@ def test_the_teacher_of_a_loss_inside_another_is_that_of_the_term():
 def test_some_data_must_train():
     with pytest.raises(UserError, match="every source has the role 'heldout'"):
         recipe({"align": ALIGN}, "a", data={"rows": {**DATA["rows"], "role": "heldout"}})
+
+
+@pytest.mark.parametrize(
+    ("store", "run", "problem"),
+    [
+        ("a", "a", "run: the folder a is the store"),
+        ("a", "./b/../a/run", "lies inside of it"),
+        ("a", "", "run: is empty"),
+        (" ", "b", "store: is empty"),
+        ("link", "target/run", "lies inside of it"),
+    ],
+)
+def test_a_run_lies_outside_the_store(tmp_path, monkeypatch, store, run, problem):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    with pytest.raises(UserError, match=problem):
+        recipe({"contrast": {"kind": "info_nce"}}, store=store, run=run)
+    assert recipe({"contrast": {"kind": "info_nce"}}, store="a/store", run="a").run == "a"
+
+
+def test_home_is_expanded_in_paths(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    whole = recipe({"contrast": {"kind": "info_nce"}}, store="~/s", run="~/r", student={"init": "~/m"})
+    assert (whole.store, whole.run, whole.student.init) == (
+        "/home/somebody/s",
+        "/home/somebody/r",
+        "/home/somebody/m",
+    )
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_fit_into_63_bits(seed):
+    with pytest.raises(UserError, match="seed: is "):
+        recipe({"contrast": {"kind": "info_nce"}}, seed=seed)

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from jdistill.config import Config
+from jdistill.config import Config, PathText
 
 
 class ColumnMap(Config):
@@ -60,9 +60,9 @@ class ColumnMap(Config):
 class SourceConfig(Config):
     """One named source of texts: local files, or a data set of the Hugging Face hub."""
 
-    path: str | None = None
+    path: PathText | None = None
     """A .parquet, .csv, .tsv or .jsonl file, or a glob of such files, read in the order of their names."""
-    dataset: str | None = None
+    dataset: PathText | None = None
     """A data set's id on the Hugging Face hub, or a folder written by `Dataset.save_to_disk`."""
     name: str | None = None
     """The data set's configuration, where it has several."""

@@ -20,7 +20,7 @@ import pytrec_eval
 from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt
 
-from jdistill.config import Config, UserError
+from jdistill.config import Config, PathText, UserError
 from jdistill.data import read_columns
 from jdistill.evaluate.base import Encode, EvaluatorConfig, as_numbers, as_texts, vectors
 from jdistill.evaluate.ranking import best_columns
@@ -29,7 +29,7 @@ from jdistill.evaluate.ranking import best_columns
 class CorpusFile(Config):
     """Where the documents lie."""
 
-    path: str = Field(description="Parquet, CSV or JSON-lines file, one document a row.")
+    path: PathText = Field(description="Parquet, CSV or JSON-lines file, one document a row.")
     id: str = Field(default="id", description="Column of the ids: strings or integers, each once.")
     text: str = Field(default="text", description="Column of the texts.")
     title: str | None = Field(
@@ -40,7 +40,7 @@ class CorpusFile(Config):
 class QueriesFile(Config):
     """Where the queries lie."""
 
-    path: str = Field(description="Parquet, CSV or JSON-lines file, one query a row.")
+    path: PathText = Field(description="Parquet, CSV or JSON-lines file, one query a row.")
     id: str = Field(default="id", description="Column of the ids: strings or integers, each once.")
     text: str = Field(default="text", description="Column of the texts.")
 
@@ -48,7 +48,7 @@ class QueriesFile(Config):
 class QrelsFile(Config):
     """Where the judgments lie: which document answers which query."""
 
-    path: str = Field(description="Parquet, CSV or JSON-lines file, one judged pair a row.")
+    path: PathText = Field(description="Parquet, CSV or JSON-lines file, one judged pair a row.")
     query: str = Field(default="qid", description="Column of the query ids.")
     document: str = Field(default="docid", description="Column of the document ids.")
     score: str | None = Field(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from jdistill.config import UserError
+from jdistill.config import PathText, UserError
 from jdistill.data import read_columns
 from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, as_numbers, as_texts, ranks, unit, vectors
 
@@ -29,7 +29,7 @@ class STS(EvaluatorConfig):
     primary: ClassVar[str] = "spearman_cosine"
 
     kind: Literal["sts"] = "sts"
-    path: str = Field(description="Parquet, CSV or JSON-lines file of scored pairs.")
+    path: PathText = Field(description="Parquet, CSV or JSON-lines file of scored pairs.")
     sentence1: str = Field(default="sentence1", description="Column of the first texts.")
     sentence2: str = Field(default="sentence2", description="Column of the second texts.")
     score: str = Field(default="score", description="Column of the human scores, on any scale.")

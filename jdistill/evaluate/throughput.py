@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
+from jdistill.config import PathText
 from jdistill.data import read_columns
 from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, as_texts
 
@@ -17,7 +18,7 @@ class Throughput(EvaluatorConfig):
     primary: ClassVar[str] = "rows_per_second"
 
     kind: Literal["throughput"] = "throughput"
-    path: str = Field(description="Parquet, CSV or JSON-lines file of texts.")
+    path: PathText = Field(description="Parquet, CSV or JSON-lines file of texts.")
     text: str = Field(default="text", description="Column of the texts.")
     limit: PositiveInt = Field(default=1000, description="Use the first so many texts.")
     passes: PositiveInt = Field(default=3, description="Timed passes over the texts; the median counts.")

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
+from jdistill.config import PathText
 from jdistill.data import read_columns
 from jdistill.evaluate.base import Encode, EvaluatorConfig, as_texts, unit, vectors
 
@@ -23,7 +24,7 @@ class Triplet(EvaluatorConfig):
     primary: ClassVar[str] = "cosine_accuracy"
 
     kind: Literal["triplet"] = "triplet"
-    path: str = Field(description="Parquet, CSV or JSON-lines file of triplets.")
+    path: PathText = Field(description="Parquet, CSV or JSON-lines file of triplets.")
     anchor: str = Field(default="anchor", description="Column of the anchors.")
     positive: str = Field(default="positive", description="Column of the texts that belong to the anchor.")
     negative: str = Field(default="negative", description="Column of the texts that do not.")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import jax.numpy as jnp
 from pydantic import Field, model_validator
 
-from jdistill.config import Config
+from jdistill.config import Config, PathText
 from jdistill.student.attention import ChosenKernel
 from jdistill.student.encoders import Encoder
 from jdistill.student.encoders.base import Computing
@@ -31,7 +31,7 @@ class Prompts(Config):
 class StudentConfig(Config):
     """The model that learns. Start from a trained one with `init`, or at random with `encoder` and `tokenizer`."""
 
-    init: str | None = None
+    init: PathText | None = None
     """Folder or Hugging Face id of the model to start from: weights, tokenizer, and whatever is left out below."""
     revision: str | None = None
     """Branch, tag or commit of `init` on the hub."""
@@ -50,7 +50,7 @@ class StudentConfig(Config):
     """A smaller vocabulary, such as `{size: 8000}`, with the tokenizer rebuilt to match. Left out: as in `init`."""
     encoder: Encoder | None = None
     """The architecture. May be left out with `init`; `kind: static` makes its word embeddings the student's table."""
-    tokenizer: str | None = None
+    tokenizer: PathText | None = None
     """Folder or Hugging Face id of the tokenizer; left out: that of `init`."""
     pooling: list[Pooling] | Pooling | None = None
     """How token vectors become one; several are concatenated. Left out: as in `init`, else mean. One that `init` has

@@ -57,8 +57,8 @@ def locate(name: str, *, revision: str | None = None, tokenizer_only: bool = Fal
     Raises:
       UserError: if there is neither.
     """
-    if Path(name).is_dir():
-        return Path(name)
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise UserError(f"{name}: no such folder. Give a model's folder or its Hugging Face id, such as 'owner/model'.")
     from huggingface_hub import snapshot_download

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from jdistill.config import Config
+from jdistill.config import Config, PathText
 
 
 class TeacherPrompts(Config):
@@ -19,7 +19,7 @@ class TeacherPrompts(Config):
 class TeacherConfig(Config):
     """A sentence-transformers model whose vectors are learned."""
 
-    model: str
+    model: PathText
     """Folder of the model, or its id on the Hugging Face hub."""
     revision: str | None = None
     """Commit, tag or branch on the hub; a commit makes the run repeatable."""

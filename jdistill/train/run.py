@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import yaml
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
@@ -30,6 +29,7 @@ from jdistill.train.sinks import Sink, make_sinks
 from jdistill.train.state import TrainState, from_parts, make_state, to_parts
 from jdistill.train.step import learning_rate, make_train_step
 from jdistill.types import Batch, Metrics
+from jdistill.yaml_text import write_yaml
 
 
 class TrainResult(NamedTuple):
@@ -103,7 +103,7 @@ class Run:
             state = from_parts(self.checkpoints.restore(step, to_parts(state)))
             self.evaluation, self.best = note.evaluation, note.best
         if jax.process_index() == 0:
-            text = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True, width=120)
+            text = write_yaml(self.recipe)
             (self.folder / "config.yaml").write_text(text, encoding="utf-8")
             save_architecture(self.student, self.folder / "architecture")
         check_shared(self.folder / "config.yaml")
