@@ -10,12 +10,17 @@ Nothing heavy is imported before it is used.
 
 from typing import TYPE_CHECKING, Any
 
+from jdistill.backend import set_cpu_flags
+
 __version__ = "0.1.0"
 __all__ = ["Model", "__version__", "load", "quantize", "value_ranges"]
 
 if TYPE_CHECKING:
     from jdistill.model import Model, load
     from jdistill.quantization import quantize, value_ranges
+
+
+set_cpu_flags()
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ import importlib.util
 import os
 from collections.abc import MutableMapping
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -50,7 +51,9 @@ FLAGS: dict[Platform, Flags] = {
             "xla_gpu_all_reduce_combine_threshold_bytes": str(256 * 2**20),
         },
     ),
-    "cpu": Flags("XLA_FLAGS", {}),
+    # XLA of jaxlib 0.10.2 to 0.12.0 hands reductions to the library YNNPACK, and some come out wrong by any factor:
+    # jax-ml/jax issues 39103, 39257 and 40412. Without them it is right and as fast (docs/performance.md).
+    "cpu": Flags("XLA_FLAGS", {"xla_cpu_experimental_ynn_fusion_type": "-reduce"}),
 }
 
 
@@ -78,10 +81,50 @@ def prepare(environ: MutableMapping[str, str] | None = None) -> None:
     environ = os.environ if environ is None else environ
     platform = platform_at_hand(environ)
     set_flags(platform, environ)
+    set_cpu_flags(environ)
     if platform != "tpu" and "JAX_PLATFORMS" not in environ and importlib.util.find_spec("libtpu") is not None:
         for key, value in ALONE.items():
             environ.setdefault(key, value)
     keep_programs(environ, platform)
+
+
+def set_cpu_flags(environ: MutableMapping[str, str] | None = None) -> None:
+    """What computing on a CPU needs to be right, for a process that imports jdistill itself; the user's flags stay.
+
+    Not on a TPU's host, where libtpu reads XLA_FLAGS too and ends the process at a name that it does not know.
+    """
+    environ = os.environ if environ is None else environ
+    if platform_at_hand(environ) != "tpu":
+        set_flags("cpu", environ)
+
+
+def check_compiler() -> None:
+    """Refuse a compiler that gets the sum of a product wrong, which a wrong flag or version brings; takes about 30 ms.
+
+    Five matrices E of 60 x 60 and a constant C: sum((E C) * E) over the columns, which has a closed form.
+
+    Raises:
+      UserError: if the numbers are wrong on the CPU; other devices are not looked at.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jdistill.config import UserError
+
+    if jax.default_backend() != "cpu":
+        return
+    matrices = np.linspace(-1, 1, 5 * 60 * 60, dtype=np.float32).reshape(5, 60, 60)
+    found = jax.jit(lambda e, c: jnp.sum((e @ jnp.full_like(e, c)) * e, axis=-1))(matrices, np.float32(2))
+    right = 2 * matrices.sum(-1, dtype=np.float64) ** 2
+    if not np.allclose(found, right, rtol=1e-4, atol=1e-4 * right.max()):
+        name, value = next(iter(FLAGS["cpu"].values.items()))
+        raise UserError(
+            f"the compiler of jaxlib {version('jaxlib')} computes wrong sums on this CPU with XLA_FLAGS="
+            f"{os.environ.get('XLA_FLAGS', '')!r}, so nothing would be learned. Set XLA_FLAGS=--{name}={value} before "
+            "JAX starts, or import jdistill before the first computation, which sets it unless you have set another "
+            f"value (jax-ml/jax issue 39103)."
+        )
 
 
 def keep_programs(environ: MutableMapping[str, str], platform: Platform) -> None:

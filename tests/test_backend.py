@@ -7,13 +7,25 @@ the folder.
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from jdistill import backend
-from jdistill.backend import ALONE, CACHE_BYTES, FLAGS, drop_incomplete, platform_at_hand, prepare, set_flags
+from jdistill.backend import (
+    ALONE,
+    CACHE_BYTES,
+    FLAGS,
+    check_compiler,
+    drop_incomplete,
+    platform_at_hand,
+    prepare,
+    set_cpu_flags,
+    set_flags,
+)
+from jdistill.config import UserError
 from tests.plan.libtpu import needs_libtpu
 
 pytestmark = pytest.mark.optimized
@@ -101,10 +113,61 @@ def test_chips_and_their_compiler_make_a_tpu(tmp_path):
     assert platform_at_hand({}, tmp_path) == "tpu"
 
 
-def test_nothing_is_added_on_a_cpu():
-    environ = {"JAX_PLATFORMS": "cpu"}
-    assert set_flags(None, environ) == ""
-    assert environ == {"JAX_PLATFORMS": "cpu"}
+NO_REDUCTIONS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
+
+
+@pytest.mark.parametrize(
+    ("platforms", "given", "expected"),
+    [
+        ("cpu", "", NO_REDUCTIONS),
+        ("cuda", "--xla_dump_to=/x", f"--xla_dump_to=/x {NO_REDUCTIONS}"),
+        ("cpu", "--xla_cpu_experimental_ynn_fusion_type=", "--xla_cpu_experimental_ynn_fusion_type="),
+        ("tpu", "", None),
+    ],
+)
+def test_the_flag_of_cpus_is_set_wherever_libtpu_does_not_read_it(platforms, given, expected):
+    environ = {"JAX_PLATFORMS": platforms} | ({"XLA_FLAGS": given} if given else {})
+    set_cpu_flags(environ)
+    assert environ.get("XLA_FLAGS") == expected
+
+
+SUMS = """
+import jax, jax.numpy as jnp, numpy as np
+n = 32_769
+rows = jnp.stack((jnp.arange(n, dtype=jnp.float32), jnp.zeros(n), jnp.zeros(n)), axis=1)
+squares = jax.jit(lambda x: jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(x))(rows)
+e = np.random.default_rng(0).standard_normal((5, 60, 60)).astype(np.float32)
+found = [jax.jit(lambda e: jnp.sum((e @ jnp.full_like(e, c)) * e, -1))(e) for c in (1.0, 2.0, 3.0)]
+right = [c * e.sum(-1, dtype=np.float64) ** 2 for c in (1.0, 2.0, 3.0)]
+print(int(squares[-1]), max(np.abs(f - r).max() / r.max() for f, r in zip(found, right)) < 1e-5)
+"""
+
+
+@pytest.mark.parametrize(
+    "start",
+    ["import jdistill\n", "import jax\nimport jdistill\n", "from jdistill import backend; backend.prepare()\n"],
+)
+def test_sums_that_xla_gets_wrong_by_itself(start, tmp_path):
+    ended = started(start + SUMS, XLA_FLAGS="", HOME=str(tmp_path))
+    assert ended.stderr == ""
+    assert ended.stdout.split() == [str(32_768**2), "True"]
+
+
+CHECK = "from jdistill.backend import check_compiler; check_compiler()"
+
+
+def test_a_compiler_that_is_wrong_is_refused(monkeypatch):
+    check_compiler()
+    monkeypatch.setattr("jax.jit", lambda _: lambda e, c: c * e.sum(-1))
+    with pytest.raises(UserError, match=r"computes wrong sums .* Set XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type"):
+        check_compiler()
+
+
+@pytest.mark.skipif(version("jaxlib") != "0.10.2", reason="shows that jaxlib 0.10.2 is wrong without the flag")
+def test_without_the_flag_the_tested_version_is_refused():
+    ended = started(CHECK, XLA_FLAGS="--xla_cpu_experimental_ynn_fusion_type=dot,reduce")
+    assert "UserError: the compiler of jaxlib 0.10.2 computes wrong sums" in ended.stderr
+    assert started(CHECK, XLA_FLAGS="").returncode == 0
 
 
 def test_programs_are_kept_in_the_users_folder_unless_told_otherwise(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 
 from jdistill import teacher
+from jdistill.backend import check_compiler
 from jdistill.checkpoint import complete_steps, load_student_params
 from jdistill.config import UserError
 from jdistill.loader import Loader
@@ -30,6 +31,7 @@ def train(recipe: Recipe) -> TrainResult:
     Raises:
       UserError: if store and recipe do not fit each other, or the run folder was begun with another recipe.
     """
+    check_compiler()
     store, made = open_store(recipe), list[str]()
     student, params = make_run_student(recipe, store, say=made.append)
     mesh = make_mesh(fsdp=recipe.train.fsdp)
