@@ -1,8 +1,8 @@
 """What JAX is told before it starts: compiler flags, and where compiled programs are kept. JAX is not imported here.
 
-XLA reads its flags once, when the first backend starts: those of CUDA from `XLA_FLAGS`, those of TPUs, which only
-libtpu knows, from `LIBTPU_INIT_ARGS`. Both stop the process at a name that they do not know, so every name here is
-tried by a test. What the user has set stays.
+XLA reads its flags once, when the first backend starts: those of CPUs and CUDA from `XLA_FLAGS`, those of TPUs, which
+only libtpu knows, from `LIBTPU_INIT_ARGS`. libtpu reads `XLA_FLAGS` too, and every reader stops the process at a name
+that it does not know, so every name here is tried by a test. What the user has set stays.
 """
 
 import hashlib
@@ -53,6 +53,7 @@ FLAGS: dict[Platform, Flags] = {
     ),
     # XLA of jaxlib 0.10.2 to 0.12.0 hands reductions to the library YNNPACK, and some come out wrong by any factor:
     # jax-ml/jax issues 39103, 39257 and 40412. Without them it is right and as fast (docs/performance.md).
+    # jaxlib from 0.10.0 and libtpu from 0.0.40 know the name.
     "cpu": Flags("XLA_FLAGS", {"xla_cpu_experimental_ynn_fusion_type": "-reduce"}),
 }
 
@@ -91,17 +92,29 @@ def prepare(environ: MutableMapping[str, str] | None = None) -> None:
 def set_cpu_flags(environ: MutableMapping[str, str] | None = None) -> None:
     """What computing on a CPU needs to be right, for a process that imports jdistill itself; the user's flags stay.
 
+    A user's own list of changes to the same flag, such as `-dot`, gets ours in addition. One that decides about
+    reductions itself, and one that replaces XLA's own list, stays as it is; then `check_compiler` has the last word.
+
     Not on a TPU's host, where libtpu reads XLA_FLAGS too and ends the process at a name that it does not know.
     """
     environ = os.environ if environ is None else environ
-    if platform_at_hand(environ) != "tpu":
-        set_flags("cpu", environ)
+    if platform_at_hand(environ) == "tpu" or set_flags("cpu", environ):
+        return
+    ((name, ours),) = FLAGS["cpu"].values.items()
+    words = environ["XLA_FLAGS"].split()
+    own = [i for i, word in enumerate(words) if word.lstrip("-").partition("=")[0] == name]
+    if own:  # the last one counts
+        changes = words[own[-1]].partition("=")[2].split(",")
+        if all(change[:1] in ("+", "-") and change[1:] != ours[1:] for change in changes):
+            words[own[-1]] += f",{ours}"
+            environ["XLA_FLAGS"] = " ".join(words)
 
 
 def check_compiler() -> None:
     """Refuse a compiler that gets the sum of a product wrong, which a wrong flag or version brings; takes about 30 ms.
 
-    Five matrices E of 60 x 60 and a constant C: sum((E C) * E) over the columns, which has a closed form.
+    Five matrices E of 32 x 32 and a constant C: sum((E C) * E) over the columns, which has a closed form. It is the
+    smallest shape that came out wrong in every start of jaxlib 0.10.2, 0.11.2 and 0.12.0, by a factor of 7 or more.
 
     Raises:
       UserError: if the numbers are wrong on the CPU; other devices are not looked at.
@@ -114,8 +127,10 @@ def check_compiler() -> None:
 
     if jax.default_backend() != "cpu":
         return
-    matrices = np.linspace(-1, 1, 5 * 60 * 60, dtype=np.float32).reshape(5, 60, 60)
-    found = jax.jit(lambda e, c: jnp.sum((e @ jnp.full_like(e, c)) * e, axis=-1))(matrices, np.float32(2))
+    matrices = np.random.default_rng(0).standard_normal((5, 32, 32)).astype(np.float32)
+    quick = {"xla_backend_optimization_level": 0}  # YNNPACK is called all the same
+    sums = jax.jit(lambda e: jnp.sum((e @ jnp.full_like(e, 2)) * e, axis=-1), compiler_options=quick)
+    found = np.asarray(sums(matrices))
     right = 2 * matrices.sum(-1, dtype=np.float64) ** 2
     if not np.allclose(found, right, rtol=1e-4, atol=1e-4 * right.max()):
         name, value = next(iter(FLAGS["cpu"].values.items()))
@@ -123,7 +138,7 @@ def check_compiler() -> None:
             f"the compiler of jaxlib {version('jaxlib')} computes wrong sums on this CPU with XLA_FLAGS="
             f"{os.environ.get('XLA_FLAGS', '')!r}, so nothing would be learned. Set XLA_FLAGS=--{name}={value} before "
             "JAX starts, or import jdistill before the first computation, which sets it unless you have set another "
-            f"value (jax-ml/jax issue 39103)."
+            "value (jax-ml/jax issue 39103)."
         )
 
 
@@ -184,7 +199,9 @@ def set_flags(platform: Platform | None = None, environ: MutableMapping[str, str
     """
     environ = os.environ if environ is None else environ
     flags = FLAGS[platform_at_hand(environ) if platform is None else platform]
-    given = environ.get(flags.variable, "")
+    given = environ.get(flags.variable, "").strip()
+    if given and not given.startswith("-"):  # XLA_FLAGS may name a file of flags
+        return ""
     named = {word.lstrip("-").partition("=")[0] for word in given.split()}
     added = " ".join(f"--{name}={value}" for name, value in flags.values.items() if name not in named)
     if added:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jdistill import evaluate as rooms
+from jdistill.backend import check_compiler
 from jdistill.checkpoint import load_result
 from jdistill.config import UserError
 from jdistill.evaluate import EvaluatorConfig, Fidelity, format_json, format_table, primary_metrics
@@ -27,8 +28,9 @@ def evaluate(models: Sequence[str], *, config: str | None = None, as_json: bool 
       as_json: JSON instead of a table.
 
     Raises:
-      UserError: if there is nothing to evaluate with, or a model cannot be read.
+      UserError: if there is nothing to evaluate with, a model cannot be read, or the compiler computes wrong sums.
     """
+    check_compiler()
     recipe = _recipe(models, config)
     made = Path(recipe.store, "manifest.json").is_file()
     evaluators = make_evaluators(recipe, Store.open(recipe.store) if made else None)
