@@ -16,7 +16,7 @@ from pydantic import PositiveFloat
 
 from jdistill.losses.base import LossConfig, Needs, project, sides
 from jdistill.losses.maths import cosine, float32, norm
-from jdistill.losses.softmax import kl_terms, lost_targets
+from jdistill.losses.softmax import kl_terms, logits_of, lost_targets
 from jdistill.types import Columns, View
 
 
@@ -196,6 +196,6 @@ def embed_kl(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"], *, te
       >>> round(float(embed_kl(jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 1.0]]), temperature=1.0)[0]), 4)
       0.1109
     """
-    s, t = float32(student) / temperature, float32(teacher) / temperature
+    s, t = logits_of(float32(student), temperature), logits_of(float32(teacher), temperature)
     of_student, of_teacher = (jax.nn.logsumexp(x, axis=-1, keepdims=True) for x in (s, t))
     return kl_terms(s, of_student, t, of_teacher).sum(axis=-1) * temperature**2

@@ -21,6 +21,20 @@ SPAN = 87.0
 """Logits that lie further than this below the largest have a probability that float32 rounds to 0."""
 
 
+def logits_of(scores: Float[Array, "*b c"], temperature: Array | float) -> Float[Array, "*b c"]:
+    """`(scores - their row's largest) / temperature`: the logits of the same softmax, with the digits that count.
+
+    Float32 keeps seven digits of a logit of 5,000, of which a softmax needs those behind the point. Counted from the
+    largest, the candidates that have any probability have small logits, and their normaliser is nearly 0.
+
+    Args:
+      scores: float32; -inf where a candidate is excluded. A row that holds nothing else stays so.
+      temperature: > 0.
+    """
+    largest = lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    return (scores - jnp.where(jnp.isfinite(largest), largest, 0.0)) / temperature
+
+
 def kl_terms(
     s: Float[Array, "*b c"],
     student_normaliser: Float[Array, "*b #c"],

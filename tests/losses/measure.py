@@ -95,9 +95,10 @@ def leaves(result: Any) -> list[np.ndarray]:
 
 
 FAST_TO_COMPILE: Any = (
-    {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    if jax.default_backend() == "cpu"
-    else {}
+    {}
+    if jax.default_backend() != "cpu"
+    else {"xla_backend_optimization_level": 0}
+    | ({"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {})
 )
 """Speed is not at stake: a program runs a few times. Without optimisation the older of XLA's generators of CPU code
 compiles these programs in half the time. Not by XLA_FLAGS: libtpu, which reads them too, ends a process at this one."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill.losses import EmbedKL
+from jdistill.losses import EmbedKL, embed_kl, listwise_kl
 from jdistill.losses.softmax import DIVERGENCES, SPAN, lost_targets
 from jdistill.types import Columns
 
@@ -58,3 +58,22 @@ def test_elements_of_vectors_are_examined_too() -> None:
     (problem,) = EmbedKL().examine(teacher._replace(queries=np.full((3, 4), np.nan, np.float32)), None)
     assert "NaN or infinity in 3 of 9 rows" in problem
     assert EmbedKL().examine(None, None) == []
+
+
+@pytest.mark.parametrize("size", [30.0, 600.0, 5000.0])
+def test_large_logits_keep_the_digits_that_count(size: float) -> None:
+    """Two softmaxes over logits that lie close together, far from 0, beside float64 on the same float32 scores."""
+    random = np.random.default_rng(0)
+    student, teacher = (np.float32(size + random.standard_normal((64, 8))) for _ in range(2))
+
+    def exact(scores: np.ndarray) -> np.ndarray:
+        scores = np.float64(scores) - np.float64(scores).max(axis=1, keepdims=True)
+        return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+
+    p, q = exact(teacher), exact(student)
+    right = (np.exp(p) * (p - q)).sum(axis=1)
+    for loss in (
+        lambda s, t: listwise_kl(s, t, temperature=1.0, teacher_temperature=1.0),
+        lambda s, t: embed_kl(s, t, temperature=1.0),
+    ):
+        np.testing.assert_allclose(jax.jit(loss)(student, teacher), right, rtol=1e-5, atol=1e-7)

@@ -23,7 +23,7 @@ from jdistill.losses.scores.operands import (
     sample_of_scores,
     share_of_operands,
 )
-from jdistill.losses.softmax import DIVERGENCES, Divergence, Terms, lost_targets
+from jdistill.losses.softmax import DIVERGENCES, Divergence, Terms, logits_of, lost_targets
 from jdistill.types import Columns, Sweep, View
 
 
@@ -238,10 +238,11 @@ def listwise_kl(
       >>> round(float(listwise_kl(student, teacher, temperature=1.0, teacher_temperature=1.0)[0]), 4)
       0.1109
     """
-    s, t = float32(student) / temperature, lax.stop_gradient(float32(teacher)) / teacher_temperature
+    s, t = float32(student), lax.stop_gradient(float32(teacher))
     given = t > -jnp.inf
     if excluded_from == "both":
         s = jnp.where(given, s, -jnp.inf)
+    s, t = logits_of(s, temperature), logits_of(t, teacher_temperature)
     normalisers = (jax.nn.logsumexp(x, axis=1, keepdims=True) for x in (s, t))
     of_student, of_teacher = (jnp.where(jnp.isfinite(x), x, 0.0) for x in normalisers)
 

@@ -18,7 +18,7 @@ from jdistill.losses.scores.operands import (
     sample_of_scores,
     target_scores,
 )
-from jdistill.losses.softmax import lost_targets
+from jdistill.losses.softmax import logits_of, lost_targets
 from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
 from jdistill.types import Columns, Sweep, View
 
@@ -131,18 +131,21 @@ def m3_kd(
     q, documents, candidates = (unit(x, similarity) for x in (queries, documents, candidates))
     q = q / temperature
     own = jnp.einsum("bd,bcd->bc", q, documents, precision=lax.Precision.HIGHEST)
+    # Only differences of logits count: those from the row's largest are small, and keep their digits in sums.
+    largest = lax.stop_gradient(jnp.max(own, axis=1))
+    own = own - largest[:, None]
 
-    rows, columns = {"q": q, "row": positives}, {"c": candidates, "row": owners}
+    rows, columns = {"q": q, "row": positives, "from": largest}, {"c": candidates, "row": owners}
     others = jnp.maximum(logsumexp_over(_others, rows, columns, (), block=block, sweep=sweep), ABSENT)
     # What document a is picked out of, besides itself: all documents after it in the row, and the other rows'.
     rest = lax.cumlogsumexp(jnp.concatenate([own[:, 1:], others[:, None]], axis=1), axis=1, reverse=True)
 
-    t = lax.stop_gradient(float32(teacher)) / teacher_temperature
+    t = logits_of(lax.stop_gradient(float32(teacher)), teacher_temperature)
     weights = jnp.where((t > -jnp.inf).any(axis=1, keepdims=True), jax.nn.softmax(t, axis=1), 0.0)
     return jnp.sum(weights * jax.nn.softplus(rest - own), axis=1)
 
 
 def _others(rows: Any, candidates: Any, shared: Any) -> Array:
     """Scores of the candidates that belong to another row."""
-    scores = matmul(rows["q"], candidates["c"].T)
+    scores = matmul(rows["q"], candidates["c"].T) - rows["from"][:, None]
     return jnp.where(rows["row"][:, None] == candidates["row"][None], -jnp.inf, scores)

@@ -100,8 +100,8 @@ def factors(
 
     by_text = matmul(text_offsets, candidate_mean.T)
     by_candidate = matmul(text_mean, candidate_offsets.T)
-    gram = matmul(text_offsets.T, text_offsets) * matmul(candidate_offsets.T, candidate_offsets)
-    squares = m * jnp.sum(by_text**2) + n * jnp.sum(by_candidate**2) + jnp.sum(gram)
+    products = _sum_of_squared_products(text_offsets, candidate_offsets)
+    squares = m * jnp.sum(by_text**2) + n * jnp.sum(by_candidate**2) + products
     deviation = root(squares / max(n * m - 1, 1))
 
     mean = jnp.sum(text_mean * candidate_mean)
@@ -109,3 +109,13 @@ def factors(
     factor = jnp.where(all_equal, 0.0, 1 / (deviation + eps))
     of_rows = jnp.concatenate([text_offsets[rows] * factor, jnp.ones((rows.shape[0], 1))], axis=1)
     return of_rows, jnp.concatenate([candidates, by_candidate.T * factor], axis=1)
+
+
+def _sum_of_squared_products(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, ""]:
+    """`sum_ij (a_i.b_j)^2`, through the scores or, where they would be the larger, through Gram matrices `d x d`.
+
+    Vectors over a vocabulary are 30,000 to 250,000 wide: a Gram matrix of those would take 4 to 250 GB.
+    """
+    if a.shape[0] * b.shape[0] < a.shape[1] ** 2:
+        return jnp.sum(jnp.square(matmul(a, b.T)))
+    return jnp.sum(matmul(a.T, a) * matmul(b.T, b))

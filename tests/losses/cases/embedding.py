@@ -40,4 +40,10 @@ CASES = {
     "embed_mse": Case(EmbedMSE(teacher=TEACHER), embed_distill("mse")),
     "embed_kl": Case(EmbedKL(teacher=TEACHER), kl_over_dimensions(1.0)),
     "embed_kl, temperature 0.2": Case(EmbedKL(teacher=TEACHER, temperature=0.2), kl_over_dimensions(0.2)),
+    **{
+        f"embed_kl, logits of {size}": Case(
+            EmbedKL(teacher=TEACHER, temperature=1 / size), kl_over_dimensions(1 / size)
+        )
+        for size in (30, 600)
+    },
 }

@@ -257,6 +257,13 @@ KL = {
     "score_kl, given scores, cosine": given_scores(
         ScoreKL(targets="scores", temperature=0.1, teacher_temperature=2), distill_kl(0.1, 2, "cosine")
     ),
+    **{
+        f"score_kl, given scores, logits of {size}": given_scores(
+            ScoreKL(targets="scores", temperature=1 / size, teacher_temperature=1 / size),
+            distill_kl(1 / size, 1 / size, "cosine"),
+        )
+        for size in (30, 600)
+    },
     "score_kl, given scores, excluded from both": given_scores(
         ScoreKL(targets="scores", temperature=1, excluded_from="both"), distill_kl_without_excluded(1)
     ),
@@ -299,6 +306,15 @@ M3 = {
     "m3_kd, temperatures": Case(
         M3KD(temperature=0.1, teacher_temperature=0.5, block=10), m3_kd(0.1, 0.5), queries=True, scores="documents"
     ),
+    **{
+        f"m3_kd, logits of {size}": Case(
+            M3KD(temperature=1 / size, teacher_temperature=1 / size),
+            m3_kd(1 / size, 1 / size),
+            queries=True,
+            scores="documents",
+        )
+        for size in (30, 600)
+    },
     "m3_kd, learned temperature": Case(
         M3KD(temperature=Learned(start=0.05)), m3_kd(None), queries=True, scores="documents"
     ),

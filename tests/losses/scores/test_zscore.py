@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jdistill.losses import ScoreZscore, zscores
+from jdistill.losses import ScoreZscore, score_mse, zscores
+from jdistill.losses.scores.mse import mean_squared_gap
+from jdistill.losses.scores.zscore import factors
 from tests.losses.inputs import plain
 from tests.losses.scores.scored import view_for
 
@@ -17,14 +21,37 @@ def direct(texts: np.ndarray, candidates: np.ndarray, eps: float) -> np.ndarray:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1.0, 30.0]), st.sampled_from([1e-6, 0.5]))
-def test_statistics_without_the_matrix_are_those_of_the_matrix(seed: int, shift: float, eps: float) -> None:
-    """Also where all vectors share a large part, so that a variance from raw moments would cancel."""
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1.0, 30.0]), st.sampled_from([1e-6, 0.5]), st.sampled_from([6, 8])
+)
+def test_statistics_without_the_matrix_are_those_of_the_matrix(seed: int, shift: float, eps: float, width: int) -> None:
+    """Also where all vectors share a large part, so that a variance from raw moments would cancel.
+
+    A width of 6 is narrow enough for Gram matrices (36 numbers for 45 scores), one of 8 is not.
+    """
     random = np.random.default_rng(seed)
-    texts, candidates = (np.float32(random.standard_normal((n, 6)) + shift) for n in (5, 9))
+    texts, candidates = (np.float32(random.standard_normal((n, width)) + shift) for n in (5, 9))
     rows = jnp.array([4, 1])
     ours = zscores(jnp.asarray(texts), jnp.asarray(candidates), rows, similarity="dot", eps=eps)
     np.testing.assert_allclose(ours, direct(texts, candidates, eps)[rows], rtol=1e-4, atol=2e-5)
+
+
+def of_zscores(x: jax.Array, y: jax.Array, t: jax.Array, u: jax.Array) -> jax.Array:
+    rows = jnp.arange(len(x))
+    pairs = (factors(a, b, rows, similarity="cosine", eps=1e-6) for a, b in ((x, y), (t, u)))
+    return mean_squared_gap(*next(pairs), *next(pairs), similarity="dot", block=512)
+
+
+@pytest.mark.parametrize("width", [30_522, 250_002])
+@pytest.mark.parametrize("loss", [of_zscores, score_mse])
+def test_vectors_over_a_vocabulary_take_no_gram_matrix(loss: Callable[..., jax.Array], width: int) -> None:
+    """A Gram matrix would take 4 GB or 250 GB; a batch of 32 vectors takes 4 MB or 32 MB."""
+    x, t = jax.ShapeDtypeStruct((32, width), jnp.float32), jax.ShapeDtypeStruct((32, 64), jnp.float32)
+    compiled = jax.jit(jax.grad(lambda *given: loss(*given).mean(), argnums=(0, 1))).lower(x, x, t, t).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 16 * 32 * width * 4
+    cost = compiled.cost_analysis()
+    assert cost is not None
+    assert cost["flops"] < 30 * 2 * 32 * 32 * width
 
 
 def test_mean_zero_and_deviation_one() -> None:
