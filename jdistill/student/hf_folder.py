@@ -25,6 +25,7 @@ from jdistill.student.hf_modules import (
 )
 from jdistill.student.pooling import Pooling, is_sparse, pooled_width
 from jdistill.student.tokenizer import Tokenizer, truncation_in
+from jdistill.student.tokenizer_folder import read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,16 @@ def _transformer(folder: Path) -> dict[str, Any]:
         )
     encoder = MODEL_TYPES[kind].from_hf(hf, where=str(folder / "config.json"))
     settings = next(filter(None, map(read_json, sorted(folder.glob("sentence_*_config.json")))), {})
-    tokenizer = Tokenizer.from_folder(
-        folder, special_tokens=encoder.special_tokens, lowercase=bool(settings.get("do_lower_case"))
+    options = {**(settings.get("tokenizer_args") or {}), **(settings.get("processor_kwargs") or {})}
+    # Sentence-transformers lets these win over the tokenizer's own limit, but over each other in this order.
+    limit = options.get("model_max_length") or settings.get("max_seq_length")
+    tokenizer = read_tokenizer(
+        folder,
+        special_tokens=encoder.special_tokens,
+        options=options,
+        lowercase=bool(settings.get("do_lower_case")),
     )
-    lengths = (settings.get("max_seq_length") or tokenizer.model_max_length, encoder.max_positions)
+    lengths = (limit or tokenizer.model_max_length, encoder.max_positions)
     return {
         "encoder": encoder,
         "tensors": read_tensors(folder),

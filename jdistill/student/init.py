@@ -23,6 +23,7 @@ from jdistill.student.pruning.report import parameters_of
 from jdistill.student.student import Student, encoder_shapes, random_encoder
 from jdistill.student.tail import chosen_head, chosen_pooling, head_params, pooling_params, projected, sees_prompt
 from jdistill.student.tokenizer import Tokenizer
+from jdistill.student.tokenizer_folder import read_tokenizer
 
 Params = dict[str, Any]
 
@@ -245,7 +246,7 @@ def _params(encoder: Params, pooling: Params, head: Params) -> Params:
 def _own_tokenizer(config: StudentConfig, encoder: EncoderConfig) -> Tokenizer | None:
     if config.tokenizer is None:
         return None
-    return Tokenizer.from_folder(locate(config.tokenizer, tokenizer_only=True), special_tokens=encoder.special_tokens)
+    return read_tokenizer(locate(config.tokenizer, tokenizer_only=True), special_tokens=encoder.special_tokens)
 
 
 def _check(architecture: Architecture, tokenizer: Tokenizer) -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tokenizers
-from tokenizers.normalizers import Lowercase, Sequence
 
 from jdistill.config import UserError
 from jdistill.folders import read_json
 
-_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
+COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
 """Small files that transformers reads beside tokenizer.json; carried along unread, but for the first."""
 
 
@@ -32,13 +31,14 @@ class Tokenizer:
         self._truncated_to: int | None = None
 
     @classmethod
-    def from_folder(cls, folder: str | Path, *, special_tokens: bool = True, lowercase: bool = False) -> "Tokenizer":
-        """The tokenizer in a folder.
+    def from_folder(cls, folder: str | Path, *, special_tokens: bool = True) -> "Tokenizer":
+        """The tokenizer that a folder's tokenizer.json describes, whatever class the folder names.
+
+        That is how StaticEmbedding reads it, and what `save` wrote. Of a transformer's folder, see `read_tokenizer`.
 
         Args:
           folder: holds tokenizer.json and, as a rule, tokenizer_config.json.
           special_tokens: whether `encode` adds the special tokens, such as [CLS] and [SEP].
-          lowercase: lower-case texts first, even where the file does not say so.
         Raises:
           UserError: if there is no tokenizer.json, or it cannot be read.
         """
@@ -49,34 +49,42 @@ class Tokenizer:
                 f"{folder}: has no tokenizer.json. Write one with transformers: "
                 "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
             )
-        definition = read_json(path)
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             read_json(folder / name)
+        names = [name for name in COMPANIONS if (folder / name).is_file()]
+        companions = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+        return cls.made(read_json(path), companions, special_tokens=special_tokens, where=path)
+
+    @classmethod
+    def made(
+        cls, definition: dict[str, Any], companions: dict[str, str], *, special_tokens: bool, where: Path
+    ) -> "Tokenizer":
+        """The tokenizer of a tokenizer.json's content and the files beside it.
+
+        Args:
+          definition: what tokenizer.json holds.
+          companions: name -> content of the files beside it.
+          special_tokens: whether `encode` adds the special tokens.
+          where: tokenizer.json's place, for messages.
+        Raises:
+          UserError: if the `tokenizers` library does not read it.
+        """
         try:
-            companions = {
-                name: (folder / name).read_text(encoding="utf-8") for name in _COMPANIONS if (folder / name).is_file()
-            }
             tokenizer = cls(definition, companions, special_tokens=special_tokens)
             tokenizer.encode(["a text"], None)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the library raises bare Exception, and its Rust panics are not even that
             raise UserError(
-                f"{path}: not a tokenizer that this release of `tokenizers` reads: {error}. Copy or download it "
+                f"{where}: not a tokenizer that this release of `tokenizers` reads: {error}. Copy or download it "
                 "again, or write it anew: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
             ) from error
         if tokenizer._truncation_side not in ("left", "right"):
             raise UserError(
-                f"{folder / 'tokenizer_config.json'}: truncation_side is {tokenizer._truncation_side!r}; expected "
-                "'left' or 'right'. Correct it."
+                f"{where.with_name('tokenizer_config.json')}: truncation_side is {tokenizer._truncation_side!r}; "
+                "expected 'left' or 'right'. Correct it."
             )
-        return tokenizer._lowercased() if lowercase else tokenizer
-
-    def _lowercased(self) -> "Tokenizer":
-        before = self._tokenizer.normalizer
-        self._tokenizer.normalizer = Lowercase() if before is None else Sequence([Lowercase(), before])
-        definition = json.loads(self._tokenizer.to_str())
-        return Tokenizer(definition, self._companions, special_tokens=self._special_tokens)
+        return tokenizer
 
     def with_special_tokens(self, special_tokens: bool) -> "Tokenizer":
         """The same, adding special tokens or not."""
@@ -180,7 +188,7 @@ class Tokenizer:
 
     @property
     def _truncation_side(self) -> Literal["left", "right"]:
-        return self._config.get("truncation_side", "right")
+        return self._config.get("truncation_side") or "right"
 
     def _truncate(self, max_length: int | None) -> None:
         if max_length == self._truncated_to:

@@ -163,8 +163,17 @@ class PostNorm(nnx.Module):
 
 
 def positions_behind(rows: Rows, padding: int) -> Int[Array, "r p"]:
-    """RoBERTa's positions: tokens count on from the padding token's id, which is also the position of padding."""
-    return jnp.where(rows.held, rows.ordinals + padding + 1, padding)
+    """RoBERTa's positions: tokens count on from the padding token's id, which is also the position of padding.
+
+    A padding token inside a text, where somebody wrote `<pad>`, has that position too, and is not counted.
+
+    Parity: `create_position_ids_from_input_ids` of transformers' RoBERTa.
+    """
+    uncounted = rows.held & (rows.ids == padding)
+    before = jnp.cumsum(uncounted, axis=1) - uncounted
+    begins = jnp.maximum(jnp.arange(rows.ids.shape[1])[None] - rows.ordinals, 0)
+    inside = before - jnp.take_along_axis(before, begins, axis=1)
+    return jnp.where(rows.held & ~uncounted, rows.ordinals - inside + padding + 1, padding)
 
 
 def table(embeddings: Mapping[str, str], depth: int, layer: str, names: Mapping[str, str]) -> list[Weight]:

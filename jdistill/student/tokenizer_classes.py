@@ -1,0 +1,296 @@
+"""The tokenizer that transformers makes of a folder, which is not always the one in its tokenizer.json.
+
+From release 5 on, the class that a folder names takes vocabulary and added tokens from the files and builds all else
+anew, by its own rules and the options in tokenizer_config.json: `do_lower_case: false` wins over a tokenizer.json that
+lower-cases. What those classes build is built here as well, in the form of tokenizer.json, so that students and exports
+read texts as their teachers and users do.
+
+Source: transformers 5.23, `AutoTokenizer.from_pretrained` and `TokenizersBackend`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+Definition = dict[str, Any]
+"""What a tokenizer.json holds."""
+
+REGISTERED: Mapping[str, str | None] = {
+    "bert": "BertTokenizer",
+    "camembert": "CamembertTokenizer",
+    "distilbert": "BertTokenizer",
+    "gemma3_text": "GemmaTokenizer",
+    "modernbert": None,
+    "mpnet": "MPNetTokenizer",
+    "nomic_bert": "BertTokenizer",
+    "qwen3": "Qwen2Tokenizer",
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+}
+"""`model_type` -> the class that transformers has for it; None: always the generic one."""
+
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Settings that name a special token."""
+
+_WORDS = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+"""Where Qwen's tokenizer splits texts."""
+
+
+class _Class(NamedTuple):
+    model: str
+    """Kind of model in tokenizer.json."""
+    tokens: Mapping[str, str]
+    """Special tokens where the settings name none."""
+    build: Callable[[Definition, Mapping[str, Any]], Definition]
+    """Sections of tokenizer.json that it builds, from what was there and the settings, defaults among them."""
+    template: Callable[[Mapping[str, Any], Callable[[str], int]], Definition] | None = None
+    """Its `post_processor` from settings and ids of tokens; None: as in the file, or by `add_bos_token` and such."""
+
+
+def class_of(settings: Mapping[str, Any], hf: Mapping[str, Any]) -> str | None:
+    """The class that `AutoTokenizer` takes for a folder.
+
+    Args:
+      settings: of tokenizer_config.json.
+      hf: config.json.
+
+    Returns:
+      Its name without "Fast"; None for the generic class, which takes tokenizer.json as it is.
+    """
+    named = settings.get("tokenizer_class") or hf.get("tokenizer_class")
+    named = named.removesuffix("Fast") if isinstance(named, str) else None
+    kind = hf.get("model_type")
+    registered = REGISTERED.get(kind) if isinstance(kind, str) else None
+    if named is not None and kind in REGISTERED and registered is None:
+        return None
+    found = named or registered
+    return found if found in CLASSES or found == "CamembertTokenizer" else None
+
+
+def as_transformers(
+    definition: Definition, settings: Mapping[str, Any], special_tokens: Mapping[str, Any], hf: Mapping[str, Any]
+) -> Definition:
+    """The tokenizer.json of the tokenizer that transformers makes of a folder.
+
+    Args:
+      definition: what the folder's tokenizer.json holds; with a vocabulary alone, all else is built.
+      settings: of tokenizer_config.json.
+      special_tokens: of special_tokens_map.json, which counts where the settings list no `added_tokens_decoder`.
+      hf: config.json.
+    """
+    kind = CLASSES.get(class_of(settings, hf) or "")
+    model = definition.get("model") or {}
+    if kind is not None and model.get("type") not in (None, kind.model):
+        kind = None
+    own = "added_tokens_decoder" in settings
+    named = {**({} if kind is None else kind.tokens), **settings, **({} if own else special_tokens)}
+    named = {**named, **{name: _content(named[name]) for name in NAMED if name in named}}
+    built = definition if kind is None else {**definition, **kind.build(definition, named)}
+    ids = _ids(model.get("vocab") or {})
+    added = _added(definition, settings, named, ids, generic=kind is None, special_tokens=special_tokens)
+    built = {**built, "added_tokens": added}
+    ids = {**ids, **{token["content"]: token["id"] for token in added}}
+    if kind is not None and kind.template is not None:
+        return {**built, "post_processor": kind.template(named, lambda token: ids.get(token, 0))}
+    if "post_processor" not in definition and ("add_bos_token" in settings or "add_eos_token" in settings):
+        return {**built, "post_processor": _around(_bos_and_eos(named), lambda token: ids.get(token, 0))}
+    return built
+
+
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _ids(vocabulary: Any) -> dict[str, int]:
+    if isinstance(vocabulary, Mapping):
+        return dict(vocabulary)
+    return {entry[0]: i for i, entry in enumerate(vocabulary)}
+
+
+def _added(
+    definition: Definition,
+    settings: Mapping[str, Any],
+    named: Mapping[str, Any],
+    ids: Mapping[str, int],
+    *,
+    generic: bool,
+    special_tokens: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """The added tokens, ascending: those of the files, then special ones that only settings name."""
+    listed = settings.get("added_tokens_decoder") or {}
+    from_file = definition.get("added_tokens") or []
+    first = from_file if generic or "added_tokens_decoder" not in settings else []
+    tokens = {token["content"]: dict(token) for token in first}
+    for place in sorted(listed, key=int):
+        token = listed[place]
+        flags = {flag: bool(token.get(flag)) for flag in ("single_word", "lstrip", "rstrip", "special")}
+        plain = {**flags, "normalized": token.get("normalized", not flags["special"])}
+        content = token["content"]
+        tokens[content] = {"id": tokens.get(content, {}).get("id"), "content": content, **plain}
+    extra = [*_listed(named, "additional_special_tokens"), *_listed(named, "extra_special_tokens")]
+    for token in [*(named.get(name) for name in NAMED), *extra]:
+        content = _content(token)
+        if not isinstance(content, str) or content in tokens:
+            continue
+        given = special_tokens.get("mask_token") if content == named.get("mask_token") else None
+        lstrip = given.get("lstrip", False) if isinstance(given, Mapping) else False
+        tokens[content] = {"id": None, "content": content, **_PLAIN, "lstrip": lstrip}
+    free = len(ids)
+    for token in tokens.values():
+        if token["id"] is None or not generic:
+            token["id"] = ids.get(token["content"], free)
+        free = max(free, token["id"] + 1)
+    return sorted(tokens.values(), key=lambda token: token["id"])
+
+
+_PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+
+
+def _listed(named: Mapping[str, Any], key: str) -> list[Any]:
+    value = named.get(key) or []
+    return list(value.values()) if isinstance(value, Mapping) else list(value)
+
+
+def _bos_and_eos(named: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    bos = named.get("bos_token") if named.get("add_bos_token") else None
+    return bos, named.get("eos_token") if named.get("add_eos_token") else None
+
+
+def _around(ends: tuple[str | None, str | None], id_of: Callable[[str], int]) -> Definition:
+    """A template that puts a token before and one behind each text."""
+    before, behind = ends
+
+    def single(kind: int, name: str) -> list[dict[str, Any]]:
+        special = [None if token is None else {"SpecialToken": {"id": token, "type_id": kind}} for token in ends]
+        return [item for item in (special[0], {"Sequence": {"id": name, "type_id": kind}}, special[1]) if item]
+
+    tokens = {token: {"id": token, "ids": [id_of(token)], "tokens": [token]} for token in ends if token is not None}
+    first, second = single(0, "A"), single(1, "B")
+    return {"type": "TemplateProcessing", "single": first, "pair": [*first, *second], "special_tokens": tokens}
+
+
+def _bert_template(named: Mapping[str, Any], id_of: Callable[[str], int]) -> Definition:
+    cls, sep = named["cls_token"], named["sep_token"]
+    whole = _around((cls, sep), id_of)
+    second = [{"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": sep, "type_id": 1}}]
+    return {**whole, "pair": [*whole["single"], *second]}
+
+
+def _xlm_template(named: Mapping[str, Any], id_of: Callable[[str], int]) -> Definition:
+    return _around((named["bos_token"], named["eos_token"]), id_of)
+
+
+def _roberta_template(named: Mapping[str, Any], id_of: Callable[[str], int]) -> Definition:
+    cls, sep = named["cls_token"], named["sep_token"]
+    return {
+        "type": "RobertaProcessing",
+        "sep": [sep, id_of(sep)],
+        "cls": [cls, id_of(cls)],
+        "trim_offsets": bool(named.get("trim_offsets", True)),
+        "add_prefix_space": bool(named.get("add_prefix_space", False)),
+    }
+
+
+def _word_pieces(definition: Definition, named: Mapping[str, Any]) -> Definition:
+    model = {
+        "type": "WordPiece",
+        "unk_token": named["unk_token"],
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+        "vocab": definition["model"]["vocab"],
+    }
+    accents = named.get("strip_accents")
+    normalizer = {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": bool(named.get("tokenize_chinese_chars", True)),
+        "strip_accents": None if accents is None else bool(accents),
+        "lowercase": bool(named.get("do_lower_case", True)),
+    }
+    decoder = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+    return {
+        "model": model,
+        "normalizer": normalizer,
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "decoder": decoder,
+    }
+
+
+def _byte_level(*, add_prefix_space: bool, use_regex: bool) -> Definition:
+    return {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": True, "use_regex": use_regex}
+
+
+def _pairs(definition: Definition, **options: Any) -> Definition:
+    whole = {"unk_token": None, "fuse_unk": False, "byte_fallback": False, **options}
+    model = definition["model"]
+    return {"type": "BPE", "dropout": None, **whole, "vocab": model["vocab"], "merges": model.get("merges") or []}
+
+
+def _roberta(definition: Definition, named: Mapping[str, Any]) -> Definition:
+    return {
+        "model": _pairs(definition, continuing_subword_prefix="", end_of_word_suffix=""),
+        "normalizer": None,
+        "pre_tokenizer": _byte_level(add_prefix_space=bool(named.get("add_prefix_space", False)), use_regex=True),
+        "decoder": _byte_level(add_prefix_space=True, use_regex=True),
+    }
+
+
+def _qwen(definition: Definition, named: Mapping[str, Any]) -> Definition:
+    split = {"type": "Split", "pattern": {"Regex": _WORDS}, "behavior": "Isolated", "invert": False}
+    bytes_ = _byte_level(add_prefix_space=bool(named.get("add_prefix_space", False)), use_regex=False)
+    return {
+        "model": _pairs(definition, continuing_subword_prefix="", end_of_word_suffix=""),
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes_]},
+        "decoder": _byte_level(add_prefix_space=True, use_regex=True),
+    }
+
+
+def _gemma(definition: Definition, named: Mapping[str, Any]) -> Definition:
+    split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    joined = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    return {
+        "model": _pairs(definition, unk_token=named["unk_token"], fuse_unk=True, byte_fallback=True),
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "pre_tokenizer": split,
+        "decoder": {"type": "Sequence", "decoders": [joined, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+    }
+
+
+def _xlm_roberta(definition: Definition, named: Mapping[str, Any]) -> Definition:
+    normalizer = definition.get("normalizer") or {}
+    steps = normalizer.get("normalizers") if normalizer.get("type") == "Sequence" else [normalizer]
+    scheme = "always" if named.get("add_prefix_space", True) else "never"
+    joined = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": True}
+    vocabulary = definition["model"]["vocab"]
+    return {
+        "model": {"type": "Unigram", "unk_id": 3, "vocab": vocabulary, "byte_fallback": False},
+        "normalizer": next((step for step in steps or [] if step.get("type") == "Precompiled"), None),
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, joined]},
+        "decoder": joined,
+    }
+
+
+_BERT_TOKENS = dict(unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]", cls_token="[CLS]", mask_token="[MASK]")
+_ROBERTA_TOKENS = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "sep_token": "</s>",
+    "cls_token": "<s>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "mask_token": "<mask>",
+}
+_MPNET_TOKENS = {**_ROBERTA_TOKENS, "unk_token": "[UNK]"}
+_QWEN_TOKENS = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
+_GEMMA_TOKENS = {**{name: f"<{name[:3]}>" for name in NAMED[:3]}, "pad_token": "<pad>", "mask_token": "<mask>"}
+
+CLASSES: Mapping[str, _Class] = {
+    "BertTokenizer": _Class("WordPiece", _BERT_TOKENS, _word_pieces, _bert_template),
+    "DistilBertTokenizer": _Class("WordPiece", _BERT_TOKENS, _word_pieces, _bert_template),
+    "MPNetTokenizer": _Class("WordPiece", _MPNET_TOKENS, _word_pieces, _roberta_template),
+    "RobertaTokenizer": _Class("BPE", _ROBERTA_TOKENS, _roberta, _roberta_template),
+    "XLMRobertaTokenizer": _Class("Unigram", _ROBERTA_TOKENS, _xlm_roberta, _xlm_template),
+    "Qwen2Tokenizer": _Class("BPE", _QWEN_TOKENS, _qwen),
+    "GemmaTokenizer": _Class("BPE", _GEMMA_TOKENS, _gemma),
+}
+"""Classes that build their tokenizer anew -> how."""

@@ -1,0 +1,104 @@
+"""The tokenizer of a folder as transformers makes it, from tokenizer.json or from a vocabulary alone."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers.models import BPE, WordPiece
+
+from jdistill.config import UserError
+from jdistill.folders import read_json
+from jdistill.student.tokenizer import COMPANIONS, Tokenizer
+from jdistill.student.tokenizer_classes import CLASSES, NAMED, Definition, as_transformers, class_of
+
+
+def read_tokenizer(
+    folder: str | Path, *, special_tokens: bool = True, options: Mapping[str, Any] | None = None, lowercase: bool = False
+) -> Tokenizer:
+    """The tokenizer that transformers makes of a folder.
+
+    Args:
+      folder: holds tokenizer.json, or vocab.txt, or vocab.json with merges.txt; beside it tokenizer_config.json and
+        config.json, which name the class.
+      special_tokens: whether `encode` adds the special tokens, such as [CLS] and [SEP].
+      options: win over those in tokenizer_config.json, as sentence-transformers' `processor_kwargs` do.
+      lowercase: lower-case texts first, where the tokenizer does not by itself.
+
+    Raises:
+      UserError: if there is no tokenizer, or it cannot be read.
+    """
+    folder = Path(folder)
+    hf = read_json(folder / "config.json")
+    special = read_json(folder / "special_tokens_map.json")
+    settings = {**read_json(folder / "tokenizer_config.json"), **(options or {})}
+    kind = class_of(settings, hf)
+    definition = _definition(folder, kind)
+    cut = definition.get("truncation")
+    if cut and not settings.get("truncation_side"):
+        settings["truncation_side"] = str(cut.get("direction", "right")).lower()
+    settings["tokenizer_class"] = settings.get("tokenizer_class") or kind or "PreTrainedTokenizerFast"
+    where = folder / "tokenizer.json"
+    try:
+        definition = as_transformers(definition, settings, special, hf)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{where}: does not fit {folder / 'tokenizer_config.json'}, which names {settings['tokenizer_class']!r}: "
+            f"{type(error).__name__} {error}. Copy or download both again."
+        ) from error
+    names = [name for name in COMPANIONS if (folder / name).is_file()]
+    companions = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    if kind is not None:
+        defaults = {key: token for key, token in CLASSES[kind].tokens.items() if key not in special}
+        settings = {**defaults, **settings}
+    if lowercase and not _lowercases(definition.get("normalizer")):
+        definition, settings = _lowercased(definition, settings)
+    companions["tokenizer_config.json"] = json.dumps(settings, ensure_ascii=False)
+    return Tokenizer.made(definition, companions, special_tokens=special_tokens, where=where)
+
+
+def _definition(folder: Path, kind: str | None) -> Definition:
+    """What tokenizer.json holds, or would hold of the vocabulary alone."""
+    if (folder / "tokenizer.json").is_file():
+        return read_json(folder / "tokenizer.json")
+    model = CLASSES[kind].model if kind is not None else None
+    try:
+        if model == "WordPiece" and (folder / "vocab.txt").is_file():
+            return _bare({"vocab": WordPiece.read_file(str(folder / "vocab.txt"))})
+        if model == "BPE" and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            vocab, merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+            return _bare({"vocab": vocab, "merges": [list(pair) for pair in merges]})
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{folder}: its vocabulary cannot be read: {error}. Copy or download it again.") from error
+    others = sorted(file.name for pattern in ("*.model", "vocab*", "*.txt") for file in folder.glob(pattern))
+    found = f", only {', '.join(others)}" if others else ""
+    raise UserError(
+        f"{folder}: has no tokenizer.json{found}. Expected one, or a vocabulary that config.json and "
+        "tokenizer_config.json give a class for. Where transformers is installed (pip install 'jdistill[teacher]'), "
+        f"run `jdistill convert {folder} NEW_FOLDER`, and give that folder."
+    )
+
+
+def _bare(model: dict[str, Any]) -> Definition:
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "model": model}
+
+
+def _lowercases(normalizer: Mapping[str, Any] | None) -> bool:
+    if not normalizer:
+        return False
+    steps = [normalizer, *(normalizer.get("normalizers") or [])]
+    return any(step.get("type") == "Lowercase" or step.get("lowercase") is True for step in steps)
+
+
+def _lowercased(definition: Definition, settings: dict[str, Any]) -> tuple[Definition, dict[str, Any]]:
+    """Lower-casing before all else, as sentence-transformers adds it. No option of a class says that, so the generic
+    class is named, which takes tokenizer.json as it is."""
+    before = definition.get("normalizer")
+    steps = before["normalizers"] if before and before.get("type") == "Sequence" else [before] if before else []
+    normalizer = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
+    kept = {key: value for key, value in settings.items() if key in (*NAMED, *_KEPT)}
+    return {**definition, "normalizer": normalizer}, {**kept, "tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+_KEPT = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
+"""Options that the generic class obeys."""
