@@ -31,7 +31,10 @@ REGISTERED: Mapping[str, str | None] = {
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Settings that name a special token."""
 
-_WORDS = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 """Where Qwen's tokenizer splits texts."""
 
 
@@ -157,7 +160,6 @@ def _bos_and_eos(named: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 def _around(ends: tuple[str | None, str | None], id_of: Callable[[str], int]) -> Definition:
     """A template that puts a token before and one behind each text."""
-    before, behind = ends
 
     def single(kind: int, name: str) -> list[dict[str, Any]]:
         special = [None if token is None else {"SpecialToken": {"id": token, "type_id": kind}} for token in ends]
@@ -270,7 +272,7 @@ def _xlm_roberta(definition: Definition, named: Mapping[str, Any]) -> Definition
     }
 
 
-_BERT_TOKENS = dict(unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]", cls_token="[CLS]", mask_token="[MASK]")
+_BERT_TOKENS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
 _ROBERTA_TOKENS = {
     "bos_token": "<s>",
     "eos_token": "</s>",
@@ -281,7 +283,7 @@ _ROBERTA_TOKENS = {
     "mask_token": "<mask>",
 }
 _MPNET_TOKENS = {**_ROBERTA_TOKENS, "unk_token": "[UNK]"}
-_QWEN_TOKENS = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
+_QWEN_TOKENS: Mapping[str, str] = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
 _GEMMA_TOKENS = {**{name: f"<{name[:3]}>" for name in NAMED[:3]}, "pad_token": "<pad>", "mask_token": "<mask>"}
 
 CLASSES: Mapping[str, _Class] = {

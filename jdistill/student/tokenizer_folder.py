@@ -14,7 +14,11 @@ from jdistill.student.tokenizer_classes import CLASSES, NAMED, Definition, as_tr
 
 
 def read_tokenizer(
-    folder: str | Path, *, special_tokens: bool = True, options: Mapping[str, Any] | None = None, lowercase: bool = False
+    folder: str | Path,
+    *,
+    special_tokens: bool = True,
+    options: Mapping[str, Any] | None = None,
+    lowercase: bool = False,
 ) -> Tokenizer:
     """The tokenizer that transformers makes of a folder.
 
@@ -91,8 +95,10 @@ def _lowercases(normalizer: Mapping[str, Any] | None) -> bool:
 
 
 def _lowercased(definition: Definition, settings: dict[str, Any]) -> tuple[Definition, dict[str, Any]]:
-    """Lower-casing before all else, as sentence-transformers adds it. No option of a class says that, so the generic
-    class is named, which takes tokenizer.json as it is."""
+    """Lower-casing before all else, as sentence-transformers adds it.
+
+    No option of a class says that, so the generic class is named, which takes tokenizer.json as it is.
+    """
     before = definition.get("normalizer")
     steps = before["normalizers"] if before and before.get("type") == "Sequence" else [before] if before else []
     normalizer = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}

@@ -86,17 +86,6 @@ def test_save_and_read_back(folder, tmp_path):
     assert (tmp_path / "vocab.txt").read_text() == (folder / "vocab.txt").read_text()
 
 
-def test_lowercase_is_added_on_demand(tmp_path):
-    write_tokenizer(tmp_path)
-    definition = json.loads((tmp_path / "tokenizer.json").read_text())
-    definition["normalizer"]["lowercase"] = False
-    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
-    plain = Tokenizer.from_folder(tmp_path)
-    lower = Tokenizer.from_folder(tmp_path, lowercase=True)
-    assert lower.encode(["The CAT"], 9) == plain.encode(["the cat"], 9) != plain.encode(["The CAT"], 9)
-    assert lower.fingerprint != plain.fingerprint
-
-
 def test_no_room_for_a_token_is_an_error(folder):
     with pytest.raises(ValueError, match="no room"):
         Tokenizer.from_folder(folder).encode(["cat"], 2)

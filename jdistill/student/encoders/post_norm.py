@@ -170,7 +170,7 @@ def positions_behind(rows: Rows, padding: int) -> Int[Array, "r p"]:
     Parity: `create_position_ids_from_input_ids` of transformers' RoBERTa.
     """
     uncounted = rows.held & (rows.ids == padding)
-    before = jnp.cumsum(uncounted, axis=1) - uncounted
+    before = jnp.cumsum(uncounted, axis=1, dtype=jnp.int32) - uncounted.astype(jnp.int32)
     begins = jnp.maximum(jnp.arange(rows.ids.shape[1])[None] - rows.ordinals, 0)
     inside = before - jnp.take_along_axis(before, begins, axis=1)
     return jnp.where(rows.held & ~uncounted, rows.ordinals - inside + padding + 1, padding)
