@@ -23,6 +23,7 @@ the river, in order:
   jdistill evaluate runs/x                          run folder or model -> table
   jdistill export   runs/x my-model                 run folder -> verified sentence-transformers folder
   jdistill show     configs/x.yaml                  the resolved configuration
+  jdistill convert  old-model new-model             pickled weights -> safetensors, for students
 """
 
 
@@ -171,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--schema", action="store_true", help="print the JSON Schema of the configuration, for editors")
     show.add_argument("config", nargs="?", help="YAML file of the run")
     show.add_argument("overrides", nargs="*", metavar="key=value")
+    convert = verb("convert", _convert, "write a model with pickled weights as safetensors, for students")
+    convert.add_argument("model", metavar="MODEL", help="model folder or hub id")
+    convert.add_argument("out", metavar="OUT", help="folder to write; it must not exist")
     return parser
 
 
@@ -244,6 +248,12 @@ def _export(options: argparse.Namespace) -> None:
         print(f"{options.out} is written, but not verified: pip install 'jdistill[teacher]' brings what compares it.")
     else:
         print(verification)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from jdistill import verbs
+
+    print(f"{verbs.convert(options.model, options.out)} is written: student.init may name it.")
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -24,6 +24,23 @@ MODALITIES = ("vision_config", "audio_config", "image_config", "video_config")
 """Sections of `config.json` of models that read more than text."""
 
 
+VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken")
+"""A transformer's folder has at least one of them; without, transformers makes a tokenizer that knows no word."""
+
+
+def refuse_without_vocabulary(place: Path, *, where: str) -> None:
+    """Refuse a transformer's folder without any file that a tokenizer could be made of.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if not any(file.is_file() for pattern in VOCABULARIES for file in place.glob(pattern)):
+        raise UserError(
+            f"{where}: {place} has no tokenizer.json and no other vocabulary. Expected the model's tokenizer beside "
+            "its weights. Copy or download all of its files."
+        )
+
+
 def refuse_what_no_student_reads(folder: Path) -> None:
     """Refuse a folder that no student can be read from, whatever its architecture.
 
@@ -31,7 +48,7 @@ def refuse_what_no_student_reads(folder: Path) -> None:
       UserError: if it is an adapter, is quantised, or keeps a vector per token.
     """
     where = str(folder)
-    for place in _transformers(folder):
+    for place in transformers_in(folder):
         _refuse_adapter(place, where)
         _refuse_quantised(place, where)
     _refuse_multi_vector(folder, where)
@@ -48,7 +65,7 @@ def refuse_what_no_teacher_gives(folder: Path, *, where: str) -> None:
       UserError: if it is an adapter, quantised, sparse, multi-vector, a cross-encoder, or reads more than text.
     """
     where = f"{where}: {folder}"
-    for place in _transformers(folder):
+    for place in transformers_in(folder):
         _refuse_adapter(place, where)
         _refuse_quantised(place, where)
         _refuse_modalities(place, where)
@@ -58,12 +75,11 @@ def refuse_what_no_teacher_gives(folder: Path, *, where: str) -> None:
     _refuse_cross_encoder(folder, where)
 
 
-def _transformers(folder: Path) -> list[Path]:
-    """Where a `config.json` of transformers may lie."""
-    return [
-        folder,
-        *(module.folder for module in all_modules(folder) if module.cls in ("Transformer", "MLMTransformer")),
-    ]
+def transformers_in(folder: Path) -> list[Path]:
+    """Where a transformer lies, inside a router too: the folder itself where no module says otherwise."""
+    modules = list(all_modules(folder))
+    found = [module.folder for module in modules if module.cls in ("Transformer", "MLMTransformer")]
+    return found if modules else [folder]
 
 
 def _refuse_adapter(place: Path, where: str) -> None:

@@ -53,7 +53,8 @@ class Pretrained:
 
 
 def locate(name: str, *, revision: str | None = None, tokenizer_only: bool = False) -> Path:
-    """The folder itself, or that of a hub id, downloaded if need be: safetensors, tokenizer and configuration files.
+    """The folder itself, or that of a hub id, downloaded if need be: tokenizer and configuration files, and
+    weights as safetensors, or as pickles where there are no others.
 
     Raises:
       UserError: if there is neither.
@@ -64,13 +65,18 @@ def locate(name: str, *, revision: str | None = None, tokenizer_only: bool = Fal
         raise UserError(f"{name}: no such folder. Give a model's folder or its Hugging Face id, such as 'owner/model'.")
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.txt", *([] if tokenizer_only else ["*.safetensors"])]
+    def fetched(*patterns: str) -> Path:
+        others = ["onnx/*", "openvino/*"]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[*patterns], ignore_patterns=others))
+
+    small = ("*.json", "*.txt", "*.model")
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=patterns, ignore_patterns=["onnx/*", "openvino/*"]
-            )
-        )
+        if tokenizer_only:
+            return fetched(*small)
+        folder = fetched(*small, "*.safetensors")
+        if any(folder.rglob("*.safetensors")):
+            return folder
+        return fetched(*small, "pytorch_model*.bin", "*/pytorch_model.bin")
     except Exception as error:  # network, cache, permissions, unknown id: all told by the library
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -110,16 +116,23 @@ def read_folder(folder: str | Path) -> Pretrained:
         head_params=head_params,
         prompts=_prompts(settings, folder / "config_sentence_transformers.json"),
         default_prompt_name=settings.get("default_prompt_name"),
-        truncate_dim=settings.get("truncate_dim"),
+        truncate_dim=_positive(settings, "truncate_dim", folder / "config_sentence_transformers.json"),
         is_sentence_transformer=True,
     )
 
 
 def _prompts(settings: Mapping[str, Any], path: Path) -> dict[str, str]:
     prompts = settings.get("prompts") or {}
-    if not isinstance(prompts, dict):
+    if not isinstance(prompts, dict) or not all(text is None or isinstance(text, str) for text in prompts.values()):
         raise UserError(f"{path}: prompts is {prompts!r}; expected names and texts, such as {{'query': 'query: '}}.")
-    return dict(prompts)
+    return {name: text or "" for name, text in prompts.items()}
+
+
+def _positive(settings: Mapping[str, Any], key: str, path: Path) -> int | None:
+    value = settings.get(key)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise UserError(f"{path}: {key} is {value!r}; expected a whole number of at least 1, or null.")
+    return value
 
 
 def _plain(folder: Path) -> Pretrained:

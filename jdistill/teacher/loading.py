@@ -8,6 +8,7 @@ from jdistill.folders import check_tensors, read_json, refuse_what_no_teacher_gi
 from jdistill.folders.code import refuse_foreign_code
 from jdistill.folders.modules import all_modules
 from jdistill.folders.pickles import import_torch, pickle_files
+from jdistill.folders.refusals import refuse_without_vocabulary, transformers_in
 from jdistill.teacher.complete import check_complete, check_finite, recorded_loading
 from jdistill.teacher.config import TeacherConfig
 from jdistill.teacher.describe import find_folder, is_local, require_model
@@ -33,8 +34,12 @@ def check_folder(config: TeacherConfig, *, where: str) -> None:
     if folder is None:
         return
     _check_kind(config, folder, where)
-    if is_local(config):
-        _check_weights(folder, where)
+    if not is_local(config):
+        return
+    _check_weights(folder, where)
+    for place in transformers_in(folder):
+        if not config.trust_remote_code:  # code of a model's own may keep words where it likes
+            refuse_without_vocabulary(place, where=where)
 
 
 def load(config: TeacherConfig, *, where: str) -> Any:

@@ -220,3 +220,10 @@ def test_folders_are_looked_at_without_torch(config, folder, tmp_path):
         "assert not {'torch', 'transformers', 'sentence_transformers', 'datasets', 'jax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_teacher_without_any_vocabulary_is_refused(config, folder):
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).unlink()
+    with pytest.raises(UserError, match=r"teachers\.x: .* has no tokenizer\.json and no other vocabulary"):
+        Teacher(config(model=str(folder)), name="x")

@@ -1,0 +1,133 @@
+"""A folder with pickled weights, or a tokenizer that transformers alone reads, written anew as students read it."""
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jdistill.config import UserError
+from jdistill.folders import read_json, refuse_what_no_student_reads
+from jdistill.folders.modules import all_modules
+from jdistill.folders.names import canonical, is_buffer
+from jdistill.folders.pickles import pickle_files, read_torch
+from jdistill.folders.refusals import refuse_without_vocabulary, transformers_in
+from jdistill.folders.tensors import weight_files
+from jdistill.student.hf_folder import locate, read_folder
+
+COPIED = ("*.json", "*.txt", "*.model", "*.md", "LICENSE*")
+"""Files that are taken over as they are, next to weights that are safetensors already."""
+
+
+def convert(model: str, out: str | Path) -> Path:
+    """Write a model's folder so that a student can begin from it, on a machine without torch too.
+
+    Pickled weights, those of single modules too, become safetensors under the names that transformers gives them today;
+    a tokenizer.json is written where there is only a vocabulary; all else is copied. Nothing of the folder is run:
+    pickles are read by `torch.load(weights_only=True)`.
+
+    Args:
+      model: folder, or id of the hub.
+      out: new folder; it appears whole or not at all.
+
+    Returns:
+      The new folder.
+
+    Raises:
+      UserError: if `out` exists, torch or transformers are missing where they are needed, or no student can be read
+        from the folder even so.
+    """
+    out = Path(out).expanduser()
+    if os.path.lexists(out):
+        raise UserError(f"{out}: exists already, and is not written over. Name a new folder.")
+    source = locate(model)
+    refuse_what_no_student_reads(source)
+    with _fresh(out) as fresh:
+        places = {source, *(module.folder for module in all_modules(source) if module.folder.is_dir())}
+        for place in sorted(places):
+            _convert_place(place, fresh / place.relative_to(source), alone=place == source and len(places) == 1)
+        _write_tokenizer(source, fresh)
+        try:
+            read_folder(fresh)
+        except UserError as error:
+            raise UserError(str(error).replace(str(fresh), str(source))) from error
+    return out
+
+
+@contextmanager
+def _fresh(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    fresh.mkdir()
+    try:
+        yield fresh
+        for file in [*fresh.rglob("*"), fresh]:
+            _sync(file)
+        if os.path.lexists(out):
+            raise UserError(f"{out}: was made by something else meanwhile. Name a new folder.")
+        os.rename(fresh, out)
+        _sync(out.parent)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system syncs folders
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _convert_place(place: Path, target: Path, *, alone: bool) -> None:
+    """One folder of the model. `alone`: it is the only one, so it must have weights."""
+    target.mkdir(parents=True, exist_ok=True)
+    copied = {file for pattern in COPIED for file in place.glob(pattern) if file.is_file()}
+    safe = list(place.glob("*.safetensors*"))
+    pickled = [] if safe else pickle_files(place)
+    if safe or (alone and not pickled):
+        copied |= {*weight_files(place), *place.glob("model.safetensors.index.json")}
+    for file in copied:
+        if not file.name.endswith(".bin.index.json"):
+            shutil.copyfile(file, target / file.name)
+    if pickled:
+        _write_safetensors(place, target / "model.safetensors")
+
+
+def _write_safetensors(place: Path, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    named = {canonical(name): tensor for name, tensor in read_torch(place).items() if not is_buffer(name)}
+    # Tied tensors share memory in a pickle, which safetensors does not allow.
+    save_file({name: tensor.clone().contiguous() for name, tensor in named.items()}, path, metadata={"format": "pt"})
+
+
+def _write_tokenizer(source: Path, fresh: Path) -> None:
+    """Have transformers write a tokenizer.json where a transformer has none."""
+    for place in transformers_in(source):
+        if (place / "tokenizer.json").is_file():
+            continue
+        refuse_without_vocabulary(place, where=str(source))
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise UserError(
+                f"{place}: has no tokenizer.json, and transformers, which writes one, is not installed: {error}. "
+                "Install it: pip install 'jdistill[teacher]'."
+            ) from error
+        target = fresh / place.relative_to(source)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
+            tokenizer.save_pretrained(str(target))
+        except Exception as error:  # whatever a damaged vocabulary makes the libraries raise
+            reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+            raise UserError(
+                f"{place}: has no tokenizer.json, and transformers cannot make one: {reason}. Copy or download the "
+                "model's tokenizer files again."
+            ) from error
+        if not read_json(target / "tokenizer.json"):
+            raise UserError(f"{place}: its tokenizer is one of Python code alone. Give a model with a fast tokenizer.")
