@@ -21,11 +21,11 @@ _TOKENIZER = (
 )
 """Files that decide tokens."""
 
-_CONFIGURATION = ("config.json", "*_config.json", "modules.json")
+_CONFIGURATION = (
+    *("config.json", "sentence_*_config.json", "modules.json", "router_config.json"),
+    *("wordembedding_config.json", "cnn_config.json", "lstm_config.json"),
+)
 """Files that decide what is computed."""
-
-_OTHER = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
-"""Files of such names that do not."""
 
 _NO_MATTER = {
     *("transformers_version", "_name_or_path", "name_or_path", "__version__", "torch_dtype", "dtype", "_commit_hash"),
@@ -62,7 +62,7 @@ def config_hash(folder: Path, *, only_json: bool = False, code: bool = False) ->
       only_json: whether to leave out all files but JSON.
       code: whether the folder's Python files are run, and so decide too.
     """
-    files = _matching(folder, *_CONFIGURATION, *(["*.py"] if code else [])) - _matching(folder, *_TOKENIZER, *_OTHER)
+    files = _matching(folder, *_CONFIGURATION, *(["*.py"] if code else [])) - _matching(folder, *_TOKENIZER)
     if _matching(folder, "*.safetensors"):
         files |= {file for file in _matching(folder, PICKLES) if not any(file.parent.glob("*.safetensors"))}
     files = {file for file in files if file.suffix == ".json" or not only_json}
@@ -88,8 +88,8 @@ def _of_bytes(file: Path) -> str:
 
 
 def _of_content(file: Path) -> str:
-    """Of JSON objects what matters in them, however they are laid out; of other files the bytes."""
-    if file.suffix != ".json" or file.name in ("modules.json", "tokenizer.json", "vocab.json"):
+    """Of settings what matters in them, however they are laid out; of other files the bytes."""
+    if not file.name.endswith(("config.json", "_map.json")):
         return _of_bytes(file)
     content = {key: value for key, value in read_json(file).items() if key not in _NO_MATTER}
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

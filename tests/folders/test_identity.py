@@ -29,6 +29,7 @@ def test_a_moved_folder_and_what_does_not_matter_keep_them(folder, tmp_path):
     path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
     change(moved / "config_sentence_transformers.json", prompts={"query": "q: "})
     (moved / "README.md").write_text("text")
+    (moved / "data_config.json").write_text("[]")  # which all-MiniLM-L6-v2 has
     (moved / "code.py").write_text("text")
     assert hashes(moved) == before
 
