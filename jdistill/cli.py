@@ -7,6 +7,7 @@ is imported before a verb needs it, so that `--help` and mistakes answer at once
 """
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -29,6 +30,21 @@ the river, in order:
 
 AGAIN = 75
 """Exit code that asks to be started again: EX_TEMPFAIL of sysexits.h."""
+
+
+_REFUSALS = {
+    errno.EACCES: "Check who may read and write there.",
+    errno.EPERM: "Check who may read and write there.",
+    errno.EROFS: "Name a place that can be written to.",
+    errno.ENOTDIR: "Name a folder that is not inside a file.",
+    errno.EEXIST: "Name another place: a file is where a folder should be.",
+    errno.EISDIR: "Name a file.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ENOSPC: "Free some space, then start the same command again.",
+    errno.EDQUOT: "Free some space, then start the same command again.",
+    errno.EFBIG: "Raise the limit of file sizes (ulimit -f), then start the same command again.",
+}
+"""What the operating system refuses, and what the user can do about it."""
 
 
 def run() -> NoReturn:
@@ -67,6 +83,12 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) ->
     unknown = [item for item in rest if item.startswith("-") or "=" not in item or not hasattr(options, "overrides")]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    for name in ("models", "run", "out"):  # `~` that no shell has seen; `config` is expanded where it is read
+        given = getattr(options, name, None)
+        if isinstance(given, str):
+            setattr(options, name, os.path.expanduser(given))
+        elif given is not None:
+            setattr(options, name, [os.path.expanduser(item) for item in given])
     if rest:
         options.overrides = [*options.overrides, *rest]
     return options
@@ -93,6 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if options.traceback or error.errno not in _REFUSALS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror}. {_REFUSALS[error.errno]}", file=sys.stderr, flush=True)
+        return 2
     except Exception as error:
         return _again(error)
     return 0

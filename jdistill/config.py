@@ -28,7 +28,14 @@ class Config(BaseModel):
     )
 
 
-PathText = Annotated[str, AfterValidator(os.path.expanduser)]
+def _expanded(path: str) -> str:
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise ValueError(f"{found.split('/')[0]!r} is no user of this machine. Write the whole path.")
+    return found
+
+
+PathText = Annotated[str, AfterValidator(_expanded)]
 """A path, or an id of the hub, with `~` expanded."""
 
 C = TypeVar("C", bound=Config)
@@ -51,7 +58,9 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
       UserError: if the file is missing, is not YAML or does not hold a mapping.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a YAML file. Name the file in it.")
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
         hint = f" Did you mean '{path.parent / near[0]}'?" if near else ""
@@ -144,7 +153,9 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> st
             lines.append(f"{where}: {path + ': ' if path else ''}{item.get('ctx', {}).get('error')}")
         else:
             message = item["msg"][0].lower() + item["msg"][1:]
-            lines.append(f"{where}: {path}: is {_shown(item['input'])}; {message}.")
+            quotes = isinstance(item["input"], int | float) and item["type"] == "string_type"
+            hint = " Put it in quotes if it is text." if quotes else ""
+            lines.append(f"{where}: {path}: is {_shown(item['input'])}; {message}.{hint}")
     if len(mistakes) > MISTAKES:
         lines.append(f"{where}: and {len(mistakes) - MISTAKES:,} more mistakes.")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Reading YAML that anyone may have written, within limits, and writing YAML that reads back as the same value.
 
-The dialect is YAML 1.1 as PyYAML reads it, with the numbers of YAML 1.2 (`1e-4` is a number), without dates (a name
-such as 2024-01-01 is a string), and with merge keys (`<<: *defaults`).
+The dialect is YAML 1.1 as PyYAML reads it, with merge keys (`<<: *defaults`) and the numbers of YAML 1.2: `1e-4` is
+one, while 2024-01-01, 12:30 and 0042, which YAML 1.1 takes for a date, for minutes and for octal digits, are strings.
 """
 
 import re
@@ -19,17 +19,19 @@ LARGEST = 10_000
 DEEPEST = 50
 """Levels of nesting that a file may have."""
 
-_DATE, _EQUALS = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"
+_KEPT = ("bool", "null", "merge")
 _RESOLVERS = {
-    first: [(tag, pattern) for tag, pattern in found if tag not in (_DATE, _EQUALS)]
+    first: [(tag, pattern) for tag, pattern in found if tag.rpartition(":")[2] in _KEPT]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_FLOAT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"))
+_NUMBERS = {
+    "int": r"[-+]?(0|[1-9][\d_]*)|[-+]?0x[\da-fA-F_]+|[-+]?0b[01_]+",
+    "float": r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+|[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*)"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
 
 
 class _Loader(yaml.SafeLoader):  # libyaml's refuses JSON's escapes of characters beyond 16 bits
-    yaml_implicit_resolvers = _RESOLVERS
-
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """The value of a node; one that its tag does not fit is an error of YAML, with its line."""
         try:
@@ -43,9 +45,7 @@ class _Loader(yaml.SafeLoader):  # libyaml's refuses JSON's escapes of character
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes a string that the loader would take for something else."""
-
-    yaml_implicit_resolvers = _RESOLVERS
+    """Quotes a string that the loader, or another reader of YAML, would take for something else."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -57,8 +57,10 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
 
 
 _Dumper.add_representer(str, _represent_text)
-_Loader.add_implicit_resolver(*_FLOAT, list("-+.0123456789"))
-_Dumper.add_implicit_resolver(*_FLOAT, list("-+.0123456789"))
+_Loader.yaml_implicit_resolvers = _RESOLVERS
+for _name, _pattern in _NUMBERS.items():
+    for _of in (_Loader, _Dumper):
+        _of.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list("-+.0123456789"))
 
 
 def read_yaml(content: bytes | str) -> Any:

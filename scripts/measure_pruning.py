@@ -19,7 +19,7 @@ from unittest.mock import patch
 import jax
 import numpy as np
 
-from jdistill.data import read_columns
+from jdistill.data import read_columns, text
 from jdistill.evaluate.sts import STS, sts
 from jdistill.model import Model
 from jdistill.student import Corpus, StudentConfig, make_student
@@ -54,8 +54,8 @@ def main() -> None:
     p.add_argument("--sts", required=True)
     p.add_argument("--only", default="", help="ways whose name has this in it, besides the whole")
     a = p.parse_args()
-    corpus = Corpus.of(list(read_columns(a.texts, [a.column])[a.column]))
-    columns = read_columns(a.sts, ["sentence1", "sentence2"])
+    corpus = Corpus.of(list(read_columns(a.texts, {a.column: text})[a.column]))
+    columns = read_columns(a.sts, {"sentence1": text, "sentence2": text})
     texts = [*columns["sentence1"], *columns["sentence2"]]
     whole, notes = None, []
     print("| cut | parameters, M | words, M | STS | cosines of the whole | seconds |\n|---|---|---|---|---|---|")

@@ -1,5 +1,7 @@
 """The command line: quick help, exit codes, and nothing heavy imported before it is needed."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -75,3 +77,15 @@ def test_the_command_starts_again_in_huge_pages_once(monkeypatch):
     cli.with_huge_pages()  # the process that was started has the variable
     assert len(calls) == 1
     assert cli.os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.ENOTDIR])
+def test_what_the_system_refuses_is_told_in_one_line(monkeypatch, capsys, number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number), "/a/b")
+
+    monkeypatch.setattr("jdistill.verbs.show", refuse)
+    assert cli.main(["show", "x.yaml"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: /a/b: {os.strerror(number)}. ")
+    with pytest.raises(OSError, match="/a/b"):
+        cli.main(["show", "--traceback", "x.yaml"])

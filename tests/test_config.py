@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from jdistill.config import Config, UserError, dump_yaml, load_config, parse
+from jdistill.config import Config, PathText, UserError, dump_yaml, load_config, parse
 
 
 class Cosine(Config):
@@ -175,7 +175,7 @@ def test_files_that_are_no_configuration(tmp_path, content, expected):
 
 
 def test_a_folder_instead_of_a_file(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="is a folder, expected a YAML file"):
         load_config(Run, tmp_path)
 
 
@@ -190,3 +190,19 @@ def test_many_mistakes_are_counted_and_found_fast(tmp_path):
 def test_dumped_text_reads_back(tmp_path):
     for name in ("2e-5", "12e4567", "1E3", "0x10", "1_000", "on", "null", "~", "2024-01-01", "=", "<<", "\x85", " a "):
         assert load_config(Run, written(tmp_path, dump_yaml(Run(name=name)))).name == name
+
+
+class Place(Config):
+    folder: PathText
+
+
+def test_home_is_expanded_and_an_id_of_the_hub_stays(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    found = [Place(folder=folder).folder for folder in ("~/a", "~", "owner/name", "a/~")]
+    assert found == ["/home/me/a", "/home/me", "owner/name", "a/~"]
+    with pytest.raises(UserError, match=r"folder: '~nobody-called-so' is no user of this machine"):
+        parse(Place, {"folder": "~nobody-called-so/a"}, where="a.yaml")
+
+
+def test_a_number_where_text_is_expected_is_told_to_be_quoted(tmp_path):
+    assert "name: is 120000.0; input should be a valid string. Put it in quotes" in error(tmp_path, "name: 12e4\n")

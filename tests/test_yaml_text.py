@@ -117,3 +117,8 @@ def test_bytes_that_are_no_text():
         read_yaml(b"a: 1\nb: \xff\n")
     with pytest.raises(yaml.YAMLError, match="UTF-16"):
         read_yaml("a: 1".encode("utf-16"))
+
+
+@pytest.mark.parametrize("word", ["0042", "12:30", "2024-01-31", "-07", "1:2.5"])
+def test_what_has_a_leading_zero_or_a_colon_is_text(word):
+    assert read_yaml(word) == word

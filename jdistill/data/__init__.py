@@ -3,5 +3,18 @@
 from jdistill.data.config import ColumnMap, SourceConfig
 from jdistill.data.files import read_columns
 from jdistill.data.rows import Row, fingerprint, read_rows
+from jdistill.data.values import WrongValueError, identifier, number, text, title
 
-__all__ = ["ColumnMap", "Row", "SourceConfig", "fingerprint", "read_columns", "read_rows"]
+__all__ = [
+    "ColumnMap",
+    "Row",
+    "SourceConfig",
+    "WrongValueError",
+    "fingerprint",
+    "identifier",
+    "number",
+    "read_columns",
+    "read_rows",
+    "text",
+    "title",
+]

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from jdistill.config import UserError
+from jdistill.data.batch import Batch, require_columns
 from jdistill.data.config import SourceConfig
-from jdistill.data.files import Batch, require_columns
 
 _BATCH_ROWS = 1000
 
@@ -25,13 +25,47 @@ def hub_batches(source: SourceConfig, *, where: str = "") -> Iterator[Batch]:
         require_columns(columns, data.column_names, where=where)
         data = data.select_columns(columns)
     first = 1
-    for batch in data.iter(batch_size=_BATCH_ROWS):
+    for batch in _read(data, where):
         require_columns(columns, list(batch), where=where)
         yield Batch(where, first, {column: list(batch[column]) for column in columns})
         first += len(batch[columns[0]])
 
 
+def local_files(source: SourceConfig) -> list[tuple[str, Path]]:
+    """Name inside the folder and path of each file of a data set that lies on this machine, sorted; else none.
+
+    What `datasets` writes about a folder it has read (`cache-*`) or saved (`state.json`) is no part of the data.
+    """
+    folder = Path(str(source.dataset))
+    if not folder.is_dir():
+        return []
+    files = (file for file in folder.rglob("*") if file.is_file())
+    named = [(file.relative_to(folder).as_posix(), file) for file in files]
+    return sorted(
+        (name, file)
+        for name, file in named
+        if file.name != "state.json" and not file.name.startswith(("cache-", ".")) and file.suffix != ".lock"
+    )
+
+
+def _read(data: Any, where: str) -> Iterator[dict[str, Any]]:
+    """The batches of a data set; whatever the package raises while it reads is about the data."""
+    batches = data.iter(batch_size=_BATCH_ROWS)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:
+            reason = " ".join(str(error).split()).rstrip(".")[:300]
+            raise UserError(
+                f"{where}: cannot be read: {type(error).__name__}: {reason}. Repair the data set."
+            ) from error
+        yield batch
+
+
 def _load(source: SourceConfig, where: str) -> Any:
+    """The data set without the format that it may have been saved with, which leaves columns and types out."""
     try:
         import datasets
     except ImportError as error:
@@ -42,7 +76,8 @@ def _load(source: SourceConfig, where: str) -> Any:
     try:
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             saved = datasets.load_from_disk(str(path))
-            return saved[source.split] if isinstance(saved, datasets.DatasetDict) else saved
+            saved = saved[source.split] if isinstance(saved, datasets.DatasetDict) else saved
+            return saved.with_format(None)
         return datasets.load_dataset(
             str(source.dataset),
             source.name,

@@ -3,13 +3,15 @@
 import hashlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jdistill.config import UserError
+from jdistill.data.batch import Batch
 from jdistill.data.config import ColumnMap, SourceConfig
-from jdistill.data.files import Batch, file_batches, find_files
-from jdistill.data.hub import hub_batches
+from jdistill.data.files import file_batches, find_files
+from jdistill.data.hub import hub_batches, local_files
+from jdistill.data.values import WrongValueError, number, text
 
 _log = logging.getLogger(__name__)
 _LARGEST_SCORE = 3.4e38  # stores keep float32
@@ -34,7 +36,7 @@ class _Counts(NamedTuple):
     scores: int | None
 
 
-class _WrongValueError(Exception):
+class _WrongCellError(Exception):
     def __init__(self, column: str, problem: str, *, empty: bool = False) -> None:
         super().__init__(problem)
         self.column = column
@@ -61,12 +63,12 @@ def read_rows(name: str, source: SourceConfig) -> Iterator[Row]:
                 return
             try:
                 rows = _rows(source.columns, batch, i, counts)
-            except _WrongValueError as wrong:
+            except _WrongCellError as wrong:
                 if wrong.empty and source.empty == "drop":
                     dropped += 1
                     continue
                 raise UserError(
-                    f"{batch.where}, row {batch.first + i}, column '{wrong.column}': {wrong}. "
+                    f"{batch.place(i)}, column '{wrong.column}': {wrong}. "
                     + (f"Repair the row, or set data.{name}.empty: drop." if wrong.empty else "")
                 ) from None
             rows = rows[: None if source.limit is None else source.limit - kept]
@@ -79,18 +81,30 @@ def read_rows(name: str, source: SourceConfig) -> Iterator[Row]:
     _tell_dropped(name, kept, dropped)
 
 
-def fingerprint(source: SourceConfig) -> dict[str, Any]:
-    """What decides the rows of a source: its configuration and, of local files, names, sizes and sha256.
+def fingerprint(sources: Mapping[str, SourceConfig]) -> dict[str, Any]:
+    """What decides the rows of all sources: their order and configuration and, of local files, names and contents.
 
-    Equal fingerprints give equal rows, unless a data set of the hub is named without a commit as its revision.
+    Where files and folders lie is left out: what has the same bytes is the same data. Equal fingerprints give equal
+    rows, unless a data set of the hub is named without a commit as its revision.
     """
-    files = [] if source.path is None else find_files(source.path)
+    marks = {name: _fingerprint(source) for name, source in sources.items()}
+    return {"order of sources": list(sources), **marks}
+
+
+def _fingerprint(source: SourceConfig) -> dict[str, Any]:
+    content = source.model_dump(mode="json", exclude={"path"})
+    if source.path is not None:
+        files = [(file.name, file) for file in find_files(source.path)]
+    else:
+        files = local_files(source)
+        if files:
+            content["dataset"] = "a local folder"
     marks = []
-    for file in files:
+    for name, file in files:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        marks.append({"name": file.name, "bytes": file.stat().st_size, "sha256": digest})
-    return {"source": source.model_dump(mode="json"), "files": marks}
+        marks.append({"name": name, "bytes": file.stat().st_size, "sha256": digest})
+    return {"source": content, "files": marks}
 
 
 def _batches(name: str, source: SourceConfig) -> Iterator[Batch]:
@@ -121,7 +135,7 @@ def _rows(columns: ColumnMap, batch: Batch, i: int, expected: _Counts) -> list[R
     value = batch.columns[columns.document][i]
     documents = [_text(columns.document, text) for text in (value if isinstance(value, list) else [value])]
     if not documents:
-        raise _WrongValueError(columns.document, "holds no value, expected a text", empty=True)
+        raise _WrongCellError(columns.document, "holds no value, expected a text", empty=True)
     negatives, found = _negatives(columns, batch, i, expected.negatives) if columns.negatives else ((), 0)
     rows = []
     for j, document in enumerate(documents):
@@ -133,17 +147,14 @@ def _rows(columns: ColumnMap, batch: Batch, i: int, expected: _Counts) -> list[R
 
 
 def _text(column: str, value: Any) -> str:
-    if isinstance(value, str):
-        if value and not value.isspace():
-            return value
-        raise _WrongValueError(column, f"is {value!r}, expected a text", empty=True)
-    if value is None:
-        raise _WrongValueError(column, "holds no value, expected a text", empty=True)
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    raise _WrongValueError(
-        column, f"is {shown} ({type(value).__name__}), expected a text. Convert the column to strings, or map another"
-    )
+    return _cell(column, text, value)
+
+
+def _cell(column: str, convert: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return convert(value)
+    except WrongValueError as wrong:
+        raise _WrongCellError(column, str(wrong), empty=wrong.empty) from None
 
 
 def _negatives(columns: ColumnMap, batch: Batch, i: int, expected: int | None) -> tuple[tuple[str, ...], int]:
@@ -155,11 +166,11 @@ def _negatives(columns: ColumnMap, batch: Batch, i: int, expected: int | None) -
     texts = [_text(column, value) for column, value in found[: columns.keep_negatives]]
     column = columns.negative_columns[-1]
     if not texts:
-        raise _WrongValueError(column, "holds no negatives, expected at least one", empty=True)
+        raise _WrongCellError(column, "holds no negatives, expected at least one", empty=True)
     if expected is not None and len(texts) < expected:
-        raise _WrongValueError(column, f"holds {len(texts)} negatives, expected {expected} in every row", empty=True)
+        raise _WrongCellError(column, f"holds {len(texts)} negatives, expected {expected} in every row", empty=True)
     if expected is not None and len(texts) > expected:
-        raise _WrongValueError(
+        raise _WrongCellError(
             column,
             f"holds {len(texts)} negatives, but the rows before hold {expected}. "
             f"Set columns.keep_negatives: {expected} to keep the first {expected} of each row",
@@ -179,27 +190,22 @@ def _scores(
         value = batch.columns[column][i]
         values = value if isinstance(value, list) else [value]
         if not values:
-            raise _WrongValueError(column, "holds no scores, expected a number", empty=True)
+            raise _WrongCellError(column, "holds no scores, expected a number", empty=True)
         if documents > 1 and place == 0:
             if len(values) != documents:
-                raise _WrongValueError(
+                raise _WrongCellError(
                     column, f"holds {len(values)} scores, expected one for each of the row's {documents} documents"
                 )
             values = values[index : index + 1]
-        scores += [_number(column, number) for number in values]
+        scores += [_cell(column, _number, value) for value in values]
     return tuple(scores)
 
 
-def _number(column: str, value: Any) -> float:
-    if value is None or value == "":
-        raise _WrongValueError(column, "holds no value, expected a number", empty=True)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if math.isnan(number) or number == math.inf or (math.isfinite(number) and abs(number) > _LARGEST_SCORE):
-        raise _WrongValueError(column, f"is {value!r}, expected a finite number. Repair the row, or map another column")
-    return number
+def _number(value: Any) -> float:
+    found = number(value, minus_infinity=True)
+    if math.isfinite(found) and abs(found) > _LARGEST_SCORE:
+        raise WrongValueError(f"is {found!r}, expected a finite number that float32 holds")
+    return found
 
 
 def _checked(
@@ -208,12 +214,12 @@ def _checked(
     """The scores of a row with `found` negatives, of which `kept` are kept: one number, or several."""
     if len(scores) not in (1, found, 1 + found):
         more = f", {1 + found} (its document's and each negative's) or {found} (a margin for each)" if found else ""
-        raise _WrongValueError(column, f"the row has {len(scores)} scores for {found} negatives, expected 1{more}")
+        raise _WrongCellError(column, f"the row has {len(scores)} scores for {found} negatives, expected 1{more}")
     scores = scores[: len(scores) - (found - kept)] if len(scores) > 1 else scores
     if expected is not None and len(scores) != expected:
-        raise _WrongValueError(column, f"the row has {len(scores)} scores, but the rows before have {expected}")
+        raise _WrongCellError(column, f"the row has {len(scores)} scores, but the rows before have {expected}")
     if all(score == -math.inf for score in scores):
-        raise _WrongValueError(
+        raise _WrongCellError(
             column, "is -inf, expected a finite number; among several scores -inf excludes a candidate, but not all"
         )
     return scores[0] if len(scores) == 1 else scores

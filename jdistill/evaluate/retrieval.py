@@ -21,9 +21,11 @@ from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt
 
 from jdistill.config import Config, PathText, UserError
-from jdistill.data import read_columns
-from jdistill.evaluate.base import Encode, EvaluatorConfig, as_numbers, as_texts, vectors
+from jdistill.data import WrongValueError, identifier, number, read_columns, text, title
+from jdistill.evaluate.base import Encode, EvaluatorConfig, vectors
 from jdistill.evaluate.ranking import best_columns
+
+_LARGEST_JUDGMENT = 2**31 - 1  # trec_eval counts in 32 bits
 
 
 class CorpusFile(Config):
@@ -168,17 +170,22 @@ MEASURES = {"ndcg": "ndcg_cut", "mrr": "recip_rank", "map": "map_cut", "recall":
 
 
 def _read_task(corpus: CorpusFile, queries: QueriesFile, qrels: QrelsFile) -> Task:
-    columns = read_columns(corpus.path, [corpus.id, corpus.text, *([corpus.title] if corpus.title else [])])
-    document_ids = _unique_ids(columns[corpus.id], where=f"{corpus.path}, column {corpus.id!r}")
-    documents = as_texts(columns[corpus.text], where=f"{corpus.path}, column {corpus.text!r}")
+    readers = {corpus.id: identifier, corpus.text: title if corpus.title else text}
+    columns = read_columns(corpus.path, {**readers, **({corpus.title: title} if corpus.title else {})})
+    document_ids = _unique_ids(columns[corpus.id], where=f"{corpus.path}, column '{corpus.id}'")
+    documents = columns[corpus.text]
     if corpus.title:
-        titles = [title or "" for title in columns[corpus.title]]
-        documents = [f"{title} {text}".strip() for title, text in zip(titles, documents, strict=True)]
+        documents = [f"{title} {text}".strip() for title, text in zip(columns[corpus.title], documents, strict=True)]
+        if "" in documents:
+            raise UserError(
+                f"{corpus.path}, row {documents.index('') + 1}: both title and text are empty, expected a text. Repair "
+                "the row."
+            )
     order = sorted(range(len(documents)), key=document_ids.__getitem__)
 
-    columns = read_columns(queries.path, [queries.id, queries.text])
-    query_ids = _unique_ids(columns[queries.id], where=f"{queries.path}, column {queries.id!r}")
-    texts = as_texts(columns[queries.text], where=f"{queries.path}, column {queries.text!r}")
+    columns = read_columns(queries.path, {queries.id: identifier, queries.text: text})
+    query_ids = _unique_ids(columns[queries.id], where=f"{queries.path}, column '{queries.id}'")
+    texts = columns[queries.text]
 
     judgments = _read_judgments(qrels)
     judged = {query for query, documents in judgments.items() if any(score > 0 for score in documents.values())}
@@ -204,27 +211,31 @@ def _read_task(corpus: CorpusFile, queries: QueriesFile, qrels: QrelsFile) -> Ta
 
 
 def _read_judgments(qrels: QrelsFile) -> dict[str, dict[str, int]]:
-    columns = read_columns(qrels.path, [qrels.query, qrels.document, *([qrels.score] if qrels.score else [])])
-    if qrels.score:
-        where = f"{qrels.path}, column {qrels.score!r}"
-        scores = as_numbers(columns[qrels.score], where=where)
-        if (fractions := np.flatnonzero(scores != np.round(scores))).size:
-            row = int(fractions[0])
-            raise UserError(f"{where}, row {row + 1}: is {scores[row]:g}, expected a whole number such as 0, 1 or 2.")
-    else:
-        scores = np.ones(len(columns[qrels.query]))
+    scored = {qrels.score: _judgment} if qrels.score else {}
+    columns = read_columns(qrels.path, {qrels.query: identifier, qrels.document: identifier, **scored})
+    scores = columns[qrels.score] if qrels.score else [1] * len(columns[qrels.query])
     judgments: dict[str, dict[str, int]] = {}
-    for query, document, score in zip(columns[qrels.query], columns[qrels.document], scores, strict=True):
-        judgments.setdefault(str(query), {})[str(document)] = int(score)
+    rows = zip(columns[qrels.query], columns[qrels.document], scores, strict=True)
+    for row, (query, document, score) in enumerate(rows, start=1):
+        if judgments.setdefault(query, {}).setdefault(document, score) != score:
+            raise UserError(
+                f"{qrels.path}, row {row}: judges document {document!r} for query {query!r} as {score}, an earlier row "
+                f"as {judgments[query][document]}. Keep one."
+            )
     return judgments
 
 
-def _unique_ids(values: Sequence[Any], *, where: str) -> list[str]:
-    ids = [str(value) for value in values]
+def _judgment(value: Any) -> int:
+    score = number(value)
+    if score != round(score) or abs(score) > _LARGEST_JUDGMENT:
+        raise WrongValueError(f"is {score:g}, expected a whole number such as 0, 1 or 2")
+    return int(score)
+
+
+def _unique_ids(ids: Sequence[str], *, where: str) -> list[str]:
     seen: set[str] = set()
-    for row, (value, name) in enumerate(zip(values, ids, strict=True), start=1):
-        if value is None or name in seen:
-            problem = "is empty" if value is None else f"repeats {name!r}"
-            raise UserError(f"{where}, row {row}: {problem}, expected an id that no other row has.")
+    for row, name in enumerate(ids, start=1):
+        if name in seen:
+            raise UserError(f"{where}, row {row}: repeats {name!r}, expected an id that no other row has.")
         seen.add(name)
-    return ids
+    return list(ids)

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from pydantic import Field
 
 from jdistill.config import PathText, UserError
-from jdistill.data import read_columns
-from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, as_numbers, as_texts, ranks, unit, vectors
+from jdistill.data import number, read_columns, text
+from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, ranks, unit, vectors
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
@@ -47,15 +47,13 @@ class STS(EvaluatorConfig):
 
     @cached_property
     def _pairs(self) -> tuple[list[str], list[str], Float[np.ndarray, " n"]]:
-        columns = read_columns(self.path, [self.sentence1, self.sentence2, self.score])
-        sentences1 = as_texts(columns[self.sentence1], where=f"{self.path}, column {self.sentence1!r}")
-        sentences2 = as_texts(columns[self.sentence2], where=f"{self.path}, column {self.sentence2!r}")
-        where = f"{self.path}, column {self.score!r}"
-        scores = as_numbers(columns[self.score], where=where)
+        columns = read_columns(self.path, {self.sentence1: text, self.sentence2: text, self.score: number})
+        sentences1, sentences2 = columns[self.sentence1], columns[self.sentence2]
+        scores = np.asarray(columns[self.score], np.float64)
         if (scores == scores[0]).all():
             raise UserError(
-                f"{where}: all {len(scores)} scores are {scores[0]:g}, so nothing can correlate with them. Expected at "
-                "least two different scores; name another column or another file."
+                f"{self.path}, column '{self.score}': all {len(scores)} scores are {scores[0]:g}, so nothing can "
+                "correlate with them. Expected at least two different scores; name another column or another file."
             )
         return sentences1, sentences2, scores
 

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from jdistill.config import PathText
-from jdistill.data import read_columns
-from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, as_texts
+from jdistill.data import read_columns, text
+from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName
 
 
 class Throughput(EvaluatorConfig):
@@ -30,8 +30,7 @@ class Throughput(EvaluatorConfig):
 
     @cached_property
     def _texts(self) -> list[str]:
-        column = read_columns(self.path, [self.text])[self.text]
-        return as_texts(column[: self.limit], where=f"{self.path}, column {self.text!r}")
+        return read_columns(self.path, {self.text: text})[self.text][: self.limit]
 
 
 def rows_per_second(encode: Encode, texts: list[str], *, passes: int = 3, side: SideName = "document") -> float:

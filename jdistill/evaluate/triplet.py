@@ -8,8 +8,8 @@ from jaxtyping import Float
 from pydantic import Field
 
 from jdistill.config import PathText
-from jdistill.data import read_columns
-from jdistill.evaluate.base import Encode, EvaluatorConfig, as_texts, unit, vectors
+from jdistill.data import read_columns, text
+from jdistill.evaluate.base import Encode, EvaluatorConfig, unit, vectors
 
 
 class Triplet(EvaluatorConfig):
@@ -41,8 +41,8 @@ class Triplet(EvaluatorConfig):
     @cached_property
     def _triplets(self) -> tuple[list[str], list[str], list[str]]:
         names = [self.anchor, self.positive, self.negative]
-        columns = read_columns(self.path, names)
-        anchors, positives, negatives = (as_texts(columns[c], where=f"{self.path}, column {c!r}") for c in names)
+        columns = read_columns(self.path, dict.fromkeys(names, text))
+        anchors, positives, negatives = (columns[name] for name in names)
         return anchors, positives, negatives
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float, Int
 from pydantic import Field
 
@@ -23,6 +24,7 @@ from jdistill.store.reader import Rows, Store
 from jdistill.store.teacher_writer import TeacherWriter
 from jdistill.store.vectors import DTYPES, SideName, to_float32, to_stored
 from jdistill.store.writer import write_texts
+from jdistill.texts import is_empty, is_whole
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,7 +57,8 @@ def to_dataset(store: Store, role: str, teacher: str) -> "Dataset":
 
     Columns: `query`, `document`, `negative_1` ..., `score` as far as rows have them, each text column with its
     `*_embedding` of fixed length. A score is a number, or a list where rows have several. The teacher's description is
-    the data set's description, as JSON. The table is made in memory; `save_to_disk` or `push_to_hub` share it.
+    the data set's description, as JSON; `save_to_disk` keeps it. Parquet files and `push_to_hub` do not: there, share
+    `store.teacher(teacher).manifest["description"]` too, which `from_dataset` then needs. The table is made in memory.
 
     Raises:
       UserError: if the store has no such role or teacher.
@@ -100,24 +103,25 @@ def from_dataset(
       dataset: texts, and of each text column a column of vectors.
       columns: which column is what; None: as `to_dataset` names them.
       path: folder of the store.
-      description: of the teacher, see TeacherWriter; None: as `to_dataset` left it in the data set's description.
-        Prompts are "" and the dtype is the column's where it does not say. The width is the column's.
+      description: of the teacher, see TeacherWriter; None: as `to_dataset` left it in the data set's description,
+        which must be there. Prompts are "" and the dtype is the column's where it does not say. The width is the
+        column's.
       teacher: the teacher's name in the store.
       role: what the rows are for.
 
     Raises:
-      UserError: if a column is missing or holds something else, if rows have differently many scores, if the dtype
-        cannot hold the vectors exactly, or if a text that occurs twice has two vectors.
+      UserError: if there is no description, if a column is missing or holds something else, if rows have differently
+        many scores, if the dtype cannot hold the vectors exactly, or if a text that occurs twice has two vectors.
     """
     columns = columns or _named(dataset)
     needed = [*columns.texts, *(column + columns.suffix for column in columns.texts), columns.score]
     missing = [column for column in needed if column is not None and column not in dataset.column_names]
     if missing:
         raise UserError(f"data set: has no column {', '.join(missing)}. It has: {', '.join(dataset.column_names)}.")
+    given = description if description is not None else _description(dataset.info.description)
     read = _Reader(dataset.with_format("arrow"), columns)
     write_texts(path, [(teacher, role, read.rows())], fingerprint={"data set": read.hash_of_texts(), "role": role})
     store = Store.open(path)
-    given = description if description is not None else json.loads(dataset.info.description or "{}")
     first = read.raw(0, np.array([0]))
     described = {
         "prompts": {"query": "", "document": ""},
@@ -134,6 +138,21 @@ def from_dataset(
     return store
 
 
+def _description(text: str | None) -> dict[str, Any]:
+    """What `to_dataset` wrote into a data set's description."""
+    try:
+        found = json.loads(text or "null")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            "data set: does not say how its vectors were made: its description, which parquet files and the hub do not "
+            "keep, is no description of a teacher. Pass `description`, with the prompts that the teacher was given: "
+            'such as {"prompts": {"query": "query: ", "document": ""}}, or {} for none.'
+        )
+    return found
+
+
 class _Row(NamedTuple):
     query: str | None
     document: str
@@ -147,6 +166,7 @@ class _Reader:
     def __init__(self, dataset: Any, columns: VectorColumns) -> None:
         self.dataset = dataset
         self.columns = columns
+        self._width = 0
 
     def rows(self) -> Iterator[_Row]:
         has_query = self.columns.query is not None
@@ -154,10 +174,9 @@ class _Reader:
             texts = [table.column(column).to_pylist() for column in self.columns.texts]
             for column, values in zip(self.columns.texts, texts, strict=True):
                 for i, value in enumerate(values):
-                    if not isinstance(value, str) or not value.strip():
-                        raise UserError(
-                            f"data set, row {first + i + 1}, column '{column}': is {value!r}, expected a text."
-                        )
+                    if not isinstance(value, str) or is_empty(value) or not is_whole(value):
+                        place = f"data set, row {first + i + 1}, column '{column}'"
+                        raise UserError(f"{place}: is {ascii(value)[:60]}, expected a text.")
             scores = self._scores(table, first) if self.columns.score else [None] * len(table)
             for row, score in zip(zip(*texts, strict=True), scores, strict=True):
                 query, document, *negatives = row if has_query else (None, *row)
@@ -185,10 +204,27 @@ class _Reader:
         """`[n, d]` in the column's own type."""
         name = self.columns.texts[column] + self.columns.suffix
         values = self.dataset.select_columns(name)[rows.tolist()].column(name).combine_chunks()
-        flat = values.flatten() if isinstance(values.type, pa.FixedSizeListType | pa.ListType) else pa.array([])
-        if values.null_count or flat.null_count or not pa.types.is_floating(flat.type) or len(flat) % len(rows):
+        lists = isinstance(values.type, pa.FixedSizeListType | pa.ListType | pa.LargeListType)
+        flat = values.flatten() if lists else pa.array([])
+        if not lists or not pa.types.is_floating(flat.type):
             raise UserError(f"data set, column '{name}': is {values.type}, expected vectors of one width. Convert it.")
+        self._require_one_width(values, rows, name)
         return flat.to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+
+    def _require_one_width(self, vectors: pa.Array, rows: Int[np.ndarray, " n"], name: str) -> None:
+        lengths = pc.call_function("list_value_length", [vectors]).fill_null(0).to_numpy()
+        width = self._width = self._width or int(lengths[0])
+        wrong = np.flatnonzero((lengths != width) | (lengths == 0))
+        if not len(wrong) and vectors.flatten().null_count:
+            holes = vectors.flatten().is_null().to_numpy(zero_copy_only=False)
+            wrong = np.flatnonzero(holes) // width
+        if len(wrong):
+            i = int(wrong[0])
+            found = "missing numbers" if lengths[i] == width else f"{lengths[i]} numbers"
+            raise UserError(
+                f"data set, row {int(rows[i]) + 1}, column '{name}': has {found}, expected vectors of one width, here "
+                f"{width or 'at least 1'}. Repair the row."
+            )
 
     def take(self, places: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
         """float32 vectors of these places."""

@@ -123,8 +123,7 @@ def _require_same_data(path: Path, fingerprint: Mapping[str, Any]) -> None:
     changed += [f"{key} is only there" for key in stored if key not in fingerprint]
     changed += [f"{key} is only here" for key in fingerprint if key not in stored]
     raise UserError(
-        f"store at {path}: was made from other data: {'; '.join(changed)}. "
-        f"Give another path for the store, or delete {path} to make it anew."
+        f"store at {path}: was made from other data: {'; '.join(changed)}. Give another path for the store."
     )
 
 

@@ -1,5 +1,7 @@
 """Going on with a run: only with the recipe and the rows that it was begun with."""
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +11,10 @@ from jdistill.config import UserError
 FREE = ("name", "run", "store", "export", "loader.prefetch", "train.log_every", "train.save_every")
 FREE += ("train.keep_checkpoints", "train.sinks", "train.microbatches", "train.fsdp", "student.attention")
 """Settings that may change between two halves of a run: no update depends on them, but for rounding."""
+
+PATHS = re.compile(r"data\.[^.]+\.(path|dataset)|teachers\.[^.]+\.model|student\.(init|tokenizer)|evaluate\..*path")
+"""Settings that name files. A project may be moved, so only the last name counts: what lies there is compared by its
+content, of data and teachers in the store, and of the student's beginning by the checkpoint."""
 
 
 class Best(NamedTuple):
@@ -64,7 +70,9 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
         f"{path}: {before.get(path, absent)} -> {after.get(path, absent)}"
         for path in paths
-        if before.get(path, absent) != after.get(path, absent) and not _free(path)
+        if before.get(path, absent) != after.get(path, absent)
+        and not _free(path)
+        and not _moved(path, before.get(path), after.get(path))
     ]
 
 
@@ -79,3 +87,11 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def _free(path: str) -> bool:
     return any(path == free or path.startswith(f"{free}.") for free in FREE)
+
+
+def _moved(path: str, before: Any, after: Any) -> bool:
+    """Whether a setting names the same file or folder in another place; two ids of the hub never do."""
+    if not (PATHS.fullmatch(path) and isinstance(before, str) and isinstance(after, str)):
+        return False
+    same = os.path.basename(before.rstrip("/")) == os.path.basename(after.rstrip("/"))
+    return same and any(place.startswith(("/", ".")) for place in (before, after))

@@ -21,9 +21,8 @@ def embed(recipe: Recipe, *, shard: str = "0/1") -> None:
     part = _shard(shard)
     for name, config in recipe.teachers.items():
         teacher.check_folder(config, where=f"teachers.{name}")
-    marks = {name: fingerprint(source) for name, source in recipe.data.items()}
     sources = [(name, source.role, read_rows(name, source)) for name, source in recipe.data.items()]
-    write_texts(recipe.store, sources, fingerprint=marks)
+    write_texts(recipe.store, sources, fingerprint=fingerprint(recipe.data))
     for name, config in recipe.teachers.items():
         teacher.embed(config, recipe.store, name=name, shards=part)
 

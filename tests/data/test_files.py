@@ -6,9 +6,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from jdistill.config import UserError
-from jdistill.data.files import file_batches, find_files, read_columns
+from jdistill.data.files import file_batches, find_files
+from jdistill.data.files import read_columns as read_converted
+from jdistill.data.values import identifier, number, text
 
 ROWS = [("who", 'a "quoted", text', 1.5), ("wo", "zwei\nZeilen, ü", 2.0), ("où", "trois", 3.0)]
+FLAT = [(query, document.replace("\n", " "), score) for query, document, score in ROWS]
+
+
+def read_columns(path, columns):
+    """Columns as they are."""
+    return read_converted(path, dict.fromkeys(columns, lambda value: value))
 
 
 def write_parquet(path, rows=ROWS):
@@ -30,7 +38,7 @@ def write_jsonl(path, rows=ROWS):
 WRITERS = {
     "rows.parquet": write_parquet,
     "rows.csv": write_csv,
-    "rows.tsv": lambda path: write_csv(path, delimiter="\t"),
+    "rows.tsv": lambda path, rows=FLAT: path.write_text("\n".join("\t".join(map(str, row)) for row in ["qds", *rows])),
     "rows.jsonl": write_jsonl,
 }
 
@@ -38,8 +46,9 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_format_gives_the_same_columns(tmp_path, name):
     WRITERS[name](tmp_path / name)
-    columns = read_columns(tmp_path / name, ["d", "s"])
-    assert columns == {"d": [row[1] for row in ROWS], "s": [1.5, 2.0, 3.0]}
+    columns = read_converted(tmp_path / name, {"d": text, "s": number})
+    rows = FLAT if name.endswith(".tsv") else ROWS
+    assert columns == {"d": [row[1] for row in rows], "s": [1.5, 2.0, 3.0]}
 
 
 def test_text_that_looks_like_a_number_stays_text_in_a_csv_batch(tmp_path):
@@ -55,7 +64,7 @@ def test_compressed_text_formats(tmp_path):
 
 
 def test_batches_number_their_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr("jdistill.data.files._BATCH_ROWS", 2)
+    monkeypatch.setattr("jdistill.data.batch.BATCH_ROWS", 2)
     for name, write in list(WRITERS.items())[::3]:
         write(tmp_path / name)
         batches = list(file_batches(tmp_path / name, ["q"]))
@@ -101,8 +110,27 @@ def test_missing_file_guesses(tmp_path):
         ("a.jsonl", b"[1]\n", "a.jsonl, row 1: .*expected one JSON object per line"),
         ("a.jsonl", b'{"q": "\xff"}\n', "a.jsonl, row 1: not valid JSON"),
         ("a.parquet", b"no parquet", "a.parquet: cannot be read as parquet"),
-        ("a.csv", b"q,d\n1\n1,2,3\n", "a.csv: cannot be read as csv"),
-        ("a.csv", b"q\n\xff\n", "a.csv: cannot be read as csv"),
+        ("a.csv", b"q,d\n1,2\n\n1,2,3\n", r"a.csv, row 2 \(line 4\): has 3 cells, expected 2"),
+        ("a.csv", b"q\n\xff\n", r"a.csv, row 1 \(line 2\): is not UTF-8 \(byte 0xff"),
+        ("a.csv", b"", "a.csv: is empty, expected a first line with the names"),
+        ("a.csv", b"q,d,q\n1,2,3\n", "a.csv: has several columns called 'q'"),
+        ("a.csv", "q\nx\n".encode("utf-16"), "a.csv: is UTF-16 text"),
+        ("a.csv", b'q,d\na,b\nc,"d\ne,f\n', r"a.csv, row 2 \(line 3\): a quotation mark opens a cell, and none"),
+        ("a.csv", b'q,d\na,"d\ne,f\ng,6" pipe\n', r"a.csv, row 1 \(line 2\): text follows the quotation mark"),
+        (
+            "a.csv",
+            b'q,d\na,"d\ne,6"\nf,6" x\n',
+            r"row 1 \(line 2\): a cell goes on .* see row 2 \(line 4\)",
+        ),
+        ("a.tsv", b"q\td\na\tb\tc\n", r"a.tsv, row 1 \(line 2\): has 3 cells, expected 2"),
+        ("a.jsonl", b'{"q": 1, "d": 2, "q": 3}\n', "a.jsonl, row 1: has the key 'q' twice"),
+        (
+            "a.jsonl",
+            b'\n{"q": ' + b"[" * 200_000 + b"\n",
+            r"a.jsonl, row 1 \(line 2\): not valid JSON: nested too deep",
+        ),
+        ("a.jsonl", b'{"q": ' + b"9" * 10_000 + b"}\n", "a.jsonl, row 1: not valid JSON: Exceeds the limit"),
+        ("a.jsonl", b"", "a.jsonl: holds no rows"),
         ("a.xlsx", b"x", r"a.xlsx: unknown kind of file. Expected one of .parquet, .csv"),
     ],
 )
@@ -110,3 +138,42 @@ def test_damaged_files_are_the_users_mistake(tmp_path, name, content, told):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=told):
         read_columns(tmp_path / name, ["q"])
+
+
+def test_quotation_marks_of_a_tsv_are_text(tmp_path):
+    (tmp_path / "a.tsv").write_text('q\td\n"a" b\t"20 feet\nc\td"\n')
+    assert read_columns(tmp_path / "a.tsv", ["q", "d"]) == {"q": ['"a" b', "c"], "d": ['"20 feet', 'd"']}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_line_end_and_a_byte_order_mark(tmp_path, end):
+    (tmp_path / "a.csv").write_bytes(("\ufeff" + end.join(["q,d", "a,b", '"c\u2028\x85 ""x""","d\0"', ""])).encode())
+    assert read_columns(tmp_path / "a.csv", ["q", "d"]) == {"q": ["a", 'c\u2028\x85 "x"'], "d": ["b", "d\0"]}
+    (tmp_path / "a.tsv").write_bytes(("\ufeff" + end.join(["q\td", "a\tb", "", "c\td"])).encode())
+    assert read_columns(tmp_path / "a.tsv", ["q"]) == {"q": ["a", "c"]}
+    (tmp_path / "a.jsonl").write_bytes(("\ufeff" + end.join(['{"q": "a"}', "", '{"q": "b"}'])).encode())
+    assert read_columns(tmp_path / "a.jsonl", ["q"]) == {"q": ["a", "b"]}
+
+
+def test_ids_stay_text(tmp_path):
+    (tmp_path / "a.csv").write_text("id\n0042\n10\n")
+    assert read_converted(tmp_path / "a.csv", {"id": identifier}) == {"id": ["0042", "10"]}
+    (tmp_path / "a.jsonl").write_text('{"id": "0042"}\n{"id": 10}\n')
+    assert read_converted(tmp_path / "a.jsonl", {"id": identifier}) == {"id": ["0042", "10"]}
+
+
+def test_the_row_of_a_wrong_value_is_that_of_its_own_file(tmp_path):
+    (tmp_path / "a.csv").write_text("s\n1\n")
+    (tmp_path / "b.csv").write_text("s\n\n2\nhigh\n")
+    with pytest.raises(UserError, match=r"b.csv, row 2 \(line 4\), column 's': is 'high', expected a finite number"):
+        read_converted(str(tmp_path / "*.csv"), {"s": number})
+
+
+def test_a_parquet_value_that_python_cannot_hold_is_named(tmp_path):
+    pq.write_table(pa.table({"q": pa.array([1, 2**31 - 1], pa.date32())}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet, row 2, column 'q': is no value of date32.* that can be read"):
+        read_columns(tmp_path / "a.parquet", ["q"])
+    columns = [pa.array(["a"])] * 2
+    pq.write_table(pa.Table.from_arrays(columns, names=["q", "q"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet: has several columns called 'q'"):
+        read_columns(tmp_path / "a.parquet", ["q"])

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from jdistill.config import UserError
-from jdistill.data import ColumnMap, Row, SourceConfig, read_rows
+from jdistill.data import ColumnMap, Row, SourceConfig, fingerprint, read_rows
 
 datasets = pytest.importorskip("datasets")
 
@@ -54,3 +54,27 @@ def test_what_cannot_be_loaded_is_the_users_mistake(folder, monkeypatch, tmp_pat
 def test_importing_the_room_imports_no_datasets():
     code = "import sys, jdistill.data; assert not {'datasets', 'torch', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("form", ["numpy", "pandas", "arrow"])
+def test_the_format_that_a_data_set_was_saved_with_changes_nothing(tmp_path, form):
+    rows = {"q": ["a", "b"], "d": ["c", "d"], "n": [["e"], ["f"]], "s": [0, 1]}
+    datasets.Dataset.from_dict(rows).with_format(form, columns=["n"]).save_to_disk(tmp_path / "saved")
+    assert list(read_rows("x", SourceConfig(dataset=str(tmp_path / "saved"), columns=COLUMNS))) == ROWS
+
+
+def test_a_folder_is_known_by_its_content(tmp_path):
+    def saved(name, text):
+        datasets.Dataset.from_dict({"t": [text]}).save_to_disk(tmp_path / name)
+        return fingerprint({"x": SourceConfig(dataset=str(tmp_path / name), columns=ColumnMap(text="t"))})
+
+    assert saved("one", "a") == saved("two", "a")
+    assert saved("one", "a") != saved("three", "b")
+
+
+def test_a_damaged_file_of_a_data_set_is_the_users_mistake(tmp_path):
+    datasets.Dataset.from_dict({"t": ["a" * 1000] * 50}).save_to_disk(tmp_path / "saved")
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    file.write_bytes(file.read_bytes()[:-30_000])
+    with pytest.raises(UserError, match=r"data.x: .*saved: cannot "):
+        list(read_rows("x", SourceConfig(dataset=str(tmp_path / "saved"), columns=ColumnMap(text="t"))))

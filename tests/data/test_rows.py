@@ -175,12 +175,37 @@ def test_a_key_may_be_left_out_of_some_rows(source):
     assert found == [Row("c", "b", (), None)]
 
 
+def marks(source):
+    return fingerprint({"x": source})
+
+
 def test_fingerprint_changes_with_content_and_configuration(source):
-    first = fingerprint(source([GOOD]))
-    assert first == fingerprint(source([GOOD]))
+    first = marks(source([GOOD]))
+    assert first == marks(source([GOOD]))
     assert json.loads(json.dumps(first)) == first
-    assert first != fingerprint(source([GOOD], limit=1))
-    assert first != fingerprint(source([{**GOOD, "q": "whe"}]))
+    assert first != marks(source([GOOD], limit=1))
+    assert first != marks(source([{**GOOD, "q": "whe"}]))
+
+
+def test_fingerprint_knows_the_order_of_sources_and_not_where_they_lie(source, tmp_path):
+    one = source([GOOD])
+    assert json.dumps(fingerprint({"a": one, "b": one}), sort_keys=True) != json.dumps(
+        fingerprint({"b": one, "a": one}), sort_keys=True
+    )
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "rows.jsonl").write_bytes((tmp_path / "rows.jsonl").read_bytes())
+    assert marks(one) == marks(one.model_copy(update={"path": str(tmp_path / "moved" / "rows.jsonl")}))
+
+
+@pytest.mark.parametrize(
+    "change", [{"q": "\u200b"}, {"d": "\ud83d"}, {"s": math.nan}, {"q": math.nan}, {"n": ["a", "\0"]}]
+)
+def test_what_cannot_be_used_is_refused_by_row_or_dropped_and_counted(source, caplog, change):
+    rows = [GOOD, {**GOOD, **change}, GOOD]
+    with pytest.raises(UserError, match=r"rows.jsonl, row 2, column .*set data.x.empty: drop"):
+        list(read_rows("x", source(rows)))
+    assert len(list(read_rows("x", source(rows, empty="drop")))) == 2
+    assert "2 rows kept, 1 dropped" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_sides_titles_integer_ids_and_unjudged_queries(tmp_path):
         ({"d": "x"}, {"q": "y"}, {"other": {"d": 1}}, "column 'qid' names no query"),
         ({"d": "x"}, {"q": "y"}, {"q": {"d": 0}}, "with a judgment above 0"),
         ({"d": "x"}, {"q": "y"}, {"q": {"other": 1}}, "column 'docid' names no document"),
-        ({"d": "x"}, {"q": "y"}, {"q": {"d": 0.5}}, "row 1: is 0.5, expected a whole number"),
+        ({"d": "x"}, {"q": "y"}, {"q": {"d": 0.5}}, "row 1, column 'score': is 0.5, expected a whole number"),
     ],
 )
 def test_files_that_do_not_fit_are_the_users_mistake(tmp_path, corpus, queries, qrels, says):
@@ -152,3 +152,21 @@ def test_an_id_that_stands_twice_is_named(tmp_path):
     evaluator = evaluator.model_copy(update={"corpus": evaluator.corpus.model_copy(update={"path": file})})
     with pytest.raises(UserError, match=r"column 'id', row 2: repeats '1'"):
         evaluator(TableModel({}))
+
+
+def test_ids_of_text_files_keep_their_zeros(tmp_path):
+    (tmp_path / "c.csv").write_text("id,text\n0042,a\n0043,b\n10,c\n")
+    (tmp_path / "q.tsv").write_text("id\ttext\n1\ta\n02\tb\n")
+    (tmp_path / "r.tsv").write_text("qid\tdocid\tscore\n1\t0042\t1\n02\t0043\t1\n")
+    paths = {
+        name: {"path": str(tmp_path / file)}
+        for name, file in (("corpus", "c.csv"), ("queries", "q.tsv"), ("qrels", "r.tsv"))
+    }
+    model = TableModel({"a": np.eye(3)[0], "b": np.eye(3)[1], "c": np.eye(3)[2]})
+    assert Retrieval(**paths)(model)["ndcg@10"] == 1.0
+    (tmp_path / "r.tsv").write_text("qid\tdocid\tscore\n1\t0042\t1\n1\t0042\t0\n")
+    with pytest.raises(UserError, match=r"row 2: judges document '0042' for query '1' as 0, an earlier row as 1"):
+        Retrieval(**paths)(model)
+    (tmp_path / "q.tsv").write_text("id\ttext\n1\ta\n02\t\u200b\n")
+    with pytest.raises(UserError, match=r"q.tsv, row 2 \(line 3\), column 'text': is .* expected a text"):
+        Retrieval(**paths)(model)

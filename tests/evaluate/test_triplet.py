@@ -41,5 +41,5 @@ def test_anchors_are_queries_and_the_rest_documents(tmp_path):
 
 def test_a_row_without_negative_is_named(tmp_path):
     file = write_parquet(tmp_path / "t.parquet", {"anchor": ["a"], "positive": ["b"], "negative": [None]})
-    with pytest.raises(UserError, match="column 'negative', row 1: is"):
+    with pytest.raises(UserError, match="row 1, column 'negative': holds no value"):
         Triplet(path=file)(TableModel({}))

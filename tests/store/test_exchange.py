@@ -103,7 +103,19 @@ def test_a_users_own_columns_and_a_second_teacher(tmp_path):
     [
         ({"t_vec": [[0.1, 2.0], [3.0, 4.0]]}, {}, "is float64, and float32 cannot hold its values exactly"),
         ({"t_vec": [[1.001, 2.0], [3.0, 4.0]]}, {"dtype": "float16"}, "dtype float16 cannot hold the vectors exactly"),
-        ({"t_vec": [[1.0, 2.0], [3.0]]}, {}, "expected vectors of one width"),
+        (
+            {"t_vec": [[1.0, 2.0], [3.0]]},
+            {},
+            "row 2, column 't_vec': has 1 numbers, expected .* one width, here 2",
+        ),
+        (
+            {"t_vec": [[1.0], [3.0, 2.0, 1.0]]},
+            {},
+            "row 2, column 't_vec': has 3 numbers, expected",
+        ),
+        ({"t_vec": [[1.0, 2.0], [3.0, None]]}, {}, "row 2, column 't_vec': has missing numbers"),
+        ({"t_vec": [[1.0, 2.0], None]}, {}, "row 2, column 't_vec': has 0 numbers"),
+        ({"t": ["a", "\u200b"]}, {}, "row 2, column 't': is '.u200b', expected a text"),
         ({"t_vec": ["x", "y"]}, {}, "column 't_vec': is string, expected vectors"),
         ({"t": ["a", ""]}, {}, "row 2, column 't': is '', expected a text"),
         ({"t": ["a", "a"]}, {}, "row 2, column 't': the text has another vector than in row 1"),
@@ -132,3 +144,14 @@ def test_prompts_of_both_sides_come_from_the_description(tmp_path):
     store = from_dataset(dataset, None, tmp_path / "b", described, teacher="x")
     assert store.teacher("x").take(np.array([0]), "query") == 1
     assert store.teacher("x").take(np.array([0]), "document") == 2
+
+
+def test_a_round_trip_that_loses_the_description_is_refused(make_store, tmp_path):
+    store = make_store()
+    embed(store)
+    to_dataset(store, "train", "fake").to_parquet(str(tmp_path / "a.parquet"))
+    dataset = datasets.Dataset.from_parquet(str(tmp_path / "a.parquet"), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"does not say how its vectors were made.* Pass `description`"):
+        from_dataset(dataset, None, tmp_path / "b", None, teacher="fake")
+    given = store.teacher("fake").manifest["description"]
+    assert same_vectors(store, from_dataset(dataset, None, tmp_path / "c", given, teacher="fake"))

@@ -38,3 +38,18 @@ def test_note_survives_json(best: Best | None) -> None:
 
     note = Note(RECIPE, "abc", {"q": 0.1}, best)
     assert read_note(json.loads(json.dumps(note.as_json()))) == note
+
+
+def test_a_moved_project_is_the_same_run():
+    def recipe(place):
+        return {
+            "data": {"x": {"path": f"{place}/a.csv"}},
+            "student": {"init": f"{place}/m"},
+            "teachers": {"t": {"model": f"{place}/t"}},
+            "evaluate": {"ir": {"corpus": {"path": f"{place}/c.csv"}}},
+        }
+
+    assert differences(recipe("/old"), recipe("/new")) == []
+    assert differences(recipe("/old"), recipe("new")) == []
+    assert differences({"student": {"init": "/a/m"}}, {"student": {"init": "/a/n"}}) == ["student.init: /a/m -> /a/n"]
+    assert differences({"student": {"init": "a/m"}}, {"student": {"init": "b/m"}}) == ["student.init: a/m -> b/m"]

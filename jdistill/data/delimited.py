@@ -1,0 +1,123 @@
+"""Files of cells. In .csv, quotation marks enclose cells (RFC 4180); in .tsv they are part of the text.
+
+So a .csv cell may hold line ends, and a .tsv cell neither line ends nor tabs. Every cell is a string, and every row has
+as many cells as the header.
+"""
+
+import csv
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+from jdistill.config import UserError
+from jdistill.data.batch import Batch, ParsedRow, batched, place, require_columns
+from jdistill.data.lines import LONGEST_LINE, Stream, decoded, read_lines
+
+_QUOTED = 'In .csv, a text with quotation marks is written "6"" pipe"; or convert the file to .jsonl.'
+
+
+def csv_batches(stream: Stream, columns: Sequence[str], where: str) -> Iterator[Batch]:
+    """Rows of a .csv file."""
+    return _batches(_csv_records(stream, where), columns, where)
+
+
+def tsv_batches(stream: Stream, columns: Sequence[str], where: str) -> Iterator[Batch]:
+    """Rows of a .tsv file."""
+    return _batches(_tsv_records(stream, where), columns, where)
+
+
+def _batches(records: Iterator[ParsedRow], columns: Sequence[str], where: str) -> Iterator[Batch]:
+    header = next(records, None)
+    if header is None:
+        raise UserError(f"{where}: is empty, expected a first line with the names of the columns.")
+    names = header.values
+    require_columns(columns, names, where=where)
+    places = [names.index(column) for column in columns]
+
+    def rows() -> Iterator[ParsedRow]:
+        for number, record in enumerate(records, start=1):
+            cells = record.values
+            if len(cells) != len(names):
+                raise UserError(
+                    f"{place(where, number, record.line)}: has {len(cells)} cells, expected {len(names)} as in the "
+                    "first line. Repair the row; a text that holds the separator or a line end belongs into .jsonl."
+                )
+            yield record._replace(values=[cells[i] for i in places])
+
+    return batched(where, columns, rows())
+
+
+def _tsv_records(stream: Stream, where: str) -> Iterator[ParsedRow]:
+    row = 0
+    for number, line in enumerate(read_lines(stream, where=where), start=1):
+        text = decoded(line, _row(where, row, number)).rstrip("\r\n")
+        if text:
+            yield ParsedRow(number, len(line), text.split("\t"))
+            row += 1
+
+
+class _Lines:
+    """The decoded lines of a file, and which of them the record in the making consists of."""
+
+    def __init__(self, stream: Stream, where: str) -> None:
+        self.where = where
+        self.number = self.row = 0
+        self.taken: list[str] = []
+        self._lines = read_lines(stream, where=where)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.number += 1
+        self.taken.append(decoded(line, _row(self.where, self.row, self.number)))
+        return self.taken[-1]
+
+
+def _csv_records(stream: Stream, where: str) -> Iterator[ParsedRow]:
+    csv.field_size_limit(LONGEST_LINE)
+    lines = _Lines(stream, where)
+    reader = csv.reader(lines, strict=True)
+    spread = stray = ""  # the first record of several lines, and the first with a quotation mark inside a plain cell
+    while True:
+        lines.taken.clear()
+        line = lines.number + 1
+        here = _row(where, lines.row, line)
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{here}: {_told(str(error))} {_QUOTED}") from error
+        if not cells:
+            continue
+        spread = spread or (here if len(lines.taken) > 1 else "")
+        stray = stray or (here if _has_stray_quote(cells, lines.taken) else "")
+        if spread and stray:
+            raise UserError(
+                f"{spread}: a cell goes on over line ends, but quotation marks of this file do not enclose cells, see "
+                f"{stray.removeprefix(where + ', ')}: the cell may be several rows. {_QUOTED}"
+            )
+        yield ParsedRow(line, sum(map(len, lines.taken)), cells)
+        lines.row += 1
+
+
+def _has_stray_quote(cells: list[str], lines: list[str]) -> bool:
+    """Whether some quotation mark of a record neither encloses a cell nor stands twice inside an enclosed one."""
+    inside = sum(cell.count('"') for cell in cells)
+    if not inside:
+        return False
+    written = sum(line.count('"') for line in lines)
+    return written % 2 == 1 or written < 2 * inside + 2
+
+
+def _told(error: str) -> str:
+    if "expected after" in error:
+        return "text follows the quotation mark that closes a cell."
+    if "end of data" in error or "field limit" in error:
+        return "a quotation mark opens a cell, and none closes it."
+    return f"cannot be read as csv: {error}."
+
+
+def _row(where: str, row: int, line: int) -> str:
+    return place(where, row, line) if row else f"{where}, line {line}"

@@ -1,0 +1,57 @@
+"""Files with one JSON object a line. Types may vary between lines, and blank lines are no rows."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from typing import Any
+
+from jdistill.config import UserError
+from jdistill.data import batch
+from jdistill.data.batch import Batch, ParsedRow, batched, place, require_columns
+from jdistill.data.lines import Stream, read_lines
+
+
+def json_batches(stream: Stream, columns: Sequence[str], where: str) -> Iterator[Batch]:
+    """Rows of a .jsonl file. A key that some rows lack is a missing value; one that all lack is a mistake."""
+    rows = _objects(stream, where)
+    first = list(islice(rows, batch.BATCH_ROWS))
+    if first:
+        require_columns(columns, list(dict.fromkeys(key for row in first for key in row[2])), where=where)
+    return batched(
+        where,
+        columns,
+        (ParsedRow(line, size, [row.get(column) for column in columns]) for line, size, row in chain(first, rows)),
+    )
+
+
+def _objects(stream: Stream, where: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    number = 0
+    for line, content in enumerate(read_lines(stream, where=where), start=1):
+        if content.strip():
+            number += 1
+            yield line, len(content), _object(content, place(where, number, line))
+
+
+class _TwiceError(ValueError):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line, object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise UserError(f"{where}: has the key {str(error)[:60]!r} twice, expected each once. Rename one.") from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError, too
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error).rstrip(".")
+        raise UserError(f"{where}: not valid JSON: {reason}. Every line must hold one JSON object.") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: is {str(row)[:60]!r}, expected one JSON object per line, with columns as keys.")
+    return row

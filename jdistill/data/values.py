@@ -1,0 +1,96 @@
+"""What a cell must be, wherever texts, scores or ids are read: strings stay strings, and only scores are numbers."""
+
+import math
+from typing import Any
+
+from jdistill.texts import is_empty, is_whole
+
+
+class WrongValueError(Exception):
+    """A value that is none of what its column holds.
+
+    Args:
+      problem: what is wrong and what is expected, without place.
+      empty: whether there is nothing, or nothing usable, so that its row may be dropped.
+    """
+
+    def __init__(self, problem: str, *, empty: bool = False) -> None:
+        super().__init__(problem)
+        self.empty = empty
+
+
+def text(value: Any) -> str:
+    """A text of which something can be seen, as it is.
+
+    Raises:
+      WrongValueError: if it is missing, NaN or empty, holds half a character, or is no string.
+    """
+    if isinstance(value, str):
+        if is_empty(value):
+            raise WrongValueError(f"is {shown(value)}, expected a text", empty=True)
+        if not is_whole(value):
+            raise WrongValueError(f"is {shown(value)}: half a character (a lone surrogate), expected text", empty=True)
+        return value
+    if value is None or _is_nan(value):
+        found = "holds no value" if value is None else "is nan"
+        raise WrongValueError(f"{found}, expected a text", empty=True)
+    kind = type(value).__name__
+    raise WrongValueError(f"is {shown(value)} ({kind}), expected a text. Convert the column to strings, or map another")
+
+
+def title(value: Any) -> str:
+    """A text that may be missing, as "".
+
+    Raises:
+      WrongValueError: if it holds half a character or is no string.
+    """
+    return "" if value is None or _is_nan(value) or _blank(value) else text(value)
+
+
+def number(value: Any, *, minus_infinity: bool = False) -> float:
+    """A finite number, also where it is written as a string.
+
+    Raises:
+      WrongValueError: if it is missing, NaN, infinite (-inf only unless `minus_infinity`), or no number.
+    """
+    if value is None or _blank(value):
+        raise WrongValueError("holds no value, expected a number", empty=True)
+    try:
+        found = math.nan if isinstance(value, str) and "_" in value else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if math.isnan(found) or found == math.inf or (found == -math.inf and not minus_infinity):
+        problem = f"is {shown(value)}, expected a finite number. Repair the row, or map another column"
+        raise WrongValueError(problem, empty=_is_nan(value) or (isinstance(value, str) and value.lower() == "nan"))
+    return found
+
+
+def identifier(value: Any) -> str:
+    """An id as a string: "0042" stays "0042", and the integer 42 is "42".
+
+    Raises:
+      WrongValueError: if it is missing or empty, or neither a string nor an integer.
+    """
+    if isinstance(value, str) and not is_empty(value) and is_whole(value) and "\0" not in value:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    found = "is empty" if value is None or value == "" else f"is {shown(value)} ({type(value).__name__})"
+    raise WrongValueError(f"{found}, expected an id: a string or a whole number", empty=value is None or value == "")
+
+
+def shown(value: Any) -> str:
+    """A value in at most 60 characters, those that cannot be seen or written as escapes."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"an integer of {value.bit_length()} bits"
+    written = repr(value[:100]) if isinstance(value, str | bytes) else repr(value)
+    written = written if is_whole(written) else ascii(value)
+    return written if len(written) <= 60 else written[:57] + "..."
+
+
+def _blank(value: Any) -> bool:
+    return isinstance(value, str) and is_empty(value)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -1,0 +1,30 @@
+"""What counts as a text: something that can be seen, made of whole characters."""
+
+import unicodedata
+
+_INVISIBLE_KINDS = frozenset(("Cc", "Cf", "Zs", "Zl", "Zp"))
+_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Letters, marks and symbols that Unicode draws as nothing: the grapheme joiner, Hangul fillers, blank Braille."""
+
+
+def is_empty(text: str) -> bool:
+    """Whether nothing of a text can be seen: only spaces, control, zero-width and formatting characters, if any."""
+    return not any(map(_visible, text))
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text holds no half of a character (a lone surrogate), which UTF-8 and every tokenizer refuse."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _visible(character: str) -> bool:
+    return not (
+        unicodedata.category(character) in _INVISIBLE_KINDS
+        or character in _FILLERS
+        or "\ufe00" <= character <= "\ufe0f"  # variation selectors
+        or "\U000e0100" <= character <= "\U000e01ef"
+    )
