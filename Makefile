@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help venv demo test quick exhaustive lint types contracts unit fuzz parity format clean
+.PHONY: help venv demo test quick exhaustive lint types contracts unit fuzz parity recorded format clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -47,9 +47,15 @@ contracts: venv
 fuzz: venv  ## damaged recipes, data files and model folders: no traceback, exit codes 0 and 2 only; three minutes at most
 	$(BIN)/python -m tests.fuzz
 
-parity: venv  ## the tables of every loss, encoder and head against its reference
+parity: venv  ## the tables of every loss, encoder and head against its reference, which is recorded
 	$(BIN)/python -m tests.losses.parity
 	$(BIN)/python -m tests.student.parity
+	$(BIN)/python -m tests.losses.recorded --write
+	$(BIN)/python -m tests.student.recorded --write
+
+recorded:  ## compare losses and encoders with what `make parity` recorded; PYTHON may have any jax, and no torch
+	$(PYTHON) -m tests.losses.recorded
+	$(PYTHON) -m tests.student.recorded
 
 format: venv  ## sort imports and format
 	$(BIN)/ruff check --fix .

@@ -94,33 +94,30 @@ def leaves(result: Any) -> list[np.ndarray]:
     return [np.asarray(x, np.float64) for x in jax.tree.leaves(result)]
 
 
-FAST_TO_COMPILE: Any = (
-    {}
-    if jax.default_backend() != "cpu"
-    else {"xla_backend_optimization_level": 0}
-    | ({"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {})
-)
+OLDER_CODE = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+FAST_TO_COMPILE: Any = {"xla_backend_optimization_level": 0, **OLDER_CODE} if jax.default_backend() == "cpu" else {}
 """Speed is not at stake: a program runs a few times. Without optimisation the older of XLA's generators of CPU code
-compiles these programs in half the time. Not by XLA_FLAGS: libtpu, which reads them too, ends a process at this one."""
+compiles these programs in half the time. Not by XLA_FLAGS: libtpu, which reads them too, ends a process at this one.
+jax 0.11 has it no more."""
 
 
 @functools.cache
-def ours(label: str, name: str) -> Result:
-    """A loss on the batch of that name, on one device, without jdistill.parallel."""
+def ours(label: str, name: str, *, optimized: bool = False) -> Result:
+    """A loss on the batch of that name, on one device, without jdistill.parallel; optimised, as users compile it."""
     case, inputs = CASES[label], INPUTS[name]
-    value, gradient = _one_device(label)(vectors(case, inputs), case.loss.parameters(), batch(case, inputs))
+    value, gradient = _one_device(label, optimized)(vectors(case, inputs), case.loss.parameters(), batch(case, inputs))
     return Result(float(value), leaves(gradient))
 
 
 @functools.lru_cache(maxsize=4)
-def _one_device(label: str) -> Callable:
+def _one_device(label: str, optimized: bool) -> Callable:
     """Compiled once for all batches of one shape."""
     case = CASES[label]
 
     def mean(student: Vectors, parameters: dict, parts: Batch) -> jax.Array:
         return case.loss(view_of(case, student, parameters, parts)).mean()
 
-    return jax.jit(jax.value_and_grad(mean, argnums=(0, 1)), compiler_options=FAST_TO_COMPILE)
+    return jax.jit(jax.value_and_grad(mean, argnums=(0, 1)), compiler_options={} if optimized else FAST_TO_COMPILE)
 
 
 @functools.cache
@@ -165,14 +162,16 @@ def expected(label: str, name: str) -> Result:
     return Result(value.item(), [g.numpy() for g in gradient])
 
 
-def difference(label: str, result: Result, other: Result) -> Difference:
+def difference(
+    label: str, result: Result, other: Result, reference: Callable[[str, str], Result] = expected
+) -> Difference:
     """Largest relative difference of the value, and of each vector of the gradient.
 
     Relative to the other result, or to what the loss gives on a random batch where that is larger: a value or a
     gradient that vanishes by cancellation has no digits of its own in float32. Each vector is measured by itself, so
     that a row with an enormous gradient hides none of the others.
     """
-    typical = expected(label, _typical(label, len(other.gradient)))
+    typical = reference(label, _typical(label, len(other.gradient), reference))
     value = abs(result.value - other.value) / max(abs(other.value), abs(typical.value), 1e-30)
     gradient = 0.0
     for ours, theirs, usual in zip(result.gradient, other.gradient, typical.gradient, strict=True):
@@ -186,10 +185,10 @@ def difference(label: str, result: Result, other: Result) -> Difference:
     return Difference(value, gradient)
 
 
-def _typical(label: str, gradients: int) -> str:
+def _typical(label: str, gradients: int, reference: Callable[[str, str], Result]) -> str:
     """A random batch that the loss fits and whose gradients are of the same arrays."""
     names = ("1 negative", "random", "plain texts")
-    same = [n for n in names if fits(CASES[label], INPUTS[n]) and len(expected(label, n).gradient) == gradients]
+    same = [n for n in names if fits(CASES[label], INPUTS[n]) and len(reference(label, n).gradient) == gradients]
     return same[0]
 
 

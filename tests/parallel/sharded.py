@@ -18,16 +18,20 @@ from tests.losses.measure import FAST_TO_COMPILE, KEY, Result, batch, leaves, ve
 
 
 @functools.cache
-def sharded(label: str, name: str, devices: int, gathered_bytes: int = GATHERED_BYTES) -> Result:
-    """A loss on the batch of that name, its rows split over `devices`."""
+def sharded(
+    label: str, name: str, devices: int, gathered_bytes: int = GATHERED_BYTES, *, optimized: bool = False
+) -> Result:
+    """A loss on the batch of that name, its rows split over `devices`; optimised, as users compile it."""
     case, inputs = CASES[label], INPUTS[name]
     rows = jax.device_put(batch(case, inputs), row_sharding(mesh_of(devices)))
-    value, gradient = _split(label, devices, gathered_bytes)(vectors(case, inputs), case.loss.parameters(), rows)
+    value, gradient = _split(label, devices, gathered_bytes, optimized)(
+        vectors(case, inputs), case.loss.parameters(), rows
+    )
     return Result(float(value), leaves(gradient))
 
 
 @functools.lru_cache(maxsize=4)
-def _split(label: str, devices: int, gathered_bytes: int) -> Callable:
+def _split(label: str, devices: int, gathered_bytes: int, optimized: bool) -> Callable:
     """Compiled once for all batches of one shape."""
     case = CASES[label]
     objective = make_objective({"term": case.loss}, mesh_of(devices), gathered_bytes=gathered_bytes)
@@ -36,7 +40,7 @@ def _split(label: str, devices: int, gathered_bytes: int) -> Callable:
         progress, key = jnp.float32(case.progress), jax.random.key(KEY)
         return objective(student, rows, {"term": parameters}, progress, key)[1]["term"]
 
-    return jax.jit(jax.value_and_grad(mean, argnums=(0, 1)), compiler_options=FAST_TO_COMPILE)
+    return jax.jit(jax.value_and_grad(mean, argnums=(0, 1)), compiler_options={} if optimized else FAST_TO_COMPILE)
 
 
 def mesh_of(devices: int) -> Mesh:

@@ -2,9 +2,11 @@
 
 import copy
 import functools
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,13 +20,22 @@ from jdistill.student.encoders import MODEL_TYPES, EncoderConfig
 from jdistill.student.encoders.base import Computing
 from jdistill.student.packing import rows_of
 from jdistill.types import Tokens
+from tests import recording
 from tests.student.encoders.cases import CASES
+
+TORCH = importlib.util.find_spec("torch") is not None
+
+RECORDED = Path(__file__).with_name("recorded.npz")
+"""Written by `python -m tests.student.recorded --write`."""
 
 Side = Literal["right", "left"]
 SIDES: tuple[Side, ...] = ("right", "left")
 
 LENGTHS = np.array([12, 7, 3, 1])
 PADDED, CAPACITY = 12, 16
+
+GRID = 256
+"""Large weights are multiples of 1 / GRID, so that a recording of them is small."""
 
 Draw = Literal["large", "initial"]
 """Random weights: five times as large as usual, so that a wrong one shows; or those that transformers begins with."""
@@ -37,11 +48,8 @@ large weights, may lose what transformers loses, where it is more."""
 PACKED = 1e-5
 """Largest relative difference of packed rows from padded ones, and of scanned layers from unrolled ones."""
 
-FAST_TO_COMPILE: Any = (
-    {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    if jax.default_backend() == "cpu"
-    else {}
-)
+OLDER_CODE = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+FAST_TO_COMPILE: Any = {"xla_backend_optimization_level": 0, **OLDER_CODE} if jax.default_backend() == "cpu" else {}
 """Speed is not at stake: a program runs a few times."""
 
 
@@ -80,6 +88,12 @@ def cotangents_of(label: str, side: Side) -> np.ndarray:
 
 
 @functools.cache
+def recorded() -> recording.Recording:
+    """Configurations, weights, hidden states and gradients of transformers' modules."""
+    return recording.read(RECORDED)
+
+
+@functools.cache
 def torch_model(label: str, draw: Draw = "large") -> Any:
     """Transformers' module with random weights."""
     import torch
@@ -94,12 +108,15 @@ def torch_model(label: str, draw: Draw = "large") -> Any:
         for parameter in model.parameters() if draw == "large" else ():
             noise = torch.randn_like(parameter)
             # Biases 0 and scales 1 would hide a swapped name.
-            parameter.data = 0.1 * noise if parameter.ndim > 1 else parameter.data + 0.1 * noise
+            drawn = 0.1 * noise if parameter.ndim > 1 else parameter.data + 0.1 * noise
+            parameter.data = (drawn * GRID).round() / GRID
     return model
 
 
 def config_json(label: str) -> dict[str, Any]:
-    """The `config.json` that transformers writes."""
+    """The `config.json` that transformers writes; the recorded one where there is no torch."""
+    if not TORCH:
+        return recorded().notes["configs"][label]
     return json.loads(torch_model(label).config.to_json_string())
 
 
@@ -110,7 +127,11 @@ def architecture(label: str) -> EncoderConfig:
 
 
 def tensors_of(label: str, draw: Draw = "large") -> dict[str, np.ndarray]:
-    """Transformers' weights by the names that a file has."""
+    """Transformers' weights by the names that a file has; the recorded ones where there is no torch."""
+    if not TORCH and draw == "large":
+        start = f"{label}\n"
+        found = {name: x for name, x in recorded().weights.items() if name.startswith(start)}
+        return {name.removeprefix(start): np.float32(x) / GRID for name, x in found.items()}
     model = torch_model(label, draw)
     return _as_saved(model, model.state_dict())
 
