@@ -165,9 +165,14 @@ def _transformer(folder: Path) -> dict[str, Any]:
         )
     encoder = MODEL_TYPES[kind].from_hf(hf, where=str(folder / "config.json"))
     settings = next(filter(None, map(read_json, sorted(folder.glob("sentence_*_config.json")))), {})
-    options = {**(settings.get("tokenizer_args") or {}), **(settings.get("processor_kwargs") or {})}
+    sections = [settings.get(name) or {} for name in ("tokenizer_args", "processor_kwargs")]
+    if not all(isinstance(section, dict) for section in sections):
+        raise UserError(f"{folder}: tokenizer_args of its sentence_*_config.json are {sections}; expected an object.")
+    options = {**sections[0], **sections[1]}
     # Sentence-transformers lets these win over the tokenizer's own limit, but over each other in this order.
-    limit = options.get("model_max_length") or settings.get("max_seq_length")
+    limit = options.get("model_max_length") or _positive(
+        settings, "max_seq_length", folder / "sentence_bert_config.json"
+    )
     tokenizer = read_tokenizer(
         folder,
         special_tokens=encoder.special_tokens,
@@ -188,10 +193,15 @@ def _static(folder: Path) -> dict[str, Any]:
     tensors = dict(read_tensors(folder))
     if "embeddings" in tensors:
         table = tensors.pop("embeddings")
-        table = table[tensors.pop("mapping")] if "mapping" in tensors else table
-        table = table * tensors.pop("weights")[:, None] if "weights" in tensors else table
+        try:
+            table = table[tensors.pop("mapping")] if "mapping" in tensors else table
+            table = table * tensors.pop("weights")[:, None] if "weights" in tensors else table
+        except (IndexError, ValueError) as error:
+            raise UserError(f"{folder}: its embeddings, mapping and weights do not fit together: {error}.") from error
         tensors["embedding.weight"] = table
     shape = tensors.get("embedding.weight", np.zeros((1, 1))).shape
+    if len(shape) != 2:
+        raise UserError(f"{folder}: its embeddings have the shape {shape}; expected a row for each token.")
     return {
         "encoder": StaticConfig(vocab_size=shape[0], hidden_size=shape[1]),
         "tensors": tensors,
