@@ -198,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("overrides", nargs="*", metavar="key=value", help="export options, e.g. projection=dense")
     show = verb("show", _show, "print the resolved configuration, or with --schema its JSON Schema")
     show.add_argument("--schema", action="store_true", help="print the JSON Schema of the configuration, for editors")
+    show.add_argument("--check", action="store_true", help="find what would stop a training, without training")
     show.add_argument("config", nargs="?", help="YAML file of the run")
     show.add_argument("overrides", nargs="*", metavar="key=value")
     convert = verb("convert", _convert, "write a model with pickled weights as safetensors, for students")
@@ -285,6 +286,11 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
+    if options.check:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is computed that an accelerator would be worth
     from jdistill import verbs
 
-    print(verbs.show(options.config, options.overrides, schema=options.schema), end="")
+    shown = verbs.show(options.config, options.overrides, schema=options.schema)
+    if options.check:
+        shown = verbs.check(verbs.load_recipe(options.config, options.overrides))
+    print(shown, end="")

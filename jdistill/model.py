@@ -28,6 +28,13 @@ _MANY = 512
 """So many texts repay the compilation of more programs that pad less."""
 
 
+_TOKENS = 512
+"""Tokens for each text of a batch, at most."""
+
+_PAIRS = 2**17
+"""Pairs of tokens, such as attention compares, for each text of a batch, at most."""
+
+
 @dataclass(frozen=True)
 class Model:
     """A student with its weights."""
@@ -69,7 +76,7 @@ class Model:
 
         Args:
           texts: `n` strings; may be empty.
-          batch_size: texts per program run, >= 1.
+          batch_size: texts per program run, >= 1; fewer of more than 362 tokens, to bound memory (`static_rows`).
           prompt_name: which of `prompts` to put in front of each text.
           prompt: put this in front instead.
           truncate_dim: keep this many leading numbers, at unit length again where the model normalises.
@@ -93,15 +100,14 @@ class Model:
         order = np.argsort([-len(row) for row in ids], kind="stable")
         with tqdm(total=len(texts), unit="text", disable=not progress) as bar:
             waiting: tuple[np.ndarray, Array] | None = None
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                tokens = _pad(
-                    [ids[i] for i in rows],
-                    batch_size,
-                    self.student.tokenizer.pad_id,
-                    fine=len(texts) > _MANY,
-                    prompt=prompt_tokens,
-                )
+            start, fine = 0, len(texts) > _MANY
+            while start < len(order):
+                length = static_length(len(ids[order[start]]), fine=fine)
+                most = static_rows(length, batch_size, attends=self.student.layers > 0)
+                rows = order[start : start + most]
+                start += most
+                pad_id = self.student.tokenizer.pad_id
+                tokens = _pad([ids[i] for i in rows], most, length, pad_id, prompt=prompt_tokens)
                 result = _encode(self.student, params, tokens)
                 _keep(vectors, waiting, bar)  # the device works on `result` meanwhile
                 waiting = (rows, result)
@@ -153,10 +159,9 @@ def _encode(student: Student, params: PyTree[Array], tokens: Tokens) -> Float[Ar
     return student.encode(params, tokens)
 
 
-def _pad(rows: list[np.ndarray], batch_size: int, pad_id: int, *, fine: bool, prompt: int) -> Tokens:
-    """Rows of one static shape: as long as `static_length` says, as many as the next power of two or `batch_size`."""
-    length = static_length(max(len(row) for row in rows), fine=fine)
-    count = min(batch_size, 1 << (len(rows) - 1).bit_length())
+def _pad(rows: list[np.ndarray], most: int, length: int, pad_id: int, *, prompt: int) -> Tokens:
+    """Rows of one static shape: `length` places each, as many rows as the next power of two or `most`."""
+    count = min(most, 1 << (len(rows) - 1).bit_length())
     ids = np.full((count, length), pad_id, np.int32)
     lengths = np.ones(count, np.int64)  # filling rows have one token, so that they give numbers
     for i, row in enumerate(rows):
@@ -173,6 +178,25 @@ def static_length(length: int, *, fine: bool) -> int:
     """
     step = max(16, (1 << max(length - 1, 1).bit_length()) // 4) // (2 if fine else 1)
     return max(-(-length // step), 1) * step
+
+
+def static_rows(length: int, batch_size: int, *, attends: bool) -> int:
+    """How many texts of a padded length are computed at once: fewer where they are long, so that memory is bounded.
+
+    A batch has at most as many tokens as `batch_size` texts of 512, and where the encoder attends, at most as many
+    scores as `batch_size` texts of 362: with 16 heads and a batch size of 32 these take 256 MiB. What is longer comes
+    one text at a time, where attention may go in blocks.
+
+    Args:
+      length: of the padded texts, in tokens.
+      batch_size: texts at once where they are short.
+      attends: whether the encoder compares all pairs of a text's tokens.
+    """
+    fitting = batch_size * _TOKENS // length
+    if attends:
+        fitting = min(fitting, batch_size * _PAIRS // length**2)
+    # Of a power of two, so that each length is one program.
+    return batch_size if fitting >= batch_size else 1 << (max(fitting, 1).bit_length() - 1)
 
 
 def _keep(vectors: Float[np.ndarray, "n d"], waiting: tuple[np.ndarray, Array] | None, bar: Any) -> None:

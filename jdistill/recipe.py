@@ -75,6 +75,16 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _evaluations_leave_fidelity_its_names(self) -> "Recipe":
+        for teacher in self.teachers if self.fidelity is not None else ():
+            if f"fidelity_{teacher}" in self.evaluate:
+                raise ValueError(
+                    f"evaluate.fidelity_{teacher}: is the name of the comparison with the teacher '{teacher}', which "
+                    "would take this one's place. Give it another name, or set fidelity: null."
+                )
+        return self
+
+    @model_validator(mode="after")
     def _some_data_trains(self) -> "Recipe":
         if all(source.role != "train" for source in self.data.values()):
             raise ValueError("data: every source has the role 'heldout'. Give at least one the role 'train'.")

@@ -1,6 +1,7 @@
 """`load` and `Model.encode` against sentence-transformers, text by text."""
 
 import importlib.util
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,8 +9,12 @@ import pytest
 
 import jdistill
 from jdistill.config import UserError
-from jdistill.model import Model, static_length
-from jdistill.student import StudentConfig, make_student, save_architecture
+from jdistill.model import Model, _encode, static_length, static_rows
+from jdistill.student import Student, StudentConfig, make_student, save_architecture
+from jdistill.student.config import Architecture, Prompts
+from jdistill.student.encoders import ModernBertConfig, Qwen3Config, RobertaConfig, StaticConfig
+from jdistill.student.student import encoder_shapes
+from jdistill.types import Tokens
 from tests.tiny import SENTENCES, tiny_bert_folder, tiny_static_folder, write_modules
 
 TEXTS = [*SENTENCES, "the cat " * 60, "Ünïcödé 🙂"]
@@ -140,6 +145,69 @@ def test_few_static_lengths(fine, count):
     assert len(set(lengths)) == count
     assert all(padded >= n for n, padded in enumerate(lengths))
     assert lengths == sorted(lengths)
+
+
+def test_long_texts_come_few_at_a_time():
+    assert [static_rows(n, 32, attends=True) for n in (16, 256, 362, 384, 512, 1024, 2048, 8192)] == [
+        *(32, 32, 32, 16, 16, 4, 1, 1)
+    ]
+    assert [static_rows(n, 32, attends=False) for n in (512, 1024, 5120, 49152)] == [32, 16, 2, 1]
+    assert static_rows(64, 100, attends=True) == 100  # a batch size that is no power of two stays as it is
+
+
+def test_a_long_text_among_short_ones_changes_no_vector(tmp_path):
+    folder = tiny_bert_folder(tmp_path, layers=1, hidden=16, max_length=2048)
+    model = jdistill.load(folder)
+    texts = [*SENTENCES, "the cat " * 700, *SENTENCES[::-1], "read " * 900]
+    together = model.encode(texts)
+    np.testing.assert_allclose(together[: len(SENTENCES)], model.encode(SENTENCES), atol=1e-5)
+    np.testing.assert_allclose(together[len(SENTENCES)], model.encode(["the cat " * 700])[0], atol=1e-5)
+    np.testing.assert_allclose(together[-1], model.encode(["read " * 900])[0], atol=1e-5)
+
+
+QWEN3 = Qwen3Config(
+    vocab_size=99,
+    hidden_size=1024,
+    num_hidden_layers=2,
+    intermediate_size=3072,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=128,
+)
+XLM_R = RobertaConfig(
+    vocab_size=99,
+    hidden_size=1024,
+    num_hidden_layers=2,
+    intermediate_size=4096,
+    num_attention_heads=16,
+    max_position_embeddings=8194,
+)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [ModernBertConfig(vocab_size=99, num_hidden_layers=2), QWEN3, XLM_R, StaticConfig(vocab_size=99)],
+    ids=lambda encoder: encoder.kind,
+)
+@pytest.mark.parametrize("length", [512, 1024, 2048, 6144])
+def test_a_batch_takes_less_than_one_and_a_half_gigabytes_whatever_its_length(encoder, length):
+    """By the compiler's account, at the widths that are published; layers use the same memory one after the other."""
+    no_tokenizer: Any = None  # there are no texts
+    architecture = Architecture(
+        encoder=encoder,
+        pooling=["mean"],
+        head=[],
+        max_length=8192,
+        prompts=Prompts(),
+        projections={},
+        dropout=0.0,
+        dtype="float32",
+    )
+    rows = static_rows(length, 32, attends=encoder.depth > 0)
+    tokens = Tokens(*(jax.ShapeDtypeStruct((rows, length), dtype) for dtype in (np.int32, np.bool_)))  # pyright: ignore
+    params = {"encoder": encoder_shapes(architecture)}
+    needed = _encode.lower(Student(architecture, no_tokenizer), params, tokens).compile().memory_analysis()
+    assert needed.temp_size_in_bytes < 1.5 * 2**30
 
 
 def test_run_folder(bert, tmp_path, monkeypatch):

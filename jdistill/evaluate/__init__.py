@@ -32,6 +32,7 @@ __all__ = [
     "fidelity",
     "format_json",
     "format_table",
+    "metric_names",
     "primary_metrics",
     "rows_per_second",
 ]
@@ -46,6 +47,11 @@ def evaluate(evaluators: Mapping[str, EvaluatorConfig | Fidelity], encode: Encod
         for name, evaluator in evaluators.items()
         for metric, value in evaluator(encode).items()
     }
+
+
+def metric_names(evaluators: Mapping[str, EvaluatorConfig | Fidelity], width: int) -> list[str]:
+    """Every metric that `evaluate` gives for a model whose vectors have this width, in the same order."""
+    return [f"{name}/{metric}" for name, evaluator in evaluators.items() for metric in evaluator.metrics(width)]
 
 
 def primary_metrics(evaluators: Mapping[str, EvaluatorConfig | Fidelity]) -> list[str]:

@@ -21,7 +21,7 @@ class Encode(Protocol):
 class EvaluatorConfig(Config):
     """One named measurement. A subclass adds `kind: Literal["its_name"]`, its options, `primary` and `__call__`.
 
-    Files are read on the first call and kept, so that evaluating every few hundred steps reads them once.
+    Files are read by `prepare` or the first call and kept, so that evaluating every few hundred steps reads them once.
     """
 
     primary: ClassVar[str]
@@ -34,6 +34,22 @@ class EvaluatorConfig(Config):
 
         Raises:
           UserError: if a file is missing or does not hold what the configuration says.
+        """
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Read and check the files, so that a mistake is found before hours of training and not after.
+
+        Raises:
+          UserError: as a call does.
+        """
+        raise NotImplementedError
+
+    def metrics(self, width: int) -> list[str]:
+        """Names of the metrics that a call returns.
+
+        Args:
+          width: of the model's vectors.
         """
         raise NotImplementedError
 

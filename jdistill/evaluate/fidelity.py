@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt
 
-from jdistill.config import Config
+from jdistill.config import Config, UserError
 from jdistill.evaluate.base import Encode, SideName, ranks, unit, vectors
 from jdistill.evaluate.ranking import first_best
 
@@ -47,6 +47,25 @@ class Fidelity:
         """The agreement with the teacher, as `fidelity` names it."""
         student = vectors(encode, self.texts, side=self.side)
         return fidelity(student, np.asarray(self.teacher, np.float32), neighbours=self.config.neighbours)
+
+    def prepare(self) -> None:
+        """Check that there are enough texts.
+
+        Raises:
+          UserError: if there are fewer than three different ones, of which no two could be ranked by a third.
+        """
+        found = len({*self.texts})
+        if found < 3:
+            raise UserError(
+                f"fidelity: {found} different held-out texts are compared with the teacher's vectors, expected at "
+                "least 3. Add rows with role: heldout, or raise fidelity.limit, or set fidelity: null to leave the "
+                "comparison out."
+            )
+
+    def metrics(self, width: int) -> list[str]:
+        """Names of the metrics that a call returns, for vectors of this width."""
+        equal = ["cosine", "negative_mse"] if width == self.teacher.shape[1] else []
+        return ["spearman", f"overlap@{self.config.neighbours}", *equal]
 
 
 def fidelity(

@@ -128,6 +128,14 @@ class Retrieval(EvaluatorConfig):
         column = {document: i for i, document in enumerate(self._task.document_ids)}
         return np.asarray([column.get(query, -1) for query in self._task.query_ids])
 
+    def prepare(self) -> None:
+        """See EvaluatorConfig."""
+        _ = self._task
+
+    def metrics(self, width: int) -> list[str]:
+        """See EvaluatorConfig."""
+        return [f"{name}@{k}" for name, ks in self._cutoffs.items() for k in ks]
+
     @cached_property
     def _task(self) -> Task:
         return _read_task(self.corpus, self.queries, self.qrels)

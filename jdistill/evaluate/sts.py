@@ -45,6 +45,15 @@ class STS(EvaluatorConfig):
         first, second = both[: len(scores)], both[len(scores) :]
         return sts(first, second, scores, similarities=dict.fromkeys(("cosine", *self.similarities)))
 
+    def prepare(self) -> None:
+        """See EvaluatorConfig."""
+        _ = self._pairs
+
+    def metrics(self, width: int) -> list[str]:
+        """See EvaluatorConfig."""
+        names = dict.fromkeys(("cosine", *self.similarities))
+        return [f"{kind}_{name}" for name in names for kind in ("pearson", "spearman")]
+
     @cached_property
     def _pairs(self) -> tuple[list[str], list[str], Float[np.ndarray, " n"]]:
         columns = read_columns(self.path, {self.sentence1: text, self.sentence2: text, self.score: number})

@@ -28,6 +28,14 @@ class Throughput(EvaluatorConfig):
         """`rows_per_second`."""
         return {"rows_per_second": rows_per_second(encode, self._texts, passes=self.passes, side=self.side)}
 
+    def prepare(self) -> None:
+        """See EvaluatorConfig."""
+        _ = self._texts
+
+    def metrics(self, width: int) -> list[str]:
+        """See EvaluatorConfig."""
+        return ["rows_per_second"]
+
     @cached_property
     def _texts(self) -> list[str]:
         return read_columns(self.path, {self.text: text})[self.text][: self.limit]

@@ -38,6 +38,14 @@ class Triplet(EvaluatorConfig):
         n = len(anchors)
         return {"cosine_accuracy": triplet_accuracy(queries, documents[:n], documents[n:], margin=self.margin)}
 
+    def prepare(self) -> None:
+        """See EvaluatorConfig."""
+        _ = self._triplets
+
+    def metrics(self, width: int) -> list[str]:
+        """See EvaluatorConfig."""
+        return ["cosine_accuracy"]
+
     @cached_property
     def _triplets(self) -> tuple[list[str], list[str], list[str]]:
         names = [self.anchor, self.positive, self.negative]

@@ -32,6 +32,9 @@ PROBES = (
 )
 """Texts that differ where implementations differ: empty, long, odd spaces, many scripts, unknown words."""
 
+BATCH_CHARACTERS = 8192
+"""About so many characters, padding counted, go through the other libraries at once, which bounds their memory."""
+
 Load = Callable[[Path], Callable[[list[str], str], Float[np.ndarray, "n d"]]]
 """Folder -> function of texts and the name of a prompt ("" for none)."""
 
@@ -124,9 +127,22 @@ def verify(
         for loader, load in loaders.items():
             encode = load(folder)
             for name, ours in vectors.items():
-                theirs = encode(list(texts), name)
+                theirs = _in_batches(encode, texts, name)
                 checks.append(Check(loader, name, *_compare(np.asarray(ours, np.float32), theirs)))
     return Verification(str(folder), len(texts), tolerance, tuple(checks), _versions())
+
+
+def _in_batches(
+    encode: Callable[[list[str], str], Float[np.ndarray, "n d"]], texts: Sequence[str], prompt: str
+) -> Float[np.ndarray, "n d"]:
+    """The vectors of all texts, those of like length together: else the longest would pad 31 others to its length."""
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    rows: list[tuple[int, Float[np.ndarray, " d"]]] = []
+    while order:
+        count = min(max(BATCH_CHARACTERS // max(len(texts[order[0]]), 1), 1), 32)
+        batch, order = order[:count], order[count:]
+        rows += zip(batch, encode([texts[i] for i in batch], prompt), strict=True)
+    return np.stack([vector for _, vector in sorted(rows, key=lambda row: row[0])])
 
 
 def _compare(ours: Float[np.ndarray, "n d"], theirs: Float[np.ndarray, "n d"]) -> tuple[float, float]:

@@ -31,6 +31,13 @@ CUDNN_FROM = 128
 """Shortest length for cuDNN: on an H200 a step of a MiniLM on texts of 64 tokens takes 8 % longer with it than with
 XLA's own code, on 128 tokens 11 % less, on 512 tokens 40 % less (docs/performance.md)."""
 
+SCORES_BYTES = 256 * 2**20
+"""Most bytes of one row's float32 scores, of all its heads, that are held at once: 2,048 tokens with 16 heads. A longer
+row is attended in blocks of queries, which also bounds what the backward pass keeps."""
+
+BLOCK_BYTES = 64 * 2**20
+"""About so many bytes of scores, of all rows together, a block of queries takes."""
+
 _MASKED = -1e9
 """Score of a masked key. Finite, so that a row without any key gives the mean of the values and not NaN."""
 
@@ -89,7 +96,8 @@ def attention(
       kernel: `"auto"` takes the one that `attention_path` says for the platform that the program is compiled for.
 
     Returns:
-      `[n, l, h, d]` in the dtype of `values`.
+      `[n, l, h, d]` in the dtype of `values`. XLA's own code holds the scores of a block of queries at a time where
+      those of a row would take more than `SCORES_BYTES`, unless weights are dropped.
 
     Source:
       Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Beltagy et al. 2020, arXiv:2004.05150 (windows).
@@ -130,19 +138,76 @@ class Formula(NamedTuple):
     dropout_key: Array | None
 
 
+def query_block(rows: int, heads: int, length: int) -> int | None:
+    """Queries whose scores are computed at once; None where those of all queries are.
+
+    Decided by the length of a row and not by the number of rows, so that a training step on rows of ordinary length is
+    the same program for any batch.
+
+    Args:
+      rows: of the batch.
+      heads: of each row.
+      length: of a row, in tokens.
+    """
+    if 4 * heads * length * length <= SCORES_BYTES:
+        return None
+    return 1 << (max(BLOCK_BYTES // (4 * rows * heads * length), 1).bit_length() - 1)
+
+
 def _xla(queries: Array, keys: Array, values: Array, places: Array, how: Formula) -> Array:
     # Heads first, and the mask as a bias: on XLA's CPU backend the fastest of the forms tried (docs/performance.md).
     queries, keys, values = (x.transpose(0, 2, 1, 3) for x in (queries, keys, values))
+    rows, heads, length = queries.shape[:3]
+    block = query_block(rows, heads, length)
+    if block is None or how.dropped:  # dropped weights are drawn for the whole row at once
+        attended = _attend(queries, keys, values, places, places, how)
+    else:
+        attended = _attend_in_blocks(queries, keys, values, places, how, block)
+    return attended.transpose(0, 2, 1, 3)
+
+
+def _attend_in_blocks(
+    queries: Array, keys: Array, values: Array, places: Array, how: Formula, block: int
+) -> Float[Array, "n h l d"]:
+    """The same result, some queries of all rows and heads at a time, whose scores the backward pass computes again."""
+    length = queries.shape[2]
+    starts = jnp.arange(0, length, block)
+    filled = len(starts) * block - length
+    queries = jnp.pad(queries, ((0, 0), (0, 0), (0, filled), (0, 0)))
+    of_queries = jnp.pad(places, ((0, 0), (0, filled)))
+    bias = None if how.bias is None else jnp.pad(how.bias, ((0, 0), (0, filled), (0, 0)))
+
+    @jax.checkpoint
+    def one(start: Int[Array, ""]) -> Float[Array, "n h q d"]:
+        here = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=block)
+        part = how._replace(bias=None if bias is None else here(bias, axis=1))
+        return _attend(here(queries, axis=2), keys, values, here(of_queries, axis=1), places, part, first=start)
+
+    attended = jnp.moveaxis(jax.lax.map(one, starts), 0, 2)
+    return attended.reshape(*queries.shape)[:, :, :length]
+
+
+def _attend(
+    queries: Float[Array, "n h q d"],
+    keys: Float[Array, "n h l d"],
+    values: Float[Array, "n h l d"],
+    of_queries: Bool[Array, "n q"] | Int[Array, "n q"],
+    of_keys: Bool[Array, "n l"] | Int[Array, "n l"],
+    how: Formula,
+    *,
+    first: Int[Array, ""] | int = 0,
+) -> Float[Array, "n h q d"]:
+    """The attention of some queries, from place `first` of their row on, to all keys; `how.bias` is that of these."""
     scores = jnp.einsum("nhld,nhmd->nhlm", queries, keys, preferred_element_type=jnp.float32)
-    one_text = places.dtype == jnp.bool_
-    seen = places[:, None, :] if one_text else places[:, :, None] == places[:, None, :]
+    one_text = of_keys.dtype == jnp.bool_
+    seen = of_keys[:, None, :] if one_text else of_queries[:, :, None] == of_keys[:, None, :]
     if how.window != FULL:
-        seen = seen & kernels.band(places.shape[1], how.window)[None]
+        seen = seen & kernels.band(of_keys.shape[1], how.window, first=first, count=of_queries.shape[1])[None]
     scores = scores * how.scale + jnp.where(seen, 0.0, _MASKED)[:, None]
     biased = scores if how.bias is None else scores + how.bias[None].astype(jnp.float32)
     weights: Any = _softmax(biased, values.dtype)  # Any: JAX leaves the type of what has its own derivative open
     weights = dropout(weights, how.dropped, how.dropout_key)
-    return jnp.einsum("nhlm,nhmd->nhld", weights, values).transpose(0, 2, 1, 3)
+    return jnp.einsum("nhlm,nhmd->nhld", weights, values)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

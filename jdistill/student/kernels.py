@@ -18,10 +18,13 @@ BLOCKS = (512, 384, 256, 128)
 """Places of a row that the TPU kernel takes at a time: the largest that divides the length."""
 
 
-def band(length: int, window: Window) -> Bool[Array, "l l"]:
-    """True where place `i` may attend place `j` by the window."""
+def band(
+    length: int, window: Window, *, first: Int[Array, ""] | int = 0, count: int | None = None
+) -> Bool[Array, "q l"]:
+    """True where place `i` may attend place `j` by the window, for `count` places `i` from `first` on; else for all."""
     before, after = (length if side is None else side for side in window)
-    distance = jnp.arange(length)[None, :] - jnp.arange(length)[:, None]
+    places = jnp.arange(length if count is None else count)
+    distance = jnp.arange(length)[None, :] - (places if count is None else places + first)[:, None]
     return (distance >= -before) & (distance <= after)
 
 

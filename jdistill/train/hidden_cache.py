@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from jdistill.losses import LossConfig
-from jdistill.model import static_length
+from jdistill.model import static_length, static_rows
 from jdistill.parallel import in_microbatches, make_mesh, replicated
 from jdistill.store import HiddenTable, HiddenWriter, TokenTable
 from jdistill.store.progress import Progress
@@ -27,6 +27,9 @@ from jdistill.types import Tokens
 
 TOKENS = 8192
 """About so many are encoded at once on each device."""
+
+BATCH = 32
+"""Memory of long texts is bounded as `Model.encode` bounds it with batches of so many."""
 
 
 def check_something_learns(
@@ -113,6 +116,7 @@ def _encoded(
         length = static_length(int(tokens.lengths[ids[order[start]]]), fine=True)
         # A power of two that follows from the length, so that each length is one program.
         each = min(1 << (max(TOKENS // length, 1).bit_length() - 1), -(-most // mesh.size))
+        each = min(each, static_rows(length, BATCH, attends=student.layers > 0))
         rows = each * mesh.size
         texts = order[start : start + rows]
         start += rows

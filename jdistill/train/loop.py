@@ -1,8 +1,9 @@
-"""The training loop, to be read aloud: batch, step, log?, evaluate?, save?, stop.
+"""The training loop, to be read aloud: batch, step, log?, save?, stop?, evaluate.
 
 The host runs at most two steps ahead of the devices and waits for them only there, and where it logs, evaluates or
 saves. A killed run goes on from its last complete checkpoint and ends bit for bit as if never killed, because the
-batch and the dropout of a step follow from its number.
+batch and the dropout of a step follow from its number. A step is saved before it is evaluated, so that an evaluation
+that fails costs no training; a run that resumes at such a step evaluates it again.
 """
 
 from collections import deque
@@ -130,9 +131,16 @@ def _loop(
     """From `step` to the end."""
     config, checked = run.config, step
     evaluate_every = in_steps(config.evaluate_every, run.total) if config.evaluate_every else run.total
+
+    def evaluated(step: int) -> bool:
+        due = config.evaluate_at_start if step == 0 else step % evaluate_every == 0 or step == run.total
+        return run.evaluates and due
+
     in_flight: deque[Array] = deque()
-    if config.evaluate_at_start and not resumed and run.evaluate(state, step, console):
-        run.save(state, step, console)
+    if evaluated(step):
+        if not resumed and config.keep_best is not None:
+            run.save(state, step, console)
+        run.evaluate(state, step, console)
     for batch in run.batches(step):  # 1. the batch, prepared in the background
         state, metrics = train_step(state, batch)  # 2. the step, which the devices do while the host goes on
         step += 1
@@ -144,10 +152,10 @@ def _loop(
             in_flight.popleft().block_until_ready()
 
         logs = step % config.log_every == 0 or step == run.total
-        evaluates = step % evaluate_every == 0 or step == run.total
-        saves = step % config.save_every == 0 or step == run.total
+        evaluates = evaluated(step)
+        saves = step % config.save_every == 0 or step == run.total or evaluates
         stops = step < run.total and preemption.reached(step)
-        if logs or evaluates or saves or stops:
+        if logs or saves or stops:
             metrics = jax.device_get(metrics)
             run.check_finite(metrics, checked, step)
             checked = step
@@ -155,15 +163,15 @@ def _loop(
             learned = jax.device_get(local_copy(state.params["losses"]))
             run.log(step, metrics, learned, console)
             watch.learned(learned)
-        if evaluates:  # 4. the student as it is now; a new best one is always saved
-            saves |= run.evaluate(state, step, console)
-        if saves or stops:  # 5. what the run goes on from if it is killed
+        if saves or stops:  # 4. what the run goes on from if it is killed, or if its evaluation fails
             run.save(state, step, console)
-        if stops:  # 6. make room, when told to
+        if stops:  # 5. make room, when told to
             raise PreemptedError(
                 f"run at {run.folder}: stopped by SIGTERM after step {step} of {run.total}, which is saved. Start the "
                 "same command again to go on from there."
             )
+        if evaluates:  # 6. the student as it is now
+            run.evaluate(state, step, console)
     return state  # 7. stop: the stream of batches ends with the last step
 
 

@@ -8,8 +8,12 @@ from typing import Any, NamedTuple
 
 from jdistill.config import UserError
 
+EVALUATION = ("evaluate", "fidelity")
+"""Sections that say what is measured."""
+
 FREE = ("name", "run", "store", "export", "loader.prefetch", "train.log_every", "train.save_every")
 FREE += ("train.keep_checkpoints", "train.sinks", "train.microbatches", "train.fsdp", "student.attention")
+FREE += EVALUATION
 """Settings that may change between two halves of a run: no update depends on them, but for rounding."""
 
 PATHS = re.compile(r"data\.[^.]+\.(path|dataset)|teachers\.[^.]+\.model|student\.(init|tokenizer)|evaluate\..*path")
@@ -74,6 +78,11 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         and not _free(path)
         and not _moved(path, before.get(path), after.get(path))
     ]
+
+
+def same_evaluation(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two recipes measure the same, so that the best student of one is comparable with those of the other."""
+    return all(then.get(section) == now.get(section) for section in EVALUATION)
 
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from jdistill.train.groups import frozen_paths
 from jdistill.train.needs import Evaluate, Loader
 from jdistill.train.optimizer import AdamW
 from jdistill.train.programs import Programs
-from jdistill.train.resume import Best, Note, check_same_run, read_note
+from jdistill.train.resume import Best, Note, check_same_run, read_note, same_evaluation
 from jdistill.train.sinks import Sink, make_sinks
 from jdistill.train.state import TrainState, from_parts, make_state, to_parts
 from jdistill.train.step import learning_rate, make_train_step
@@ -67,6 +67,7 @@ class Run:
         self.student = student
         self.loader = loader
         self._evaluate = evaluate
+        self.evaluates = evaluate is not None
         self.folder = folder
         self.recipe: dict[str, Any] = json.loads(json.dumps(recipe))  # as a checkpoint gives it back
         self.mesh = mesh
@@ -101,13 +102,14 @@ class Run:
             note = read_note(self.checkpoints.note(step))
             check_same_run(self.folder, note, self.recipe, self.loader.fingerprint, step=step)
             state = from_parts(self.checkpoints.restore(step, to_parts(state)))
-            self.evaluation, self.best = note.evaluation, note.best
+            self.evaluation = note.evaluation
+            self.best = note.best if same_evaluation(note.recipe, self.recipe) else None
         if jax.process_index() == 0:
             text = write_yaml(self.recipe)
             (self.folder / "config.yaml").write_text(text, encoding="utf-8")
             save_architecture(self.student, self.folder / "architecture")
         check_shared(self.folder / "config.yaml")
-        for sink in self.sinks:
+        for sink in self.sinks if self.finished is None else ():  # what is finished writes nothing more
             sink.start(self.recipe, step or 0)
         return state, step is not None
 
@@ -169,28 +171,41 @@ class Run:
             sink.scalars(step, values)
         console.log(step, metrics, values)
 
-    def evaluate(self, state: TrainState, step: int, console: Console) -> bool:
-        """Whether the student is the best so far, and the run keeps the best.
+    def evaluate(self, state: TrainState, step: int, console: Console) -> None:
+        """Measure the student, tell everyone, and note whether it is the best so far.
 
         Every process evaluates by itself, which takes as long as if process 0 did it alone while they wait in a
         collective that networks give up after minutes; then all take process 0's numbers, and so the same decisions.
+
+        Raises:
+          UserError: as the evaluation does, saying that the step is saved.
         """
         if self._evaluate is None:
-            return False
+            return
+        if jax.process_count() > 1:  # a process whose evaluation fails leaves, and a checkpoint needs all of them
+            self.checkpoints.wait()
         began = time.perf_counter()
-        metrics = self._evaluate(local_copy(state.params["student"]))
+        kept = f"Step {step} of {self.total} is saved, and the same command resumes there and evaluates again."
+        try:
+            metrics = self._evaluate(local_copy(state.params["student"]))
+        except UserError as error:
+            raise UserError(f"{error} {kept}" if step else str(error)) from error
+        except Exception as error:
+            if step:
+                error.add_note(kept)
+            raise
         self.evaluation = as_process_0({name: float(value) for name, value in metrics.items()})
         console.pause(time.perf_counter() - began)
         for sink in self.sinks:
             sink.scalars(step, {f"evaluate/{name}": value for name, value in self.evaluation.items()})
         for line in evaluation_lines(self.evaluation):
             console.say(f"step {step:>{len(str(self.total))}}/{self.total}  {line}")
-        return self._note_best(step, self.evaluation)
+        self._note_best(step, self.evaluation)
 
-    def _note_best(self, step: int, evaluation: dict[str, float]) -> bool:
+    def _note_best(self, step: int, evaluation: dict[str, float]) -> None:
         keep = self.config.keep_best
         if keep is None:
-            return False
+            return
         if keep.metric not in evaluation:
             raise UserError(
                 f"train.keep_best.metric: evaluation reports no '{keep.metric}'. It reports: {', '.join(evaluation)}."
@@ -198,9 +213,8 @@ class Run:
         value = evaluation[keep.metric]
         sign = 1 if keep.mode == "max" else -1
         if math.isnan(value) or (self.best is not None and sign * value <= sign * self.best.value):
-            return False
+            return
         self.best = Best(step, value, evaluation)
-        return True
 
     def save(self, state: TrainState, step: int, console: Console) -> None:
         """Begin to write a checkpoint; the best one so far stays, however old."""

@@ -15,7 +15,10 @@ class Sink(Protocol):
     """A place for metrics."""
 
     def start(self, recipe: Mapping[str, Any], step: int) -> None:
-        """Begin, or go on after `step` updates: what was written of later steps is taken back."""
+        """Begin, or resume after `step` updates: what was written of later steps is taken back.
+
+        So is the evaluation of `step` itself, which comes after its checkpoint and is made again on resuming.
+        """
         ...
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -36,7 +39,8 @@ class JsonLines:
 
     def start(self, recipe: Mapping[str, Any], step: int) -> None:
         """See Sink."""
-        kept = [line for line in self._lines() if line["step"] <= step] if step else []
+        lines = self._lines() if step else []
+        kept = [line for line in lines if line["step"] < step or (line["step"] == step and not _evaluated(line))]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, self.path)
@@ -64,6 +68,11 @@ class JsonLines:
             except json.JSONDecodeError:
                 break
         return lines
+
+
+def _evaluated(line: Mapping[str, Any]) -> bool:
+    """Whether a line holds an evaluation."""
+    return any(name.startswith("evaluate/") for name in line)
 
 
 class TensorBoard:

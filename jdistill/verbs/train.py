@@ -19,6 +19,7 @@ from jdistill.student import Corpus, Side, Student, load_architecture, make_stud
 from jdistill.train import TrainResult
 from jdistill.train import train as train_student
 from jdistill.train.hidden_cache import check_something_learns, hidden_table
+from jdistill.verbs.checks import check_student, check_surroundings
 from jdistill.verbs.evaluate import evaluate_params, make_evaluators
 
 LANES = 128
@@ -29,16 +30,19 @@ def train(recipe: Recipe) -> TrainResult:
     """Train the recipe's student on its store, in its run folder; goes on from the last checkpoint.
 
     Raises:
-      UserError: if store and recipe do not fit each other, or the run folder was begun with another recipe.
+      UserError: if store and recipe do not fit each other, or the run folder was begun with another recipe; and
+        whatever `check_surroundings` and `check_student` find, before anything long is begun.
     """
     check_compiler()
     store, made = open_store(recipe), list[str]()
+    evaluators = make_evaluators(recipe, store)
+    check_surroundings(recipe, evaluators)
     student, params = make_run_student(recipe, store, say=made.append)
+    check_student(recipe, student, evaluators)
     mesh = make_mesh(fsdp=recipe.train.fsdp)
     check_packing(recipe.loader.packing, mesh.devices.flat[0].platform)
     with process_0_first():
         loader = make_loader(recipe, store, student, params, pieces=mesh.size * recipe.train.microbatches)
-    evaluators = make_evaluators(recipe, store)
     return train_student(
         recipe.train,
         student=student,
@@ -91,8 +95,7 @@ def make_run_student(
     Raises:
       UserError: if there is no projection and the widths differ, or teachers side by side need one.
     """
-    projected = {t for term in recipe.terms().values() if term.needs().projection for t in term.teachers}
-    widths = {name: store.teacher(name).width for name in sorted(projected)}
+    widths = teacher_widths(recipe, store)
     if recipe.student.cuts.any and complete_steps(recipe.run):
         student, params = load_architecture(Path(recipe.run) / "architecture"), load_student_params(recipe.run)
     else:
@@ -103,11 +106,26 @@ def make_run_student(
             corpus=corpus_of(recipe, store),
             say=say,
         )
-    for name in widths:
+    check_projections(recipe, store, student)
+    return student, params
+
+
+def teacher_widths(recipe: Recipe, store: Store) -> dict[str, int]:
+    """The width of each teacher whose space some term needs."""
+    projected = {t for term in recipe.terms().values() if term.needs().projection for t in term.teachers}
+    return {name: store.teacher(name).width for name in sorted(projected)}
+
+
+def check_projections(recipe: Recipe, store: Store, student: Student) -> None:
+    """Refuse a student that lacks the projection to a teacher.
+
+    Raises:
+      UserError: if the widths differ and there is no projection, or teachers side by side need one.
+    """
+    for name in teacher_widths(recipe, store):
         if name not in student.config.projections:
             check_width(store, name, student.width)
     _check_side_by_side(recipe, student)
-    return student, params
 
 
 def corpus_of(recipe: Recipe, store: Store) -> Corpus:

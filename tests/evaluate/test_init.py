@@ -1,10 +1,23 @@
 import subprocess
 import sys
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from jdistill.evaluate import STS, Evaluator, EvaluatorConfig, Triplet, evaluate, primary_metrics
+from jdistill.evaluate import (
+    STS,
+    Evaluator,
+    EvaluatorConfig,
+    Fidelity,
+    FidelityConfig,
+    Triplet,
+    evaluate,
+    metric_names,
+    primary_metrics,
+)
 
 
 class _Constant(EvaluatorConfig):
@@ -26,6 +39,33 @@ def test_metrics_are_named_after_their_evaluator():
     assert evaluate(evaluators, lambda texts, side: None) == {"a/one": 1.0, "a/two": 2.0, "b/one": 1.0, "b/two": 2.0}
     assert primary_metrics(evaluators) == ["a/one", "b/one"]
     assert primary_metrics({"nli": Triplet(path="x.csv")}) == ["nli/cosine_accuracy"]
+
+
+def test_names_of_metrics_are_known_before_the_first_call(tmp_path):
+    texts = [f"{i} cats" for i in range(12)]
+    columns = {
+        **dict.fromkeys(("text", "sentence1", "anchor", "positive"), texts),
+        **dict.fromkeys(("sentence2", "negative"), texts[::-1]),
+        **{key: [str(i) for i in range(12)] for key in ("id", "qid", "docid")},
+        "score": list(range(12)),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "all.parquet")
+    file = {"path": str(tmp_path / "all.parquet")}
+    evaluators = {
+        "sts": {"kind": "sts", **file, "similarities": ["dot"]},
+        "triplet": {"kind": "triplet", **file},
+        "speed": {"kind": "throughput", **file, "passes": 1},
+        "retrieval": {"kind": "retrieval", **dict.fromkeys(("corpus", "queries", "qrels"), file), "ndcg": [3]},
+    }
+    made = TypeAdapter(dict[str, Evaluator]).validate_python(evaluators)
+    rng = np.random.default_rng(0)
+    for teacher in (4, 6):
+        made |= {f"fidelity_{teacher}": Fidelity(FidelityConfig(neighbours=3), texts, rng.normal(size=(12, teacher)))}
+    for evaluator in made.values():
+        evaluator.prepare()
+    (tmp_path / "all.parquet").unlink()  # whatever is read is read before
+    metrics = evaluate(made, lambda texts, side: rng.normal(size=(len(texts), 4)))
+    assert metric_names(made, 4) == list(metrics)
 
 
 def test_every_option_is_described_and_kinds_are_told_apart():

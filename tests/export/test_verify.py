@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from jdistill.export.verify import PROBES, verify
+from jdistill.export.verify import PROBES, _in_batches, verify
 from tests.tiny import tiny_bert_folder, tiny_static_folder
 
 pytestmark = pytest.mark.parity
@@ -81,3 +81,17 @@ def test_vectors_of_another_width_are_refused(tmp_path):
 def test_import_needs_no_torch():
     code = "import sys, jdistill.export.verify; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_long_text_does_not_pad_many_short_ones():
+    """What goes through the other libraries at once, longest first; vectors come back in the order of the texts."""
+    seen = []
+
+    def encode(texts, prompt):
+        seen.append((len(texts), max(map(len, texts))))
+        return np.array([[len(text), len(prompt)] for text in texts], np.float32)
+
+    texts = ["ab", "x" * 30_000, "", *["abc"] * 40]
+    vectors = _in_batches(encode, texts, "q")
+    np.testing.assert_array_equal(vectors, [[len(text), 1] for text in texts])
+    assert seen == [(1, 30_000), (32, 3), (10, 3)]

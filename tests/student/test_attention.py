@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jdistill.config import UserError
-from jdistill.student.attention import CAUSAL, FULL, attention, attention_path
+from jdistill.student.attention import CAUSAL, FULL, attention, attention_path, query_block
 from jdistill.student.kernels import splash
 
 
@@ -169,3 +169,58 @@ def test_numbered_places_attend_their_own_number():
     whole = attention(q, k, v, jnp.array([[3, 3, 3, 7, 7, -1]] * 2))
     alone = attention(q[:, :3], k[:, :3], v[:, :3], jnp.ones((2, 3), bool))
     np.testing.assert_allclose(whole[:, :3], alone, atol=1e-6)
+
+
+PLACES = {
+    "padded right": np.arange(11) < np.array([[11], [6]]),
+    "padded left": np.arange(11) >= np.array([[0], [6]]),
+    "packed": np.array([[0, 0, 0, 0, 1, 1, 1, 2, 2, -1, -1], [3] * 11], np.int32),
+}
+
+
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
+@pytest.mark.parametrize("window", [FULL, CAUSAL, (2, 2)], ids=str)
+@pytest.mark.parametrize("places", PLACES.values(), ids=PLACES.keys())
+def test_blocks_of_queries_are_the_same_attention(places, window, biased, monkeypatch):
+    """Value and gradient at every place that holds a token; 11 places do not divide into blocks of 4."""
+    inputs, places = _inputs(l=11), jnp.asarray(places)
+    real = (places if places.dtype == bool else places >= 0)[:, :, None, None]
+    bias = jnp.asarray(np.random.default_rng(3).normal(size=(2, 11, 11)), jnp.float32) if biased else None
+
+    def weighted():
+        def loss(q, k, v, bias):
+            out = jnp.where(real, attention(q, k, v, places, window=window, bias=bias), 0.0)
+            return (out**2).sum(), out
+
+        return jax.value_and_grad(loss, argnums=(0, 1, 2, *((3,) if biased else ())), has_aux=True)(*inputs, bias)
+
+    (_, whole), expected = weighted()
+    monkeypatch.setattr("jdistill.student.attention.SCORES_BYTES", 0)
+    monkeypatch.setattr("jdistill.student.attention.BLOCK_BYTES", 4 * 2 * 2 * 11 * 4)
+    assert query_block(2, 2, 11) == 4
+    (_, blocks), gradients = weighted()
+    np.testing.assert_allclose(blocks, whole, atol=1e-6)
+    for one, other in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "heads", "length", "block"),
+    [(4096, 16, 512, None), (1, 16, 2048, None), (1, 16, 5120, 128), (64, 12, 5120, 4), (4096, 16, 8192, 1)],
+)
+def test_only_rows_whose_scores_do_not_fit_go_in_blocks(rows, heads, length, block):
+    assert query_block(rows, heads, length) == block
+
+
+@pytest.mark.parametrize("window", [FULL, (64, 64)], ids=str)
+def test_scores_of_a_long_row_are_never_held(window):
+    """By the compiler's account: all scores of 8,192 tokens and 12 heads would take 3.2 GB."""
+    form = jax.ShapeDtypeStruct((1, 8192, 12, 64), jnp.float32)
+    places = jax.ShapeDtypeStruct((1, 8192), jnp.bool_)
+
+    def loss(q, k, v, places):
+        return (attention(q, k, v, places, window=window) ** 2).sum()
+
+    for function in (loss, jax.grad(loss, argnums=(0, 1, 2))):
+        needed = jax.jit(function).lower(form, form, form, places).compile().memory_analysis()
+        assert needed.temp_size_in_bytes < 600 * 2**20

@@ -24,7 +24,9 @@ RECIPE: dict[str, Any] = {
         ({"train": {"steps": 10, "log_every": 1, "sinks": ["wandb"]}}, []),
         ({"train": {"steps": 12, "log_every": 5, "sinks": []}}, ["train.steps: 10 -> 12"]),
         ({"seed": 3}, ["seed: absent -> 3"]),
-        ({"evaluate": {"sts": {"kind": "sts"}}}, ["evaluate: {} -> absent", "evaluate.sts.kind: absent -> sts"]),
+        ({"evaluate": {"sts": {"kind": "sts"}}}, []),
+        ({"fidelity": {"neighbours": 5}}, []),
+        ({"losses": {}}, ["losses.align.weight: 1.0 -> absent", "losses: absent -> {}"]),
         ({"losses": {"align": {"weight": 2.0}}}, ["losses.align.weight: 1.0 -> 2.0"]),
     ],
 )

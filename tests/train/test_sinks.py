@@ -70,3 +70,16 @@ def test_missing_package_names_the_extra(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"pip install 'jdistill\[{sink}\]'"):
         make_sinks([sink], tmp_path)
+
+
+def test_the_evaluation_of_the_step_resumed_from_is_taken_back(tmp_path: Path) -> None:
+    sink = JsonLines(tmp_path)
+    sink.start({}, 0)
+    for step in (1, 2):
+        sink.scalars(step, {"train/loss": 1.0})
+        sink.scalars(step, {"evaluate/sts/spearman_cosine": 0.5})
+    sink.close()
+    sink = JsonLines(tmp_path)
+    sink.start({}, 2)
+    sink.close()
+    assert steps(sink.path) == [1, 1, 2]

@@ -1,0 +1,55 @@
+"""`jdistill show --check`: whether a recipe would train, found out without training."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jdistill.evaluate import Fidelity
+from jdistill.plan.student import planned_student
+from jdistill.recipe import Recipe
+from jdistill.student import Student
+from jdistill.student.tokenizer import Tokenizer
+from jdistill.train.hidden_cache import check_something_learns
+from jdistill.verbs.checks import check_student, check_surroundings
+from jdistill.verbs.evaluate import make_evaluators
+from jdistill.verbs.train import check_projections, open_store, teacher_widths
+
+
+def check(recipe: Recipe) -> str:
+    """Check everything that `train` checks before its first step, and describe what was checked in a few lines.
+
+    No text is encoded, and no teacher is run. Without a store, what depends on its texts and vectors is left out. A
+    student that is cut to fit its texts is checked at the sizes it will have.
+
+    Raises:
+      UserError: as `train` would.
+    """
+    store = open_store(recipe) if Path(recipe.store, "manifest.json").is_file() else None
+    evaluators = make_evaluators(recipe, store)
+    check_surroundings(recipe, evaluators)
+    planned = planned_student(recipe.student, {} if store is None else teacher_widths(recipe, store))
+    student = _with_tokenizer(recipe, planned.student)
+    check_something_learns(recipe.train, student, planned.params, recipe.terms())
+    if store is not None:
+        check_projections(recipe, store, student)
+    elif recipe.fidelity is not None and any(source.role == "heldout" for source in recipe.data.values()):
+        nothing = np.zeros((0, student.width), np.float32)
+        evaluators |= {f"fidelity_{name}": Fidelity(recipe.fidelity, [], nothing) for name in recipe.teachers}
+    check_student(recipe, student, evaluators, projections=store is not None)
+    unmade = f"store: there is none at {recipe.store} yet; jdistill embed makes it"
+    lines = [
+        unmade if store is None else "store: complete, and of these teachers",
+        f"student: {student.config.encoder.kind}, vectors of width {student.width}",
+        f"evaluations: {', '.join(evaluators) or 'none'}",
+        f"losses: {', '.join(recipe.losses)}",
+    ]
+    return f"{recipe.name}: no mistake found\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def _with_tokenizer(recipe: Recipe, student: Student) -> Student:
+    """The student with its tokenizer where that lies on disk; a plan reads none for random weights."""
+    named = recipe.student.tokenizer
+    if named is None or not Path(named).is_dir():
+        return student
+    special_tokens = student.config.encoder.special_tokens
+    return Student(student.config, Tokenizer.from_folder(named, special_tokens=special_tokens))

@@ -1,0 +1,69 @@
+"""What would otherwise be found after hours of training: checked before the first step, and by `show --check`."""
+
+import os
+from pathlib import Path
+
+from jdistill.config import UserError
+from jdistill.evaluate import metric_names
+from jdistill.export.hf import projected_to
+from jdistill.recipe import Recipe
+from jdistill.student import Student
+from jdistill.train.sinks import make_sinks
+from jdistill.verbs.evaluate import Evaluators
+
+
+def check_surroundings(recipe: Recipe, evaluators: Evaluators) -> None:
+    """Check what training needs besides the student: a folder to write, packages of sinks, files of evaluators.
+
+    Raises:
+      UserError: naming the setting or the file.
+    """
+    _check_writable(recipe.run)
+    make_sinks(recipe.train.sinks, Path(recipe.run))
+    for evaluator in evaluators.values():
+        evaluator.prepare()
+
+
+def check_student(recipe: Recipe, student: Student, evaluators: Evaluators, *, projections: bool = True) -> None:
+    """Check what depends on the student: room for text behind its prompts, names of metrics, the export's projection.
+
+    Args:
+      recipe: the run.
+      student: in a plan it may be without a tokenizer, and its prompts are then not checked.
+      evaluators: those of the run.
+      projections: whether the student's projections are known, which takes the teachers' widths.
+
+    Raises:
+      UserError: naming the setting.
+    """
+    if student.tokenizer is not None:
+        _check_prompts(student)
+    keep = recipe.train.keep_best
+    names = metric_names(evaluators, student.width)
+    if keep is not None and keep.metric not in names:
+        raise UserError(
+            f"train.keep_best.metric: evaluation reports no '{keep.metric}'. It reports: "
+            f"{', '.join(names) or 'nothing'}. Name one of these, or add the evaluation that reports it."
+        )
+    if projections and recipe.export.projection == "dense":
+        projected_to(student, recipe.export.teacher)
+
+
+def _check_prompts(student: Student) -> None:
+    for side, prompt in student.prompts.model_dump().items():
+        taken = len(student.tokenizer.encode([prompt], None)[0]) if prompt else 0
+        if prompt and taken >= student.max_length:
+            raise UserError(
+                f"student.prompts.{side}: the prompt takes {taken} tokens, special ones included, and a text is cut "
+                f"after {student.max_length} (student.max_length), so that every text would be the prompt alone. "
+                f"Shorten the prompt, or set max_length above {taken}."
+            )
+
+
+def _check_writable(run: str) -> None:
+    folder = Path(run).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"run: {nearest} is a file, but the run needs a folder at {run}. Give `run` another path.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"run: {nearest} is not writable, so no folder can be made at {run}. Give `run` another path.")

@@ -1,0 +1,160 @@
+"""What is found before the first step, and by `show --check`: exit code 2, one paragraph, and no step done."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jdistill import cli
+from jdistill.config import UserError
+from jdistill.verbs.checks import _check_writable
+from tests.verbs.conftest import Job
+
+
+def both_refuse(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], **sections: Any) -> str:
+    """The paragraph that `train` and `show --check` are refused with; nothing is trained or evaluated."""
+    run = tmp_path / "run"
+    recipe = job.write(f"{tmp_path.name}.yaml", run=str(run), **sections)
+    told = []
+    for arguments in (["train", recipe], ["show", "--check", recipe]):
+        capsys.readouterr()
+        assert cli.main(arguments) == 2
+        message = capsys.readouterr().err.strip()
+        told.append(message[message.rindex("error: ") :])
+    assert told[0] == told[1]
+    assert "\n\n" not in told[0]
+    assert not (run / "checkpoints").exists()
+    return told[0]
+
+
+def late(job: Job, **changes: Any) -> dict[str, Any]:
+    """A training that evaluates nothing until its last step."""
+    return {**job.content["train"], "evaluate_at_start": False, "evaluate_every": None, **changes}
+
+
+def test_what_trains_is_summed_up(embedded: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    recipe = embedded.write("right.yaml", run=str(run))
+    capsys.readouterr()
+    assert cli.main(["show", "--check", recipe]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("tiny: no mistake found")
+    assert "evaluations: sts, fidelity_big" in out
+    assert not run.exists()
+
+
+def test_without_a_store_what_needs_none_is_checked(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = job.write()
+    keep = "train.keep_best.metric="
+    assert cli.main(["show", "--check", recipe, keep + "fidelity_big/overlap@10"]) == 0
+    assert "jdistill embed makes it" in capsys.readouterr().out
+    assert cli.main(["show", "--check", recipe, keep + "fidelity_big/overlap@11"]) == 2
+    assert "no 'fidelity_big/overlap@11'" in capsys.readouterr().err
+    assert not Path(job.content["store"]).exists()
+
+
+@pytest.mark.parametrize("metric", ["sts/spearman", "nope", "fidelity_big/spearmann"])
+def test_unknown_metric(embedded: Job, metric: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    message = both_refuse(embedded, tmp_path, capsys, train=late(embedded, keep_best={"metric": metric}))
+    assert f"train.keep_best.metric: evaluation reports no '{metric}'" in message
+    assert "sts/spearman_cosine" in message
+    assert "fidelity_big/cosine" in message
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"sentence1": "a", "sentence2": "b", "scoore": 1}], "scoore"),
+        ([{"sentence1": "a", "sentence2": None, "score": 1}], "row 1: is empty"),
+        (None, "no such file"),
+    ],
+    ids=["column", "text", "file"],
+)
+def test_evaluation_files(
+    embedded: Job, rows: Any, told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "sts.jsonl"
+    if rows is not None:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluate = {"sts": {"kind": "sts", "path": str(path)}}
+    message = both_refuse(embedded, tmp_path, capsys, evaluate=evaluate, train=late(embedded))
+    assert told in message
+    assert "sts.jsonl" in message
+
+
+def test_half_an_emoji_in_an_evaluation_file(embedded: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "sts.jsonl"
+    lines = [{"sentence1": "a", "sentence2": "b", "score": 1}, {"sentence1": "a \ud83d", "sentence2": "b", "score": 2}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    message = both_refuse(embedded, tmp_path, capsys, evaluate={"sts": {"kind": "sts", "path": str(path)}})
+    assert "sts.jsonl" in message
+    assert "row 2" in message
+
+
+@pytest.mark.parametrize("include", [True, False])
+def test_prompt_without_room_for_text(
+    embedded: Job, include: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    student = {**embedded.content["student"], "max_length": 8, "include_prompt": include}
+    student["prompts"] = {"query": "the cat the cat the cat "}
+    message = both_refuse(embedded, tmp_path, capsys, student=student)
+    assert "student.prompts.query: the prompt takes 8 tokens" in message
+    assert "max_length above 8" in message
+
+
+def test_package_of_a_sink(
+    embedded: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    message = both_refuse(embedded, tmp_path, capsys, train=late(embedded, sinks=["tensorboard"]))
+    assert "pip install 'jdistill[tensorboard]'" in message
+
+
+def test_too_few_heldout_texts(embedded: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    message = both_refuse(embedded, tmp_path, capsys, fidelity={"limit": 2})
+    assert "fidelity: 2 different held-out texts" in message
+
+
+def test_export_to_a_projection_that_there_is_not(
+    embedded: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert "export.projection" in both_refuse(embedded, tmp_path, capsys, export={"projection": "dense"})
+
+
+def test_name_of_an_evaluation_that_fidelity_takes(
+    embedded: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    evaluate = {"fidelity_big": embedded.content["evaluate"]["sts"]}
+    message = both_refuse(embedded, tmp_path, capsys, evaluate=evaluate)
+    assert "evaluate.fidelity_big: is the name of the comparison" in message
+
+
+def test_run_folder_that_is_a_file(embedded: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    assert "is a file" in both_refuse(embedded, tmp_path, capsys)
+
+
+def test_folder_that_may_not_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # the superuser may write anywhere
+    with pytest.raises(UserError, match="not writable"):
+        _check_writable(str(tmp_path / "a" / "b"))
+
+
+def test_an_evaluation_that_breaks_later_can_be_repaired(embedded: Job, tmp_path: Path) -> None:
+    """The evaluation of a run that was begun may be changed, since no step depends on it."""
+    other = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [0.0, 1.0]}), other)
+    recipe = embedded.write("long.yaml", run=str(tmp_path / "run"), train=late(embedded, steps=2))
+    assert cli.main(["train", recipe]) == 0
+    changed = embedded.write(
+        "changed.yaml",
+        run=str(tmp_path / "run"),
+        train=late(embedded, steps=2),
+        evaluate={"other": {"kind": "sts", "path": str(other)}},
+    )
+    assert cli.main(["train", changed]) == 0
