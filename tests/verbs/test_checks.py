@@ -68,7 +68,7 @@ def test_unknown_metric(embedded: Job, metric: str, capsys: pytest.CaptureFixtur
     ("rows", "told"),
     [
         ([{"sentence1": "a", "sentence2": "b", "scoore": 1}], "scoore"),
-        ([{"sentence1": "a", "sentence2": None, "score": 1}], "row 1: is empty"),
+        ([{"sentence1": "a", "sentence2": None, "score": 1}], "row 1, column 'sentence2'"),
         (None, "no such file"),
     ],
     ids=["column", "text", "file"],
