@@ -61,7 +61,9 @@ class SourceConfig(Config):
     """One named source of texts: local files, or a data set of the Hugging Face hub."""
 
     path: PathText | None = None
-    """A .parquet, .csv, .tsv or .jsonl file, or a glob of such files, read in the order of their names."""
+    """A .parquet, .csv, .tsv or .jsonl file, or a glob of such files, read in the order of their names. Text files are
+    UTF-8. Quotation marks enclose cells in .csv and are part of the text in .tsv; a row is counted from 1, without the
+    header."""
     dataset: PathText | None = None
     """A data set's id on the Hugging Face hub, or a folder written by `Dataset.save_to_disk`."""
     name: str | None = None
@@ -76,7 +78,8 @@ class SourceConfig(Config):
     limit: PositiveInt | None = None
     """Stop after so many rows; null: read all."""
     empty: Literal["error", "drop"] = "error"
-    """What to do with a row of which a text, a score or a negative is missing."""
+    """What to do with a row of which a text, a score or a negative is missing: null, NaN, half a character, or nothing
+    that can be seen. `drop` leaves it out and counts it."""
     role: Literal["train", "heldout"] = "train"
     """Rows are trained on, or kept apart to compare student and teacher."""
 
