@@ -42,7 +42,7 @@ class Model:
     student: Student
     params: PyTree[Array]
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """Name -> what is put in front of every text; left out: the student's own, `query` and `document`."""
+    """Name -> what is put in front of every text; left out: the student's own."""
     default_prompt_name: str | None = None
     """Prompt of a call that names none."""
     truncate_dim: int | None = None
@@ -50,7 +50,7 @@ class Model:
 
     def __post_init__(self) -> None:
         if not self.prompts:
-            object.__setattr__(self, "prompts", self.student.prompts.model_dump())
+            object.__setattr__(self, "prompts", self.student.all_prompts)
 
     @property
     def width(self) -> int:
@@ -151,7 +151,8 @@ def _load_run(folder: Path, dtype: Dtype) -> Model:
 
     saved = load_architecture(folder / "architecture")
     student = Student(saved.config.model_copy(update={"dtype": dtype, "lora": None}), saved.tokenizer)
-    return Model(student, jax.tree.map(jnp.asarray, merge_lora(saved.config.lora, load_student_params(folder))))
+    params = jax.tree.map(jnp.asarray, merge_lora(saved.config.lora, load_student_params(folder)))
+    return Model(student, params, default_prompt_name=student.config.inherited.default_prompt_name)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -222,7 +222,7 @@ def test_run_folder(bert, tmp_path, monkeypatch):
     checkpoint.load_student_params = lambda folder: params if folder == tmp_path else None  # pyright: ignore
     monkeypatch.setitem(sys.modules, "jdistill.checkpoint", checkpoint)
     run = jdistill.load(tmp_path)
-    assert run.prompts == {"query": "q: ", "document": ""}
+    assert run.prompts == {"query": "q: ", "document": "", "other": "see "}
     np.testing.assert_array_equal(run.encode(TEXTS), Model(student, params).encode(TEXTS))
     assert jdistill.load(tmp_path, dtype="bfloat16").student.config.dtype == "bfloat16"
 

@@ -103,12 +103,13 @@ def _modules(modules: Sequence[Module]) -> list[dict[str, Any]]:
 
 
 def _settings(student: Student) -> dict[str, Any]:
+    inherited = student.config.inherited
     return {
         "__version__": {"sentence_transformers": _LAYOUT},
-        "prompts": {"query": student.prompts.query, "document": student.prompts.document},
-        "default_prompt_name": None,
+        "prompts": student.all_prompts,
+        "default_prompt_name": inherited.default_prompt_name,
         **({"model_type": "SparseEncoder"} if student.sparse else {}),
-        "similarity_fn_name": "dot" if student.sparse else "cosine",
+        "similarity_fn_name": inherited.similarity_fn_name or ("dot" if student.sparse else "cosine"),
     }
 
 

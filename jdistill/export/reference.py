@@ -27,7 +27,9 @@ class Model(Protocol):
         """Its weights."""
         ...
 
-    def encode(self, texts: list[str], *, prompt_name: str | None = None) -> Float[np.ndarray, "n d"]:
+    def encode(
+        self, texts: list[str], *, prompt_name: str | None = None, prompt: str | None = None
+    ) -> Float[np.ndarray, "n d"]:
         """One vector per text."""
         ...
 
@@ -42,7 +44,7 @@ def reference_vectors(
     """
     names = [name for name, prompt in model.student.prompts.model_dump().items() if prompt]
     with jax.default_matmul_precision("highest"):
-        vectors = {"": model.encode(list(texts))}
+        vectors = {"": model.encode(list(texts), prompt="")}
         vectors |= {name: model.encode(list(texts), prompt_name=name) for name in names}
         if projection == "drop":
             return vectors

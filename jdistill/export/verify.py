@@ -164,14 +164,19 @@ def _sentence_transformers(folder: Path) -> Callable[[list[str], str], Float[np.
         sparse = SparseEncoder(str(folder), device="cpu", local_files_only=True, trust_remote_code=trusted)
 
         def encode_sparse(texts: list[str], prompt: str) -> Float[np.ndarray, "n d"]:
-            vectors = sparse.encode(texts, prompt_name=prompt or None, show_progress_bar=False)
+            vectors = sparse.encode(
+                texts, prompt_name=prompt or None, prompt=None if prompt else "", show_progress_bar=False
+            )
             return np.asarray(vectors.to_dense(), np.float32)
 
         return encode_sparse
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=trusted)
 
     def encode(texts: list[str], prompt: str) -> Float[np.ndarray, "n d"]:
-        return np.asarray(model.encode(texts, prompt_name=prompt or None, show_progress_bar=False), np.float32)
+        return np.asarray(
+            model.encode(texts, prompt_name=prompt or None, prompt=None if prompt else "", show_progress_bar=False),
+            np.float32,
+        )
 
     return encode
 

@@ -67,7 +67,7 @@ def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) ->
         include_prompt=sees_prompt(config, encoder, pooling, None),
         head=chosen_head(config, encoder, pooling, None),
         max_length=config.max_length or encoder.max_positions,
-        prompts=config.prompts,
+        prompts=config.prompts.resolved({}),
         projections={},
         dropout=config.dropout,
         dtype=config.dtype,

@@ -1,6 +1,6 @@
 """The student: text to tokens to vectors. `make_student` builds one, its parameters are a plain dict of arrays."""
 
-from jdistill.student.config import Architecture, Prompts, StudentConfig
+from jdistill.student.config import Architecture, GivenPrompts, Inherited, Prompts, StudentConfig
 from jdistill.student.init import make_student
 from jdistill.student.pruning.corpus import Corpus, Side
 from jdistill.student.student import Student, load_architecture, save_architecture, to_hf_tensors
@@ -9,6 +9,8 @@ from jdistill.student.tokenizer import Tokenizer
 __all__ = [
     "Architecture",
     "Corpus",
+    "GivenPrompts",
+    "Inherited",
     "Prompts",
     "Side",
     "Student",

@@ -1,11 +1,13 @@
 """What a user writes under `student:`, and what comes of it: the resolved architecture."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
 
 import jax.numpy as jnp
 from pydantic import Field, model_validator
 
 from jdistill.config import Config, PathText
+from jdistill.folders.prompts import prompt_name
 from jdistill.student.attention import ChosenKernel
 from jdistill.student.encoders import Encoder
 from jdistill.student.encoders.base import Computing
@@ -17,6 +19,7 @@ from jdistill.student.stack import Remat
 
 Dtype = Literal["float32", "bfloat16"]
 Backbone = Literal["trained", "frozen", "cached"]
+SIDES: Final = ("query", "document")
 
 
 class Prompts(Config):
@@ -26,6 +29,34 @@ class Prompts(Config):
     """In front of queries."""
     document: str = ""
     """In front of documents."""
+
+
+class GivenPrompts(Config):
+    """What is put in front of every text of a side, where it is not what `init` says."""
+
+    query: str | None = None
+    """In front of queries; null: as the prompts of `init` say, else nothing. Empty: nothing."""
+    document: str | None = None
+    """In front of documents; null: as the prompts of `init` say, else nothing. Empty: nothing."""
+
+    def resolved(self, own: Mapping[str, str]) -> Prompts:
+        """Both sides' prompts, given those of `init` by name."""
+        query, document = (own.get(prompt_name(own, side) or "", "") for side in SIDES)
+        return Prompts(
+            query=query if self.query is None else self.query,
+            document=document if self.document is None else self.document,
+        )
+
+
+class Inherited(Config):
+    """What `init` says of its use with sentence-transformers, kept in an export."""
+
+    prompts: dict[str, str] = Field(default_factory=dict)
+    """Name -> what is put in front of texts."""
+    default_prompt_name: str | None = None
+    """The prompt of texts for which none is named."""
+    similarity_fn_name: str | None = None
+    """How vectors are compared; None: cosine, or dot where they are sparse."""
 
 
 class StudentConfig(Config):
@@ -66,8 +97,8 @@ class StudentConfig(Config):
     `init`, else true, but false for a pooling that gives a number for each token of the vocabulary."""
     max_length: int | None = Field(default=None, ge=3)
     """Tokens after which texts are cut, special ones included. Left out: as in `init`."""
-    prompts: Prompts = Prompts()
-    """Per side; those of `init` are not taken over."""
+    prompts: GivenPrompts = GivenPrompts()
+    """Per side. Left out: those of `init`; an empty text for none."""
     projection: Literal["auto", "linear", "none"] = "auto"
     """From the student's to each teacher's space while training. `auto`: a linear one where the widths differ."""
     backbone: Backbone = "trained"
@@ -139,6 +170,8 @@ class Architecture(Config):
     """Tokens after which texts are cut, special ones included; None: never."""
     prompts: Prompts
     """Per side."""
+    inherited: Inherited = Inherited()
+    """From `init`, for its export."""
     projections: dict[str, int]
     """Teacher -> its width, for the teachers that the student is projected to."""
     dropout: float

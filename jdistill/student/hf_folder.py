@@ -13,6 +13,7 @@ import numpy as np
 
 from jdistill.config import UserError
 from jdistill.folders import Module, modules_of, read_json, read_tensors, refuse_what_no_student_reads
+from jdistill.folders.prompts import prompts_of
 from jdistill.student.encoders import MODEL_TYPES, EncoderConfig, StaticConfig
 from jdistill.student.head import Head
 from jdistill.student.hf_modules import (
@@ -48,6 +49,7 @@ class Pretrained:
     max_length: int | None
     prompts: dict[str, str]
     default_prompt_name: str | None
+    similarity_fn_name: str | None
     truncate_dim: int | None
     is_sentence_transformer: bool
 
@@ -114,18 +116,12 @@ def read_folder(folder: str | Path) -> Pretrained:
         include_prompt=all(read_json(path / "config.json").get("include_prompt", True) for path in stock),
         head=head,
         head_params=head_params,
-        prompts=_prompts(settings, folder / "config_sentence_transformers.json"),
+        prompts=prompts_of(settings, where=folder / "config_sentence_transformers.json"),
         default_prompt_name=settings.get("default_prompt_name"),
+        similarity_fn_name=settings.get("similarity_fn_name"),
         truncate_dim=_positive(settings, "truncate_dim", folder / "config_sentence_transformers.json"),
         is_sentence_transformer=True,
     )
-
-
-def _prompts(settings: Mapping[str, Any], path: Path) -> dict[str, str]:
-    prompts = settings.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(text is None or isinstance(text, str) for text in prompts.values()):
-        raise UserError(f"{path}: prompts is {prompts!r}; expected names and texts, such as {{'query': 'query: '}}.")
-    return {name: text or "" for name, text in prompts.items()}
 
 
 def _positive(settings: Mapping[str, Any], key: str, path: Path) -> int | None:
@@ -136,17 +132,21 @@ def _positive(settings: Mapping[str, Any], key: str, path: Path) -> int | None:
 
 
 def _plain(folder: Path) -> Pretrained:
-    """A folder of transformers alone: mean pooling, as sentence-transformers assumes then."""
+    """A folder of transformers alone, pooled as sentence-transformers does then: causal models by their last token."""
+    hf = read_json(folder / "config.json")
+    classes = hf.get("architectures") or [""]
+    causal = str(classes[0]).endswith("ForCausalLM") and hf.get("is_causal", True)
     return Pretrained(
         str(folder),
         **_transformer(folder),
-        pooling=["mean"],
+        pooling=["lasttoken" if causal else "mean"],
         pooling_params={},
         include_prompt=True,
         head=[],
         head_params={},
         prompts={},
         default_prompt_name=None,
+        similarity_fn_name=None,
         truncate_dim=None,
         is_sentence_transformer=False,
     )
@@ -169,7 +169,6 @@ def _transformer(folder: Path) -> dict[str, Any]:
     if not all(isinstance(section, dict) for section in sections):
         raise UserError(f"{folder}: tokenizer_args of its sentence_*_config.json are {sections}; expected an object.")
     options = {**sections[0], **sections[1]}
-    # Sentence-transformers lets these win over the tokenizer's own limit, but over each other in this order.
     limit = options.get("model_max_length") or _positive(
         settings, "max_seq_length", folder / "sentence_bert_config.json"
     )
@@ -179,7 +178,8 @@ def _transformer(folder: Path) -> dict[str, Any]:
         options=options,
         lowercase=bool(settings.get("do_lower_case")),
     )
-    lengths = (limit or tokenizer.model_max_length, encoder.max_positions)
+    # As sentence-transformers: a length that it is told counts as it is, the tokenizer's own up to config.json's.
+    lengths = (limit, encoder.stored_positions) if limit else (tokenizer.model_max_length, encoder.max_positions)
     return {
         "encoder": encoder,
         "tensors": read_tensors(folder),

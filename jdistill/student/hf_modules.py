@@ -40,6 +40,10 @@ POOLING_KEYS: dict[str, Mode] = {
 """Keys of releases before 5.4, in the order in which they concatenate."""
 
 
+_POOLING_OPTIONS = ("pooling_mode", "embedding_dimension", "word_embedding_dimension", "include_prompt", "__version__")
+"""Further options of sentence-transformers' Pooling, and what libraries note beside them."""
+
+
 def read_pooling(
     name: str, folder: Path, encoder: EncoderConfig, *, before: int
 ) -> tuple[list[Pooling], dict[str, Any] | None]:
@@ -75,7 +79,18 @@ def _tensors_of(pooling: PoolingModule, folder: Path, encoder: EncoderConfig) ->
 
 def _modes(folder: Path) -> list[Mode]:
     path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: is missing, though modules.json names this Pooling, so how texts are pooled is unknown. An "
+            "interrupted copy or download leaves such folders: copy or download the model again."
+        )
     config = read_json(path)
+    unknown = [key for key, value in config.items() if value and key not in (*POOLING_KEYS, *_POOLING_OPTIONS)]
+    if unknown:
+        raise UserError(
+            f"{path}: has {unknown[0]} = {config[unknown[0]]!r}, which is not supported. Expected modes of pooling "
+            f"({', '.join(MODES)}), include_prompt and the width. Give a model that is pooled so."
+        )
     if "pooling_mode" not in config:
         return [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or ["mean"]
     listed = config["pooling_mode"]

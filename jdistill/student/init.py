@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from jdistill.config import Config, UserError
 from jdistill.student import weights
-from jdistill.student.config import Architecture, Dtype, Prompts, StudentConfig
+from jdistill.student.config import Architecture, Dtype, GivenPrompts, Inherited, StudentConfig
 from jdistill.student.encoders import EncoderConfig, StaticConfig
 from jdistill.student.head import Head
 from jdistill.student.hf_folder import Pretrained, locate, read_folder
@@ -93,14 +93,13 @@ def make_student(
 
 def from_pretrained(found: Pretrained, *, dtype: Dtype = "float32") -> tuple[Student, Params]:
     """The model in a folder as a student, nothing changed."""
-    prompts = Prompts(query=found.prompts.get("query", ""), document=found.prompts.get("document", ""))
     student = Student(
         _architecture(
             found,
             found.encoder,
             found.pooling,
             found.head,
-            prompts,
+            GivenPrompts(),
             include_prompt=found.include_prompt,
             how={"dropout": 0.0, "dtype": dtype},
         ),
@@ -118,6 +117,7 @@ def _initialised(config: StudentConfig, found: Pretrained, corpus: Corpus | None
     whole = parameters_of({"encoder": loaded})
     encoder, loaded, kept = _chosen(config, found, loaded)
     tokenizer = _own_tokenizer(config, encoder) or found.tokenizer.with_special_tokens(encoder.special_tokens)
+    tokenizer = tokenizer.within(encoder.vocab_size)
     pruned = None
     if config.cuts.any:
         check_head(config, found)
@@ -158,7 +158,7 @@ def _random(config: StudentConfig, key: Array) -> _Begun:
         include_prompt=sees_prompt(config, encoder, pooling, None),
         head=chosen_head(config, encoder, pooling, None),
         max_length=config.max_length or (min(lengths) if encoder.max_positions else None),
-        prompts=config.prompts,
+        prompts=config.prompts.resolved({}),
         projections={},
         **_how(config),
     )
@@ -203,7 +203,7 @@ def _architecture(
     encoder: EncoderConfig,
     pooling: list[Pooling],
     head: list[Head],
-    prompts: Prompts,
+    prompts: GivenPrompts,
     *,
     max_length: int | None = None,
     include_prompt: bool,
@@ -216,7 +216,12 @@ def _architecture(
         include_prompt=include_prompt,
         head=head,
         max_length=max_length or inherited,
-        prompts=prompts,
+        prompts=prompts.resolved(found.prompts),
+        inherited=Inherited(
+            prompts=found.prompts,
+            default_prompt_name=found.default_prompt_name,
+            similarity_fn_name=found.similarity_fn_name,
+        ),
         projections={},
         **how,
     )
@@ -251,12 +256,12 @@ def _own_tokenizer(config: StudentConfig, encoder: EncoderConfig) -> Tokenizer |
 
 def _check(architecture: Architecture, tokenizer: Tokenizer) -> None:
     encoder = architecture.encoder
-    if tokenizer.vocab_size > encoder.vocab_size:
+    if tokenizer.plain_size > encoder.vocab_size:
         raise UserError(
-            f"student.tokenizer: has {tokenizer.vocab_size} tokens, but the encoder's table has {encoder.vocab_size} "
+            f"student.tokenizer: has {tokenizer.plain_size} tokens, but the encoder's table has {encoder.vocab_size} "
             "rows. Give the tokenizer that belongs to the model."
         )
-    limit = encoder.max_positions
+    limit = encoder.stored_positions
     if limit is not None and architecture.max_length is not None and architecture.max_length > limit:
         raise UserError(
             f"student.max_length: is {architecture.max_length}, but the encoder has positions for {limit} tokens. "

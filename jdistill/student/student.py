@@ -12,8 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
 from jdistill.config import UserError, parse
+from jdistill.folders.prompts import NAMES
 from jdistill.student import weights
-from jdistill.student.config import Architecture, Prompts
+from jdistill.student.config import Architecture, GivenPrompts, Prompts
 from jdistill.student.head import Normalize, apply_head, head_width
 from jdistill.student.lora import merge_lora, merged_encoder
 from jdistill.student.packing import Rows, rows_of
@@ -35,6 +36,7 @@ class Student:
     _graph: nnx.GraphDef = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tokenizer", self.tokenizer.within(self.config.encoder.vocab_size))
         module = nnx.eval_shape(lambda: make_module(self.config, jax.random.key(0)))
         object.__setattr__(self, "_graph", nnx.split(module)[0])
 
@@ -52,6 +54,14 @@ class Student:
     def prompts(self) -> Prompts:
         """What is put in front of the texts of each side."""
         return self.config.prompts
+
+    @property
+    def all_prompts(self) -> dict[str, str]:
+        """Name -> prompt: `query` and `document` as texts of these sides have them, then others that `init` has."""
+        inherited, sides = self.config.inherited.prompts, self.prompts.model_dump()
+        changed = self.prompts.document != GivenPrompts().resolved(inherited).document
+        names = NAMES["document"] if changed else ()
+        return {**{name: sides["document"] if name in names else text for name, text in inherited.items()}, **sides}
 
     @property
     def max_length(self) -> int:

@@ -29,6 +29,7 @@ class Tokenizer:
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self._definition))
         self._tokenizer.encode_special_tokens = False
         self._truncated_to: int | None = None
+        self._rows: int | None = None
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, special_tokens: bool = True) -> "Tokenizer":
@@ -90,6 +91,17 @@ class Tokenizer:
         """The same, adding special tokens or not."""
         return Tokenizer(self._definition, self._companions, special_tokens=special_tokens)
 
+    def within(self, rows: int) -> "Tokenizer":
+        """The same for an encoder whose table has this many rows: `encode` refuses texts with tokens beyond it.
+
+        Such tokens may be in a vocabulary, as those of images are in EmbeddingGemma's, as long as no text has them.
+        """
+        if self.vocab_size <= rows:
+            return self
+        limited = Tokenizer(self._definition, self._companions, special_tokens=self._special_tokens)
+        limited._rows = rows
+        return limited
+
     def with_files(self, definition: dict[str, Any], companions: dict[str, str]) -> "Tokenizer":
         """The tokenizer of another tokenizer.json and its companions, adding special tokens or not as this one."""
         return Tokenizer(definition, companions, special_tokens=self._special_tokens)
@@ -121,8 +133,12 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of what decides the tokens: the definition in canonical form, special tokens, side of truncation."""
+        """sha256 of what decides the tokens: the definition in canonical form, special tokens, side of truncation.
+
+        And of the rows of the encoder's table, where there are fewer than tokens.
+        """
         content = [self._definition, self._special_tokens, self._truncation_side]
+        content += [] if self._rows is None else [self._rows]
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
     @property
@@ -131,11 +147,17 @@ class Tokenizer:
         return max(self.ids.values()) + 1
 
     @property
+    def plain_size(self) -> int:
+        """Rows for the tokens that texts are cut into: the same without tokens added to the vocabulary."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+
+    @property
     def pad_id(self) -> int:
         """Id of the padding token, 0 where there is none. Masks hide padding, so no vector depends on it."""
         token = self._config.get("pad_token") or self.special_tokens_map.get("pad_token")
         token = token.get("content") if isinstance(token, dict) else token
-        return (self._tokenizer.token_to_id(token) if token else None) or 0
+        found = (self._tokenizer.token_to_id(token) if token else None) or 0
+        return found if self._rows is None or found < self._rows else 0
 
     @property
     def special_ids(self) -> list[int]:
@@ -153,10 +175,24 @@ class Tokenizer:
 
         Raises:
           ValueError: if `max_length` leaves no room for a token between the special ones.
+          UserError: if a text has a token that the encoder's table lacks.
         """
         self._truncate(max_length)
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=self._special_tokens)
-        return [encoding.ids for encoding in encodings]
+        rows = [encoding.ids for encoding in encodings]
+        if self._rows is not None:
+            self._refuse_beyond(self._rows, texts, rows)
+        return rows
+
+    def _refuse_beyond(self, rows: int, texts: list[str], ids: list[list[int]]) -> None:
+        for text, row in zip(texts, ids, strict=True):
+            if row and max(row) >= rows:
+                token = self._tokenizer.id_to_token(max(row))
+                raise UserError(
+                    f"the text {text[:80]!r} has the token {token!r}, whose id is {max(row)}, but the model's table "
+                    f"has {rows} rows, so it has no vector. Remove {token!r} from the texts, or give a model whose "
+                    "tokenizer and weights belong together."
+                )
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens of a prompt with the special ones in front of it, but without one behind it.

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jdistill.config import UserError
+from jdistill.folders.prompts import prompt_name
 from jdistill.store import Prompted
 from jdistill.teacher.config import TeacherConfig
 from jdistill.teacher.describe import find_folder, hashes, is_commit, is_local
@@ -143,12 +144,17 @@ class Teacher:
 
 
 def _resolve_prompts(config: TeacherConfig, model: Any) -> Mapping[Literal["query", "document"], str]:
-    own: Mapping[str, str] = model.prompts or {}
+    own: Mapping[str, str | None] = model.prompts or {}
     query, document = config.prompts.query, config.prompts.document
     return {
-        "query": (own.get("query") or "") if query is None else query,
-        "document": (own.get("document") or "") if document is None else document,
+        "query": _own_prompt(own, "query") if query is None else query,
+        "document": _own_prompt(own, "document") if document is None else document,
     }
+
+
+def _own_prompt(own: Mapping[str, str | None], side: Literal["query", "document"]) -> str:
+    name = prompt_name(own, side)
+    return "" if name is None else own[name] or ""
 
 
 def _remove_normalize(model: Any) -> None:

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jdistill import evaluate as rooms
 from jdistill.backend import check_compiler
 from jdistill.checkpoint import load_result
 from jdistill.config import UserError
 from jdistill.evaluate import EvaluatorConfig, Fidelity, format_json, format_table, primary_metrics
+from jdistill.folders.prompts import prompt_name
 from jdistill.model import Model, load
 from jdistill.recipe import Recipe
 from jdistill.store import Store
@@ -62,10 +63,10 @@ def evaluate_params(evaluators: Mapping[str, Any], student: Student, params: Any
 
 def evaluate_model(evaluators: Mapping[str, Any], model: Model) -> dict[str, float]:
     """Every metric of a model; queries and documents get the model's own prompts, where it has them."""
-    prompts = model.prompts
 
-    def encode(texts: list[str], *, side: str) -> Any:
-        return model.encode(texts, prompt_name=side if side in prompts else None)
+    def encode(texts: list[str], *, side: Literal["query", "document"]) -> Any:
+        name = prompt_name(model.prompts, side)
+        return model.encode(texts, prompt="" if name is None else model.prompts[name])
 
     return rooms.evaluate(evaluators, encode)
 

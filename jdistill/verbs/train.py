@@ -131,8 +131,8 @@ def check_projections(recipe: Recipe, store: Store, student: Student) -> None:
 def corpus_of(recipe: Recipe, store: Store) -> Corpus:
     """The store's training texts, with the student's prompts."""
     rows, prompts = store.rows("train"), recipe.student.prompts
-    sides = [] if rows.queries is None else [Side(rows.queries, prompts.query)]
-    return Corpus(store.texts.take, [*sides, Side(rows.documents, prompts.document)], seed=recipe.seed)
+    sides = [] if rows.queries is None else [Side(rows.queries, prompts.query or "")]
+    return Corpus(store.texts.take, [*sides, Side(rows.documents, prompts.document or "")], seed=recipe.seed)
 
 
 def _check_side_by_side(recipe: Recipe, student: Student) -> None:

@@ -10,7 +10,9 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 
+import jdistill
 from jdistill.config import UserError
+from jdistill.export.hf import export_model
 from jdistill.folders import read_tensors
 from jdistill.student import Prompts, StudentConfig, load_architecture, make_student, save_architecture, to_hf_tensors
 from jdistill.student.head import Dense, Normalize
@@ -66,7 +68,7 @@ def test_a_student_takes_over_what_is_left_out(bert):
     assert student.config.pooling == ["mean"]
     assert student.normalizes
     assert (student.width, student.max_length) == (32, 64)
-    assert student.prompts == Prompts()
+    assert student.prompts == Prompts(query="q: ")
     assert set(params) == {"encoder"}
 
 
@@ -347,3 +349,58 @@ def test_a_model_of_another_type_is_refused(copy):
     _edit(copy / "config.json", model_type="gpt2")
     with pytest.raises(UserError, match="gpt2"):
         read_folder(copy)
+
+
+def test_prompts_of_the_recipe_win_and_an_empty_one_is_none(copy):
+    settings = {"prompts": {"query": None, "passage": "p: ", "other": "o: "}, "similarity_fn_name": "dot"}
+    _edit(copy / "config_sentence_transformers.json", **settings, default_prompt_name="other")
+    taken, _ = _make(init=str(copy))
+    assert taken.prompts == Prompts(document="p: ")
+    assert taken.all_prompts == {"query": "", "passage": "p: ", "other": "o: ", "document": "p: "}
+    none, _ = _make(init=str(copy), prompts={"document": ""})
+    assert none.prompts == Prompts()
+    assert none.all_prompts == {"query": "", "passage": "", "other": "o: ", "document": ""}
+    export_model(*_make(init=str(copy)), copy / "out")
+    written = json.loads((copy / "out/config_sentence_transformers.json").read_text())
+    assert written["prompts"] == taken.all_prompts
+    assert (written["default_prompt_name"], written["similarity_fn_name"]) == ("other", "dot")
+
+
+def test_a_pooling_without_its_config_and_one_with_unknown_options_are_refused(copy):
+    _edit(copy / "1_Pooling/config.json", pooling_mode_attention=True)
+    with pytest.raises(UserError, match="pooling_mode_attention = True, which is not supported"):
+        _make(init=str(copy))
+    (copy / "1_Pooling/config.json").unlink()
+    with pytest.raises(UserError, match=r"1_Pooling/config\.json: is missing"):
+        _make(init=str(copy))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "causal", "pooling"),
+    [("BertForCausalLM", None, "lasttoken"), ("BertForCausalLM", False, "mean"), ("BertModel", None, "mean")],
+)
+def test_plain_causal_folders_are_pooled_by_their_last_token(copy, architecture, causal, pooling):
+    (copy / "modules.json").unlink()
+    _edit(copy / "config.json", architectures=[architecture], **({} if causal is None else {"is_causal": causal}))
+    assert _make(init=str(copy))[0].config.pooling == [pooling]
+
+
+def test_tokens_beyond_the_table_are_refused_in_texts_only(copy):
+    rows = json.loads((copy / "config.json").read_text())["vocab_size"]
+    definition = json.loads((copy / "tokenizer.json").read_text())
+    token = {"id": rows, "content": "<image>", "single_word": False, "lstrip": False, "rstrip": False}
+    definition["added_tokens"].append({**token, "normalized": False, "special": True})
+    (copy / "tokenizer.json").write_text(json.dumps(definition))
+    student, _ = _make(init=str(copy))
+    assert student.tokenizer.encode(["the cat"], None)
+    for tokenizer in (student.tokenizer, jdistill.load(copy).student.tokenizer):
+        with pytest.raises(UserError, match=f"'a <image>' has the token '<image>', whose id is {rows}"):
+            tokenizer.encode(["the cat", "a <image>"], None)
+
+
+def test_a_told_length_counts_as_it_is_where_positions_are_computed(copy):
+    assert _make(init=str(copy))[0].max_length == 64
+    _edit(copy / "sentence_bert_config.json", max_seq_length=48, processor_kwargs={"model_max_length": 32})
+    assert _make(init=str(copy))[0].max_length == 32
+    _edit(copy / "sentence_bert_config.json", max_seq_length=4096, processor_kwargs=None)
+    assert _make(init=str(copy))[0].max_length == 64

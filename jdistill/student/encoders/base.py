@@ -96,6 +96,12 @@ class EncoderConfig(Config):
         """Longest input in tokens; None without a limit."""
         raise NotImplementedError
 
+    @property
+    def stored_positions(self) -> int | None:
+        """Longest input that a table has positions for; None where positions are computed, as rotary ones are."""
+        stored = any(weight.path == "embeddings.positions" for weight in self.weights())
+        return self.max_positions if stored else None
+
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "EncoderConfig":
         """The architecture that a Hugging Face `config.json` describes.

@@ -118,7 +118,7 @@ class NomicBertConfig(EncoderConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "NomicBertConfig":
         """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise.
 
-        Where positions are to be scaled beyond those trained on, inputs are limited to those: below, nothing is scaled.
+        `rotary_scaling_factor` is passed over, as transformers does, which scales no positions of this model.
         """
         refuse(hf, _PLAIN, where=where)
         given = {ours: hf[old] for old, ours in _OLD.items() if hf.get(old) is not None} | same_named(cls, hf)
@@ -126,9 +126,6 @@ class NomicBertConfig(EncoderConfig):
             given["hidden_act"] = _GATED[hf["activation_function"]]
         if hf.get("n_embd") is not None:
             given.setdefault("intermediate_size", 4 * hf["n_embd"])
-        if hf.get("rotary_scaling_factor") is not None:
-            trained = hf.get("max_trained_positions") or 2048
-            given["max_position_embeddings"] = min(given.get("max_position_embeddings", trained), trained)
         theta = given.get("rope_theta", cls.model_fields["rope_theta"].default)
         rope = read_rope(hf.get("rope_scaling") or hf.get("rope_parameters"), theta, where=where)
         if rope.factor != 1:

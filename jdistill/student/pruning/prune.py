@@ -91,7 +91,8 @@ def _fewer_tokens(made: Pruned, wanted: Vocabulary, corpus: Corpus, *, max_lengt
     tokenizer, ids = made.tokenizer, made.tokenizer.ids
     pieces = pieces_of(tokenizer.definition, where=where)
     counts = count_tokens(tokenizer, corpus.chunks(), max_length=max_length, size=tokenizer.vocab_size)
-    kept = kept_tokens(wanted, pieces, ids, special_tokens(tokenizer), counts)
+    special = {token for token in special_tokens(tokenizer) if ids[token] < made.encoder.vocab_size}
+    kept = kept_tokens(wanted, pieces, ids, special, counts)
     smaller = rebuilt(tokenizer, pieces, kept)
     padding = getattr(made.encoder, "pad_token_id", smaller.pad_id)
     if padding != smaller.pad_id:

@@ -151,9 +151,6 @@ def test_nomicberts_first_form() -> None:
     assert (geglu.hidden_act, geglu.intermediate_size) == ("gelu", 128)
 
 
-def test_where_positions_would_be_scaled_inputs_are_limited() -> None:
-    assert NomicBertConfig.from_hf(NOMIC | {"rotary_scaling_factor": 2}, where="x").max_positions == 2048
-    assert (
-        NomicBertConfig.from_hf(NOMIC | {"rotary_scaling_factor": 2, "n_positions": 512}, where="x").max_positions
-        == 512
-    )
+def test_lengths_are_not_cut_to_those_trained_on() -> None:
+    config = NomicBertConfig.from_hf(NOMIC | {"rotary_scaling_factor": 2}, where="x")
+    assert (config.max_positions, config.stored_positions) == (8192, None)
