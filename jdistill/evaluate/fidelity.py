@@ -4,7 +4,7 @@ Correlation with people (sts, retrieval) tells whether a student is good; fideli
 student. It needs no labels, only texts and the vectors that the teacher gave them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,11 +22,11 @@ class FidelityConfig(Config):
 
     neighbours: PositiveInt = Field(default=10, description="Size of the neighbourhoods that are compared.")
     limit: PositiveInt = Field(
-        default=2000, description="Most held-out rows to compare; the work grows with its square."
+        default=2000, description="Most held-out texts to compare; the work grows with its square."
     )
 
     def rows(self, count: int) -> Int[np.ndarray, " n"]:
-        """Which of `count` rows to compare: at most `limit`, evenly spread, so that every source has its part."""
+        """Which of `count` texts to compare: at most `limit`, evenly spread, so that every source has its part."""
         return np.unique(np.linspace(0, count - 1, min(count, self.limit)).round().astype(np.int64))
 
 
@@ -37,16 +37,17 @@ class Fidelity:
     primary: ClassVar[str] = "spearman"
 
     config: FidelityConfig
-    texts: list[str]
+    texts: Mapping[SideName, list[str]]
+    """Side, whose prompt the teacher saw and the student gets -> different texts."""
     teacher: Float[np.ndarray, "n t"]
-    """The teacher's vector of each text, `[n, t]`."""
-    side: SideName = "document"
-    """Whose prompt the teacher saw, and the student gets."""
+    """The teacher's vector of each text, `[n, t]`, side after side."""
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """The agreement with the teacher, as `fidelity` names it."""
-        student = vectors(encode, self.texts, side=self.side)
-        return fidelity(student, np.asarray(self.teacher, np.float32), neighbours=self.config.neighbours)
+        student = [vectors(encode, texts, side=side) for side, texts in self.texts.items()]
+        return fidelity(
+            np.concatenate(student), np.asarray(self.teacher, np.float32), neighbours=self.config.neighbours
+        )
 
     def prepare(self) -> None:
         """Check that there are enough texts.
@@ -54,7 +55,7 @@ class Fidelity:
         Raises:
           UserError: if there are fewer than three different ones, of which no two could be ranked by a third.
         """
-        found = len({*self.texts})
+        found = len({text for texts in self.texts.values() for text in texts})
         if found < 3:
             raise UserError(
                 f"fidelity: {found} different held-out texts are compared with the teacher's vectors, expected at "

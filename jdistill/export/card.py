@@ -51,6 +51,8 @@ class CardInfo:
     """Whether it is loaded with `trust_remote_code=True` only, since a module file of ours lies beside it."""
     initialised_from: str | None = None
     """Hub id or folder of the model that the student started from."""
+    base_model: str | None = None
+    """Its hub id; None where it is none, or not known to be one: the hub refuses cards whose base model is a path."""
     max_difference: float | None = None
     """Largest difference between the exported and the trained model's vectors, as `verify` measured it."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -76,7 +78,7 @@ def make_card(info: CardInfo) -> str:
         _summary(info),
         _usage(info),
         _heading("Model", _table({**info.architecture, **_facts(info)})),
-        _heading("Teachers", _teachers(info.teachers)),
+        _heading("Teachers", _teachers(info.teachers) if info.teachers else ""),
         _heading("Evaluation", _evaluation(info)),
         _heading("Training", _training(info)),
         _heading("Versions", _table(info.versions)),
@@ -94,7 +96,7 @@ def _metadata(info: CardInfo) -> ModelCardData:
         library_name="sentence-transformers",
         pipeline_tag="feature-extraction" if info.sparse else "sentence-similarity",
         tags=["sentence-transformers", *kind, "feature-extraction", "distillation", "jdistill"],
-        base_model=_hub_id(info.initialised_from),
+        base_model=info.base_model,
         model_name=info.name,
         eval_results=list(_eval_results(info)) or None,
     )
@@ -137,8 +139,9 @@ def _summary(info: CardInfo) -> str:
         else f"A sentence embedding model: it maps text to a vector of {info.width} numbers, for semantic search, "
         "clustering and similarity."
     )
+    made = f"distilled from {teachers}" if info.teachers else "trained"
     return (
-        f"{what} It was distilled from {teachers}{start} with jdistill, which trains in JAX and "
+        f"{what} It was {made}{start} with jdistill, which trains in JAX and "
         "writes a folder that sentence-transformers and transformers load as it is."
     )
 
@@ -204,7 +207,7 @@ def _training(info: CardInfo) -> str:
         for name, options in info.losses.items():
             rest = {key: value for key, value in options.items() if key not in ("kind", "weight") and value is not None}
             shown = ", ".join(f"{key}={value}" for key, value in rest.items())
-            cells = (name, options["kind"], f"{options.get('weight', 1.0):g}", shown or "-")
+            cells = (name, options["kind"], _weight(options.get("weight", 1.0)), shown or "-")
             lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
         parts.append("\n".join(lines))
     if info.training:
@@ -212,13 +215,21 @@ def _training(info: CardInfo) -> str:
     return "\n\n".join(parts)
 
 
+def _weight(weight: float | Mapping[str, Any]) -> str:
+    """A number, or the way that a ramp takes."""
+    if not isinstance(weight, Mapping):
+        return f"{weight:g}"
+    way = f"{weight['start']:g} to {weight['stop']:g}"
+    return f"{way} between {weight.get('begin', 0):.0%} and {weight.get('end', 1):.0%} of the training"
+
+
 def _recipe(recipe: str | None) -> str:
     if not recipe:
         return ""
     return (
-        "<details>\n<summary>The resolved recipe</summary>\n\n"
-        f"Made with jdistill {jdistill.__version__}; `jdistill train` on this file repeats the run.\n\n"
-        f"```yaml\n{recipe.rstrip()}\n```\n\n</details>"
+        "## Recipe\n\n"
+        f"Made with jdistill {jdistill.__version__}; `jdistill train` on this file, with your own places of files and "
+        f"folders, repeats the run.\n\n````yaml\n{recipe.rstrip()}\n````"
     )
 
 
@@ -244,11 +255,12 @@ def _table(rows: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    text = str(value).replace("|", "\\|").replace("\n", " ")
+    return text.replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _sentence(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
 def _is_path(model: str) -> bool:
@@ -258,8 +270,3 @@ def _is_path(model: str) -> bool:
 def _model_name(model: str) -> str:
     """A hub id as it is; of a folder its name, since where it lay on one machine tells a reader nothing."""
     return Path(model).name if _is_path(model) else model
-
-
-def _hub_id(model: str | None) -> str | None:
-    """The model where it can be a hub id; the hub refuses cards whose base model is a path."""
-    return None if model is None or _is_path(model) else model

@@ -1,7 +1,9 @@
 """Writing an export: JSON, tensors, and a folder that takes another's place all at once or not at all."""
 
+import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -34,38 +36,98 @@ def write_json(path: Path, content: Any) -> None:
 def replacing(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder` that takes its place when the block ends well, and vanishes when it does not.
 
+    A link stays a link: the folder that it points to is replaced. What killed exports left beside it is removed.
+
     Raises:
       UserError: if `folder` holds anything that an export did not write.
     """
+    folder = Path(os.path.realpath(folder.expanduser()))
     _refuse_foreign(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
     fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     fresh.mkdir()
+    held = _hold(fresh)
     try:
         yield fresh
         files = sorted(str(path.relative_to(fresh)) for path in fresh.rglob("*") if path.is_file())
         write_json(fresh / MARKER, {"jdistill": jdistill.__version__, "files": files})
         old = fresh.with_name(fresh.name + ".old")
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(fresh, folder)
+        if folder == Path.cwd():  # a shell that stands in it would be left in a folder without a name
+            old.mkdir()
+            _move_content(folder, old)
+            _move_content(fresh, folder)
+        else:
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(fresh, folder)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def _move_content(source: Path, target: Path) -> None:
+    """Every entry of a folder, the list of the export's files last."""
+    for path in sorted(source.iterdir(), key=lambda path: path.name == MARKER):
+        os.rename(path, target / path.name)
+
+
+def _hold(folder: Path) -> int | None:
+    """A lock on a folder that ends with this process, so that another knows a leftover from work in progress.
+
+    None where another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """The hidden folders of exports to the same place whose process is gone."""
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}(\.old)?")
+    for path in folder.parent.iterdir():
+        if not pattern.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+            continue
+        if path.suffix == ".old" and not folder.exists():
+            os.rename(path, folder)  # the process was killed between two renames: the earlier export is still the one
+        elif (descriptor := _hold(path)) is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(descriptor)
 
 
 def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, expected a folder to export to. Name another place.")
-    present = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} if folder.exists() else set()
+    present = _entries(folder) if folder.exists() else set()
     if not present:
         return
-    ours = set()
-    if MARKER in present:
-        ours = {MARKER, "README.md", *json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]}
+    ours = {MARKER, "README.md", *_listed(folder / MARKER)} if MARKER in present else set()
     if foreign := sorted(present - ours):
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(
             f"{folder}: holds files that no export wrote ({foreign[0]}{more}); they would be lost. Expected a new "
             "folder or an earlier export: name another place, or move the files."
         )
+
+
+def _entries(folder: Path) -> set[str]:
+    """Relative paths of all files, and of all links, wherever these point to."""
+    found = set()
+    for root, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(root, name))]
+        found |= {os.path.relpath(os.path.join(root, name), folder) for name in [*files, *links]}
+    return found
+
+
+def _listed(marker: Path) -> list[str]:
+    """The files that an export lists as its own; none if its list cannot be read."""
+    try:
+        return [str(name) for name in json.loads(marker.read_text(encoding="utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -13,7 +13,7 @@ gives is normalised again. A student whose vectors have a number for each token 
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,9 @@ from jdistill.student.pooling import PoolingModule, Splade
 _LAYOUT = "3.0.0"
 """The sentence-transformers release that we claim to have written; newer ones load it without a warning."""
 
+COUNT_PADDING = ("bert", "distilbert")
+"""Encoders whose positions count from the start of the row, padding on the left included."""
+
 
 def export_model(
     student: Student,
@@ -49,6 +52,7 @@ def export_model(
     *,
     projection: Projection = "drop",
     teacher: str | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a student as a sentence-transformers folder, all at once: a killed export leaves the old folder or none.
 
@@ -59,6 +63,8 @@ def export_model(
       projection: "drop" exports the student's own space; "dense" adds the projection to `teacher`'s space, so that the
         model's vectors can be compared with the teacher's.
       teacher: whose projection, with "dense"; may be left out where there is one.
+      check: called with the complete folder, under another name, before it takes its place; what it raises leaves an
+        earlier export as it was.
 
     Returns:
       The folder.
@@ -82,6 +88,8 @@ def export_model(
             shutil.copyfile(MODULES_PATH, fresh / MODULES_PATH.name)
         write_json(fresh / "modules.json", _modules(modules))
         write_json(fresh / "config_sentence_transformers.json", _settings(student))
+        if check is not None:
+            check(fresh)
     return folder
 
 
@@ -148,8 +156,11 @@ def _encoder(student: Student, params: Mapping[str, Any]) -> list[Module]:
     splade = any(isinstance(pooling, Splade) for pooling in config.pooling)
     tensors, hf = _masked_lm(student, params) if splade else (to_hf_tensors(student, params), config.encoder.to_hf())
 
+    # A student never sees padding on the left, where it would move the positions of these.
+    side = "right" if config.encoder.kind in COUNT_PADDING else None
+
     def write_transformer(path: Path) -> None:
-        student.tokenizer.save(path, max_length=limit)
+        student.tokenizer.save(path, max_length=limit, padding_side=side)
         write_tensors(path / "model.safetensors", tensors)
         write_json(path / "config.json", {**hf, "torch_dtype": "float32"})
         # The tokenizer lower-cases by itself, where it does.

@@ -139,7 +139,7 @@ def _refuse_multi_vector(folder: Path, where: str) -> None:
     marks += [kind for kind in (_model_type(folder),) if kind in ("MultiVectorEncoder", "ColBERT")]
     if not listed and (folder / "artifact.metadata").is_file():
         marks.append("artifact.metadata")
-    if classes[:1] == ["Transformer"] and "Dense" in classes and "Pooling" not in classes:
+    if classes[:1] == ["Transformer"] and "Dense" in classes and not any("Pooling" in cls for cls in classes):
         marks.append("a Dense module and no Pooling")
     if marks:
         raise UserError(

@@ -165,6 +165,12 @@ class Tokenizer:
         return sorted(token["id"] for token in self._definition.get("added_tokens") or [] if token.get("special"))
 
     @property
+    def special_names(self) -> list[str]:
+        """The special tokens as they are written, by their ids."""
+        special = [token for token in self._definition.get("added_tokens") or [] if token.get("special")]
+        return [token["content"] for token in sorted(special, key=lambda token: token["id"])]
+
+    @property
     def model_max_length(self) -> int | None:
         """Longest input according to tokenizer_config.json; None where it names none (or transformers' 1e30)."""
         length = self._config.get("model_max_length")
@@ -203,11 +209,18 @@ class Tokenizer:
         ids = self.encode([prompt], None)[0]
         return len(ids) - bool(ids and ids[-1] in self.special_ids)
 
-    def save(self, folder: str | Path, *, max_length: int | None = None) -> None:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        max_length: int | None = None,
+        padding_side: Literal["left", "right"] | None = None,
+    ) -> None:
         """Write tokenizer.json and its companions; `from_folder` reads them back, and so does transformers.
 
         With `max_length`, tokenizer_config.json names it as `model_max_length`, and a tokenizer without special tokens
-        also has it as truncation in tokenizer.json, which is where StaticEmbedding obeys it.
+        also has it as truncation in tokenizer.json, which is where StaticEmbedding obeys it. `padding_side` is written
+        in place of the one that the tokenizer came with.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -219,6 +232,8 @@ class Tokenizer:
         config = self._config or {"tokenizer_class": "PreTrainedTokenizerFast"}
         if max_length is not None:
             config = {**config, "model_max_length": max_length}
+        if padding_side is not None:
+            config = {**config, "padding_side": padding_side}
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 

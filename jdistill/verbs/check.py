@@ -34,7 +34,7 @@ def check(recipe: Recipe) -> str:
         check_projections(recipe, store, student)
     elif recipe.fidelity is not None and any(source.role == "heldout" for source in recipe.data.values()):
         nothing = np.zeros((0, student.width), np.float32)
-        evaluators |= {f"fidelity_{name}": Fidelity(recipe.fidelity, [], nothing) for name in recipe.teachers}
+        evaluators |= {f"fidelity_{name}": Fidelity(recipe.fidelity, {}, nothing) for name in recipe.teachers}
     check_student(recipe, student, evaluators, projections=store is not None)
     unmade = f"store: there is none at {recipe.store} yet; jdistill embed makes it"
     lines = [

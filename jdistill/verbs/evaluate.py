@@ -5,11 +5,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Int
+
 from jdistill import evaluate as rooms
 from jdistill.backend import check_compiler
 from jdistill.checkpoint import load_result
 from jdistill.config import UserError
-from jdistill.evaluate import EvaluatorConfig, Fidelity, format_json, format_table, primary_metrics
+from jdistill.evaluate import (
+    EvaluatorConfig,
+    Fidelity,
+    FidelityConfig,
+    SideName,
+    format_json,
+    format_table,
+    primary_metrics,
+)
 from jdistill.folders.prompts import prompt_name
 from jdistill.model import Model, load
 from jdistill.recipe import Recipe
@@ -48,12 +59,30 @@ def make_evaluators(recipe: Recipe, store: Store | None) -> Evaluators:
     evaluators: Evaluators = dict(recipe.evaluate)
     if recipe.fidelity is None or store is None or "heldout" not in store.roles:
         return evaluators
-    documents = store.rows("heldout").documents[:, 0]
-    ids = documents[recipe.fidelity.rows(len(documents))]
     for name in recipe.teachers:
-        vectors = store.teacher(name).take(ids, "document")
-        evaluators[f"fidelity_{name}"] = Fidelity(recipe.fidelity, store.texts.take(ids), vectors)
+        teacher = store.teacher(name)
+        texts, parts = {}, []
+        for side, ids in _heldout_ids(store, recipe.fidelity).items():
+            texts[side] = store.texts.take(ids)
+            parts.append(np.asarray(teacher.take(ids, side), np.float32))
+        evaluators[f"fidelity_{name}"] = Fidelity(recipe.fidelity, texts, np.concatenate(parts))
     return evaluators
+
+
+def _heldout_ids(store: Store, config: FidelityConfig) -> dict[SideName, Int[np.ndarray, " n"]]:
+    """Numbers of the held-out documents and queries to compare, each text once, however many rows hold it.
+
+    A text that is both is a document here.
+    """
+    rows = store.rows("heldout")
+    documents = np.unique(rows.documents[:, 0])
+    queries = np.empty(0, documents.dtype) if rows.queries is None else np.setdiff1d(rows.queries, documents)
+    chosen = config.rows(len(documents) + len(queries))
+    last = int(np.searchsorted(chosen, len(documents)))
+    found: dict[SideName, Int[np.ndarray, " n"]] = {"document": documents[chosen[:last]]}
+    if last < len(chosen):
+        found["query"] = queries[chosen[last:] - len(documents)]
+    return found
 
 
 def evaluate_params(evaluators: Mapping[str, Any], student: Student, params: Any) -> dict[str, float]:
@@ -75,7 +104,7 @@ def recorded(run: str | Path) -> dict[str, dict[str, float]]:
     """What a run's own evaluations measured: `before` the first step and `after` training, where it evaluated."""
     found = {}
     metrics = Path(run, "metrics.jsonl")
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    lines = _lines(metrics) if metrics.is_file() else []
     before = {
         key.removeprefix("evaluate/"): value
         for line in lines
@@ -88,6 +117,19 @@ def recorded(run: str | Path) -> dict[str, dict[str, float]]:
     result = load_result(run)
     if result is not None and result["evaluation"]:
         found["after"] = result["evaluation"]
+    return found
+
+
+def _lines(metrics: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; one that a killed process left half-written is passed over."""
+    found = []
+    for line in metrics.read_bytes().splitlines():
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(content, dict) and "step" in content:
+            found.append(content)
     return found
 
 

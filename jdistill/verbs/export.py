@@ -1,12 +1,17 @@
 """`jdistill export`: run folder to verified sentence-transformers folder."""
 
 import importlib.metadata
+import re
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
 from jdistill import checkpoint
-from jdistill.config import apply_overrides, dump_yaml, parse
+from jdistill.config import UserError, apply_overrides, dump_yaml, parse
 from jdistill.export import CardInfo, ExportConfig, TeacherInfo, write_card
 from jdistill.export.hf import export_model, needs_own_modules
 from jdistill.export.reference import reference_vectors
@@ -17,8 +22,12 @@ from jdistill.store import Store
 from jdistill.student.pooling import names_of
 from jdistill.verbs.evaluate import recorded
 from jdistill.verbs.show import run_recipe
+from jdistill.yaml_text import read_yaml, write_yaml
 
 Results = Mapping[str, Mapping[str, float]]
+
+SPECIAL_TOKENS = 8
+"""How many of the tokenizer's special tokens are compared as texts; some tokenizers have thousands, all alike."""
 
 HELDOUT_TEXTS = 32
 """How many held-out texts are compared, besides the probes."""
@@ -38,23 +47,45 @@ def export(run: str, out: str, overrides: Sequence[str] = (), *, results: Result
 
     Raises:
       UserError: if `run` is no run folder, or `out` holds something else.
-      RuntimeError: if the exported folder's vectors differ by more than the tolerance.
+      UserError: if the exported folder's vectors differ by more than the tolerance; an earlier export stays as it was.
     """
     recipe, model = run_recipe(run), load(run)
     options = parse(ExportConfig, apply_overrides(recipe.export.model_dump(), overrides), where="export")
-    folder = export_model(
-        model.student, model.params, Path(out), projection=options.projection, teacher=options.teacher
-    )
-    verification = None
-    if _installed("sentence-transformers"):
-        texts = [*PROBES, *_heldout_texts(recipe)]
+    verifications = list[Verification]()
+
+    def check(fresh: Path) -> None:
+        texts = [*PROBES, *_special_texts(model), *_heldout_texts(recipe)]
         expected = reference_vectors(model, texts, projection=options.projection, teacher=options.teacher)
-        verification = verify(folder, texts, expected, tolerance=options.tolerance)
-    shown = results if results is not None else _named(recorded(run), recipe.name)
-    write_card(folder, _card(recipe, run, model, options, verification, shown))
-    if verification is not None and not verification.passed:
-        raise RuntimeError(str(verification))
+        found = replace(verify(fresh, texts, expected, tolerance=options.tolerance), folder=out)
+        if not found.passed:
+            raise UserError(
+                f"export: not written, since what sentence-transformers and transformers compute differs; an earlier "
+                f"export at {out} is as it was. {found}\nRaise export.tolerance if you can accept the difference."
+            )
+        verifications.append(found)
+
+    folder = export_model(
+        model.student,
+        model.params,
+        Path(out),
+        projection=options.projection,
+        teacher=options.teacher,
+        check=check if _installed("sentence-transformers") else None,
+    )
+    verification = verifications[0] if verifications else None
+    try:
+        shown = results if results is not None else _named(recorded(run), recipe.name)
+        write_card(folder, _card(recipe, run, model, options, verification, shown))
+    except Exception as error:  # the model is whole without its description
+        reason = f"{type(error).__name__}: {error}"
+        print(f"warning: {out} is complete, but its README.md could not be written ({reason}).", file=sys.stderr)
     return verification
+
+
+def _special_texts(model: Model) -> list[str]:
+    """Texts of the tokenizer's special tokens, which some tokenizers read as such and some as words."""
+    names = model.student.tokenizer.special_names[:SPECIAL_TOKENS]
+    return [text for name in names for text in (name, f"before {name} after")]
 
 
 def _heldout_texts(recipe: Recipe) -> list[str]:
@@ -112,10 +143,19 @@ def _card(
         sparse=model.student.sparse,
         own_modules=needs_own_modules(model.student),
         initialised_from=recipe.student.init,
+        base_model=_hub_id(recipe.student.init),
         max_difference=None if verification is None else verification.max_difference,
         versions=_versions(),
-        recipe=dump_yaml(recipe),
+        recipe=_without_places(dump_yaml(recipe)),
     )
+
+
+def _hub_id(model: str | None) -> str | None:
+    """The model if it was loaded from the hub: then it is in the hub's cache. A folder's relative path looks alike."""
+    if model is None or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) or Path(model).exists():
+        return None
+    files = ("config.json", "modules.json", "tokenizer.json")
+    return model if any(isinstance(try_to_load_from_cache(model, name), str) for name in files) else None
 
 
 def _width(model: Model, options: ExportConfig) -> int:
@@ -136,6 +176,19 @@ def _teachers(recipe: Recipe) -> list[TeacherInfo]:
             TeacherInfo(name, config.model, stored.get("revision") or config.revision, stored.get("weight_hash"))
         )
     return infos
+
+
+def _without_places(recipe: str) -> str:
+    """The recipe with the names of files and folders in place of where they lie on this machine."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shown(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [shown(item) for item in value]
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    return write_yaml(shown(read_yaml(recipe)))
 
 
 def _leaves(tree: Any) -> list[Any]:

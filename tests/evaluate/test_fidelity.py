@@ -68,7 +68,7 @@ def test_is_called_as_evaluators_are_and_on_the_side_given():
     texts = [f"text {i}" for i in range(12)]
     model = TableModel(random_table(texts))
     teacher = model(texts, side="query")
-    metrics = Fidelity(FidelityConfig(neighbours=3), texts, teacher, side="query")(model)
+    metrics = Fidelity(FidelityConfig(neighbours=3), {"query": texts}, teacher)(model)
     assert metrics["overlap@3"] == 1
     assert model.calls[-1] == ("query", 12)
     assert Fidelity.primary in metrics

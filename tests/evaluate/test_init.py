@@ -60,7 +60,11 @@ def test_names_of_metrics_are_known_before_the_first_call(tmp_path):
     made = TypeAdapter(dict[str, Evaluator]).validate_python(evaluators)
     rng = np.random.default_rng(0)
     for teacher in (4, 6):
-        made |= {f"fidelity_{teacher}": Fidelity(FidelityConfig(neighbours=3), texts, rng.normal(size=(12, teacher)))}
+        made |= {
+            f"fidelity_{teacher}": Fidelity(
+                FidelityConfig(neighbours=3), {"document": texts}, rng.normal(size=(12, teacher))
+            )
+        }
     for evaluator in made.values():
         evaluator.prepare()
     (tmp_path / "all.parquet").unlink()  # whatever is read is read before

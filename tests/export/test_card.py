@@ -31,6 +31,7 @@ INFO = CardInfo(
     kinds={"stsb": "sts", "xquad": "retrieval", "speed": "throughput", "fidelity": "fidelity"},
     prompts={"query": "query: ", "document": ""},
     initialised_from="org/base",
+    base_model="org/base",
     max_difference=2.4e-7,
     versions={"jdistill": "0.1.0", "jax": "0.10.2"},
     recipe="name: tiny-student\nseed: 42\n",
@@ -70,7 +71,7 @@ def test_it_tells_everything_it_was_told():
         "| jax | 0.10.2 |",
         'prompt_name="query"',
         'jdistill.load("tiny-student")',
-        "<details>",
+        "````yaml\nname: tiny-student",
         "seed: 42",
         "arxiv.org/abs/1807.03748",  # info_nce
         "arxiv.org/abs/1503.02531",  # score_kl, inside matryoshka
@@ -100,9 +101,8 @@ def test_what_is_not_known_is_left_out():
 
 @pytest.mark.parametrize("model", ["./folder", "/tmp/some/model", "~/model"])
 def test_paths_of_one_machine_stay_out_of_the_card(model):
-    card = make_card(
-        dataclasses.replace(INFO, initialised_from=model, teachers=[TeacherInfo("t", "/home/someone/teacher")])
-    )
+    teachers = [TeacherInfo("t", "/home/someone/teacher")]
+    card = make_card(dataclasses.replace(INFO, initialised_from=model, base_model=None, teachers=teachers))
     assert "base_model" not in yaml.safe_load(card.split("---")[1])
     assert "/home" not in card
     assert f"`{model.rpartition('/')[2]}`" in card
@@ -124,3 +124,14 @@ def test_tells_how_to_load_what_is_sparse_or_brings_a_module():
     own = make_card(dataclasses.replace(INFO, own_modules=True))
     assert 'SentenceTransformer("tiny-student", trust_remote_code=True)' in own
     assert "jdistill_pooling.py" in own
+
+
+def test_without_teachers_with_a_ramp_and_with_angle_brackets():
+    ramp = {"start": 0.0, "stop": 0.5, "begin": 0.25, "end": 0.75, "shape": "linear"}
+    losses = {"contrast": {"kind": "info_nce", "weight": ramp}, "b": {"kind": "no_such_kind"}}
+    prompts = {"query": "<b>find</b>: "}
+    card = make_card(dataclasses.replace(INFO, teachers=[], losses=losses, prompts=prompts))
+    assert "It was trained, starting from" in card
+    assert "## Teachers" not in card
+    assert "| contrast | info_nce | 0 to 0.5 between 25% and 75% of the training |" in card
+    assert "<" not in card.replace("bibtex", "")

@@ -74,7 +74,7 @@ def test_a_changed_length_limit_fails(tmp_path):
 
 def test_vectors_of_another_width_are_refused(tmp_path):
     folder = tiny_bert_folder(tmp_path / "bert", layers=1)
-    with pytest.raises(ValueError, match=r"\(11, 3\).*\(11, 32\)"):
+    with pytest.raises(ValueError, match=r"\(14, 3\).*\(14, 32\)"):
         verify(folder, PROBES, {"": np.zeros((len(PROBES), 3), np.float32)})
 
 

@@ -141,6 +141,15 @@ def test_export_does_not_overwrite_a_foreign_folder(embedded, capsys, tmp_path):
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     assert str(tmp_path / "out") in refused(capsys, "export", tmp_path / "run", tmp_path / "out")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+    assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "good")]) == 0
+    before = content(tmp_path / "good")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "tra')  # as a killed process leaves it
+    message = refused(capsys, "export", tmp_path / "run", tmp_path / "good", "tolerance=1e-30")
+    assert "not written" in message
+    assert "is as it was" in message
+    assert content(tmp_path / "good") == before
+    assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "good")]) == 0
 
 
 @pytest.mark.parametrize("shard", ["1", "2/2", "a/b", "-1/2"])
