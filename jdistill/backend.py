@@ -52,7 +52,7 @@ FLAGS: dict[Platform, Flags] = {
         },
     ),
     # XLA of jaxlib 0.10.2 to 0.12.0 hands reductions to the library YNNPACK, and some come out wrong by any factor:
-    # jax-ml/jax issues 39103, 39257 and 40412. Without them it is right and as fast (docs/performance.md).
+    # jax-ml/jax issues 39103, 39257 and 40412. Without them sums are right.
     # jaxlib from 0.10.0 and libtpu from 0.0.40 know the name.
     "cpu": Flags("XLA_FLAGS", {"xla_cpu_experimental_ynn_fusion_type": "-reduce"}),
 }

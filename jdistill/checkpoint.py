@@ -126,7 +126,8 @@ def load_student_params(run: str | Path) -> PyTree[Array]:
     step = steps[-1] if result is None else _result_step(result)
     if step not in steps:
         raise UserError(
-            f"{run}: result.json names step {step}, but its checkpoint is gone. Delete result.json and train again: "
+            f"{run}: result.json names step {step}, but its checkpoint is gone. Move result.json aside and train "
+            "again: "
             f"it goes on from step {steps[-1]}."
         )
     return _load_item(_folder(run) / str(step) / "student")

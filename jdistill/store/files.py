@@ -95,11 +95,12 @@ def load_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(
-            f"{path}: not valid JSON: {error}. The file is damaged; delete its folder, and make it anew."
+            f"{path}: not valid JSON: {error}. Restore it from a copy, or move its folder aside and make it again."
         ) from error
     if not isinstance(content, dict):
         raise UserError(
-            f"{path}: holds {type(content).__name__}, expected a mapping. Delete its folder, and make it anew."
+            f"{path}: holds {type(content).__name__}, expected a mapping. Restore it from a copy, or move its "
+            "folder aside and make it again."
         )
     return content
 
@@ -114,7 +115,7 @@ def open_array(path: Path) -> np.ndarray:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: missing or damaged: {error}. Delete the folder it lies in, and make it anew."
+            f"{path}: missing or damaged: {error}. Restore it from a copy, or move its folder aside and make it again."
         ) from error
     return mapped.view(np.ndarray)  # plain arrays index several times faster than np.memmap
 

@@ -131,7 +131,7 @@ class Store:
         if vectors.manifest["texts"] != self.texts.sha256:
             raise UserError(
                 f"store at {self.path}: teacher '{name}' was embedded for other texts. "
-                f"Delete {folder}, and run `jdistill embed` again."
+                f"Move {folder} aside and run `jdistill embed` again."
             )
         return vectors
 

@@ -68,7 +68,7 @@ class TeacherWriter:
         if self.plan["texts"] != store.texts.sha256:
             raise UserError(
                 f"store at {store.path}: teacher '{name}' was begun for other texts. "
-                f"Delete {self.folder}, and run `jdistill embed` again."
+                f"Move {self.folder} aside and run `jdistill embed` again."
             )
         self._texts = open_array(self.folder / "texts.npy")
 
@@ -138,7 +138,7 @@ class TeacherWriter:
         if vectors.shape != expected:
             raise UserError(
                 f"{where}: gave vectors {list(vectors.shape)}, expected {list(expected)} for shard {shard}. "
-                f"The model changed its width; delete {self.folder}, and run `jdistill embed` again."
+                f"The model changed its width; move {self.folder} aside and run `jdistill embed` again."
             )
         stored = to_stored(vectors, self.description["dtype"])
         with np.errstate(invalid="ignore"):

@@ -131,7 +131,8 @@ class TeacherVectors:
         if values.shape != (rows, self.width) or values.dtype != _LAID_OUT[self.dtype]:
             raise UserError(
                 f"{name}.npy: is {values.dtype} {list(values.shape)}, expected {_LAID_OUT[self.dtype]} "
-                f"[{rows}, {self.width}]. Delete {self.folder}, and run `jdistill embed` again."
+                f"[{rows}, {self.width}]. Restore it from a copy, or move {self.folder} aside and run "
+                "`jdistill embed` again."
             )
         return Stored(values, open_array(name.with_suffix(".scales.npy")) if self.dtype == "int8" else None)
 

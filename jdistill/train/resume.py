@@ -61,8 +61,8 @@ def check_same_run(folder: Path, note: Note, recipe: Mapping[str, Any], loader: 
         return
     what = "; ".join(differing) or "the rows of the store, or their token lengths"
     raise UserError(
-        f"run at {folder}: was begun differently and is at step {step}. It differs in: {what}. To go on with it, take "
-        "back the change; to train anew, give another `run` folder or delete this one."
+        f"run at {folder}: was begun differently and is at step {step}. It differs in: {what}. To resume it, take "
+        "back the change; to train from the start, give another `run` folder."
     )
 
 

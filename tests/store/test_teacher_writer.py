@@ -100,7 +100,7 @@ def test_vectors_of_other_texts_are_refused(make_store, tmp_path):
     embed(make_store())
     (tmp_path / "store" / "manifest.json").unlink()
     other = make_store(pairs(3))
-    with pytest.raises(UserError, match=r"was embedded for other texts. Delete"):
+    with pytest.raises(UserError, match=r"was embedded for other texts. Move"):
         other.teacher("fake")
     with pytest.raises(UserError, match=r"was begun for other texts"):
         embed(other)
