@@ -36,7 +36,8 @@ class Student:
     _graph: nnx.GraphDef = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tokenizer", self.tokenizer.within(self.config.encoder.vocab_size))
+        if self.tokenizer is not None:  # a plan has no texts, so it reads none
+            object.__setattr__(self, "tokenizer", self.tokenizer.within(self.config.encoder.vocab_size))
         module = nnx.eval_shape(lambda: make_module(self.config, jax.random.key(0)))
         object.__setattr__(self, "_graph", nnx.split(module)[0])
 
