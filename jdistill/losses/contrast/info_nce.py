@@ -43,6 +43,10 @@ class InfoNCE(Streamed):
     for hard are the literature's."""
     false_negatives: FalseNegatives = ()
     """Filters of candidates that may be as good as the row's own document: `by` text_hash, teacher or student."""
+    d2d_candidates: Literal["documents", "all"] | None = None
+    """What d2d contrasts a row's document with: other rows' documents, as GISTEmbedLoss does, or their hard negatives
+    too, as MultipleNegativesRankingLoss does. Left out: documents where a teacher or the student tells false negatives,
+    else all. Without hard negatives both are the same."""
 
     @field_validator("strength")
     @classmethod
@@ -60,6 +64,12 @@ class InfoNCE(Streamed):
                 "for more (in_batch, hard or all) and give a strength above 0, or leave both out."
             )
         return self
+
+    @property
+    def documents_alone(self) -> bool:
+        """Whether d2d leaves hard negatives out."""
+        guided = any(isinstance(filter_, TeacherFilter | StudentFilter) for filter_ in self.false_negatives)
+        return guided if self.d2d_candidates is None else self.d2d_candidates == "documents"
 
     def needs(self) -> Needs:
         """The teacher, if it tells false negatives."""
@@ -105,6 +115,7 @@ class InfoNCE(Streamed):
             rows,
             pools,
             partners=rows,
+            fellows=slice(len(rows) if self.documents_alone else None),
             widths=widths,
             temperature=temperature_of(self.temperature, view.parameters),
             strength=at(self.strength, view.progress),
@@ -132,6 +143,7 @@ def info_nce(
     all_queries: Float[Array, "n d"] | None = None,
     rows: Int[Array, " b"] | None = None,
     owners: Int[Array, " c"] | None = None,
+    d2d_columns: Int[Array, " k"] | None = None,
     block: int = 512,
 ) -> Float[Array, " b"]:
     """Score each query's own document above every other document of the batch.
@@ -140,7 +152,8 @@ def info_nce(
         loss_i = logsumexp_j(s_ij) - s_i,pos(i),   s_ij = sim(q_i, c_j) / temperature
     Further directions add candidates to the logsumexp (`"joint"`), or terms to a mean (`"per_direction"`): d2q the
     scores of the own document with all queries, q2q of the query with other rows' queries, d2d of the own document with
-    other rows' documents and hard negatives. Hardness adds `strength * stop_gradient(sim)` to s_ij of some negatives.
+    other rows' documents and, unless `d2d_columns` leaves them out, hard negatives. Hardness adds
+    `strength * stop_gradient(sim)` to s_ij of some negatives.
 
     Args:
       queries: of this shard's rows, `[b, d]`, any float; maths runs in float32.
@@ -158,6 +171,8 @@ def info_nce(
       rows: index of each row in `all_queries`, `[b]`; in order from 0 if left out.
       owners: index of the row that each candidate belongs to, `[c]`, which tells own hard negatives; if left out, only
         the positives belong to anyone.
+      d2d_columns: columns of the candidates that d2d takes part with, `[k]`, values in `[0, c)`; all if left out. Every
+        row's own document for GISTEmbedLoss.
       block: candidates scored at a time; decides memory, never the result.
 
     Returns:
@@ -171,8 +186,8 @@ def info_nce(
       2023, arXiv:2308.03281. Hardness: Lan et al. 2025, arXiv:2503.04812, equation 5, and Schechter Vera et
       al. 2025, arXiv:2509.20354.
       Parity: sentence-transformers MultipleNegativesRankingLoss(scale=1/temperature) in all its options, and
-      GISTEmbedLoss by a filter `guided`; there contrast_anchors is q2q, and contrast_positives is d2d without the hard
-      negatives.
+      GISTEmbedLoss by a filter `guided`, with d2d_columns of the rows' own documents; there contrast_anchors is q2q and
+      contrast_positives is d2d. Unlike there a text is never its own negative, whatever the guide thinks of the pair.
 
     Example:
       >>> round(float(info_nce(jnp.eye(2), jnp.eye(2), jnp.arange(2), temperature=1.0).mean()), 4)
@@ -193,6 +208,7 @@ def info_nce(
             "documents": Candidates(candidates, owners, jnp.arange(len(owners)), ()),
         },
         partners=positives,
+        fellows=slice(None) if d2d_columns is None else d2d_columns,
         temperature=temperature,
         strength=strength,
         directions=directions,
@@ -209,6 +225,7 @@ def _losses(
     pools: Mapping[str, Candidates],
     *,
     partners: Int[Array, " b"],
+    fellows: slice | Int[Array, " k"],
     temperature: float | Float[Array, ""],
     strength: float | Float[Array, ""],
     directions: Sequence[Direction],
@@ -226,6 +243,7 @@ def _losses(
       rows: index of each row in the whole batch.
       pools: the candidates that are `"queries"`, and those that are `"documents"`.
       partners: column of each row's own document.
+      fellows: which of the documents' pool d2d scores a row's document against.
       temperature: divides the scores.
       strength: of hardness.
       directions: checked.
@@ -241,13 +259,13 @@ def _losses(
     sharpness = Sharpness(jnp.asarray(temperature, jnp.float32), jnp.asarray(strength, jnp.float32))
     verdicts = [f.verdict for f in filters]
 
-    def excess(direction: Direction, skip: int = 0) -> Float[Array, "*p b"]:
-        """Of a direction, without the first `skip` candidates."""
+    def excess(direction: Direction, part: slice | Int[Array, " k"]) -> Float[Array, "*p b"]:
+        """Of a direction, over a part of its candidates."""
         side, name = TEXTS[direction]
         pool = pools[name]._replace(filters=tuple(f.candidates[name] for f in filters))
         return log_excess(
             Rows(texts[side], pair_scores, rows, columns[name], tuple(f.rows[side] for f in filters)),
-            jax.tree.map(lambda x: x[skip:], pool),
+            jax.tree.map(lambda x: x[part], pool),
             sharpness,
             one_side=not crosses(direction),
             hardness=hardness if direction == "q2d" else "none",
@@ -266,5 +284,6 @@ def _losses(
         options = {"hardness": hardness, "verdicts": verdicts, "widths": widths, "block": block, "sweep": sweep}
         found["q2d"], found["d2q"] = log_excess_both(half("queries"), half("documents"), sharpness, **options)
         if len(pools["documents"].rows) > len(rows):
-            found["q2d"] = jnp.logaddexp(found["q2d"], excess("q2d", skip=len(rows)))
-    return combine({d: found[d] if d in found else excess(d) for d in directions}, partition)
+            found["q2d"] = jnp.logaddexp(found["q2d"], excess("q2d", slice(len(rows), None)))
+    parts = {d: fellows if d == "d2d" else slice(None) for d in directions}
+    return combine({d: found[d] if d in found else excess(d, parts[d]) for d in directions}, partition)

@@ -1,12 +1,11 @@
 """Contrastive losses beside sentence-transformers, and beside torch where ours differ from it by design.
 
-The differences: a text is never its own negative, whatever a guide thinks of it; documents against documents (d2d)
+The differences: a text is never its own negative, whatever a guide thinks of it; documents against documents (d2d) may
 include hard negatives under a guide too; a guide may be the student, at a margin that changes; and texts are compared.
 """
 
 import itertools
 from collections.abc import Callable, Sequence
-from functools import partial
 from types import SimpleNamespace
 
 from jdistill.losses import (
@@ -28,6 +27,7 @@ Mask = Callable[[Given, str, str], Tensor]
 
 ALL = ("q2d", "q2q", "d2q", "d2d")
 SYMMETRIC = ("q2d", "d2q")
+GIST = ("q2d", "q2q", "d2d")
 NAMES = {"q2d": "query_to_doc", "q2q": "query_to_query", "d2q": "doc_to_query", "d2d": "doc_to_doc"}
 MODES = {"in_batch": "in_batch_negatives", "hard": "hard_negatives", "all": "all_negatives", "none": None}
 
@@ -58,29 +58,49 @@ def multiple_negatives(temperature: float, similarity: str) -> Reference:
     return multiple_negatives_like(InfoNCE(temperature=temperature, similarity=similarity))
 
 
-def gist(strategy: str, margin: float) -> Reference:
-    """sentence-transformers' CachedGISTEmbedLoss, given the guide's vectors."""
+def gist(strategy: str, margin: float, loss: InfoNCE | None = None) -> Reference:
+    """sentence-transformers' GISTEmbedLoss or, of several hard negatives, CachedGISTEmbedLoss, given guide vectors."""
+
+    loss = InfoNCE() if loss is None else loss
 
     def reference(given: Given) -> Tensor:
         import torch
-        from sentence_transformers.sentence_transformer.losses import CachedGISTEmbedLoss
+        from sentence_transformers.sentence_transformer.losses import CachedGISTEmbedLoss, GISTEmbedLoss
+
+        cosine = torch.nn.CosineSimilarity(dim=-1, eps=1e-12)
+
+        def sim_matrix(a: Tensor, b: Tensor) -> Tensor:
+            # Theirs guards lengths by 1e-8, which is the divisor of a zero vector's gradient; ours is F.normalize's.
+            scores = cosine(a[:, None], b[None])
+            if not a.requires_grad and a.data_ptr() == b.data_ptr():
+                # Theirs leaves a text out of its own negatives only if the guide finds it closer than the pair.
+                scores = scores.masked_fill(torch.eye(*scores.shape, dtype=torch.bool), torch.inf)
+            return scores
 
         theirs = SimpleNamespace(
-            # Theirs guards lengths by 1e-8, which is the divisor of a zero vector's gradient; ours is F.normalize's.
-            similarity_fct=torch.nn.CosineSimilarity(dim=-1, eps=1e-12),
-            temperature=0.05,
+            sim_matrix=sim_matrix,
+            temperature=temperature(loss, given),
             margin_strategy=strategy,
             margin=margin,
-            contrast_anchors=False,
-            contrast_positives=False,
+            contrast_anchors="q2q" in loss.directions,
+            contrast_positives="d2d" in loss.directions,
             gather_across_devices=False,
+            must_retokenize=False,
+            model=lambda features: features["student"],
+            guide=lambda features: features["guide"],
             mini_batch_size=1024,
             show_progress_bar=False,
             cross_entropy_loss=torch.nn.CrossEntropyLoss(),
         )
-        theirs.sim_matrix = partial(CachedGISTEmbedLoss.sim_matrix, theirs)
-        student, guide = ([[column] for column in side.columns()] for side in (given.student, given.teacher))
-        return CachedGISTEmbedLoss.calculate_loss(theirs, student, guide)
+        student, guide = given.student.columns(), given.teacher.columns()
+        if len(student) > 3:
+            columns = ([[column] for column in side] for side in (student, guide))
+            return CachedGISTEmbedLoss.calculate_loss(theirs, *columns)
+        features = [
+            {"student": {"sentence_embedding": s}, "guide": {"sentence_embedding": g.detach()}}
+            for s, g in zip(student, guide, strict=True)
+        ]
+        return GISTEmbedLoss.forward(theirs, features, None)
 
     return reference
 
@@ -101,6 +121,8 @@ def written_out(loss: InfoNCE, *masks: Mask) -> Reference:
         for a, _, b in loss.directions:
             logits = similarities(rows[a], candidates[b], loss.similarity) / divisor
             left_out = own[b] if a == b else torch.zeros_like(pair[b])
+            if a == b == "d" and loss.documents_alone:
+                left_out = left_out | (torch.arange(len(candidates[b])) >= n)
             for mask in masks:
                 left_out = left_out | (mask(given, a, b) & ~pair[b])
             totals.append(logits.masked_fill(left_out, -torch.inf))
@@ -207,7 +229,7 @@ def guided(name: str, margin: float, *, relative: bool = False, **options):
     """A row for the teacher as guide, beside GIST."""
     strategy = "relative" if relative else "absolute"
     loss = InfoNCE(teacher=TEACHER, false_negatives=TeacherFilter(margin=margin, strategy=strategy), **options)
-    return {name: Case(loss, gist(strategy, margin), queries=True)}
+    return {name: Case(loss, gist(strategy, margin, loss), queries=True)}
 
 
 def self_guided(name: str, guide: StudentFilter, *, progress: float, margin: float):
@@ -280,13 +302,22 @@ CASES = {
         block=7,
     ),
     **guided("info_nce, by teacher", 0.0),
+    **guided("info_nce, by teacher, GISTEmbedLoss's defaults", 0.0, directions=GIST, temperature=0.01),
+    **guided("info_nce, by teacher, GIST, relative 0.05", 0.05, relative=True, directions=GIST, block=7),
+    **guided("info_nce, by teacher, d2d of documents", 0.0, directions=("q2d", "d2d"), d2d_candidates="documents"),
     **guided("info_nce, by teacher, margin 0.05", 0.05),
     **guided("info_nce, by teacher, relative 0", 0.0, relative=True),
     **guided("info_nce, by teacher, relative 0.05", 0.05, relative=True),
     **guided("info_nce, by teacher, relative 0.95", 0.95, relative=True, block=7),
     **filtered(
-        "info_nce, by teacher, d2d", TAUGHT, false_negatives=BY_TEACHER, teacher=TEACHER, directions=("q2d", "d2d")
+        "info_nce, by teacher, d2d of all",
+        TAUGHT,
+        false_negatives=BY_TEACHER,
+        teacher=TEACHER,
+        directions=("q2d", "d2d"),
+        d2d_candidates="all",
     ),
+    **filtered("info_nce, all directions, d2d of documents", directions=ALL, d2d_candidates="documents", block=7),
     **filtered(
         "info_nce, by two teachers, q2q",
         TAUGHT,

@@ -278,3 +278,39 @@ def test_the_pure_function_refuses_them_too() -> None:
 def test_plain_texts_have_no_query() -> None:
     with pytest.raises(UserError, match="plain texts without queries"):
         value_of(InfoNCE(), plain(queries=False))
+
+
+@pytest.mark.parametrize(
+    ("filters", "option", "alone"),
+    [
+        ((), None, False),
+        (({"by": "text_hash"},), None, False),
+        (({"by": "teacher"},), None, True),
+        (({"by": "student"},), None, True),
+        (({"by": "teacher"},), "all", False),
+        ((), "documents", True),
+    ],
+)
+def test_what_d2d_contrasts_with_where_nothing_is_said(
+    filters: tuple[dict[str, str], ...], option: str | None, alone: bool
+) -> None:
+    """As MultipleNegativesRankingLoss without a guide, and as GISTEmbedLoss with one."""
+    loss = InfoNCE.model_validate({"false_negatives": filters, "directions": ("q2d", "d2d"), "d2d_candidates": option})
+    assert loss.documents_alone == alone
+
+
+def test_d2d_of_the_rows_own_documents_sees_no_hard_negative() -> None:
+    random = np.random.default_rng(0)
+    q, documents, negatives = (jnp.float32(random.standard_normal((4, 8))) for _ in range(3))
+    candidates, at = jnp.concatenate([negatives, documents]), jnp.arange(4, 8)
+    options = {"temperature": 0.2, "directions": ("q2d", "d2d")}
+    ours = info_nce(q, candidates, at, d2d_columns=at, **options)
+
+    def logits(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        x, y = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (np.float64(x), np.float64(y)))
+        return x @ y.T / 0.2
+
+    fellows = np.where(np.eye(4) > 0, -np.inf, logits(documents, documents))
+    q2d = logits(q, candidates)
+    total = np.log(np.exp(np.concatenate([q2d, fellows], axis=1)).sum(axis=1))
+    np.testing.assert_allclose(ours, total - q2d[np.arange(4), at], rtol=1e-5)
