@@ -27,12 +27,12 @@ class Recording(NamedTuple):
 def projected(x: np.ndarray) -> np.ndarray:
     """`[..., d] -> [..., 2]`, by directions that depend on `d` alone; single vectors and numbers as they are.
 
-    The two products of one vector may both happen to be small, so that rounding would look large beside them.
+    Of no special directions: the differences of one-hot vectors, which sharp softmaxes give, would vanish in sums.
     """
     x = np.asarray(x, np.float64)
     if x.ndim < 2 or x.shape[-1] <= DIRECTIONS:
         return x
-    return x @ np.random.default_rng(x.shape[-1]).choice([-1.0, 1.0], (x.shape[-1], DIRECTIONS))
+    return x @ np.random.default_rng(x.shape[-1]).standard_normal((x.shape[-1], DIRECTIONS))
 
 
 def write(

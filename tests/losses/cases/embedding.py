@@ -40,10 +40,6 @@ CASES = {
     "embed_mse": Case(EmbedMSE(teacher=TEACHER), embed_distill("mse")),
     "embed_kl": Case(EmbedKL(teacher=TEACHER), kl_over_dimensions(1.0)),
     "embed_kl, temperature 0.2": Case(EmbedKL(teacher=TEACHER, temperature=0.2), kl_over_dimensions(0.2)),
-    **{
-        f"embed_kl, logits of {size}": Case(
-            EmbedKL(teacher=TEACHER, temperature=1 / size), kl_over_dimensions(1 / size)
-        )
-        for size in (30, 600)
-    },
+    # Of 600, most rows saturate and have no gradient to compare: tests/losses/test_softmax.py has those.
+    "embed_kl, logits of 30": Case(EmbedKL(teacher=TEACHER, temperature=1 / 30), kl_over_dimensions(1 / 30)),
 }
