@@ -156,7 +156,7 @@ class Tokenizer:
         """Id of the padding token, 0 where there is none. Masks hide padding, so no vector depends on it."""
         token = self._config.get("pad_token") or self.special_tokens_map.get("pad_token")
         token = token.get("content") if isinstance(token, dict) else token
-        found = (self._tokenizer.token_to_id(token) if token else None) or 0
+        found = (self._tokenizer.token_to_id(token) if isinstance(token, str) else None) or 0
         return found if self._rows is None or found < self._rows else 0
 
     @property
