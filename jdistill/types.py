@@ -52,6 +52,8 @@ class Batch(NamedTuple):
     query_ids: Int[Array, " n"] | None
     """Equal numbers are equal texts (numbers of the store, int32)."""
     document_ids: Int[Array, "n c"]
+    labels: Int[Array, " n"] | None = None
+    """The class of each row, where the data has labels: a number of the store, from 0."""
 
 
 class Side(NamedTuple):
@@ -158,6 +160,10 @@ class View(NamedTuple):
     """Of this step and term, the same on every device; for terms that draw."""
     sweep: Sweep
     """How sums over candidates go over all devices, for terms that do without `all_*`."""
+    labels: Int[Array, " b"] | None = None
+    """The class of each row, as in Batch."""
+    all_labels: Int[Array, " n"] | None = None
+    """Those of the whole batch."""
 
 
 class Metrics(NamedTuple):

@@ -38,7 +38,7 @@ from jdistill.train.step import make_train_step
 class Rows:
     """Pairs of different texts."""
 
-    scores = None
+    scores = labels = None
 
     def __init__(self, count: int) -> None:
         self.queries = np.arange(count, dtype=np.int32)

@@ -21,6 +21,10 @@ class ColumnMap(Config):
     score: list[str] | str | None = None
     """Columns of scores; each holds one number or a list of numbers per row. Together they give either one score per
     row, such as a label, or one per document (its own, then each hard negative's), or one margin per hard negative."""
+    label: str | None = None
+    """Column of each row's class: a name or a whole number. With it, `text` rows make groups to tell apart
+    (batch_triplet), and pairs have a relation to be recognised (label_softmax). A 0 or 1 that says whether a pair
+    belongs together is a `score`."""
     keep_negatives: PositiveInt | None = None
     """Keep the first so many negatives of each row, and their scores; null: all, and every row must have the same
     number."""
@@ -53,7 +57,7 @@ class ColumnMap(Config):
     @property
     def used(self) -> list[str]:
         """Every column that is read, each once."""
-        named = [self.text, self.query, self.document, *self.negative_columns, *self.score_columns]
+        named = [self.text, self.query, self.document, *self.negative_columns, *self.score_columns, self.label]
         return list(dict.fromkeys(column for column in named if column is not None))
 
 

@@ -11,7 +11,7 @@ from jdistill.data.batch import Batch
 from jdistill.data.config import ColumnMap, SourceConfig
 from jdistill.data.files import file_batches, find_files
 from jdistill.data.hub import hub_batches, local_files
-from jdistill.data.values import WrongValueError, number, text
+from jdistill.data.values import WrongValueError, label, number, text
 
 _log = logging.getLogger(__name__)
 _LARGEST_SCORE = 3.4e38  # stores keep float32
@@ -27,6 +27,8 @@ class Row(NamedTuple):
     score: float | tuple[float, ...] | None
     """One number, or several: one for the document and each negative, or a margin for each negative. Among several,
     -inf excludes a candidate."""
+    label: str | None = None
+    """The row's class; 3 and "3" are the same one. None where the data has no labels."""
 
 
 class _Counts(NamedTuple):
@@ -127,8 +129,9 @@ def _tell_dropped(name: str, kept: int, dropped: int) -> None:
 
 def _rows(columns: ColumnMap, batch: Batch, i: int, expected: _Counts) -> list[Row]:
     """The rows of one line: one for each of its documents, of which there is nearly always one."""
+    name = None if columns.label is None else _cell(columns.label, label, batch.columns[columns.label][i])
     if columns.text is not None:
-        return [Row(None, _text(columns.text, batch.columns[columns.text][i]), (), None)]
+        return [Row(None, _text(columns.text, batch.columns[columns.text][i]), (), None, name)]
     assert columns.query is not None
     assert columns.document is not None
     query = _text(columns.query, batch.columns[columns.query][i])
@@ -142,7 +145,7 @@ def _rows(columns: ColumnMap, batch: Batch, i: int, expected: _Counts) -> list[R
         scores = _scores(columns, batch, i, (j, len(documents)), found)
         if scores is not None:
             scores = _checked(columns.score_columns[-1], scores, found, len(negatives), expected.scores)
-        rows.append(Row(query, document, negatives, scores))
+        rows.append(Row(query, document, negatives, scores, name))
     return rows
 
 

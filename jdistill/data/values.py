@@ -79,6 +79,22 @@ def identifier(value: Any) -> str:
     raise WrongValueError(f"{found}, expected an id: a string or a whole number", empty=value is None or value == "")
 
 
+def label(value: Any) -> str:
+    """The name of a class: "no" stays "no", and 2, 2.0 and "2" are the class "2".
+
+    Raises:
+      WrongValueError: if it is missing or empty, or neither a string nor a whole number.
+    """
+    whole = isinstance(value, float) and value.is_integer()  # a column of integers with gaps becomes one of floats
+    try:
+        return identifier(int(value) if whole else value)
+    except WrongValueError as wrong:
+        missing = wrong.empty or _is_nan(value)
+        found = "holds no value" if missing else f"is {shown(value)} ({type(value).__name__})"
+        problem = f"{found}, expected a label: a string or a whole number"
+        raise WrongValueError(problem, empty=missing) from None
+
+
 def shown(value: Any) -> str:
     """A value in at most 60 characters, those that cannot be seen or written as escapes."""
     if isinstance(value, int) and value.bit_length() > 1000:

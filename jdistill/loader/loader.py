@@ -36,6 +36,11 @@ class Rows(Protocol):
         """The scores of each row, None where there are none."""
         ...
 
+    @property
+    def labels(self) -> Int[np.ndarray, " n"] | None:
+        """The class of each row, None where there are none."""
+        ...
+
 
 class TeacherVectors(Protocol):
     """What the loader needs of a teacher."""
@@ -172,6 +177,7 @@ class Loader:
             alone = {name: x[:, 0] for name, x in queries._asdict().items() if x is not None and name != "packed"}
             queries = queries._replace(**alone)
         scores: Any = None if self._rows.scores is None else np.asarray(self._rows.scores[rows])
+        labels: Any = None if self._rows.labels is None else np.asarray(self._rows.labels[rows])
         return Batch(
             queries=queries,
             documents=documents,
@@ -179,6 +185,7 @@ class Loader:
             scores=scores,
             query_ids=query_ids,
             document_ids=document_ids,
+            labels=labels,
         )
 
     def examples(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
@@ -280,7 +287,8 @@ def _fingerprint(
 ) -> str:
     settings = config.model_dump(mode="json", exclude={"prefetch"})
     digest = hashlib.sha256(json.dumps([settings, global_batch_size, seed], sort_keys=True).encode())
-    for array in (rows.queries, rows.documents, rows.scores, *lengths):
+    labels = () if rows.labels is None else (rows.labels,)
+    for array in (rows.queries, rows.documents, rows.scores, *lengths, *labels):
         digest.update(b"none" if array is None else str((array.shape, array.dtype.str)).encode())
         digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
     for side, tokens in sorted(prompts.items()):

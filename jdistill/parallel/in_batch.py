@@ -48,17 +48,19 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_byte
     taught = sorted({teacher for term in terms.values() for teacher in term.teachers})
     per_device = make_device_objective(terms, mesh, gathered_bytes=gathered_bytes)
 
-    def whole_batch(vectors: Vectors, targets: Any, ids: Any, scores: Any, parameters: Any, *rest: Array) -> Any:
+    def whole_batch(
+        vectors: Vectors, targets: Any, ids: Any, scores: Any, labels: Any, parameters: Any, *rest: Array
+    ) -> Any:
         # Values that are whole on every device are marked as each device's own: the gradient of that is a sum over
         # the devices, taken here once, whatever a loss does with them.
         projections, parameters = lax.pcast((vectors.projections, parameters), AXES, to="varying")
         vectors = vectors._replace(projections=projections)
-        return lax.pmean(per_device(vectors, targets, ids, scores, parameters, *rest), AXES)
+        return lax.pmean(per_device(vectors, targets, ids, scores, labels, parameters, *rest), AXES)
 
     whole, rows = PartitionSpec(), PartitionSpec(AXES)
     split = Vectors(columns=rows, hidden=rows, projections=whole)  # pyright: ignore[reportArgumentType]
     sharded = jax.shard_map(
-        whole_batch, mesh=mesh, in_specs=(split, rows, rows, rows, whole, whole, whole), out_specs=whole
+        whole_batch, mesh=mesh, in_specs=(split, rows, rows, rows, rows, whole, whole, whole), out_specs=whole
     )
 
     def objective(
@@ -75,7 +77,7 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_byte
         check_rows(vectors.columns.documents.shape[0], mesh)
         targets = {teacher: batch.targets[teacher] for teacher in taught}
         ids = (batch.query_ids, batch.document_ids)
-        return sharded(vectors, targets, ids, batch.scores, parameters, progress, key)
+        return sharded(vectors, targets, ids, batch.scores, batch.labels, parameters, progress, key)
 
     return objective
 
@@ -86,8 +88,8 @@ def make_device_objective(
     """The objective as one device computes it, inside a shard_map over `mesh`; arguments as of `make_objective`.
 
     Returns:
-      `(vectors, targets, (query ids, document ids), scores, parameters, progress, key) -> (loss, {term: mean})`: the
-      means over this device's rows. Projections and parameters come marked as its own.
+      `(vectors, targets, (query ids, document ids), scores, labels, parameters, progress, key) ->
+      (loss, {term: mean})`: the means over this device's rows. Projections and parameters come marked as its own.
     """
     teachers = {name: term.teachers for name, term in terms.items()}
     # Where no row looks at another, a device's rows are a whole batch to it.
@@ -98,6 +100,7 @@ def make_device_objective(
         targets: dict[str, Columns],
         ids: tuple[Array | None, Array],
         scores: Array | None,
+        labels: Array | None,
         parameters: Mapping[str, dict[str, Array]],
         progress: Array,
         key: Array,
@@ -106,7 +109,7 @@ def make_device_objective(
         hidden = {layer: gather(columns, axes) for layer, columns in vectors.hidden.items()}
         teaching = {teacher: gather(columns, axes) for teacher, columns in targets.items()}
         text_ids = gather_ids(*ids, axes)
-        all_scores = None if scores is None else _whole(scores, axes)
+        all_scores, all_labels = (None if x is None else _whole(x, axes) for x in (scores, labels))
         b = student.documents.shape[0]
         means = {}
         for i, (name, term) in enumerate(terms.items()):
@@ -125,6 +128,8 @@ def make_device_objective(
                 progress=progress,
                 key=jax.random.fold_in(key, i),
                 sweep=make_sweep(mesh, student.all_documents.shape[0], widths, gathered_bytes=gathered_bytes),
+                labels=labels,
+                all_labels=all_labels,
             )
             with jax.named_scope(name):
                 means[name] = term(view).mean()

@@ -83,6 +83,7 @@ def batch_form(job: Job, rows: int, chips: int) -> Batch:
         scores=array(n, form.scores) if form.scores else None,
         query_ids=None if plain else array(n, dtype=jnp.int32),
         document_ids=array(n, form.documents, dtype=jnp.int32),
+        labels=array(n, dtype=jnp.int32) if form.labels else None,
     )
 
 

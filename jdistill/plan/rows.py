@@ -40,6 +40,8 @@ class RowForm(NamedTuple):
     """Numbers per row; 0 where the data has none."""
     shared: Shared | None = None
     """How texts share rows of the encoder; None where each has its own, as long as it is padded."""
+    labels: bool = False
+    """Whether rows have a class."""
 
     @property
     def sides(self) -> tuple[tuple[int, SharedRows], ...]:

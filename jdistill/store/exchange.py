@@ -43,6 +43,8 @@ class VectorColumns(Config):
     """Columns of hard negatives, one text each."""
     score: str | None = None
     """Column of numbers, or of lists of numbers: one of the document and each hard negative, or of each negative."""
+    label: str | None = None
+    """Column of classes: names or whole numbers."""
     suffix: str = "_embedding"
     """What a vector column has behind the name of its text column."""
 
@@ -55,7 +57,7 @@ class VectorColumns(Config):
 def to_dataset(store: Store, role: str, teacher: str) -> "Dataset":
     """The rows of one role with their texts and one teacher's vectors, in their order.
 
-    Columns: `query`, `document`, `negative_1` ..., `score` as far as rows have them, each text column with its
+    Columns: `query`, `document`, `negative_1` ..., `score`, `label` as far as rows have them, each text column with its
     `*_embedding` of fixed length. A score is a number, or a list where rows have several. The teacher's description is
     the data set's description, as JSON; `save_to_disk` keeps it. Parquet files and `push_to_hub` do not: there, share
     `store.teacher(teacher).manifest["description"]` too, which `from_dataset` then needs. The table is made in memory.
@@ -81,6 +83,8 @@ def to_dataset(store: Store, role: str, teacher: str) -> "Dataset":
         if rows.scores is not None:
             scores, per_row = np.asarray(rows.scores[part]).reshape(-1), rows.scores.shape[1]
             piece["score"] = pa.array(scores) if per_row == 1 else pa.FixedSizeListArray.from_arrays(scores, per_row)
+        if rows.labels is not None:
+            piece["label"] = pa.array([store.labels[i] for i in rows.labels[part]], pa.string())
         pieces.append(pa.table({**piece, **embeddings}))
     info = datasets.DatasetInfo(description=json.dumps(vectors.manifest["description"], ensure_ascii=False))
     return datasets.Dataset(InMemoryTable(pa.concat_tables(pieces)), info=info)
@@ -114,7 +118,7 @@ def from_dataset(
         many scores, if the dtype cannot hold the vectors exactly, or if a text that occurs twice has two vectors.
     """
     columns = columns or _named(dataset)
-    needed = [*columns.texts, *(column + columns.suffix for column in columns.texts), columns.score]
+    needed = [*columns.texts, *(column + columns.suffix for column in columns.texts), columns.score, columns.label]
     missing = [column for column in needed if column is not None and column not in dataset.column_names]
     if missing:
         raise UserError(f"data set: has no column {', '.join(missing)}. It has: {', '.join(dataset.column_names)}.")
@@ -158,6 +162,7 @@ class _Row(NamedTuple):
     document: str
     negatives: tuple[str, ...]
     score: float | tuple[float, ...] | None
+    label: str | None
 
 
 class _Reader:
@@ -178,9 +183,10 @@ class _Reader:
                         place = f"data set, row {first + i + 1}, column '{column}'"
                         raise UserError(f"{place}: is {ascii(value)[:60]}, expected a text.")
             scores = self._scores(table, first) if self.columns.score else [None] * len(table)
-            for row, score in zip(zip(*texts, strict=True), scores, strict=True):
+            labels = self._labels(table, first) if self.columns.label else [None] * len(table)
+            for row, score, label in zip(zip(*texts, strict=True), scores, labels, strict=True):
                 query, document, *negatives = row if has_query else (None, *row)
-                yield _Row(query, document, tuple(negatives), score)
+                yield _Row(query, document, tuple(negatives), score, label)
 
     def _scores(self, table: pa.Table, first: int) -> list[float | tuple[float, ...]]:
         scores: list[float | tuple[float, ...]] = []
@@ -194,10 +200,19 @@ class _Reader:
             scores.append(tuple(numbers) if len(numbers) > 1 else numbers[0])
         return scores
 
+    def _labels(self, table: pa.Table, first: int) -> list[str]:
+        labels: list[str] = []
+        for i, value in enumerate(table.column(self.columns.label).to_pylist()):
+            if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+                place = f"data set, row {first + i + 1}, column '{self.columns.label}'"
+                raise UserError(f"{place}: is {ascii(value)[:60]}, expected a label: a string or a whole number.")
+            labels.append(str(value))
+        return labels
+
     def hash_of_texts(self) -> str:
         digest = hashlib.sha256()
         for row in self.rows():
-            digest.update(json.dumps(row).encode())
+            digest.update(json.dumps(row if row.label is not None else row[:-1]).encode())
         return digest.hexdigest()
 
     def raw(self, column: int, rows: Int[np.ndarray, " n"]) -> np.ndarray:
@@ -248,7 +263,7 @@ class _Reader:
         return vectors
 
     def _pieces(self) -> Iterator[tuple[int, pa.Table]]:
-        names = [*self.columns.texts, *([self.columns.score] if self.columns.score else [])]
+        names = [*self.columns.texts, *(x for x in (self.columns.score, self.columns.label) if x)]
         first = 0
         for table in self.dataset.select_columns(names).iter(batch_size=_PIECE):
             yield first, table
@@ -309,6 +324,7 @@ def _exported(rows: Rows) -> VectorColumns:
         query=None if rows.queries is None else "query",
         negatives=[f"negative_{i}" for i in range(1, rows.documents.shape[1])],
         score=None if rows.scores is None else "score",
+        label=None if rows.labels is None else "label",
     )
 
 
@@ -316,5 +332,8 @@ def _named(dataset: Any) -> VectorColumns:
     names = dataset.column_names
     negatives = [name for i in range(1, len(names)) if (name := f"negative_{i}") in names]
     return VectorColumns(
-        query="query" if "query" in names else None, negatives=negatives, score="score" if "score" in names else None
+        query="query" if "query" in names else None,
+        negatives=negatives,
+        score="score" if "score" in names else None,
+        label="label" if "label" in names else None,
     )

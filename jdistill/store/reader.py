@@ -24,6 +24,8 @@ class Rows(NamedTuple):
     """int32; of each row its document, then its hard negatives."""
     scores: Float[np.ndarray, "n s"] | None
     """float32; of each row one score, or one of each document, or one of each hard negative; None without scores."""
+    labels: Int[np.ndarray, " n"] | None = None
+    """int32; the class of each row, a place in `Store.labels`; None without labels."""
 
 
 class Texts:
@@ -94,6 +96,11 @@ class Store:
         """Names of the parts of the data, such as `train` and `heldout`."""
         return tuple(self.manifest["roles"])
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes of all rows, by number; empty where no row has a label."""
+        return tuple(self.manifest.get("labels", ()))
+
     def rows(self, role: str) -> Rows:
         """The rows of one role, memory-mapped.
 
@@ -108,10 +115,10 @@ class Store:
         folder, files = self.path / "rows" / role, self.manifest["roles"][role]["files"]
         parts = {
             part: open_array(folder / f"{part}.npy") if part in files else None
-            for part in ("queries", "documents", "scores")
+            for part in ("queries", "documents", "scores", "labels")
         }
         assert parts["documents"] is not None
-        return Rows(parts["queries"], parts["documents"], parts["scores"])
+        return Rows(parts["queries"], parts["documents"], parts["scores"], parts["labels"])
 
     @property
     def teachers(self) -> tuple[str, ...]:

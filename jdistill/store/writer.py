@@ -7,6 +7,8 @@
     rows/ROLE/queries.npy      int32 [n]; absent where rows are plain texts
     rows/ROLE/scores.npy       float32 [n, s]: one score, or one of each document (s = c), or a margin of each hard
                                negative (s = c - 1), -inf for an excluded candidate; absent where rows have no score
+    rows/ROLE/labels.npy       int32 [n]: the class of each row, a place in the manifest's list of labels; absent where
+                               rows have none
     teachers/NAME/             see vectors.py
     tokens/KEY/                see tokens.py
 
@@ -21,7 +23,7 @@ import shutil
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -67,6 +69,11 @@ class Row(Protocol):
         """One number, or one for each document or each hard negative; None where the row has none."""
         ...
 
+    @property
+    def label(self) -> str | None:
+        """Name of the row's class; None where the row has none."""
+        ...
+
 
 def write_texts(
     path: str | Path, sources: Iterable[tuple[str, str, Iterable[Row]]], *, fingerprint: Mapping[str, Any]
@@ -76,7 +83,7 @@ def write_texts(
     Args:
       path: folder of the store.
       sources: name, role and rows of each source. Rows of one role must all have the same parts (query, number of
-        negatives, number of scores). Nothing is read where the store is there already.
+        negatives, number of scores, label). Nothing is read where the store is there already.
       fingerprint: what decides the rows, as JSON; a store with another fingerprint is refused.
 
     Raises:
@@ -147,10 +154,27 @@ def _write_all(folder: Path, sources: Iterable[tuple[str, str, Iterable[Row]]]) 
     empty = [role for role, table in roles.items() if not len(table)]
     if empty or not roles:
         raise UserError(f"data: {', '.join(empty) or 'no source'}: no rows. Give each role at least one row.")
+    labels = numbered(label for table in roles.values() for label in table.labels)
     return {
         "texts": texts.save(folder / "texts"),
-        "roles": {role: table.save(folder / "rows" / role) for role, table in roles.items()},
+        "roles": {role: table.save(folder / "rows" / role, labels) for role, table in roles.items()},
+        **({"labels": list(labels)} if labels else {}),
     }
+
+
+def numbered(labels: Iterable[str]) -> dict[str, int]:
+    """Label -> number from 0, by value where all labels are whole numbers, else in alphabetical order.
+
+    The number of a label therefore does not depend on the order of the rows.
+
+    Example:
+      >>> numbered(["10", "9", "10"]), numbered(["no", "maybe"])
+      ({'9': 0, '10': 1}, {'maybe': 0, 'no': 1})
+    """
+    found = set(labels)
+    whole = all(re.fullmatch(r"-?[0-9]{1,18}", label) for label in found)
+    ordered = sorted(found, key=lambda label: (int(label), label)) if whole else sorted(found)
+    return {label: number for number, label in enumerate(ordered)}
 
 
 class _TextTable:
@@ -184,22 +208,33 @@ class _TextTable:
         return {"count": len(self._numbers), "bytes": self.offsets[-1], "sha256": both, "files": hashes}
 
 
+class _Parts(NamedTuple):
+    """What must be the same in every row of a role."""
+
+    query: bool
+    negatives: int
+    scores: int
+    label: bool
+
+
 class _RowTable:
     """The rows of one role; all have the same parts as the first."""
 
     def __init__(self, role: str) -> None:
         self.role = role
         self.sources: list[dict[str, Any]] = []
-        self.parts: tuple[bool, int, int] | None = None
-        """Whether there is a query, and the numbers of negatives and scores."""
+        self.parts: _Parts | None = None
         self.queries, self.documents, self.scores = array("i"), array("i"), array("f")
+        self.labels: dict[str, int] = {}
+        """Numbers in the order of first occurrence."""
+        self.classes = array("i")
 
     def __len__(self) -> int:
-        return 0 if self.parts is None else len(self.documents) // (1 + self.parts[1])
+        return 0 if self.parts is None else len(self.documents) // (1 + self.parts.negatives)
 
     def append(self, row: Row, source: str, texts: _TextTable) -> None:
         scores = () if row.score is None else row.score if isinstance(row.score, tuple) else (row.score,)
-        parts = (row.query is not None, len(row.negatives), len(scores))
+        parts = _Parts(row.query is not None, len(row.negatives), len(scores), row.label is not None)
         if self.parts is None:
             if row.score is not None and len(scores) not in (1, len(row.negatives), 1 + len(row.negatives)):
                 raise UserError(
@@ -217,22 +252,28 @@ class _RowTable:
         self.documents.append(texts.number(row.document, source))
         self.documents.extend([texts.number(text, source) for text in row.negatives])
         self.scores.extend(scores)
+        if row.label is not None:
+            self.classes.append(self.labels.setdefault(row.label, len(self.labels)))
 
-    def save(self, folder: Path) -> dict[str, Any]:
+    def save(self, folder: Path, labels: Mapping[str, int]) -> dict[str, Any]:
+        """Write the arrays; `labels` are the numbers that all roles share."""
         assert self.parts is not None
         folder.mkdir(parents=True)
-        width = 1 + self.parts[1]
+        width = 1 + self.parts.negatives
         documents = np.asarray(self.documents, np.int32).reshape(-1, width)
         arrays: dict[str, np.ndarray] = {"documents": documents}
-        if self.parts[0]:
+        if self.parts.query:
             arrays["queries"] = np.asarray(self.queries, np.int32)
-        if self.parts[2]:
-            arrays["scores"] = np.asarray(self.scores, np.float32).reshape(-1, self.parts[2])
+        if self.parts.scores:
+            arrays["scores"] = np.asarray(self.scores, np.float32).reshape(-1, self.parts.scores)
+        if self.parts.label:
+            shared = np.asarray([labels[label] for label in self.labels], np.int32)
+            arrays["labels"] = shared[np.asarray(self.classes, np.int32)]
         hashes = {name: save_array(folder / f"{name}.npy", value) for name, value in arrays.items()}
         return {"rows": len(documents), "documents": width, "sources": self.sources, "files": hashes}
 
 
-def _told(parts: tuple[bool, int, int]) -> str:
-    query, negatives, scores = parts
-    pair = "a query and a document" if query else "a plain text"
-    return f"{pair}, {negatives} negatives and {scores or 'no'} score{'s' if scores > 1 else ''}"
+def _told(parts: _Parts) -> str:
+    pair = "a query and a document" if parts.query else "a plain text"
+    scores = f"{parts.scores or 'no'} score{'s' if parts.scores > 1 else ''}"
+    return f"{pair}, {parts.negatives} negatives and {scores}" + (", and a label" if parts.label else "")

@@ -106,7 +106,8 @@ def _of_pieces(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, micr
         hidden = encode(encoding_params(params), (piece.queries, piece.documents), row_keys)
         ids = (piece.query_ids, piece.document_ids)
         vectors = vectors_of(hidden, params)
-        return objective(vectors, piece.targets, ids, piece.scores, params["losses"], progress, term_key)
+        learned = params["losses"]
+        return objective(vectors, piece.targets, ids, piece.scores, piece.labels, learned, progress, term_key)
 
     def gradient_of(
         trained: Params, frozen: Params, batch: Batch, draws: Draws

@@ -112,14 +112,15 @@ def _rows(
     if store is None:
         return _rows_of_config(recipe, student, length, assumed), None
     rows = store.rows("train")
-    documents, scores = rows.documents.shape[1], 0 if rows.scores is None else rows.scores.shape[1]
+    scores, labels = 0 if rows.scores is None else rows.scores.shape[1], rows.labels is not None
+    documents = rows.documents.shape[1]
     steps = max(1, len(rows.documents) // recipe.train.global_batch_size)
     if length is None and student.tokenizer is not None and len(rows.documents) >= recipe.train.global_batch_size:
         loader = make_loader(recipe, store, student, pieces=chips * recipe.train.microbatches)
-        return _rows_of_loader(recipe, loader, documents, scores, assumed), steps
+        return _rows_of_loader(recipe, loader, documents, scores, assumed)._replace(labels=labels), steps
     found = length or _longest(recipe, student, assumed)
     form = RowForm(0 if rows.queries is None else found.query, found.document, documents, scores)
-    return _laid_out(recipe, form, assumed), steps
+    return _laid_out(recipe, form._replace(labels=labels), assumed), steps
 
 
 def _rows_of_loader(recipe: Recipe, loader: Loader, documents: int, scores: int, assumed: list[str]) -> RowForm:
@@ -152,7 +153,7 @@ def _rows_of_config(recipe: Recipe, student: Student, length: Lengths | None, as
     found = length or _longest(recipe, student, assumed)
     plain = columns.text is not None
     form = RowForm(0 if plain else found.query, found.document, 1 + negatives, len(columns.score_columns))
-    return _laid_out(recipe, form, assumed)
+    return _laid_out(recipe, form._replace(labels=columns.label is not None), assumed)
 
 
 def _laid_out(recipe: Recipe, form: RowForm, assumed: list[str]) -> RowForm:

@@ -29,6 +29,33 @@ def test_plain_texts_are_documents(source):
     assert list(read_rows("x", source([GOOD], ColumnMap(text="d")))) == [Row(None, "he", (), None)]
 
 
+@pytest.mark.parametrize(("label", "name"), [("no", "no"), (3, "3"), ("3", "3"), (3.0, "3"), (-1, "-1")])
+def test_a_label_is_a_name_or_a_whole_number(source, label, name):
+    (row,) = read_rows("x", source([{"d": "he", "l": label}], ColumnMap(text="d", label="l")))
+    assert row == Row(None, "he", (), None, name)
+    (row,) = read_rows("x", source([{**GOOD, "l": label}], PAIRS.model_copy(update={"label": "l"})))
+    assert (row.score, row.label) == (1.0, name)
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        (None, "holds no value, expected a label: a string or a whole number. Repair the row, or set .*empty: drop"),
+        ("", "holds no value, expected a label"),
+        (math.nan, "holds no value, expected a label"),
+        (0.5, r"is 0.5 \(float\), expected a label"),
+        (True, r"is True \(bool\), expected a label"),
+        (["a"], r"is \['a'\] \(list\), expected a label"),
+    ],
+)
+def test_what_is_no_label_is_refused(source, label, told):
+    rows = [{"d": "he", "l": "a"}, {"d": "she", "l": label}]
+    with pytest.raises(UserError, match=f"row 2, column 'l': {told}"):
+        list(read_rows("x", source(rows, ColumnMap(text="d", label="l"))))
+    if "holds no value" in told:
+        assert len(list(read_rows("x", source(rows, ColumnMap(text="d", label="l"), empty="drop")))) == 1
+
+
 def test_negatives_may_lie_in_several_columns(source):
     rows = [{"q": "a", "d": "b", "n1": "c", "n2": ["d", "e"]}]
     columns = ColumnMap(query="q", document="d", negatives=["n1", "n2"])

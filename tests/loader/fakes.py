@@ -11,6 +11,7 @@ class FakeRows(NamedTuple):
     queries: np.ndarray | None
     documents: np.ndarray
     scores: np.ndarray | None = None
+    labels: np.ndarray | None = None
 
 
 class FakeTokens:

@@ -124,6 +124,19 @@ def test_batch_holds_what_the_store_holds() -> None:
         np.testing.assert_array_equal(batch.document_ids, loader._rows.documents[rows])
 
 
+def test_labels_go_with_their_rows_and_are_part_of_what_a_loader_is() -> None:
+    texts = np.arange(40, dtype=np.int32)[:, None]
+    labels = np.arange(40, dtype=np.int32) % 3
+    loader = make_loader(rows=FakeRows(None, texts, labels=labels), batch=8)
+    batch = loader.batch(1)
+    assert batch.labels.dtype == np.int32
+    np.testing.assert_array_equal(batch.labels, batch.document_ids[:, 0] % 3)
+    halves = [loader.batch(1, (host, 2)).labels for host in range(2)]
+    np.testing.assert_array_equal(np.concatenate(halves), batch.labels)
+    others = [FakeRows(None, texts), FakeRows(None, texts, labels=labels[::-1])]
+    assert len({loader.fingerprint, *(make_loader(rows=rows, batch=8).fingerprint for rows in others)}) == 3
+
+
 def test_plain_texts_have_no_queries() -> None:
     batch = make_loader(queries=False).batch(0)
     assert batch.queries is None

@@ -13,6 +13,7 @@ class Row(NamedTuple):
     document: str
     negatives: tuple[str, ...] = ()
     score: float | tuple[float, ...] | None = None
+    label: str | None = None
 
 
 def pairs(count: int) -> list[Row]:

@@ -73,6 +73,24 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path, score):
         from_dataset(own(s=score), columns, tmp_path / "s", {}, teacher="x")
 
 
+def test_labels_come_back(make_store, tmp_path):
+    store = make_store([Row("q", "d", label="no"), Row("q", "e", label="maybe")])
+    embed(store)
+    dataset = to_dataset(store, "train", "fake")
+    assert dataset["label"][:] == ["no", "maybe"]
+    again = from_dataset(dataset, None, tmp_path / "b", None, teacher="fake")
+    assert again.labels == ("maybe", "no")
+    np.testing.assert_array_equal(again.rows("train").labels, [1, 0])
+
+
+def test_whole_numbers_of_a_data_set_are_labels_and_others_are_not(tmp_path):
+    columns = OWN.model_copy(update={"label": "l"})
+    assert from_dataset(own(l=[10, 9]), columns, tmp_path / "s", {}, teacher="x").labels == ("9", "10")
+    for wrong in (["a", None], ["a", ""], [0.0, 1.0]):
+        with pytest.raises(UserError, match=r"data set, row [12], column 'l': is .*, expected a label"):
+            from_dataset(own(l=wrong), columns, tmp_path / "w", {}, teacher="x")
+
+
 def test_plain_texts(make_store, tmp_path):
     store = make_store([Row(None, "a"), Row(None, "b"), Row(None, "a")])
     embed(store)

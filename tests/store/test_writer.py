@@ -15,7 +15,7 @@ def test_texts_are_numbered_by_first_occurrence_and_kept_once(make_store):
     np.testing.assert_array_equal(train.queries, [0, 1])
     np.testing.assert_array_equal(train.documents, [[1, 2], [0, 3]])
     np.testing.assert_array_equal(train.scores, [[0.5], [-1.0]])
-    assert [a.dtype for a in train] == [np.int32, np.int32, np.float32]
+    assert [a.dtype for a in train[:3]] == [np.int32, np.int32, np.float32]
     assert store.texts.take(np.array([3, 0, 3])) == ["é\n ", "q", "é\n "]
     assert store.texts[1] == "d"
 
@@ -32,6 +32,37 @@ def test_a_row_has_a_score_for_each_document_or_negative(make_store, tmp_path):
     mixed = [Row("q", "d", ("n",), 1.0), Row("q", "d", ("n",), (1.0, 0.5))]
     with pytest.raises(UserError, match=r"1 negatives and 2 scores, but .* hold .*1 negatives and 1 score\. Map"):
         write_texts(tmp_path / "mixed", [("a", "train", mixed)], fingerprint={})
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [(("b", "a", "b"), ("a", "b")), (("10", "9", "10"), ("9", "10")), (("10", "9", "x"), ("10", "9", "x"))],
+)
+def test_labels_are_numbered_whatever_the_order_of_rows(make_store, tmp_path, given, names):
+    store = make_store([Row(None, f"text {i}", label=label) for i, label in enumerate(given)])
+    assert store.labels == names
+    labels = store.rows("train").labels
+    assert labels.dtype == np.int32
+    assert [names[i] for i in labels] == list(given)
+    again = [Row(None, f"text {i}", label=label) for i, label in enumerate(given[::-1])]
+    write_texts(tmp_path / "again", [("a", "train", again)], fingerprint={})
+    assert Store.open(tmp_path / "again").labels == names
+
+
+def test_roles_share_the_numbers_of_labels(make_store):
+    store = make_store([Row(None, "x", label="b"), Row(None, "y", label="c")], heldout=[Row(None, "z", label="a")])
+    assert store.labels == ("a", "b", "c")
+    np.testing.assert_array_equal(store.rows("train").labels, [1, 2])
+    np.testing.assert_array_equal(store.rows("heldout").labels, [0])
+
+
+def test_all_rows_of_a_role_have_a_label_or_none(make_store, tmp_path):
+    store = make_store([Row(None, "x")])
+    assert store.labels == ()
+    assert store.rows("train").labels is None
+    mixed = [Row("q", "d", label="1"), Row("q", "d")]
+    with pytest.raises(UserError, match=r"its rows hold .* no score, but rows .* hold .* no score, and a label\. Map"):
+        write_texts(tmp_path / "s", [("a", "train", mixed)], fingerprint={})
 
 
 def test_plain_texts_have_neither_queries_nor_scores(make_store):
