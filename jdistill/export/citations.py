@@ -49,6 +49,26 @@ _ENTRIES = {
   year = {2024},
   url = {https://arxiv.org/abs/2402.03216}
 }""",
+    "hadsell2006": """@inproceedings{hadsell2006dimensionality,
+  title = {Dimensionality Reduction by Learning an Invariant Mapping},
+  author = {Hadsell, Raia and Chopra, Sumit and LeCun, Yann},
+  booktitle = {CVPR},
+  year = {2006},
+  doi = {10.1109/CVPR.2006.100}
+}""",
+    "hermans2017": """@misc{hermans2017defense,
+  title = {In Defense of the Triplet Loss for Person Re-Identification},
+  author = {Hermans, Alexander and Beyer, Lucas and Leibe, Bastian},
+  year = {2017},
+  url = {https://arxiv.org/abs/1703.07737}
+}""",
+    "wieting2018": """@inproceedings{wieting2018paranmt,
+  title = {ParaNMT-50M: Pushing the Limits of Paraphrastic Sentence Embeddings with Millions of Machine Translations},
+  author = {Wieting, John and Gimpel, Kevin},
+  booktitle = {ACL},
+  year = {2018},
+  doi = {10.18653/v1/P18-1042}
+}""",
     "kusupati2022": """@inproceedings{kusupati2022matryoshka,
   title = {Matryoshka Representation Learning},
   author = {Kusupati, Aditya and Bhatt, Gantavya and Rege, Aniket and Wallingford, Matthew and others},
@@ -68,6 +88,10 @@ _LOSS_TO_ENTRIES = {
     "m3_kd": ("chen2024",),
     "info_nce": ("oord2018",),
     "teacher_info_nce": ("oord2018",),
+    "contrastive": ("hadsell2006",),
+    "online_contrastive": ("hadsell2006",),
+    "batch_triplet": ("hermans2017",),
+    "mega_batch_margin": ("wieting2018",),
     "matryoshka": ("kusupati2022",),
 }
 """Kind of a loss -> its papers; a kind without a paper of its own is not listed."""

@@ -20,6 +20,7 @@ from jdistill.losses.contrast.false_negatives import (
     self_guided,
 )
 from jdistill.losses.contrast.info_nce import InfoNCE, info_nce
+from jdistill.losses.contrast.mega_batch_margin import MegaBatchMargin, mega_batch_margin
 from jdistill.losses.contrast.sigmoid import Sigmoid, sigmoid
 from jdistill.losses.contrast.teacher_info_nce import TeacherInfoNCE, teacher_info_nce
 from jdistill.losses.embedding import (
@@ -34,8 +35,11 @@ from jdistill.losses.embedding import (
 )
 from jdistill.losses.hidden import Hidden
 from jdistill.losses.labels.angle import AnglE, angle
+from jdistill.losses.labels.batch_triplet import BatchTriplet, batch_triplet
+from jdistill.losses.labels.contrastive import Contrastive, OnlineContrastive, contrastive, online_contrastive
 from jdistill.losses.labels.cosent import CoSENT, cosent
 from jdistill.losses.labels.cosine_similarity import CosineSimilarity, cosine_similarity
+from jdistill.losses.labels.label_softmax import LabelSoftmax, label_softmax
 from jdistill.losses.labels.triplet import Triplet, triplet
 from jdistill.losses.nested.adaptive_layer import AdaptiveLayer
 from jdistill.losses.nested.matryoshka import Matryoshka
@@ -58,8 +62,10 @@ __all__ = [
     "AdaptiveLayer",
     "AnglE",
     "Basic",
+    "BatchTriplet",
     "CoSENT",
     "Comparisons",
+    "Contrastive",
     "CosineSimilarity",
     "EmbedCosine",
     "EmbedKL",
@@ -68,10 +74,13 @@ __all__ = [
     "Flops",
     "Hidden",
     "InfoNCE",
+    "LabelSoftmax",
     "Limit",
     "Loss",
     "LossConfig",
     "Matryoshka",
+    "MegaBatchMargin",
+    "OnlineContrastive",
     "ScoreKL",
     "ScoreMSE",
     "ScoreMarginMSE",
@@ -85,6 +94,8 @@ __all__ = [
     "TextFilter",
     "Triplet",
     "angle",
+    "batch_triplet",
+    "contrastive",
     "cosent",
     "cosine_similarity",
     "draw_comparisons",
@@ -96,8 +107,11 @@ __all__ = [
     "guided",
     "info_nce",
     "l1",
+    "label_softmax",
     "listwise_kl",
     "m3_kd",
+    "mega_batch_margin",
+    "online_contrastive",
     "same_text",
     "score_kl",
     "score_margin_mse",

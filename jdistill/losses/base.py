@@ -1,5 +1,6 @@
 """What every loss is: a configuration that can be called on a View."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -89,6 +90,16 @@ class LossConfig(Config):
           One sentence per problem; the caller puts the term's name in front.
         """
         return []
+
+    def check_labels(self, rows: Mapping[str, int]) -> None:
+        """Refuse data from whose labels the term cannot learn; most terms read none.
+
+        Args:
+          rows: each label of the data -> training rows that have it; empty where the data has no labels.
+
+        Raises:
+          UserError: saying what is wrong; the caller puts the term's name in front.
+        """
 
     @property
     def teachers(self) -> tuple[str, ...]:

@@ -5,13 +5,17 @@ from typing import Annotated
 from pydantic import Field
 
 from jdistill.losses.contrast.info_nce import InfoNCE
+from jdistill.losses.contrast.mega_batch_margin import MegaBatchMargin
 from jdistill.losses.contrast.sigmoid import Sigmoid
 from jdistill.losses.contrast.teacher_info_nce import TeacherInfoNCE
 from jdistill.losses.embedding import EmbedCosine, EmbedKL, EmbedL2, EmbedMSE
 from jdistill.losses.hidden import Hidden
 from jdistill.losses.labels.angle import AnglE
+from jdistill.losses.labels.batch_triplet import BatchTriplet
+from jdistill.losses.labels.contrastive import Contrastive, OnlineContrastive
 from jdistill.losses.labels.cosent import CoSENT
 from jdistill.losses.labels.cosine_similarity import CosineSimilarity
+from jdistill.losses.labels.label_softmax import LabelSoftmax
 from jdistill.losses.labels.triplet import Triplet
 from jdistill.losses.regularise.sparsity import L1, Flops
 from jdistill.losses.regularise.spread_out import SpreadOut
@@ -31,6 +35,7 @@ Members = (
     | InfoNCE
     | TeacherInfoNCE
     | Sigmoid
+    | MegaBatchMargin
     | ScoreZscore
     | ScoreMSE
     | ScoreKL
@@ -41,6 +46,10 @@ Members = (
     | AnglE
     | CosineSimilarity
     | Triplet
+    | BatchTriplet
+    | Contrastive
+    | OnlineContrastive
+    | LabelSoftmax
     | SpreadOut
     | Flops
     | L1

@@ -6,6 +6,7 @@ No term here looks at another row: the value of a batch is that of its parts, an
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -14,14 +15,21 @@ import numpy as np
 from jaxtyping import Array, Float
 from pydantic import PositiveFloat
 
-from jdistill.losses.base import LossConfig, Needs, project, sides
+from jdistill.losses.base import LossConfig, Needs, project, queries_of, sides
 from jdistill.losses.maths import cosine, float32, norm
 from jdistill.losses.softmax import kl_terms, logits_of, lost_targets
-from jdistill.types import Columns, View
+from jdistill.types import Columns, Side, View
+
+Target = Literal["own", "query"]
 
 
 class EmbedLoss(LossConfig):
     """A distance between paired vectors, averaged over the texts of each row."""
+
+    target: Target = "own"
+    """The teacher's vector that a text is compared with: its own, or for all texts of a row the query's. The latter
+    teaches translations: the query is in a language that the teacher knows, the document and the hard negatives'
+    columns say the same in others."""
 
     def needs(self) -> Needs:
         """The teacher, and a way into its space."""
@@ -35,7 +43,7 @@ class EmbedCosine(EmbedLoss):
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
-        return over_columns(view, embed_cosine)
+        return over_columns(view, embed_cosine, target=self.target)
 
 
 class EmbedL2(EmbedLoss):
@@ -45,7 +53,7 @@ class EmbedL2(EmbedLoss):
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
-        return over_columns(view, embed_l2)
+        return over_columns(view, embed_l2, target=self.target)
 
 
 class EmbedMSE(EmbedLoss):
@@ -55,7 +63,7 @@ class EmbedMSE(EmbedLoss):
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
-        return over_columns(view, embed_mse)
+        return over_columns(view, embed_mse, target=self.target)
 
 
 class EmbedKL(EmbedLoss):
@@ -67,7 +75,8 @@ class EmbedKL(EmbedLoss):
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
-        return over_columns(view, lambda student, teacher: embed_kl(student, teacher, temperature=self.temperature))
+        distance = partial(embed_kl, temperature=self.temperature)
+        return over_columns(view, distance, target=self.target)
 
     def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Whether elements of the teacher's vectors are no numbers, or vanish in the softmax."""
@@ -79,13 +88,23 @@ class EmbedKL(EmbedLoss):
         return lost_targets(elements, self.temperature, what=what, option="temperature")
 
 
-def over_columns(view: View, distance: Callable[[Array, Array], Array]) -> Float[Array, " b"]:
+def over_columns(
+    view: View, distance: Callable[[Array, Array], Array], *, target: Target = "own"
+) -> Float[Array, " b"]:
     """Mean of `distance` over the texts of each row.
 
+    Args:
+      view: of rows that have queries where the target is the query's.
+      distance: of the student's vectors from the teacher's, `([b, c, d], [b, c, d]) -> [b, c]`.
+      target: which of the teacher's vectors a text is compared with.
+
     Raises:
+      UserError: if the target is the query's, and the rows are plain texts.
       ValueError: if there is no teacher, if the widths differ, or if only one side has queries.
     """
     student, teacher = sides(view)
+    if target == "query":
+        teacher = _queries_everywhere(teacher)
     pairs = [
         (project(student.documents[:, None], view), teacher.documents[:, None]),
         (project(student.negatives, view), teacher.negatives),
@@ -101,6 +120,13 @@ def over_columns(view: View, distance: Callable[[Array, Array], Array]) -> Float
             "project the student, or use score_* losses"
         )
     return jnp.concatenate([distance(s, t) for s, t in pairs], axis=1).mean(axis=1)
+
+
+def _queries_everywhere(teacher: Side) -> Side:
+    """The teacher's vector of each query in the places of the row's other texts too."""
+    queries = queries_of(teacher.queries, "embed_* with target 'query'")
+    negatives = jnp.broadcast_to(queries[:, None], (*teacher.negatives.shape[:2], queries.shape[-1]))
+    return teacher._replace(documents=queries, negatives=negatives)
 
 
 def embed_cosine(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"]) -> Float[Array, "*b"]:

@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
+
 from jdistill.config import UserError
 from jdistill.evaluate import metric_names
 from jdistill.export.hf import projected_to
 from jdistill.recipe import Recipe
+from jdistill.store import Store
 from jdistill.student import Student
 from jdistill.train.sinks import make_sinks
 from jdistill.verbs.evaluate import Evaluators
@@ -47,6 +50,21 @@ def check_student(recipe: Recipe, student: Student, evaluators: Evaluators, *, p
         )
     if projections and recipe.export.projection == "dense":
         projected_to(student, recipe.export.teacher)
+
+
+def check_labels(recipe: Recipe, store: Store) -> None:
+    """Check that terms which read the classes of rows can learn from those of the store.
+
+    Raises:
+      UserError: naming the term.
+    """
+    labels = store.rows("train").labels
+    counts = [] if labels is None else np.bincount(labels, minlength=len(store.labels)).tolist()
+    for name, term in recipe.losses.items():
+        try:
+            term.check_labels(dict(zip(store.labels, counts, strict=False)))
+        except UserError as error:
+            raise UserError(f"losses.{name}: {error}") from None
 
 
 def _check_prompts(student: Student) -> None:

@@ -19,7 +19,7 @@ from jdistill.student import Corpus, Side, Student, load_architecture, make_stud
 from jdistill.train import TrainResult
 from jdistill.train import train as train_student
 from jdistill.train.hidden_cache import check_something_learns, hidden_table
-from jdistill.verbs.checks import check_student, check_surroundings
+from jdistill.verbs.checks import check_labels, check_student, check_surroundings
 from jdistill.verbs.evaluate import evaluate_params, make_evaluators
 
 LANES = 128
@@ -37,6 +37,7 @@ def train(recipe: Recipe) -> TrainResult:
     store, made = open_store(recipe), list[str]()
     evaluators = make_evaluators(recipe, store)
     check_surroundings(recipe, evaluators)
+    check_labels(recipe, store)
     student, params = make_run_student(recipe, store, say=made.append)
     check_student(recipe, student, evaluators)
     mesh = make_mesh(fsdp=recipe.train.fsdp)

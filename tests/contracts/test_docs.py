@@ -40,6 +40,29 @@ def test_the_page_of_losses_names_every_kind() -> None:
     assert [kind for kind in (*kinds, "matryoshka", "adaptive_layer") if f"`{kind}`" not in text] == []
 
 
+@pytest.mark.parity
+def test_the_page_of_losses_has_a_row_for_each_loss_of_sentence_transformers() -> None:
+    from sentence_transformers.sentence_transformer import losses
+
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", (ROOT / "docs/losses.md").read_text(), flags=re.MULTILINE)
+    assert {name for name, _ in rows} >= {*losses.__all__}
+    kinds = {member.model_fields["kind"].default for member in Members.__args__} | {"matryoshka", "adaptive_layer"}
+    for name, ours in rows:
+        named = kinds & {*re.findall(r"`(\w+)`", ours)}
+        assert named or ours.startswith(("none", "as ")), f"{name}: neither names a loss nor says why there is none"
+
+
+@pytest.mark.parity
+def test_the_page_of_losses_speaks_of_each_loss_of_sparse_encoders() -> None:
+    from sentence_transformers.sparse_encoder import losses
+
+    text = (ROOT / "docs/losses.md").read_text()
+    unnamed = [name for name in losses.__all__ if f"`{name}`" not in text]
+    dense = [f"`{name.removeprefix('Sparse')}`" for name in unnamed]
+    assert all(name.startswith("Sparse") for name in unnamed)
+    assert [name for name in dense if name not in text] == []
+
+
 def test_the_page_of_students_names_every_encoder_and_pooling() -> None:
     text = (ROOT / "docs/students.md").read_text()
     kinds = {kind for union in (Encoder, Pooling) for kind in _kinds(union)}

@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import Array
 
 from jdistill.types import Columns
-from tests.losses.cases import SECOND, TEACHER, Case
+from tests.losses.cases import CLASSES, SECOND, TEACHER, WIDTH, Case
 
 ROWS = 16
-WIDTH = 12
 TEACHER_WIDTHS = {TEACHER: 20, SECOND: 8}
 LAYERS = 3
 """Of the student whose hidden vectors a batch has; 0, 1 and 2 are the earlier ones."""
@@ -28,6 +27,8 @@ class Inputs(NamedTuple):
     ids: tuple[np.ndarray | None, np.ndarray]
     scores: np.ndarray
     """A teacher's score of every document, `[n, c]`."""
+    labels: np.ndarray
+    """Class of each row; classes differ in size, and some have one row."""
     tolerance: float = 1e-5
 
     @property
@@ -47,7 +48,8 @@ def fits(case: Case, inputs: Inputs) -> bool:
 def scores_for(case: Case, inputs: Inputs) -> np.ndarray | None:
     """The scores of the batch in the form that the case's data has."""
     s = inputs.scores
-    return {None: None, "pair": s[:, :1], "documents": s, "margins": s[:, :1] - s[:, 1:]}[case.scores]
+    binary = np.float32(s[:, :1] > 0)
+    return {None: None, "pair": s[:, :1], "binary": binary, "documents": s, "margins": s[:, :1] - s[:, 1:]}[case.scores]
 
 
 def plain(*, rows: int = ROWS, negatives: int = 0, queries: bool = True) -> Inputs:
@@ -83,6 +85,7 @@ def plain(*, rows: int = ROWS, negatives: int = 0, queries: bool = True) -> Inpu
         scores=np.float32(
             random.standard_normal((rows, 1 + negatives)) + np.eye(1, 1 + negatives)
         ),  # a positive scores higher
+        labels=np.minimum(random.integers(0, CLASSES + 2, rows), CLASSES - 1).astype(np.int32),
     )
 
 

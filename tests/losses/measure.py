@@ -47,7 +47,8 @@ def targets(case: Case, inputs: Inputs) -> dict[str, Columns]:
 def batch(case: Case, inputs: Inputs) -> Batch:
     """What an objective reads of a Batch; the tokens are not among it."""
     none = Tokens(np.zeros((inputs.rows, 1, 1), np.int32), np.ones((inputs.rows, 1, 1), bool))
-    return Batch(None, none, targets(case, inputs), scores_for(case, inputs), *inputs.ids)
+    labels = inputs.labels if case.labels else None
+    return Batch(None, none, targets(case, inputs), scores_for(case, inputs), *inputs.ids, labels)
 
 
 def side(columns: Columns) -> Side:
@@ -66,7 +67,7 @@ def concatenated(sides: list[Any]) -> Any:
 def view(case: Case, inputs: Inputs) -> View:
     """What a loss sees on one device."""
     given, parts = jax.tree.map(jnp.asarray, (vectors(case, inputs), batch(case, inputs)))
-    return view_of(case, given, case.loss.parameters(), parts)
+    return view_of(case, given, learned(case), parts)
 
 
 def view_of(case: Case, given: Vectors, parameters: dict, parts: Batch) -> View:
@@ -86,7 +87,18 @@ def view_of(case: Case, given: Vectors, parameters: dict, parts: Batch) -> View:
         progress=jnp.float32(case.progress),
         key=jax.random.fold_in(jax.random.key(KEY), 0),
         sweep=HERE,
+        labels=parts.labels,
+        all_labels=parts.labels,
     )
+
+
+def learned(case: Case) -> dict[str, jax.Array]:
+    """The term's learnable values; matrices random, since many of zeros pass no gradient on."""
+    random = np.random.default_rng(3)
+    return {
+        name: jnp.asarray(random.standard_normal(x.shape), jnp.float32) if x.ndim > 1 else x
+        for name, x in case.loss.parameters().items()
+    }
 
 
 def leaves(result: Any) -> list[np.ndarray]:
@@ -105,7 +117,7 @@ jax 0.11 has it no more."""
 def ours(label: str, name: str, *, optimized: bool = False) -> Result:
     """A loss on the batch of that name, on one device, without jdistill.parallel; optimised, as users compile it."""
     case, inputs = CASES[label], INPUTS[name]
-    value, gradient = _one_device(label, optimized)(vectors(case, inputs), case.loss.parameters(), batch(case, inputs))
+    value, gradient = _one_device(label, optimized)(vectors(case, inputs), learned(case), batch(case, inputs))
     return Result(float(value), leaves(gradient))
 
 
@@ -135,7 +147,7 @@ def expected(label: str, name: str) -> Result:
         return Texts(None if q is None else tensor(q, leaf=leaf), tensor(d, leaf=leaf))
 
     student = vectors(case, inputs)
-    parameters = {key: tensor(x, leaf=True) for key, x in case.loss.parameters().items()}
+    parameters = {key: tensor(x, leaf=True) for key, x in learned(case).items()}
     columns, hidden = texts(student.columns, True), {k: texts(x, True) for k, x in student.hidden.items()}
     maps = {t: tuple(tensor(x, leaf=True) for x in p) for t, p in student.projections.items()}
     teachers = [texts(x, False) for x in targets(case, inputs).values()]
@@ -149,6 +161,7 @@ def expected(label: str, name: str) -> Result:
             hidden={layer: _unbound(x) for layer, x in hidden.items()},
             ids=(None if queries is None else torch.tensor(queries), torch.tensor(documents)),
             scores=None if scores is None else tensor(scores),
+            labels=torch.tensor(inputs.labels.astype(np.int64)) if case.labels else None,
             parameters=parameters,
             progress=case.progress,
         )

@@ -16,7 +16,7 @@ from jdistill.recipe import Recipe
 from jdistill.types import Batch, Vectors
 from tests.losses.cases import CASES, Case
 from tests.losses.inputs import INPUTS, Inputs, change, fits, plain
-from tests.losses.measure import batch, vectors, view_of
+from tests.losses.measure import batch, learned, vectors, view_of
 
 MEMBERS = typing.get_args(typing.get_args(Loss)[0])
 
@@ -55,7 +55,7 @@ def test_one_float32_value_per_row(case: Case, dtype: jnp.dtype) -> None:
     given, parts = jax.tree.map(jnp.asarray, (vectors(case, inputs), batch(case, inputs)))
     columns, hidden, targets = jax.tree.map(lambda x: x.astype(dtype), (given.columns, given.hidden, parts.targets))
     given, parts = given._replace(columns=columns, hidden=hidden), parts._replace(targets=targets)
-    values = jax.eval_shape(lambda: case.loss(view_of(case, given, case.loss.parameters(), parts)))
+    values = jax.eval_shape(lambda: case.loss(view_of(case, given, learned(case), parts)))
     assert (values.shape, values.dtype) == ((inputs.rows,), jnp.float32)
 
 
@@ -85,7 +85,7 @@ def test_a_row_depends_on_other_rows_exactly_where_the_loss_says_so(label: str) 
         # By text, what matters is which texts are equal: the others become copies of the rows that stay.
         ids=lambda ids: np.concatenate([ids[:kept], ids[:kept]]),
         scores=lambda scores: np.concatenate([scores[:kept], -3 * scores[kept:]]),
-    )
+    )._replace(labels=np.concatenate([inputs.labels[:kept], inputs.labels[kept:][::-1]]))
     values, again = (values_of(label, x)[:kept] for x in (inputs, changed))
     assert case.loss.needs().batch == bool(np.abs(values - again).max() > 1e-5 * np.abs(values).max())
 
@@ -101,7 +101,7 @@ def _compiled(label: str) -> Callable:
     case = CASES[label]
 
     def values(given: Vectors, parts: Batch) -> jax.Array:
-        return case.loss(view_of(case, given, case.loss.parameters(), parts))
+        return case.loss(view_of(case, given, learned(case), parts))
 
     return jax.jit(values)
 

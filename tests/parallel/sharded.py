@@ -14,7 +14,7 @@ from jdistill.parallel.sweeps import GATHERED_BYTES
 from jdistill.types import Batch, Vectors
 from tests.losses.cases import CASES
 from tests.losses.inputs import INPUTS
-from tests.losses.measure import FAST_TO_COMPILE, KEY, Result, batch, leaves, vectors
+from tests.losses.measure import FAST_TO_COMPILE, KEY, Result, batch, learned, leaves, vectors
 
 
 @functools.cache
@@ -24,9 +24,7 @@ def sharded(
     """A loss on the batch of that name, its rows split over `devices`; optimised, as users compile it."""
     case, inputs = CASES[label], INPUTS[name]
     rows = jax.device_put(batch(case, inputs), row_sharding(mesh_of(devices)))
-    value, gradient = _split(label, devices, gathered_bytes, optimized)(
-        vectors(case, inputs), case.loss.parameters(), rows
-    )
+    value, gradient = _split(label, devices, gathered_bytes, optimized)(vectors(case, inputs), learned(case), rows)
     return Result(float(value), leaves(gradient))
 
 

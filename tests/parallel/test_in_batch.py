@@ -196,10 +196,11 @@ def at_size(case: Case, rows: int, width: int, negatives: int) -> tuple[Vectors,
     share = width // max(len(case.loss.teachers), 1)
     projected = case.projection and case.loss.needs().projection
     narrow = Projection(jnp.zeros((width, share)), jnp.zeros(share))
-    scores = {None: None, "pair": 1, "documents": 1 + negatives, "margins": negatives}[case.scores]
+    scores = {None: None, "pair": 1, "binary": 1, "documents": 1 + negatives, "margins": negatives}[case.scores]
     parts = batch(EVERYTHING, plain(rows=rows, negatives=negatives))._replace(
         targets=dict.fromkeys(case.loss.teachers, jax.tree.map(lambda x: x[..., :share], columns)),
         scores=None if scores is None else jnp.zeros((rows, scores)),
+        labels=jnp.zeros(rows, jnp.int32) if case.labels else None,
     )
     return (
         Vectors(columns, hidden, dict.fromkeys(case.loss.teachers, narrow) if projected else {}),

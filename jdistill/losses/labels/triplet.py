@@ -3,24 +3,22 @@
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 from pydantic import Field, PositiveFloat, model_validator
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs, queries_of
-from jdistill.losses.maths import float32, norm, normalise
+from jdistill.losses.labels.distances import DISTANCES, PairDistance, distant_enough
 from jdistill.types import View
-
-Distance = Literal["euclidean", "cosine"]
 
 
 class Triplet(LossConfig):
     """How far each hard negative is from being farther from the query than the document, by a margin."""
 
     kind: Literal["triplet"] = "triplet"
-    distance: Distance = "euclidean"
-    """Length of the difference of two vectors, or one minus the cosine of their angle."""
+    distance: PairDistance = "euclidean"
+    """Length of the difference of two vectors, one minus the cosine of their angle, or the sum of the sizes of the
+    difference's elements (manhattan)."""
     margin: PositiveFloat = Field(
         default=5.0,
         description="A negative this much farther away than the document costs nothing; a distance. 5 is for vectors "
@@ -29,11 +27,7 @@ class Triplet(LossConfig):
 
     @model_validator(mode="after")
     def _can_be_reached(self) -> "Triplet":
-        if self.distance == "cosine" and self.margin >= 2:
-            raise ValueError(
-                f"margin {self.margin:g} can never be reached, since cosine distances lie between 0 and 2. "
-                "Set it below 2, such as 0.2."
-            )
+        distant_enough(self.distance, self.margin)
         return self
 
     def needs(self) -> Needs:
@@ -63,7 +57,7 @@ def triplet(
     negatives: Float[Array, "b k d"],
     *,
     margin: float = 5.0,
-    distance: Distance = "euclidean",
+    distance: PairDistance = "euclidean",
 ) -> Float[Array, " b"]:
     """Keep each hard negative farther from the query than the document is.
 
@@ -75,14 +69,15 @@ def triplet(
       documents: the document of each query, `[b, d]`.
       negatives: hard negatives of each query, `[b, k, d]`, `k` at least 1.
       margin: how much farther is far enough; a distance, > 0.
-      distance: `"euclidean"`, or `"cosine"` for one minus the cosine, in [0, 2].
+      distance: `"euclidean"`, `"cosine"` for one minus the cosine, in [0, 2], or `"manhattan"`.
 
     Returns:
       Value of each row, `[b]`, >= 0.
 
     Source:
       Schroff et al. 2015, arXiv:1503.03832, section 3.1, with distances in place of their squares.
-      Parity: sentence-transformers TripletLoss(triplet_margin=margin), the mean over each column of negatives.
+      Parity: sentence-transformers TripletLoss(triplet_margin=margin) with each TripletDistanceMetric, the mean over
+      each column of negatives.
 
     Example:
       >>> q, d, n = jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 0.0]]), jnp.array([[[0.0, 4.0], [0.0, 9.0]]])
@@ -92,14 +87,3 @@ def triplet(
     measure = DISTANCES[distance]
     near, far = measure(queries, documents), measure(queries[:, None], negatives)
     return jax.nn.relu(near[:, None] - far + margin).mean(axis=1)
-
-
-def _euclidean(a: Float[Array, "*#b d"], b: Float[Array, "*#b d"]) -> Float[Array, "..."]:
-    return norm(float32(a) - float32(b))
-
-
-def _cosine(a: Float[Array, "*#b d"], b: Float[Array, "*#b d"]) -> Float[Array, "..."]:
-    return 1 - jnp.sum(normalise(a) * normalise(b), axis=-1)
-
-
-DISTANCES = {"euclidean": _euclidean, "cosine": _cosine}

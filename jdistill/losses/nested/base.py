@@ -1,6 +1,6 @@
 """What losses that hold another loss have in common: they call it on changed Views and add the values up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,10 @@ class NestedLoss(LossConfig):
     def parameters(self) -> dict[str, Array]:
         """Those of the loss inside."""
         return self.loss.parameters()
+
+    def check_labels(self, rows: Mapping[str, int]) -> None:
+        """What the loss inside refuses."""
+        self.loss.check_labels(rows)
 
     def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """What the loss inside says."""

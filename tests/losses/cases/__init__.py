@@ -5,14 +5,15 @@ returns the loss of the whole batch; torch differentiates it. A new loss gets it
 contract test fails without one.
 """
 
-from tests.losses.cases import contrast, embedding, labels, nested, regularise, scores
-from tests.losses.cases.base import SECOND, TEACHER, Case, Given, Texts
+from tests.losses.cases import contrast, embedding, groups, labels, nested, regularise, scores
+from tests.losses.cases.base import CLASSES, SECOND, TEACHER, WIDTH, Case, Given, Texts
 
 CASES: dict[str, Case] = {
     **embedding.CASES,
     **contrast.CASES,
     **scores.CASES,
     **labels.CASES,
+    **groups.CASES,
     **regularise.CASES,
     **nested.CASES,
 }
@@ -20,4 +21,4 @@ CASES: dict[str, Case] = {
 FIRST_OF_KIND = tuple({case.loss.kind: label for label, case in reversed(CASES.items())}.values())
 """The plainest case of each loss, which the tests try on more than the others; `make parity` tries all on all."""
 
-__all__ = ["CASES", "FIRST_OF_KIND", "SECOND", "TEACHER", "Case", "Given", "Texts"]
+__all__ = ["CASES", "CLASSES", "FIRST_OF_KIND", "SECOND", "TEACHER", "WIDTH", "Case", "Given", "Texts"]

@@ -6,6 +6,10 @@ from typing import Any, Literal, NamedTuple
 from jdistill.losses import LossConfig
 
 TEACHER, SECOND = "t", "u"
+CLASSES = 5
+"""Labels that rows may have."""
+WIDTH = 12
+"""Of the student's vectors."""
 Tensor = Any
 
 
@@ -34,6 +38,8 @@ class Given(NamedTuple):
     ids: tuple[Tensor | None, Tensor]
     """Numbers of the queries `[n]` and documents `[n, c]`."""
     scores: Tensor | None
+    labels: Tensor | None
+    """Class of each row, whole numbers."""
     parameters: dict[str, Tensor]
     """The term's learnable values, leaves."""
     progress: float
@@ -55,8 +61,11 @@ class Case(NamedTuple):
     """It cannot do without queries."""
     negatives: bool = False
     """It cannot do without hard negatives."""
-    scores: Literal["pair", "documents", "margins"] | None = None
-    """Which scores its rows have: one, one per document, or the positive's minus each hard negative's."""
+    scores: Literal["pair", "binary", "documents", "margins"] | None = None
+    """Which scores its rows have: one, one of 0 and 1, one per document, or the positive's minus each hard
+    negative's."""
+    labels: bool = False
+    """Its rows have a class."""
     progress: float = 0.0
     projection: bool = True
     """False: the teacher has the student's width, and nothing lies between."""

@@ -16,6 +16,18 @@ def embed_distill(metric: str) -> Callable[[Given], Tensor]:
     return reference
 
 
+def of_queries(metric: str) -> Callable[[Given], Tensor]:
+    """The label is one vector per row, as `forward` spreads it over the columns."""
+
+    def reference(given: Given) -> Tensor:
+        from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
+
+        columns = [{"sentence_embedding": x} for x in given.projected().columns()]
+        return EmbedDistillLoss(lambda features: features, metric)(columns, given.teacher.queries)
+
+    return reference
+
+
 def kl_over_dimensions(temperature: float) -> Callable[[Given], Tensor]:
     def reference(given: Given) -> Tensor:
         import torch
@@ -38,6 +50,17 @@ CASES = {
     "embed_l2": Case(EmbedL2(teacher=TEACHER), embed_distill("l2")),
     "embed_l2, two teachers": Case(EmbedL2(teacher=(SECOND, TEACHER)), embed_distill("l2")),
     "embed_mse": Case(EmbedMSE(teacher=TEACHER), embed_distill("mse")),
+    **{
+        f"{kind}, target query": Case(cls(teacher=TEACHER, target="query"), of_queries(metric), queries=True)
+        for kind, cls, metric in (
+            ("embed_cosine", EmbedCosine, "cosine"),
+            ("embed_l2", EmbedL2, "l2"),
+            ("embed_mse", EmbedMSE, "mse"),
+        )
+    },
+    "embed_mse, target query, equal widths": Case(
+        EmbedMSE(teacher=TEACHER, target="query"), of_queries("mse"), queries=True, projection=False
+    ),
     "embed_kl": Case(EmbedKL(teacher=TEACHER), kl_over_dimensions(1.0)),
     "embed_kl, temperature 0.2": Case(EmbedKL(teacher=TEACHER, temperature=0.2), kl_over_dimensions(0.2)),
     # Of 600, most rows saturate and have no gradient to compare: tests/losses/test_softmax.py has those.

@@ -1,0 +1,221 @@
+"""Triplets that a batch makes of itself: rows of one class belong together, and are kept apart from other classes'."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+from pydantic import Field, PositiveFloat, model_validator
+
+from jdistill.config import UserError
+from jdistill.losses.base import LossConfig
+from jdistill.losses.blocks import HERE, over_rows
+from jdistill.losses.labels.classes import classes_of
+from jdistill.losses.labels.distances import distant_enough
+from jdistill.losses.maths import float32, normalise, root
+from jdistill.types import Sweep, View
+
+Mining = Literal["hard", "semi_hard", "all"]
+BatchDistance = Literal["euclidean", "squared_euclidean", "cosine"]
+Margin = PositiveFloat | Literal["soft"]
+
+ELEMENTS = 2**22
+"""Most numbers held at a time of what grows faster than the rows; decides memory, never the result."""
+
+
+class BatchTriplet(LossConfig):
+    """How far texts of a class are from being nearer to each other than to texts of other classes, by a margin."""
+
+    kind: Literal["batch_triplet"] = "batch_triplet"
+    mining: Mining = "hard"
+    """Which triplets of a batch count: of each text the farthest of its class and the nearest of another (hard); of
+    each pair of a class the nearest of another class that is farther than the pair (semi_hard); or every triplet that
+    costs something (all)."""
+    distance: BatchDistance = "euclidean"
+    """Length of the difference of two vectors, its square, or one minus the cosine of their angle."""
+    margin: Margin = Field(
+        default=5.0,
+        description="A text of another class this much farther away costs nothing; a distance. 5 is for vectors that "
+        "are not normalised; with cosine it must be below 2, such as 0.2. `soft`, with mining hard only: "
+        "log(1 + exp(.)) in place of a margin.",
+    )
+
+    @model_validator(mode="after")
+    def _options_go_together(self) -> "BatchTriplet":
+        if self.margin == "soft":
+            if self.mining != "hard":
+                raise ValueError(f"margin 'soft' goes with mining 'hard' only, not '{self.mining}'. Give a number.")
+        else:
+            distant_enough(self.distance, self.margin)
+        return self
+
+    def check_labels(self, rows: Mapping[str, int]) -> None:
+        """See LossConfig."""
+        if not rows:
+            classes_of(None, self.kind)
+        present = [count for count in rows.values() if count]
+        if len(present) < 2 or max(present) < 2:
+            found = "all rows have one label" if len(present) < 2 else "no label occurs twice"
+            raise UserError(
+                f"{found}, so there are no triplets: expected rows of several classes, and several rows of a class. "
+                "Name another column under data.<source>.columns.label."
+            )
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """Value of each row: of its query, or of its text where rows are plain texts; no other text is looked at.
+
+        Raises:
+          UserError: if the rows have no label.
+        """
+        side, everyone = view.student, classes_of(view.all_labels, self.kind)
+        mine, everyones = side.queries, side.all_queries
+        if mine is None or everyones is None:
+            mine, everyones = side.documents, side.all_documents[: len(everyone)]
+        return batch_triplet(
+            mine,
+            classes_of(view.labels, self.kind),
+            view.rows,
+            everyones,
+            everyone,
+            mining=self.mining,
+            distance=self.distance,
+            margin=self.margin,
+            sweep=view.sweep,
+        )
+
+
+def batch_triplet(
+    vectors: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    rows: Int[Array, " b"],
+    all_vectors: Float[Array, "n d"],
+    all_labels: Int[Array, " n"],
+    *,
+    mining: Mining = "hard",
+    distance: BatchDistance = "euclidean",
+    margin: Margin = 5.0,
+    sweep: Sweep = HERE,
+) -> Float[Array, " b"]:
+    """Keep texts of a class nearer to each other than to texts of other classes.
+
+    For texts that are grouped and have no pairs: intents, topics, products. A batch must hold several texts of a class:
+    rows are drawn at random, so of c classes of equal size a batch of n has about n / c of each.
+        triplet_apn = relu(dist(a, p) - dist(a, n) + margin)   of a and p of one class, n of another
+    `hard` is the mean over anchors a with p the farthest and n the nearest; `semi_hard` the mean over pairs (a, p) with
+    n the nearest that is farther than p, or the farthest if none is; `all` the mean over the triplets that are above 0.
+
+    Args:
+      vectors: of this shard's rows, `[b, d]`, any float; maths runs in float32.
+      labels: their classes, `[b]`.
+      rows: index of each of these rows in the whole batch, `[b]`.
+      all_vectors: of the whole batch, `[n, d]`.
+      all_labels: their classes, `[n]`.
+      mining: which triplets count.
+      distance: between two vectors.
+      margin: how much farther is far enough, > 0; or `"soft"` for log(1 + exp(dist(a, p) - dist(a, n))), hard only.
+      sweep: adds up the triplets of all devices.
+
+    Returns:
+      Value of each row, `[b]`, >= 0; the mean over the batch is the mean named above. As in the peer, an anchor that is
+      alone in its class has a farthest at distance 0, and one without any other class a nearest at its largest
+      distance, in `hard`.
+
+    Raises:
+      ValueError: if a soft margin is asked for with another mining than hard.
+
+    Source:
+      Hermans et al. 2017, arXiv:1703.07737, equations 5 and 6 and section 2, soft margin; `semi_hard`: Schroff et al.
+      2015, arXiv:1503.03832, section 3.2.
+      Parity: sentence-transformers BatchHardTripletLoss, BatchHardSoftMarginTripletLoss, BatchSemiHardTripletLoss and
+      BatchAllTripletLoss, each with both distances.
+
+    Example:
+      >>> x, labels = jnp.array([[0.0], [1.0], [3.0]]), jnp.array([0, 0, 1])
+      >>> batch_triplet(x, labels, jnp.arange(3), x, labels, margin=1.0).tolist()
+      [0.0, 0.0, 0.0]
+    """
+    if margin == "soft" and mining != "hard":
+        raise ValueError(f"margin 'soft' goes with mining 'hard' only, not '{mining}'")
+    n, width = all_vectors.shape
+    candidates = normalise(all_vectors) if distance == "cosine" else float32(all_vectors)
+
+    def of_rows(some: tuple[Array, Array, Array]) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+        x, classes, places = some
+        same = classes[:, None] == all_labels[None]
+        own = places[:, None] == jnp.arange(n)[None]
+        apart = Apart(_distances(x, candidates, distance), same & ~own, ~same)
+        if mining == "hard" or margin == "soft":
+            return _hard(apart, margin), jnp.zeros(len(x))
+        return (_semi_hard if mining == "semi_hard" else _all)(apart, margin)
+
+    block = max(ELEMENTS // (n * max(n if mining == "all" else 1, width)), 1)
+    mine = normalise(vectors) if distance == "cosine" else float32(vectors)
+    values, counts = over_rows(of_rows, (mine, labels, rows), block=block)
+    if mining == "hard":
+        return values
+    # The mean over all that count is a sum: each row gives its part of it, times the rows of the batch.
+    per_row = sweep.mean(lax.stop_gradient(counts)[:, None])[0]
+    return jnp.where(per_row > 0, values / jnp.where(per_row > 0, per_row, 1.0), 0.0)
+
+
+class Apart(NamedTuple):
+    """Some rows beside all rows of the batch."""
+
+    distances: Float[Array, "r n"]
+    positive: Bool[Array, "r n"]
+    """Another row of the same class."""
+    negative: Bool[Array, "r n"]
+    """A row of another class."""
+
+
+def _distances(a: Float[Array, "r d"], b: Float[Array, "n d"], distance: BatchDistance) -> Float[Array, "r n"]:
+    """By differences, not by products, which would leave few digits of a small distance, and none of a distance 0."""
+    squares = jnp.square(a[:, None] - b[None]).sum(axis=-1)
+    if distance == "cosine":  # |a - b|^2 / 2 of unit vectors, and 1 where one is zero
+        return (2 - _length(a)[:, None] - _length(b)[None]) / 2 + squares / 2
+    return root(squares) if distance == "euclidean" else squares
+
+
+def _length(x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    return jnp.square(x).sum(axis=-1)
+
+
+def _picked(x: Float[Array, "r n"], index: Callable[..., Array]) -> Float[Array, "r 1"]:
+    """One number of each row: of several that are as large, the first gets all of the gradient, as in torch."""
+    return jnp.take_along_axis(x, index(lax.stop_gradient(x), axis=1, keepdims=True), axis=1)
+
+
+def _hard(apart: Apart, margin: Margin) -> Float[Array, " r"]:
+    x = apart.distances
+    farthest = _picked(jnp.where(apart.positive, x, 0.0), jnp.argmax)
+    nearest = _picked(jnp.where(apart.negative, x, x + _picked(x, jnp.argmax)), jnp.argmin)
+    excess = (farthest - nearest)[:, 0]
+    return jax.nn.softplus(excess) if margin == "soft" else jax.nn.relu(excess + margin)
+
+
+def _semi_hard(apart: Apart, margin: float) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+    """Sum over each row's pairs, and their number."""
+    x = apart.distances
+    fixed = lax.stop_gradient(x)
+    negatives = jnp.where(apart.negative, fixed, jnp.inf)
+    order = jnp.argsort(negatives, axis=1)
+    place = jax.vmap(lambda row, pairs: jnp.searchsorted(row, pairs, side="right"))(
+        jnp.take_along_axis(negatives, order, axis=1), fixed
+    )
+    farther = place < apart.negative.sum(axis=1, keepdims=True)
+    nearest = jnp.take_along_axis(order, jnp.where(farther, place, 0), axis=1)
+    lowest = _picked(x, jnp.argmin)
+    farthest = _picked(jnp.where(apart.negative, x - lowest, 0.0), jnp.argmax) + lowest
+    chosen = jnp.where(farther, jnp.take_along_axis(x, nearest, axis=1), farthest)
+    values = jax.nn.relu(x - chosen + margin)
+    return jnp.where(apart.positive, values, 0.0).sum(axis=1), float32(apart.positive.sum(axis=1))
+
+
+def _all(apart: Apart, margin: float) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+    """Sum over each row's triplets, and the number of those above 0."""
+    x = apart.distances
+    triplets = apart.positive[:, :, None] & apart.negative[:, None, :]
+    values = jnp.where(triplets, jax.nn.relu(x[:, :, None] - x[:, None, :] + margin), 0.0)
+    return values.sum(axis=(1, 2)), float32((values > 0).sum(axis=(1, 2)))

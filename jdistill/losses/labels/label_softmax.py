@@ -1,0 +1,122 @@
+"""Softmax over labels: recognise how a pair is related by a linear classifier over both vectors."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from pydantic import Field, PositiveInt, field_validator
+
+from jdistill.config import UserError
+from jdistill.losses.base import LossConfig, Needs, queries_of
+from jdistill.losses.labels.classes import classes_of
+from jdistill.losses.maths import absolute, float32, matmul
+from jdistill.types import View
+
+Feature = Literal["vectors", "difference", "product"]
+
+
+class LabelSoftmax(LossConfig):
+    """Cross-entropy of a classifier that is learned along and reads the vectors of query and document."""
+
+    kind: Literal["label_softmax"] = "label_softmax"
+    classes: Annotated[int, Field(ge=2)]
+    """Number of labels, such as 3 for entailment, neutral and contradiction."""
+    width: PositiveInt
+    """Elements of the student's vectors; the classifier, a parameter of the run, is made for so many."""
+    features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("vectors", "difference")
+    """What the classifier reads: both vectors u and v, the sizes of the elements of u - v, the elements' products."""
+
+    @field_validator("features")
+    @classmethod
+    def _each_once(cls, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+        if len(set(features)) < len(features):
+            raise ValueError(f"{list(features)} names one twice. Keep each once.")
+        return features
+
+    def needs(self) -> Needs:
+        """Nothing but the row."""
+        return Needs(batch=False)
+
+    def parameters(self) -> dict[str, Array]:
+        """The classifier, all zeros: every label is equally likely, and the first step moves the classifier only."""
+        parts = len(self.features) + ("vectors" in self.features)
+        return {
+            "kernel": jnp.zeros((parts, self.width, self.classes), jnp.float32),
+            "bias": jnp.zeros(self.classes, jnp.float32),
+        }
+
+    def check_labels(self, rows: Mapping[str, int]) -> None:
+        """See LossConfig."""
+        if not rows:
+            classes_of(None, self.kind)
+        if len(rows) > self.classes:
+            shown = ", ".join(list(rows)[:8])
+            raise UserError(
+                f"classes is {self.classes}, but the rows have {len(rows)} labels: {shown}. Set it to {len(rows)}, or "
+                "leave out the rows of labels that mean nothing, such as -1 in SNLI."
+            )
+
+    def __call__(self, view: View) -> Float[Array, " b"]:
+        """Value of each row; hard negatives are not looked at.
+
+        Raises:
+          UserError: if the rows are plain texts or have no label, or the vectors are wider than the classifier.
+        """
+        queries, labels = queries_of(view.student.queries, self.kind), classes_of(view.labels, self.kind)
+        width = queries.shape[1]
+        if width > self.width:
+            raise UserError(
+                f"label_softmax: width is {self.width}, but the student's vectors have {width} elements. Set it to "
+                f"{width}."
+            )
+        kernel, bias = view.parameters["kernel"], view.parameters["bias"]
+        return label_softmax(queries, view.student.documents, labels, kernel, bias, features=self.features)
+
+
+def label_softmax(
+    queries: Float[Array, "b d"],
+    documents: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    kernel: Float[Array, "p w c"],
+    bias: Float[Array, " c"],
+    *,
+    features: tuple[Feature, ...] = ("vectors", "difference"),
+) -> Float[Array, " b"]:
+    """Learn vectors from which a linear classifier can tell how two texts are related.
+
+    How Sentence-BERT learned from natural language inference. The classifier is of no use afterwards. Such vectors need
+    not be near where texts are alike, so losses that compare them, such as `info_nce`, have mostly taken its place.
+        loss_i = -log softmax(sum_p f_p(u_i, v_i) W_p + bias)[y_i],   f = u, v, |u - v|, u v
+
+    Args:
+      queries: u of these rows, `[b, d]`, any float; maths runs in float32.
+      documents: v of these rows, `[b, d]`.
+      labels: the class of each row, `[b]`, from 0 to c - 1.
+      kernel: W, a matrix for each part that the classifier reads, in the order of the formula, `[p, w, c]`; of vectors
+        that were shortened to a prefix, d < w, the first d rows are used.
+      bias: of each class, `[c]`.
+      features: what is read; `"vectors"` are two parts, u and v.
+
+    Returns:
+      Value of each row in nats, `[b]`, >= 0.
+
+    Source:
+      Reimers and Gurevych 2019, arXiv:1908.10084, section 3, the classification objective.
+      Parity: sentence-transformers SoftmaxLoss in all its options.
+
+    Example:
+      >>> u, labels = jnp.eye(2), jnp.array([0, 2])
+      >>> print(label_softmax(u, u, labels, jnp.zeros((3, 2, 3)), jnp.zeros(3)).round(4))  # log 3
+      [1.0986 1.0986]
+    """
+    u, v = float32(queries), float32(documents)
+    parts = {"vectors": (u, v), "difference": (absolute(u - v),), "product": (u * v,)}
+    read = [part for name in parts if name in features for part in parts[name]]
+    columns = kernel[:, : u.shape[1]].reshape(-1, kernel.shape[-1])
+    logits = matmul(jnp.concatenate(read, axis=1), columns) + bias[None]
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    # How far the others outweigh the own label: beside logits in the hundreds a logarithm has no digits left for it.
+    others = jnp.where(labels[:, None] == jnp.arange(len(bias))[None], -jnp.inf, logits - own)
+    return jax.nn.softplus(jax.nn.logsumexp(others, axis=1))
