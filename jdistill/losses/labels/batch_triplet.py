@@ -150,7 +150,7 @@ def batch_triplet(
             return _hard(apart, margin), jnp.zeros(len(x))
         return (_semi_hard if mining == "semi_hard" else _all)(apart, margin)
 
-    block = max(ELEMENTS // (n * max(n if mining == "all" else 1, width)), 1)
+    block = max(ELEMENTS // (n * width), 1)
     mine = normalise(vectors) if distance == "cosine" else float32(vectors)
     values, counts = over_rows(of_rows, (mine, labels, rows), block=block)
     if mining == "hard":
@@ -216,6 +216,13 @@ def _semi_hard(apart: Apart, margin: float) -> tuple[Float[Array, " r"], Float[A
 def _all(apart: Apart, margin: float) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
     """Sum over each row's triplets, and the number of those above 0."""
     x = apart.distances
-    triplets = apart.positive[:, :, None] & apart.negative[:, None, :]
-    values = jnp.where(triplets, jax.nn.relu(x[:, :, None] - x[:, None, :] + margin), 0.0)
-    return values.sum(axis=(1, 2)), float32((values > 0).sum(axis=(1, 2)))
+
+    def of_positives(some: tuple[Float[Array, "p r"], Bool[Array, "p r"]]) -> tuple[Array, Array]:
+        near, positive = some
+        triplets = positive[..., None] & apart.negative[None]
+        values = jnp.where(triplets, jax.nn.relu(near[..., None] - x[None] + margin), 0.0)
+        return values.sum(axis=2), float32((values > 0).sum(axis=2))
+
+    block = max(ELEMENTS // 4 // x.size, 1)
+    sums, counts = over_rows(of_positives, (x.T, apart.positive.T), block=block)
+    return sums.sum(axis=0), counts.sum(axis=0)
