@@ -81,7 +81,8 @@ def prepare(environ: MutableMapping[str, str] | None = None) -> None:
     """Flags of the platform at hand, quiet without a TPU, and a cache of compiled programs; what the user set stays."""
     environ = os.environ if environ is None else environ
     platform = platform_at_hand(environ)
-    set_flags(platform, environ)
+    if platform != "cpu":
+        set_flags(platform, environ)
     set_cpu_flags(environ)
     if platform != "tpu" and "JAX_PLATFORMS" not in environ and importlib.util.find_spec("libtpu") is not None:
         for key, value in ALONE.items():
@@ -117,7 +118,7 @@ def check_compiler() -> None:
     smallest shape that came out wrong in every start of jaxlib 0.10.2, 0.11.2 and 0.12.0, by a factor of 7 or more.
 
     Raises:
-      UserError: if the numbers are wrong on the CPU; other devices are not looked at.
+      UserError: if the numbers are wrong on the CPU; other devices are not checked.
     """
     import jax
     import jax.numpy as jnp

@@ -290,7 +290,8 @@ def _show(options: argparse.Namespace) -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is computed that an accelerator would be worth
     from jdistill import verbs
 
-    shown = verbs.show(options.config, options.overrides, schema=options.schema)
-    if options.check:
+    if options.check and options.config is not None and not options.schema:
         shown = verbs.check(verbs.load_recipe(options.config, options.overrides))
+    else:
+        shown = verbs.show(options.config, options.overrides, schema=options.schema)
     print(shown, end="")

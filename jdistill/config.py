@@ -31,7 +31,7 @@ class Config(BaseModel):
 def _expanded(path: str) -> str:
     found = os.path.expanduser(path)
     if found.startswith("~"):
-        raise ValueError(f"{found.split('/')[0]!r} is no user of this machine. Write the whole path.")
+        raise ValueError(f"{found.split('/')[0]!r} is not a user of this machine. Write the whole path.")
     return found
 
 
@@ -90,7 +90,9 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
             raise UserError(f"override {override!r}: expected key=value, for example train.steps=500.")
         *parents, last = path.split(".")
         if not all((*parents, last)) or len(parents) > DEEPEST:
-            raise UserError(f"override {_shown(override)}: {_shown(path)} is no key, expected one such as train.steps.")
+            raise UserError(
+                f"override {_shown(override)}: {_shown(path)} is not a key, expected one such as train.steps."
+            )
         section = merged
         for key in parents:
             if not isinstance(section.get(key), dict):

@@ -72,7 +72,8 @@ class Model:
         """One vector per text, in the order of the texts; of unit length where the model normalises.
 
         Texts are sorted by length and padded to one of a fixed series of lengths, so that only a few programs are ever
-        compiled. The first call with texts of a new length takes seconds longer than the next.
+        compiled. The first call with texts of a new length takes seconds longer than the next. Equal texts are encoded
+        once, so that their vectors are equal to the last bit.
 
         Args:
           texts: `n` strings; may be empty.
@@ -93,14 +94,16 @@ class Model:
             raise UserError(f"encode: batch_size {batch_size} and truncate_dim {truncate_dim} must be at least 1.")
         before = self._prompt(prompt_name, prompt)
         width = self.width if truncate_dim is None else min(truncate_dim, self.student.width)
-        vectors = np.empty((len(texts), self.student.width), np.float32)
-        ids = self._tokenize([before + text for text in texts])
+        places: dict[str, int] = {}
+        of_texts = [places.setdefault(text, len(places)) for text in texts]
+        vectors = np.empty((len(places), self.student.width), np.float32)
+        ids = self._tokenize([before + text for text in places])
         prompt_tokens = self.student.passed_over(before)
         params = {name: part for name, part in self.params.items() if name != "projection"}
         order = np.argsort([-len(row) for row in ids], kind="stable")
-        with tqdm(total=len(texts), unit="text", disable=not progress) as bar:
+        with tqdm(total=len(places), unit="text", disable=not progress) as bar:
             waiting: tuple[np.ndarray, Array] | None = None
-            start, fine = 0, len(texts) > _MANY
+            start, fine = 0, len(places) > _MANY
             while start < len(order):
                 length = static_length(len(ids[order[start]]), fine=fine)
                 most = static_rows(length, batch_size, attends=self.student.layers > 0)
@@ -112,6 +115,8 @@ class Model:
                 _keep(vectors, waiting, bar)  # the device works on `result` meanwhile
                 waiting = (rows, result)
             _keep(vectors, waiting, bar)
+        if len(places) < len(texts):
+            vectors = vectors[of_texts]
         return quantize(_truncate(vectors, width, self.student.normalizes), precision, ranges)
 
     def _prompt(self, name: str | None, prompt: str | None) -> str:

@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):  # libyaml's refuses JSON's escapes of character
             value = super().construct_object(node, deep)
         except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
             tag = node.tag.removeprefix("tag:yaml.org,2002:")
-            raise _error(node, f"{_shown(node)} is no valid '{tag}'") from error
+            raise _error(node, f"{_shown(node)} is not a valid '{tag}'") from error
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise _error(node, f"the number {_shown(node)} does not fit into 64 bits")
         return _text(node, value) if isinstance(value, str) else value
@@ -97,7 +97,7 @@ def _decoded(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        problem = f"byte {content[error.start]:#04x} in line {line} is no UTF-8 text. Save the file as UTF-8."
+        problem = f"byte {content[error.start]:#04x} in line {line} is not UTF-8 text. Save the file as UTF-8."
         raise yaml.YAMLError(problem) from error
 
 
@@ -128,7 +128,7 @@ def _check_nodes(root: yaml.Node) -> None:
         if id(node) in sizes:
             return sizes[id(node)]
         if id(node) in opened:
-            raise _error(node, "an alias stands inside of what it names")
+            raise _error(node, "an alias refers to itself")
         opened.add(id(node))
         parts = node.value if isinstance(node, yaml.SequenceNode) else []
         if isinstance(node, yaml.MappingNode):

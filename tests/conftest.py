@@ -51,30 +51,28 @@ TEACHERS = ("torch", "transformers", "sentence_transformers", "all_minilm_l6_v2"
 """Packages of the `teacher` extra, which a machine that only trains does not have."""
 
 
-def _lacks_a_teacher(error: BaseException | None) -> bool:
-    return isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in TEACHERS
+@contextmanager
+def _skipped_without_a_teacher() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in TEACHERS:
+            pytest.skip(f"needs {error.name}")
+        raise
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+def pytest_runtest_call() -> Generator[None, None, None]:
     """A test that needs torch is skipped where there is none."""
-    try:
+    with _skipped_without_a_teacher():
         return (yield)
-    except ModuleNotFoundError as error:
-        if _lacks_a_teacher(error):
-            pytest.skip(f"needs {error.name}")
-        raise
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup() -> Generator[None, None, None]:
     """The same of a fixture."""
-    try:
+    with _skipped_without_a_teacher():
         return (yield)
-    except ModuleNotFoundError as error:
-        if _lacks_a_teacher(error):
-            pytest.skip(f"needs {error.name}")
-        raise
 
 
 @pytest.hookimpl(wrapper=True)

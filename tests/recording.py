@@ -1,8 +1,8 @@
 """Values and gradients of a reference, kept in a small file, for a machine where the reference cannot be installed.
 
 `make parity` writes the files out of torch; `python -m tests.losses.recorded` and `python -m tests.student.recorded`
-compare with them under any jax. Instead of an array of vectors, a file holds their products with two random directions:
-whatever moves a vector moves them, and they are a fraction of the size.
+compare with them under any jax. Instead of an array of vectors, a file holds their products with four random
+directions: whatever moves a vector moves them, and they are a fraction of the size.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-DIRECTIONS = 2
+DIRECTIONS = 4
 
 
 class Recording(NamedTuple):
@@ -25,7 +25,7 @@ class Recording(NamedTuple):
 
 
 def projected(x: np.ndarray) -> np.ndarray:
-    """`[..., d] -> [..., 2]`, by directions that depend on `d` alone; single vectors and numbers as they are.
+    """`[..., d] -> [..., 4]`, by directions that depend on `d` alone; single vectors and numbers as they are.
 
     Of no special directions: the differences of one-hot vectors, which sharp softmaxes give, would vanish in sums.
     """

@@ -145,10 +145,10 @@ def test_values_cannot_change():
         ("name='x", "name='\"...\"'"),
         ("name=!!python/name:os", "the value is not valid YAML"),
         ("name=\x01", "the value is not valid YAML"),
-        ("global_batch_size=!!int abc", "line 1: abc is no valid 'int'."),
-        (".=1", "'.' is no key"),
-        ("optimizer..peak_lr=1", "'optimizer..peak_lr' is no key"),
-        ("a." * 1000 + "b=1", "is no key"),
+        ("global_batch_size=!!int abc", "line 1: abc is not a valid 'int'."),
+        (".=1", "'.' is not a key"),
+        ("optimizer..peak_lr=1", "'optimizer..peak_lr' is not a key"),
+        ("a." * 1000 + "b=1", "is not a key"),
         ("optimizer.peak_lr=.inf", "optimizer.peak_lr: is inf; input should be a finite number"),
         ("optimizer.peak_lr=1e999", "input should be a finite number"),
     ],
@@ -162,7 +162,7 @@ def test_overrides_that_are_none(tmp_path, override, expected):
     [
         (b"", "run.yaml: is empty, expected a mapping of sections"),
         (b"- a\n", "run.yaml: holds a list, expected a mapping"),
-        ("name: caf\xe9\n".encode("latin-1"), "byte 0xe9 in line 1 is no UTF-8 text. Save the file as UTF-8."),
+        ("name: caf\xe9\n".encode("latin-1"), "byte 0xe9 in line 1 is not UTF-8 text. Save the file as UTF-8."),
         ("name: a\n".encode("utf-16"), "is UTF-16 text, expected UTF-8."),
     ],
 )
@@ -200,7 +200,7 @@ def test_home_is_expanded_and_an_id_of_the_hub_stays(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     found = [Place(folder=folder).folder for folder in ("~/a", "~", "owner/name", "a/~")]
     assert found == ["/home/me/a", "/home/me", "owner/name", "a/~"]
-    with pytest.raises(UserError, match=r"folder: '~nobody-called-so' is no user of this machine"):
+    with pytest.raises(UserError, match=r"folder: '~nobody-called-so' is not a user of this machine"):
         parse(Place, {"folder": "~nobody-called-so/a"}, where="a.yaml")
 
 

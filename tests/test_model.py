@@ -236,3 +236,13 @@ def test_loading_and_encoding_import_no_torch(bert):
         "assert not {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(bert)], check=True)
+
+
+def test_equal_texts_have_equal_vectors_wherever_they_stand(bert):
+    model = jdistill.load(bert)
+    texts = ["the cat", "a dog runs", "the cat", *SENTENCES, "the cat"]
+    vectors = model.encode(texts, batch_size=2)
+    np.testing.assert_array_equal(vectors[0], vectors[2])
+    np.testing.assert_array_equal(vectors[0], vectors[-1])
+    np.testing.assert_allclose(vectors[3:-1], model.encode(list(SENTENCES)), atol=1e-6)
+    assert len(model.encode([])) == 0

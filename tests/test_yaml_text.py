@@ -85,14 +85,14 @@ BOMB = "a0: &a0 [1, 2]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 1
     [
         ("a: [1", "line 1"),
         ("a: 1\nb: 2\na: 3\n", "line 3: key 'a' stands twice. Keep one."),
-        ("a: !!int abc\n", "line 1: abc is no valid 'int'."),
-        ("a: !!timestamp x\n", "line 1: x is no valid 'timestamp'."),
-        ("a: !!bool x\n", "is no valid 'bool'"),
-        ("a: 0x_\n", "0x_ is no valid 'int'"),
+        ("a: !!int abc\n", "line 1: abc is not a valid 'int'."),
+        ("a: !!timestamp x\n", "line 1: x is not a valid 'timestamp'."),
+        ("a: !!bool x\n", "is not a valid 'bool'"),
+        ("a: 0x_\n", "0x_ is not a valid 'int'"),
         ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
-        ("a: " + "9" * 5000, "is no valid 'int'"),
+        ("a: " + "9" * 5000, "is not a valid 'int'"),
         (f"a: {2**63}", "does not fit into 64 bits"),
-        ("x: &a {b: *a}\n", "an alias stands inside of what it names"),
+        ("x: &a {b: *a}\n", "an alias refers to itself"),
         ("a: " + "[" * 3000 + "]" * 3000, "nested more than 50 levels deep"),
         ("".join(f"k{i}: 1\n" for i in range(20_000)), f"more than {LARGEST:,} keys and values"),
         (BOMB, "aliases make more than"),
@@ -113,7 +113,7 @@ def test_what_is_refused_and_how_fast(text, expected):
 
 
 def test_bytes_that_are_no_text():
-    with pytest.raises(yaml.YAMLError, match="byte 0xff in line 2 is no UTF-8"):
+    with pytest.raises(yaml.YAMLError, match="byte 0xff in line 2 is not UTF-8"):
         read_yaml(b"a: 1\nb: \xff\n")
     with pytest.raises(yaml.YAMLError, match="UTF-16"):
         read_yaml("a: 1".encode("utf-16"))

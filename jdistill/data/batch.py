@@ -1,6 +1,7 @@
 """Consecutive rows of a file, column by column, and where each of them stands."""
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -67,8 +68,8 @@ def require_columns(columns: Sequence[str], existing: Sequence[str], *, where: s
     Raises:
       UserError: listing the columns there are, with a guess at what was meant.
     """
-    for i, column in enumerate(existing):
-        if column in existing[:i]:
+    for column, count in Counter(existing).items():
+        if count > 1:
             raise UserError(f"{where}: has several columns called '{column}', expected each name once. Rename one.")
     for column in columns:
         if column not in existing:

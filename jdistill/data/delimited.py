@@ -95,8 +95,8 @@ def _csv_records(stream: Stream, where: str) -> Iterator[ParsedRow]:
         stray = stray or (here if _has_stray_quote(cells, lines.taken) else "")
         if spread and stray:
             raise UserError(
-                f"{spread}: a cell goes on over line ends, but quotation marks of this file do not enclose cells, see "
-                f"{stray.removeprefix(where + ', ')}: the cell may be several rows. {_QUOTED}"
+                f"{spread}: a quoted cell spans several lines, but in {stray.removeprefix(where + ', ')} a quotation "
+                f"mark is part of the text, so these lines may be separate rows. {_QUOTED}"
             )
         yield ParsedRow(line, sum(map(len, lines.taken)), cells)
         lines.row += 1

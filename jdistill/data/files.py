@@ -127,7 +127,7 @@ def _values(column: pa.Array, name: str, where: str, first: int) -> list[Any]:
             except (ValueError, OverflowError, pa.ArrowException) as error:
                 reason = " ".join(str(error).split()).rstrip(".")[:200]
                 raise UserError(
-                    f"{where}, row {first + i}, {name}: is no value of {column.type} that can be read: {reason}. "
+                    f"{where}, row {first + i}, {name}: is not a readable value of {column.type}: {reason}. "
                     "Repair the row, or map another column."
                 ) from error
         raise

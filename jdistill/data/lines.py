@@ -6,7 +6,7 @@ from typing import Protocol
 from jdistill.config import UserError
 
 LONGEST_LINE = 1 << 24
-"""Bytes; no text is as long, and what has no line ends is no text file."""
+"""In bytes. A file with a longer line is refused: it is most likely not a text file."""
 
 _BLOCK = 1 << 20
 
@@ -15,7 +15,7 @@ class Stream(Protocol):
     """Bytes to read."""
 
     def read(self, size: int, /) -> bytes:
-        """At most so many bytes; none at the end."""
+        """Up to `size` bytes; empty at the end of the file."""
         ...
 
 
@@ -38,8 +38,8 @@ def read_lines(stream: Stream, *, where: str) -> Iterator[bytes]:
             size += len(part)
             if size > LONGEST_LINE:
                 raise UserError(
-                    f"{where}: line {number} is longer than {LONGEST_LINE >> 20} MiB, so this is no text file with one "
-                    "row a line. Convert it."
+                    f"{where}: line {number} is longer than {LONGEST_LINE >> 20} MiB, so this is not a text file "
+                    "with one row per line. Convert it."
                 )
             if part.endswith((b"\n", b"\r")):
                 yield b"".join(parts)

@@ -20,7 +20,7 @@ class Throughput(EvaluatorConfig):
     kind: Literal["throughput"] = "throughput"
     path: PathText = Field(description="Parquet, CSV or JSON-lines file of texts.")
     text: str = Field(default="text", description="Column of the texts.")
-    limit: PositiveInt = Field(default=1000, description="Use the first so many texts.")
+    limit: PositiveInt = Field(default=1000, description="Use at most this many different texts.")
     passes: PositiveInt = Field(default=3, description="Timed passes over the texts; the median counts.")
     side: SideName = Field(default="document", description="Whose prompt goes in front of the texts.")
 
@@ -38,7 +38,8 @@ class Throughput(EvaluatorConfig):
 
     @cached_property
     def _texts(self) -> list[str]:
-        return read_columns(self.path, {self.text: text})[self.text][: self.limit]
+        column = read_columns(self.path, {self.text: text})[self.text]
+        return list(dict.fromkeys(column))[: self.limit]  # an equal text would be encoded only once
 
 
 def rows_per_second(encode: Encode, texts: list[str], *, passes: int = 3, side: SideName = "document") -> float:

@@ -54,9 +54,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         write_json(fresh / MARKER, {"jdistill": jdistill.__version__, "files": files})
         old = fresh.with_name(fresh.name + ".old")
         if folder == Path.cwd():  # a shell that stands in it would be left in a folder without a name
-            old.mkdir()
-            _move_content(folder, old)
-            _move_content(fresh, folder)
+            _replace_content(folder, fresh, old)
         else:
             if folder.exists():
                 os.rename(folder, old)
@@ -66,6 +64,18 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
         if held is not None:
             os.close(held)
+
+
+def _replace_content(folder: Path, fresh: Path, old: Path) -> None:
+    """Move the content of `fresh` into `folder`, and what was there into `old`; back again where that fails."""
+    old.mkdir()
+    try:
+        _move_content(folder, old)
+        _move_content(fresh, folder)
+    except BaseException:
+        _move_content(folder, fresh)
+        _move_content(old, folder)
+        raise
 
 
 def _move_content(source: Path, target: Path) -> None:
@@ -88,14 +98,24 @@ def _hold(folder: Path) -> int | None:
     return descriptor
 
 
+def _is_leftover(folder: Path) -> bool:
+    descriptor = _hold(folder)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is not None
+
+
 def _remove_leftovers(folder: Path) -> None:
     """The hidden folders of exports to the same place whose process is gone."""
     pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}(\.old)?")
     for path in folder.parent.iterdir():
         if not pattern.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
             continue
-        if path.suffix == ".old" and not folder.exists():
-            os.rename(path, folder)  # the process was killed between two renames: the earlier export is still the one
+        maker = path.with_suffix("") if path.suffix == ".old" else path
+        if maker != path and maker.is_dir() and not _is_leftover(maker):
+            continue  # another process is between its two renames
+        if maker != path and not folder.exists():
+            os.rename(path, folder)  # a process was killed between its two renames: the earlier export is the one
         elif (descriptor := _hold(path)) is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(descriptor)

@@ -36,7 +36,7 @@ PROBES = (
 """Texts that differ where implementations differ: empty, long, odd spaces, many scripts, unknown words."""
 
 BATCH_CHARACTERS = 8192
-"""About so many characters, padding counted, go through the other libraries at once, which bounds their memory."""
+"""Characters per batch, padding included, that the other libraries encode at once; bounds their memory."""
 
 Load = Callable[[Path], Callable[[list[str], str], Float[np.ndarray, "n d"]]]
 """Folder -> function of texts and the name of a prompt ("" for none)."""

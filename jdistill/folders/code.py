@@ -2,7 +2,7 @@
 
 Releases differ in what they run of a folder unasked: sentence-transformers 5.1 imports the modules that modules.json
 names from Python files in a local folder, and calls what a Dense module names as its activation. So the folder's files
-are looked at here, before any release of the libraries sees them.
+are checked here, before any release of the libraries sees them.
 """
 
 from collections.abc import Iterator
@@ -28,8 +28,8 @@ _ARGUMENTS = ("model_args", "model_kwargs", "config_args", "config_kwargs", "tok
 def refuse_foreign_code(folder: Path, *, where: str) -> None:
     """Refuse a folder that would have code imported which neither of the two libraries holds.
 
-    Code that `config.json` or the tokenizer name (`auto_map`) needs no look: transformers runs it only where it is told
-    to, and sentence-transformers hands on what it was told itself.
+    Code named by `auto_map` in `config.json` or the tokenizer's settings is not checked here: transformers runs it only
+    with `trust_remote_code`, an option that sentence-transformers passes on unchanged.
 
     Args:
       folder: of the model.

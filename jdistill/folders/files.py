@@ -44,7 +44,7 @@ def indexed(index: Path) -> list[Path]:
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
         raise UserError(
-            f"{index}: has no weight_map of tensors to files. Copy or download it again, or write the weights anew "
+            f"{index}: has no weight_map of tensors to files. Copy or download it again, or save the weights again "
             "with save_pretrained of transformers."
         )
     files = sorted(set(named.values()))

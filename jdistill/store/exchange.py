@@ -151,7 +151,7 @@ def _description(text: str | None) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(
             "data set: does not say how its vectors were made: its description, which parquet files and the hub do not "
-            "keep, is no description of a teacher. Pass `description`, with the prompts that the teacher was given: "
+            "keep, does not describe a teacher. Pass `description`, with the prompts that the teacher was given: "
             'such as {"prompts": {"query": "query: ", "document": ""}}, or {} for none.'
         )
     return found

@@ -36,7 +36,7 @@ SCORES_BYTES = 256 * 2**20
 row is attended in blocks of queries, which also bounds what the backward pass keeps."""
 
 BLOCK_BYTES = 64 * 2**20
-"""About so many bytes of scores, of all rows together, a block of queries takes."""
+"""Approximate size in bytes of the scores of one block of queries, over all rows of the batch."""
 
 _MASKED = -1e9
 """Score of a masked key. Finite, so that a row without any key gives the mean of the values and not NaN."""

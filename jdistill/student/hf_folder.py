@@ -178,7 +178,7 @@ def _transformer(folder: Path) -> dict[str, Any]:
         options=options,
         lowercase=bool(settings.get("do_lower_case")),
     )
-    # As sentence-transformers: a length that it is told counts as it is, the tokenizer's own up to config.json's.
+    # As in sentence-transformers: max_seq_length is used as it is, the tokenizer's own limit at most config.json's.
     lengths = (limit, encoder.stored_positions) if limit else (tokenizer.model_max_length, encoder.max_positions)
     return {
         "encoder": encoder,

@@ -92,7 +92,10 @@ class MaskedLM:
         flat = {path: np.asarray(value, np.float32) for path, value in flatten(params).items()}
         flat["dense.kernel"] = np.ascontiguousarray(flat["dense.kernel"].T)
         names = {**self._names, "decoder": self.decoder}
-        return {names[path]: value for path, value in flat.items()}
+        tensors = {names[path]: value for path, value in flat.items()}
+        if "decoder" in flat and "bias" in flat:  # transformers ties the two biases only where it ties the decoder
+            tensors[self.decoder.removesuffix(".weight") + ".bias"] = flat["bias"]
+        return tensors
 
     def config(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """What `config.json` says of the head, besides what it says of the encoder."""

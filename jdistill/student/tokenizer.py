@@ -78,7 +78,7 @@ class Tokenizer:
         except BaseException as error:  # the library raises bare Exception, and its Rust panics are not even that
             raise UserError(
                 f"{where}: not a tokenizer that this release of `tokenizers` reads: {error}. Copy or download it "
-                "again, or write it anew: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+                "again, or save it again: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
             ) from error
         if tokenizer._truncation_side not in ("left", "right"):
             raise UserError(

@@ -1,4 +1,4 @@
-"""A folder with pickled weights, or a tokenizer that transformers alone reads, written anew as students read it."""
+"""A folder with pickled weights, or a tokenizer that transformers alone reads, saved again as students read it."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Loading a teacher: its files are looked at, then sentence-transformers reads them, then what it read is looked at."""
+"""Loading a teacher: check its files, let sentence-transformers read them, and check what it has read."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ SMALL = ["*.json", "artifact.metadata"]
 
 
 def check_folder(config: TeacherConfig, *, where: str) -> None:
-    """Refuse a teacher whose folder, where it is on this machine, cannot teach; loads nothing and needs no torch, but
+    """Refuse a teacher whose folder, where it is on this machine, cannot be used; loads nothing and needs no torch, but
     for pickled weights.
 
     Args:
@@ -98,12 +98,12 @@ def load(config: TeacherConfig, *, where: str) -> Any:
 
 
 def _from_hub(config: TeacherConfig, where: str) -> Path:
-    """Where the hub's cache keeps the model's small files, which are fetched and looked at before all others."""
+    """Where the hub's cache keeps the model's small files, which are fetched and checked before all others."""
     import huggingface_hub
 
     try:
         folder = Path(huggingface_hub.snapshot_download(config.model, revision=config.revision, allow_patterns=SMALL))
-    except Exception as error:  # network, cache, permissions, unknown id: all told by the library
+    except Exception as error:  # network, cache, permissions, unknown id: the library's message says which
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
             f"{where}: model '{config.model}' cannot be loaded: there is no such folder, and the Hugging Face hub did "

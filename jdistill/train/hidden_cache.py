@@ -29,7 +29,7 @@ TOKENS = 8192
 """About so many are encoded at once on each device."""
 
 BATCH = 32
-"""Memory of long texts is bounded as `Model.encode` bounds it with batches of so many."""
+"""Batch size for which `static_rows` bounds the memory of long texts, as in `Model.encode`."""
 
 
 def check_something_learns(

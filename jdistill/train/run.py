@@ -211,10 +211,14 @@ class Run:
                 f"train.keep_best.metric: evaluation reports no '{keep.metric}'. It reports: {', '.join(evaluation)}."
             )
         value = evaluation[keep.metric]
-        sign = 1 if keep.mode == "max" else -1
-        if math.isnan(value) or (self.best is not None and sign * value <= sign * self.best.value):
-            return
-        self.best = Best(step, value, evaluation)
+        if not math.isnan(value) and (self.best is None or self._is_better(value, self.best)):
+            self.best = Best(step, value, evaluation)
+
+    def _is_better(self, value: float, best: Best) -> bool:
+        """On a tie the earlier step stays the best, unless it is the student before training."""
+        assert self.config.keep_best is not None
+        above = value > best.value if self.config.keep_best.mode == "max" else value < best.value
+        return above or (best.step == 0 and value == best.value)
 
     def save(self, state: TrainState, step: int, console: Console) -> None:
         """Begin to write a checkpoint; the best one so far stays, however old."""

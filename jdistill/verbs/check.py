@@ -8,7 +8,7 @@ from jdistill.evaluate import Fidelity
 from jdistill.plan.student import planned_student
 from jdistill.recipe import Recipe
 from jdistill.student import Student
-from jdistill.student.tokenizer import Tokenizer
+from jdistill.student.tokenizer_folder import read_tokenizer
 from jdistill.train.hidden_cache import check_something_learns
 from jdistill.verbs.checks import check_student, check_surroundings
 from jdistill.verbs.evaluate import make_evaluators
@@ -52,4 +52,4 @@ def _with_tokenizer(recipe: Recipe, student: Student) -> Student:
     if named is None or not Path(named).is_dir():
         return student
     special_tokens = student.config.encoder.special_tokens
-    return Student(student.config, Tokenizer.from_folder(named, special_tokens=special_tokens))
+    return Student(student.config, read_tokenizer(named, special_tokens=special_tokens))

@@ -15,7 +15,7 @@ def embed(recipe: Recipe, *, shard: str = "0/1") -> None:
       shard: `"i/n"` embeds every n-th shard from i, so that n jobs share the work.
 
     Raises:
-      UserError: if a teacher's folder cannot teach, which is looked at first, a source cannot be read, or the store
+      UserError: if a teacher's folder cannot be used, which is checked first, a source cannot be read, or the store
         was made from other sources or teachers.
     """
     part = _shard(shard)

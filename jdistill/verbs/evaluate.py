@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -93,7 +93,7 @@ def evaluate_params(evaluators: Mapping[str, Any], student: Student, params: Any
 def evaluate_model(evaluators: Mapping[str, Any], model: Model) -> dict[str, float]:
     """Every metric of a model; queries and documents get the model's own prompts, where it has them."""
 
-    def encode(texts: list[str], *, side: Literal["query", "document"]) -> Any:
+    def encode(texts: list[str], *, side: SideName) -> Any:
         name = prompt_name(model.prompts, side)
         return model.encode(texts, prompt="" if name is None else model.prompts[name])
 

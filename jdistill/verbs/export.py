@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from jdistill import checkpoint
-from jdistill.config import UserError, apply_overrides, dump_yaml, parse
+from jdistill.config import UserError, apply_overrides, parse
 from jdistill.export import CardInfo, ExportConfig, TeacherInfo, write_card
 from jdistill.export.hf import export_model, needs_own_modules
 from jdistill.export.reference import reference_vectors
@@ -22,7 +22,7 @@ from jdistill.store import Store
 from jdistill.student.pooling import names_of
 from jdistill.verbs.evaluate import recorded
 from jdistill.verbs.show import run_recipe
-from jdistill.yaml_text import read_yaml, write_yaml
+from jdistill.yaml_text import write_yaml
 
 Results = Mapping[str, Mapping[str, float]]
 
@@ -59,8 +59,9 @@ def export(run: str, out: str, overrides: Sequence[str] = (), *, results: Result
         found = replace(verify(fresh, texts, expected, tolerance=options.tolerance), folder=out)
         if not found.passed:
             raise UserError(
-                f"export: not written, since what sentence-transformers and transformers compute differs; an earlier "
-                f"export at {out} is as it was. {found}\nRaise export.tolerance if you can accept the difference."
+                f"export: nothing was written, and an earlier export at {out} is as it was, since the new one differs "
+                f"from the trained student: {' '.join(str(found).split())}. Raise export.tolerance if you can accept "
+                "the difference."
             )
         verifications.append(found)
 
@@ -146,7 +147,7 @@ def _card(
         base_model=_hub_id(recipe.student.init),
         max_difference=None if verification is None else verification.max_difference,
         versions=_versions(),
-        recipe=_without_places(dump_yaml(recipe)),
+        recipe=write_yaml(_without_places(recipe.model_dump(mode="json"))),
     )
 
 
@@ -178,17 +179,13 @@ def _teachers(recipe: Recipe) -> list[TeacherInfo]:
     return infos
 
 
-def _without_places(recipe: str) -> str:
-    """The recipe with the names of files and folders in place of where they lie on this machine."""
-
-    def shown(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: shown(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [shown(item) for item in value]
-        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
-    return write_yaml(shown(read_yaml(recipe)))
+def _without_places(value: Any) -> Any:
+    """A recipe's content with the names of files and folders in place of their absolute paths on this machine."""
+    if isinstance(value, dict):
+        return {key: _without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _leaves(tree: Any) -> list[Any]:

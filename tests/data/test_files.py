@@ -120,7 +120,7 @@ def test_missing_file_guesses(tmp_path):
         (
             "a.csv",
             b'q,d\na,"d\ne,6"\nf,6" x\n',
-            r"row 1 \(line 2\): a cell goes on .* see row 2 \(line 4\)",
+            r"row 1 \(line 2\): a quoted cell spans several lines, but in row 2 \(line 4\)",
         ),
         ("a.tsv", b"q\td\na\tb\tc\n", r"a.tsv, row 1 \(line 2\): has 3 cells, expected 2"),
         ("a.jsonl", b'{"q": 1, "d": 2, "q": 3}\n', "a.jsonl, row 1: has the key 'q' twice"),
@@ -171,7 +171,7 @@ def test_the_row_of_a_wrong_value_is_that_of_its_own_file(tmp_path):
 
 def test_a_parquet_value_that_python_cannot_hold_is_named(tmp_path):
     pq.write_table(pa.table({"q": pa.array([1, 2**31 - 1], pa.date32())}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a.parquet, row 2, column 'q': is no value of date32.* that can be read"):
+    with pytest.raises(UserError, match=r"a.parquet, row 2, column 'q': is not a readable value of date32"):
         read_columns(tmp_path / "a.parquet", ["q"])
     columns = [pa.array(["a"])] * 2
     pq.write_table(pa.Table.from_arrays(columns, names=["q", "q"]), tmp_path / "a.parquet")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jdistill.config import UserError
-from jdistill.export.files import MARKER, replacing
+from jdistill.export.files import MARKER, _hold, replacing
 
 
 def write(folder, text="new"):
@@ -84,3 +84,31 @@ def test_an_export_killed_between_two_renames_is_put_back(tmp_path):
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "out"):
         raise ZeroDivisionError
     assert (tmp_path / "out" / "model.txt").read_text() == "old"
+
+
+def test_another_process_between_its_two_renames_is_left_alone(tmp_path):
+    (tmp_path / ".out.0123abcd").mkdir()
+    (tmp_path / ".out.0123abcd.old").mkdir()
+    lock = _hold(tmp_path / ".out.0123abcd")
+    assert lock is not None
+    write(tmp_path / "out")
+    os.close(lock)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.0123abcd", ".out.0123abcd.old", "out"]
+
+
+def test_a_working_folder_that_cannot_be_filled_has_its_content_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(Path(), "old")
+    rename, failures = os.rename, [OSError("the disk is full")]
+
+    def failing(source, target):
+        if Path(target) == tmp_path / MARKER and failures:
+            raise failures.pop()
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="full"):
+        write(Path(), "new")
+    monkeypatch.undo()
+    assert (tmp_path / "model.txt").read_text() == "old"
+    assert (tmp_path / MARKER).is_file()

@@ -273,3 +273,10 @@ def test_a_real_model_comes_back(tmp_path):
     for name, tensor in after.items():
         np.testing.assert_array_equal(tensor, before[name], err_msg=name)
     assert len(after) >= 101
+
+
+def test_encoders_that_count_padding_are_exported_with_padding_on_the_right(tmp_path):
+    folder = tiny_bert_folder(tmp_path / "left", padding_side="left", layers=1)
+    model = jdistill.load(folder)
+    out = export_model(model.student, model.params, tmp_path / "out")
+    assert json.loads((out / "tokenizer_config.json").read_text())["padding_side"] == "right"

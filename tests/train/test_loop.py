@@ -231,6 +231,17 @@ def test_smaller_is_better_with_mode_min(tmp_path: Path, student: Any) -> None:
     assert result.best_step == 8
 
 
+@pytest.mark.parametrize(("values", "best_step"), [((0.5, 0.5, 0.5, 0.5), 4), ((0.5, 0.4, 0.3, 0.2), None)])
+def test_on_a_tie_the_trained_student_wins(
+    tmp_path: Path, student: Any, values: tuple[float, ...], best_step: int | None
+) -> None:
+    """Over the untrained one; of several trained ones the earliest does, and a better untrained one stays."""
+    measured = iter(values)
+    best = {"metric": "quality"}
+    result = run(tmp_path, student, evaluate=lambda _: {"quality": next(measured)}, keep_best=best)
+    assert result.best_step == (best_step or 0)
+
+
 def test_unknown_best_metric_is_refused_at_the_first_evaluation(tmp_path: Path, student: Any) -> None:
     with pytest.raises(UserError, match=r"no 'quality'. It reports: length"):
         run(tmp_path, student, keep_best={"metric": "quality"})

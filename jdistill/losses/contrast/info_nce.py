@@ -115,7 +115,7 @@ class InfoNCE(Streamed):
             rows,
             pools,
             partners=rows,
-            fellows=slice(len(rows) if self.documents_alone else None),
+            d2d_part=slice(len(rows) if self.documents_alone else None),
             widths=widths,
             temperature=temperature_of(self.temperature, view.parameters),
             strength=at(self.strength, view.progress),
@@ -208,7 +208,7 @@ def info_nce(
             "documents": Candidates(candidates, owners, jnp.arange(len(owners)), ()),
         },
         partners=positives,
-        fellows=slice(None) if d2d_columns is None else d2d_columns,
+        d2d_part=slice(None) if d2d_columns is None else d2d_columns,
         temperature=temperature,
         strength=strength,
         directions=directions,
@@ -225,7 +225,7 @@ def _losses(
     pools: Mapping[str, Candidates],
     *,
     partners: Int[Array, " b"],
-    fellows: slice | Int[Array, " k"],
+    d2d_part: slice | Int[Array, " k"],
     temperature: float | Float[Array, ""],
     strength: float | Float[Array, ""],
     directions: Sequence[Direction],
@@ -243,7 +243,7 @@ def _losses(
       rows: index of each row in the whole batch.
       pools: the candidates that are `"queries"`, and those that are `"documents"`.
       partners: column of each row's own document.
-      fellows: which of the documents' pool d2d scores a row's document against.
+      d2d_part: which of the documents' pool d2d scores a row's document against.
       temperature: divides the scores.
       strength: of hardness.
       directions: checked.
@@ -285,5 +285,5 @@ def _losses(
         found["q2d"], found["d2q"] = log_excess_both(half("queries"), half("documents"), sharpness, **options)
         if len(pools["documents"].rows) > len(rows):
             found["q2d"] = jnp.logaddexp(found["q2d"], excess("q2d", slice(len(rows), None)))
-    parts = {d: fellows if d == "d2d" else slice(None) for d in directions}
+    parts = {d: d2d_part if d == "d2d" else slice(None) for d in directions}
     return combine({d: found[d] if d in found else excess(d, parts[d]) for d in directions}, partition)

@@ -64,7 +64,7 @@ class BatchTriplet(LossConfig):
             )
 
     def __call__(self, view: View) -> Float[Array, " b"]:
-        """Value of each row: of its query, or of its text where rows are plain texts; no other text is looked at.
+        """Value of each row: of its query, or of its text where rows are plain texts; other texts are ignored.
 
         Raises:
           UserError: if the rows have no label.

@@ -14,6 +14,6 @@ def classes_of(labels: Int[Array, " n"] | None, kind: str) -> Int[Array, " n"]:
     if labels is None:
         raise UserError(
             f"{kind} learns from the class of each row, but these rows have none. Name its column as "
-            "data.<source>.columns.label and make the store anew, or use a loss that needs none, such as info_nce."
+            "data.<source>.columns.label and embed into a new store, or use a loss without labels, such as info_nce."
         )
     return labels

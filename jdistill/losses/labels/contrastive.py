@@ -51,7 +51,7 @@ class Contrastive(_OfPairs):
         return Needs(batch=False)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
-        """Value of each row; hard negatives are not looked at.
+        """Value of each row; hard negatives are ignored.
 
         Raises:
           UserError: if the rows are plain texts, or have not one score each.
@@ -66,7 +66,7 @@ class OnlineContrastive(_OfPairs):
     kind: Literal["online_contrastive"] = "online_contrastive"
 
     def __call__(self, view: View) -> Float[Array, " b"]:
-        """Value of each row, times the rows of the batch, since the loss is a sum; hard negatives are not looked at.
+        """Value of each row, times the rows of the batch, since the loss is a sum; hard negatives are ignored.
 
         Raises:
           UserError: if the rows are plain texts, or have not one score each.

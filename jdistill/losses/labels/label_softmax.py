@@ -24,7 +24,7 @@ class LabelSoftmax(LossConfig):
     classes: Annotated[int, Field(ge=2)]
     """Number of labels, such as 3 for entailment, neutral and contradiction."""
     width: PositiveInt
-    """Elements of the student's vectors; the classifier, a parameter of the run, is made for so many."""
+    """Width of the student's vectors, which sets the size of the classifier, a parameter of the run."""
     features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("vectors", "difference")
     """What the classifier reads: both vectors u and v, the sizes of the elements of u - v, the elements' products."""
 
@@ -59,7 +59,7 @@ class LabelSoftmax(LossConfig):
             )
 
     def __call__(self, view: View) -> Float[Array, " b"]:
-        """Value of each row; hard negatives are not looked at.
+        """Value of each row; hard negatives are ignored.
 
         Raises:
           UserError: if the rows are plain texts or have no label, or the vectors are wider than the classifier.

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jdistill.config import UserError
+from jdistill.student.masked_lm import masked_lm
 from jdistill.student.pooling import Splade, pool
 from tests.student.pooling.inputs import ENCODER, MASKS, encoder_parameters, hidden, padded, value_and_gradient
 
@@ -72,6 +73,23 @@ def test_a_model_without_the_head_is_refused_unless_a_random_one_is_wanted():
     with pytest.raises(UserError, match=r"has none.*random_head: true"):
         Splade().from_pretrained(ENCODER, tensors, where="here")
     assert Splade(random_head=True).from_pretrained(ENCODER, tensors, where="here") is None
+
+
+@pytest.mark.parametrize("untied", [False, True])
+def test_what_is_written_is_the_whole_head_of_transformers(untied):
+    torch = pytest.importorskip("torch")
+    head, tensors = _masked_lm(untied)
+    params = Splade().from_pretrained(ENCODER, tensors, where="here")
+    written = masked_lm(ENCODER, where="here").write(params)
+    again, _ = _masked_lm(untied)
+    for parameter in again.parameters():
+        parameter.data.zero_()
+    found = {name.removeprefix("cls."): torch.tensor(value) for name, value in written.items()}
+    again.load_state_dict(found, strict=untied)  # a tied decoder is not written, nor its bias
+    if not untied:
+        again.predictions.decoder.weight = torch.nn.Parameter(head.predictions.decoder.weight.detach())
+    states = torch.tensor(hidden())
+    torch.testing.assert_close(again(states), head(states))
 
 
 def test_the_bias_is_read_under_the_decoders_name_too():
