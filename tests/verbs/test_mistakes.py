@@ -146,7 +146,7 @@ def test_export_does_not_overwrite_a_foreign_folder(embedded, capsys, tmp_path):
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "tra')  # as a killed process leaves it
     message = refused(capsys, "export", tmp_path / "run", tmp_path / "good", "tolerance=1e-30")
-    assert "not written" in message
+    assert "nothing was written" in message
     assert "is as it was" in message
     assert content(tmp_path / "good") == before
     assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "good")]) == 0
