@@ -17,7 +17,8 @@ def best_columns(
     similarity: Literal["cosine", "dot"] = "cosine",
     exclude: Int[np.ndarray, " q"] | None = None,
 ) -> Int[np.ndarray, "q k"]:
-    """Columns of the best documents of each query, best first; among equals the lower column comes first.
+    """Columns of the best documents of each query, best first; among equals the lower column comes first, and equal
+    vectors of a chunk are equals.
 
     The corpus comes in chunks and only `top` candidates a query survive each, so memory is O(q * (chunk + top)).
 
@@ -37,6 +38,8 @@ def best_columns(
     start = 0
     for chunk in corpus:
         fresh = queries @ (unit(chunk) if similarity == "cosine" else chunk).T
+        # A matrix product may round equal columns differently, by where they stand (OpenBLAS on Haswell does).
+        fresh = fresh[:, _first_equal(chunk)]
         if exclude is not None:
             rows = np.flatnonzero((exclude >= start) & (exclude < start + len(chunk)))
             fresh[rows, exclude[rows] - start] = -np.inf
@@ -48,6 +51,12 @@ def best_columns(
         scores = np.take_along_axis(scores, best, axis=1)
         start += len(chunk)
     return np.where(np.isneginf(scores), -1, columns)
+
+
+def _first_equal(vectors: Float[np.ndarray, "m d"]) -> Int[np.ndarray, " m"]:
+    """For each vector the place of the first one that has the same bits."""
+    places: dict[bytes, int] = {}
+    return np.asarray([places.setdefault(vector.tobytes(), i) for i, vector in enumerate(vectors)], np.int64)
 
 
 def first_best(scores: Float[np.ndarray, "q m"], top: int) -> Int[np.ndarray, "q k"]:

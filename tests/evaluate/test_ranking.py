@@ -41,3 +41,17 @@ def test_cosine_ignores_length():
 
 def test_first_best_of_all_equal_scores_is_the_first_positions():
     assert first_best(np.zeros((2, 5), np.float32), 3).tolist() == [[0, 1, 2]] * 2
+
+
+def test_equal_documents_keep_their_order_wherever_the_product_rounds():
+    """60 documents of 5 vectors: products in blocks may round the last columns of a block differently."""
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((5, 32)).astype(np.float32)
+    which = generator.integers(0, 5, 60)
+    queries = generator.standard_normal((20, 32)).astype(np.float32)
+    columns = best_columns(queries, [vectors[which]], top=60)
+    for row in columns:
+        for document in range(5):
+            of_one = row[which[row] == document]
+            assert (np.diff(of_one) > 0).all()
+            assert np.ptp(np.flatnonzero(which[row] == document)) == len(of_one) - 1
