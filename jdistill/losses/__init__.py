@@ -45,7 +45,8 @@ from jdistill.losses.nested.adaptive_layer import AdaptiveLayer
 from jdistill.losses.nested.matryoshka import Matryoshka
 from jdistill.losses.regularise.sparsity import L1, Flops, flops, l1
 from jdistill.losses.regularise.spread_out import SpreadOut, spread_out
-from jdistill.losses.scores.kl import ScoreKL, listwise_kl, score_kl
+from jdistill.losses.scores.kl import ScoreKL, score_kl
+from jdistill.losses.scores.listwise import listwise_kl
 from jdistill.losses.scores.m3_kd import M3KD, m3_kd
 from jdistill.losses.scores.margin_mse import ScoreMarginMSE, score_margin_mse
 from jdistill.losses.scores.mse import ScoreMSE, score_mse

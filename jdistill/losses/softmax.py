@@ -52,12 +52,26 @@ def kl_terms(
       t: the teacher's logits; -inf where p is 0.
       teacher_normaliser: their logsumexp.
     """
+    p, gap, log_ratio = _compared(s, student_normaliser, t, teacher_normaliser)
+    return _sloped(s, p * log_ratio + gap, gap)
+
+
+def _compared(
+    s: Float[Array, "*b c"],
+    student_normaliser: Float[Array, "*b #c"],
+    t: Float[Array, "*b c"],
+    teacher_normaliser: Float[Array, "*b #c"],
+) -> tuple[Float[Array, "*b c"], Float[Array, "*b c"], Float[Array, "*b c"]]:
+    """`p`, `q - p` and `log(p / q)`, the last 0 where p is 0.
+
+    Where p and q nearly agree, above all where both are nearly 1, their difference keeps no digits in float32; that of
+    their logarithms does.
+    """
     p, q = jnp.exp(t - teacher_normaliser), jnp.exp(s - student_normaliser)
     possible = t > -jnp.inf
     log_ratio = jnp.where(possible, (t - s) - (teacher_normaliser - student_normaliser), 0.0)
     close = possible & (jnp.abs(log_ratio) < 1)
-    gap = jnp.where(close, p * jnp.expm1(jnp.where(close, -log_ratio, 0.0)), q - p)
-    return _sloped(s, p * log_ratio + gap, gap)
+    return p, jnp.where(close, p * jnp.expm1(jnp.where(close, -log_ratio, 0.0)), q - p), log_ratio
 
 
 def cross_entropy_terms(
@@ -67,8 +81,8 @@ def cross_entropy_terms(
     teacher_normaliser: Float[Array, "*b #c"],
 ) -> Float[Array, "*b c"]:
     """Parts of the cross-entropy, `-p log q`, with derivative q - p; arguments as of `kl_terms`."""
-    p, q = jnp.exp(t - teacher_normaliser), jnp.exp(s - student_normaliser)
-    return _sloped(s, p * jnp.where(t > -jnp.inf, student_normaliser - s, 0.0), q - p)
+    p, gap, _ = _compared(s, student_normaliser, t, teacher_normaliser)
+    return _sloped(s, p * jnp.where(t > -jnp.inf, student_normaliser - s, 0.0), gap)
 
 
 def gap_terms(
@@ -79,8 +93,8 @@ def gap_terms(
     around: Float[Array, "*b #c"] | float = 0.0,
 ) -> Float[Array, "*b c"]:
     """Parts of the student's mean of `q - p - around`, without derivative; other arguments as of `kl_terms`."""
-    p, q = jnp.exp(t - teacher_normaliser), jnp.exp(s - student_normaliser)
-    return lax.stop_gradient(q * (q - p - around))
+    _, gap, _ = _compared(s, student_normaliser, t, teacher_normaliser)
+    return lax.stop_gradient(jnp.exp(s - student_normaliser) * (gap - around))
 
 
 def squared_terms(
@@ -104,8 +118,8 @@ def squared_terms(
       mean_gap: the sum over candidates of `gap_terms`.
       correction: the sum of `gap_terms` around `mean_gap`.
     """
-    p, q = jnp.exp(t - teacher_normaliser), jnp.exp(s - student_normaliser)
-    return _sloped(s, jnp.square(q - p), 2 * q * ((q - p - mean_gap) - correction))
+    _, gap, _ = _compared(s, student_normaliser, t, teacher_normaliser)
+    return _sloped(s, jnp.square(gap), 2 * jnp.exp(s - student_normaliser) * ((gap - mean_gap) - correction))
 
 
 def _sloped(s: Float[Array, "*b c"], value: Float[Array, "*b c"], slope: Float[Array, "*b c"]) -> Float[Array, "*b c"]:

@@ -1,7 +1,7 @@
 """Match distributions over candidates: which of them a text belongs to, and how sure the teacher is of it."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +11,21 @@ from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat, model_validator
 
 from jdistill.config import UserError
-from jdistill.losses.base import Needs, Streamed, sides
-from jdistill.losses.blocks import HERE, Tile, logsumexp_over, sum_over
+from jdistill.losses.base import Needs, Streamed, columns_of, sides
+from jdistill.losses.blocks import HERE, logsumexp_over, sum_over
+from jdistill.losses.contrast.directions import Direction, crosses
 from jdistill.losses.maths import Similarity, float32, matmul, unit
+from jdistill.losses.scores.listwise import listwise_kl
 from jdistill.losses.scores.operands import (
     Candidates,
     Targets,
-    given_scores,
     own_scores,
     paired,
     sample_of_scores,
     share_of_operands,
+    target_scores,
 )
-from jdistill.losses.softmax import DIVERGENCES, Divergence, Terms, logits_of, lost_targets
+from jdistill.losses.softmax import DIVERGENCES, Divergence, Terms, lost_targets
 from jdistill.types import Columns, Sweep, View
 
 
@@ -32,17 +34,21 @@ class ScoreKL(Streamed):
 
     kind: Literal["score_kl"] = "score_kl"
     targets: Targets = "vectors"
-    """What the teacher says: its vectors on disk, scored over all candidates of the batch, or the data's given scores
-    of the row's own document and hard negatives, such as a cross-encoder's."""
-    candidates: Candidates = "documents"
-    """Of the batch, with `targets: vectors`: every row's document, or the hard negatives too."""
+    """What the teacher says: its vectors on disk, scored over the candidates, or the data's given scores of the row's
+    own document and hard negatives, such as a cross-encoder's."""
+    candidates: Candidates | Literal["documents_and_own", "own"] = "documents"
+    """With `targets: vectors`: every row's document (documents), the hard negatives of every row too (all) or of the
+    row itself only (documents_and_own), or the row's own document and hard negatives alone (own)."""
+    direction: Direction = "q2d"
+    """With `targets: vectors`: from which texts to which, q a query and d a document. d2q, q2q and d2d score each
+    row's text against the batch's."""
     similarity: Similarity = "cosine"
     """How two texts are scored."""
     temperature: PositiveFloat = 0.05
     """Divides the student's scores; usually 0.01 to 0.1 for cosine and 1 for dot products."""
     teacher_temperature: PositiveFloat | None = None
-    """Divides the teacher's scores; the student's temperature if left out. Given scores want about a tenth of the
-    spread they have within a row."""
+    """Divides the teacher's scores. Left out: the student's temperature for vectors, and 1 for given scores, which want
+    about a tenth of the spread they have within a row."""
     divergence: Divergence = "kl"
     """Kullback-Leibler, its cross-entropy without the teacher's own entropy (the same gradient), or the summed squared
     difference of the probabilities."""
@@ -51,68 +57,138 @@ class ScoreKL(Streamed):
     learns to give it nothing, or of both, as if it were not there."""
 
     @model_validator(mode="after")
-    def _has_one_set_of_candidates(self) -> "ScoreKL":
-        if self.targets == "scores" and self.candidates == "all":
+    def _options_go_together(self) -> "ScoreKL":
+        if self.targets == "scores" and (self.candidates not in ("documents", "own") or self.direction != "q2d"):
             raise ValueError(
-                "given scores are of a row's own documents only, so candidates: all does not go with targets: scores. "
-                "Leave candidates out, or set targets: vectors."
+                f"given scores are of a query and the row's own documents, so candidates: {self.candidates} and "
+                f"direction: {self.direction} do not go with targets: scores. Leave both out, or set targets: vectors."
+            )
+        if self.direction != "q2d" and self.candidates in ("documents_and_own", "own"):
+            raise ValueError(
+                f"candidates: {self.candidates} are the documents of a query, so direction: {self.direction} does not "
+                "go with them. Leave direction out, or set candidates: documents."
+            )
+        if self.direction in ("d2q", "q2q") and self.candidates == "all":
+            raise ValueError(
+                f"direction: {self.direction} scores queries, which have no hard negatives, so candidates: all has no "
+                "effect. Leave candidates out."
             )
         return self
 
+    @property
+    def _own(self) -> bool:
+        """Whether a row is scored against its own documents alone."""
+        return self.targets == "scores" or self.candidates == "own"
+
     def needs(self) -> Needs:
-        """The teacher's vectors, in any width, and the candidates of the batch, unless scores are given."""
-        return Needs(teacher=self.targets == "vectors", batch=self.targets == "vectors")
+        """The teacher's vectors, in any width, unless scores are given, and the batch unless a row's own suffice."""
+        return Needs(teacher=self.targets == "vectors", batch=not self._own)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Divergence of each row.
 
         Raises:
-          UserError: if scores are to be given and the rows have none, too few, no queries or no hard negatives.
+          UserError: if scores are to be given and the rows have none or too few, or if the candidates need queries or
+            hard negatives that the rows lack.
         """
-        if self.targets == "scores":
+        how = {
+            "temperature": self.temperature,
+            "teacher_temperature": self.target_temperature,
+            "divergence": self.divergence,
+        }
+        if self._own:
             ours = own_scores(view.student, self.kind, similarity=self.similarity)
-            theirs = given_scores(view, self.kind)
+            theirs = target_scores(view, self.targets, self.kind, similarity=self.similarity)
             if theirs.shape[1] == 1:
                 raise UserError(
-                    "score_kl with targets: scores shares out probability between a row's documents, but these rows "
-                    "have one each. Name columns of hard negatives under data.<source>.columns, or set targets: "
-                    "vectors to compare a row with the batch."
+                    "score_kl with targets: scores or candidates: own shares out probability between a row's "
+                    "documents, but these rows have one each. Name columns of hard negatives under "
+                    "data.<source>.columns, or set targets: vectors and candidates: documents to compare a row with "
+                    "the batch."
                 )
-            return listwise_kl(
-                ours,
-                theirs,
-                temperature=self.temperature,
-                teacher_temperature=self.target_temperature,
-                divergence=self.divergence,
-                excluded_from=self.excluded_from,
-            )
-        student, teacher = (share_of_operands(side, self.candidates) for side in sides(view))
+            return listwise_kl(ours, theirs, excluded_from=self.excluded_from, **how)
+        student, teacher = sides(view)
+        both = self.candidates == "documents_and_own" and student.negatives.shape[1] > 0
+        batch: Candidates = "all" if self.candidates == "all" else "documents"
+        texts, candidates = share_of_operands(student, batch, self.direction, self.kind)
+        teacher_texts, teacher_candidates = share_of_operands(teacher, batch, self.direction, self.kind)
         return score_kl(
-            *student,
-            *teacher,
-            jnp.arange(len(view.rows)),
-            temperature=self.temperature,
-            teacher_temperature=self.target_temperature,
+            texts,
+            candidates,
+            teacher_texts,
+            teacher_candidates,
+            jnp.arange(len(view.rows)) if crosses(self.direction) else None,
+            numbers=(view.rows, columns_of(view)[: len(candidates)]),
+            own=(student.negatives, teacher.negatives) if both else None,
             similarity=self.similarity,
-            divergence=self.divergence,
             block=self.block,
             sweep=view.sweep,
+            **how,
         )
 
     @property
     def target_temperature(self) -> float:
         """What divides the teacher's scores."""
-        return self.temperature if self.teacher_temperature is None else self.teacher_temperature
+        if self.teacher_temperature is not None:
+            return self.teacher_temperature
+        return 1.0 if self.targets == "scores" else self.temperature
 
     def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Whether the teacher's scores are no numbers, or vanish in the softmax."""
         what, logits = "the given scores", scores
         if self.targets == "vectors":
-            what, logits = "the scores of its vectors", sample_of_scores(teacher, self.candidates, self.similarity)
+            what = "the scores of its vectors"
+            logits = sample_of_scores(teacher, self.candidates, self.similarity, self.direction)
         if logits is None:
             return []
-        option = "temperature" if self.teacher_temperature is None else "teacher_temperature"
+        shared = self.teacher_temperature is None and self.targets == "vectors"
+        option = "temperature" if shared else "teacher_temperature"
         return lost_targets(np.asarray(logits), self.target_temperature, what=what, option=option)
+
+
+class _Logits(NamedTuple):
+    """How one side's scores become logits: over the temperature, and counted from the score of each row's own document.
+
+    Rows are `(texts [b, d], score of the own document [b], its number [b])`.
+    """
+
+    similarity: Similarity
+    temperature: float
+
+    def of_batch(self, rows: Any, candidates: Any) -> Float[Array, "b k"]:
+        """Of candidates that all rows share, `(vectors [k, d], numbers [k])`; -inf at a row's own document."""
+        (texts, own, number), (vectors, numbers) = rows, candidates
+        scores = matmul(unit(texts, self.similarity) / self.temperature, unit(vectors, self.similarity).T)
+        return jnp.where(number[:, None] == numbers[None], -jnp.inf, scores - self._first(own))
+
+    def of_each(self, rows: Any, candidates: Float[Array, "b k d"]) -> Float[Array, "b k"]:
+        """Of candidates that one row alone has."""
+        texts, own, _ = rows
+        texts = unit(texts, self.similarity) / self.temperature
+        candidates = unit(candidates, self.similarity)
+        return jnp.einsum("bd,bkd->bk", texts, candidates, precision=lax.Precision.HIGHEST) - self._first(own)
+
+    def of_own(self, rows: Any) -> Float[Array, "b 1"]:
+        """Of the own document: 0, with the derivative of its score."""
+        own = rows[1]
+        return own[:, None] / self.temperature - self._first(own)
+
+    def _first(self, own: Float[Array, " b"]) -> Float[Array, "b 1"]:
+        return lax.stop_gradient(own)[:, None] / self.temperature
+
+
+def _tile(logits: _Logits, rows: Any, candidates: Any, shared: Any) -> Float[Array, "b k"]:
+    return logits.of_batch(rows, candidates)
+
+
+def _terms(
+    rows: Any, candidates: Any, shared: Any, *, terms: Terms, ours: _Logits, theirs: _Logits
+) -> Float[Array, "b k"]:
+    student, teacher, *per_row = rows
+    s = ours.of_batch(student, candidates[0])
+    t = lax.stop_gradient(theirs.of_batch(teacher, candidates[1]))
+    of_student, of_teacher, *more = (x[:, None] for x in per_row)
+    return terms(s, of_student, t, of_teacher, *more)
 
 
 def score_kl(
@@ -120,10 +196,12 @@ def score_kl(
     candidates: Float[Array, "m d"],
     teacher_texts: Float[Array, "b t"],
     teacher_candidates: Float[Array, "m t"],
-    positives: Int[Array, " b"],
+    positives: Int[Array, " b"] | None,
     *,
     temperature: float,
     teacher_temperature: float,
+    numbers: tuple[Int[Array, " b"], Int[Array, " m"]] | None = None,
+    own: tuple[Float[Array, "b k d"], Float[Array, "b k t"]] | None = None,
     similarity: Similarity = "cosine",
     divergence: Divergence = "kl",
     block: int = 512,
@@ -142,9 +220,14 @@ def score_kl(
       teacher_texts: the teacher's vectors of `texts`; they get no gradient.
       teacher_candidates: the teacher's vectors of `candidates`.
       positives: column of each row's own document, `[b]`, values in `[0, m)`. Scores are counted from it, so that
-        float32 keeps digits; the result is that of any other column.
+        float32 keeps digits; the result is that of any other column. None where the candidates are the texts
+        themselves, in their order.
       temperature: T, divides the student's scores, > 0.
       teacher_temperature: T_t, divides the teacher's scores, > 0.
+      numbers: of each row's own document, `[b]`, and of each candidate, `[m]`, in the whole batch, where the candidates
+        are a device's share; left out, columns are counted from 0.
+      own: the student's and the teacher's vectors of further candidates that one row alone has, such as its hard
+        negatives, `[b, k, d]` and `[b, k, t]`, k >= 1.
       similarity: `"cosine"`, or `"dot"` for raw inner products.
       divergence: `"kl"`; `"cross_entropy"`, -sum_j p_ij log q_ij; or `"mse"`, sum_j (q_ij - p_ij)^2.
       block: candidates scored at a time; decides memory only.
@@ -155,98 +238,68 @@ def score_kl(
 
     Source:
       Hinton et al. 2015, arXiv:1503.02531, section 2, over the batch in place of classes.
-      Parity: InfoNCEDistillLoss of NVIDIA NeMo Automodel and, for `"mse"`, its score distillation, both without T^2;
-      sentence-transformers DistillKLDivLoss where candidates are given.
+      Parity: InfoNCEDistillLoss of NVIDIA NeMo Automodel, whose hard negatives are `own`, and with `"mse"` between the
+      texts of one side its ScoreDistillLoss, both without T^2.
 
     Example:
       >>> x, t = jnp.eye(2), jnp.array([[1.0, 0.0], [0.6, 0.8]])
       >>> round(float(score_kl(x, x, t, t, jnp.arange(2), temperature=1.0, teacher_temperature=1.0).mean()), 4)
       0.041
     """
-    ours = partial(_logits, similarity=similarity, temperature=temperature)
-    theirs = partial(_logits, similarity=similarity, temperature=teacher_temperature)
     texts, candidates = float32(texts), float32(candidates)
-    columns = candidates, teacher_candidates
-    # Counted from the own document's, the logits and the normaliser of a row that is sure of it are nearly 0, and keep
-    # digits that 20.0001 would lose. A softmax does not see it.
-    rows = (
-        (texts, paired(texts, candidates[positives], similarity) / temperature),
-        (teacher_texts, paired(teacher_texts, teacher_candidates[positives], similarity) / teacher_temperature),
+    numbers = _numbers(positives, len(candidates)) if numbers is None else numbers
+    ours = _Logits(similarity, temperature)
+    theirs = _Logits(similarity, teacher_temperature)
+    own_scores = (
+        _own_score(texts, candidates, positives, similarity),
+        _own_score(teacher_texts, teacher_candidates, positives, similarity),
     )
-    normalisers = tuple(
-        lax.stop_gradient(logsumexp_over(logits, row, column, (), block=block, sweep=sweep))
-        for logits, row, column in zip((ours, theirs), rows, columns, strict=True)
-    )
+    rows = (texts, own_scores[0], numbers[0]), (teacher_texts, own_scores[1], numbers[0])
+    columns = (candidates, numbers[1]), (teacher_candidates, numbers[1])
+    # A row's own document is the first of the candidates that the row alone has, and none of the batch's. Counted from
+    # it, its logit is 0 and the normaliser log(1 + others), which keeps the digits that 1 - 1e-9 would lose.
+    further = [logits.of_own(row) for logits, row in zip((ours, theirs), rows, strict=True)]
+    if own is not None:
+        pairs = zip(further, (ours, theirs), rows, own, strict=True)
+        further = [jnp.concatenate([first, logits.of_each(row, x)], axis=1) for first, logits, row, x in pairs]
+    normalisers = [
+        lax.stop_gradient(
+            jnp.logaddexp(
+                logsumexp_over(partial(_tile, logits), row, column, (), block=block, sweep=sweep),
+                jax.nn.logsumexp(rest, axis=1),
+            )
+        )
+        for logits, row, column, rest in zip((ours, theirs), rows, columns, further, strict=True)
+    ]
 
     def over(terms: Terms, *more: Array) -> Float[Array, " b"]:
         tile = partial(_terms, terms=terms, ours=ours, theirs=theirs)
-        return sum_over(tile, (*rows, *normalisers, *more), columns, (), block=block, sweep=sweep)
+        s, t = further
+        of_student, of_teacher, *others = (x[:, None] for x in (*normalisers, *more))
+        return sum_over(tile, (*rows, *normalisers, *more), columns, (), block=block, sweep=sweep) + terms(
+            s, of_student, lax.stop_gradient(t), of_teacher, *others
+        ).sum(axis=1)
 
     return DIVERGENCES[divergence](over) * temperature**2
 
 
-def _logits(
-    rows: tuple[Array, Array], candidates: Array, shared: Any, *, similarity: Similarity, temperature: float
-) -> Float[Array, "b k"]:
-    """Scores over the temperature, counted from each row's own."""
-    texts, own = rows
-    scores = matmul(unit(texts, similarity) / temperature, unit(candidates, similarity).T)
-    return scores - lax.stop_gradient(own)[:, None]
+def _numbers(positives: Int[Array, " b"] | None, m: int) -> tuple[Int[Array, " b"], Int[Array, " m"]]:
+    columns = jnp.arange(m)
+    return columns if positives is None else positives, columns
 
 
-def _terms(rows: Any, candidates: Any, shared: Any, *, terms: Terms, ours: Tile, theirs: Tile) -> Float[Array, "b k"]:
-    student, teacher, *per_row = rows
-    s = ours(student, candidates[0], shared)
-    t = lax.stop_gradient(theirs(teacher, candidates[1], shared))
-    of_student, of_teacher, *more = (x[:, None] for x in per_row)
-    return terms(s, of_student, t, of_teacher, *more)
-
-
-def listwise_kl(
-    student: Float[Array, "b c"],
-    teacher: Float[Array, "b c"],
-    *,
-    temperature: float,
-    teacher_temperature: float,
-    divergence: Divergence = "kl",
-    excluded_from: Literal["teacher", "both"] = "teacher",
+def _own_score(
+    texts: Float[Array, "b d"],
+    candidates: Float[Array, "m d"],
+    positives: Int[Array, " b"] | None,
+    similarity: Similarity,
 ) -> Float[Array, " b"]:
-    """Share out a query's probability over its own documents as the teacher's scores do.
-
-    The usual way to learn from a cross-encoder, whose scores say nothing about other rows' documents.
-        loss_i = T^2 KL(softmax_j(teacher_ij / T_t) || softmax_j(student_ij / T))
-
-    Args:
-      student: the student's score of each document, `[b, c]`.
-      teacher: the teacher's, on any scale; -inf excludes a document. A row whose documents are all excluded gives 0.
-      temperature: T, divides the student's scores, > 0.
-      teacher_temperature: T_t, divides the teacher's scores, > 0.
-      divergence: as of `score_kl`.
-      excluded_from: `"teacher"` leaves an excluded document out of the teacher's distribution only, `"both"` out of the
-        student's too.
-
-    Returns:
-      Divergence of each row, times T^2, `[b]`; >= 0.
-
-    Source:
-      Lin et al. 2020, arXiv:2010.11386, section 3, with T^2 of Hinton et al. 2015, arXiv:1503.02531, section 2.
-      Parity: sentence-transformers DistillKLDivLoss, which excludes from the teacher's distribution only; for
-      `"cross_entropy"` FlagEmbedding's `kl_div`.
-
-    Example:
-      >>> student, teacher = jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]])
-      >>> round(float(listwise_kl(student, teacher, temperature=1.0, teacher_temperature=1.0)[0]), 4)
-      0.1109
-    """
-    s, t = float32(student), lax.stop_gradient(float32(teacher))
-    given = t > -jnp.inf
-    if excluded_from == "both":
-        s = jnp.where(given, s, -jnp.inf)
-    s, t = logits_of(s, temperature), logits_of(t, teacher_temperature)
-    normalisers = (jax.nn.logsumexp(x, axis=1, keepdims=True) for x in (s, t))
-    of_student, of_teacher = (jnp.where(jnp.isfinite(x), x, 0.0) for x in normalisers)
-
-    def over(terms: Terms, *more: Array) -> Float[Array, " b"]:
-        return terms(s, of_student, t, of_teacher, *(x[:, None] for x in more)).sum(axis=1)
-
-    return jnp.where(given.any(axis=1), DIVERGENCES[divergence](over), 0.0) * temperature**2
+    """Similarity of each text with its own document; the cosine of a text with itself is exactly 1, or 0 at zero."""
+    if positives is not None:
+        return paired(texts, candidates[positives], similarity)
+    squares = paired(texts, texts, similarity)
+    if similarity == "dot":
+        return squares
+    # The derivative of this 1 is 0 too, but only in the sum over a row does it cancel with that of equal texts.
+    value = lax.stop_gradient(squares)
+    return jnp.sign(value) + (squares - value)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jdistill.config import UserError
 from jdistill.losses.base import queries_of, share_of
+from jdistill.losses.contrast.directions import TEXTS, Direction
 from jdistill.losses.maths import Similarity, float32, unit
 from jdistill.types import Columns, Side, View
 
@@ -43,10 +44,27 @@ def operands(side: Side, candidates: Candidates) -> Operands:
     return Operands(side.queries, side.all_queries, columns)
 
 
-def share_of_operands(side: Side, candidates: Candidates) -> tuple[Float[Array, "b d"], Float[Array, "p d"]]:
-    """The texts of this device's rows, and its share of what they are scored against."""
-    share = share_of(side.documents, side.negatives) if candidates == "all" else side.documents
-    return side.documents if side.queries is None else side.queries, share
+def share_of_operands(
+    side: Side, candidates: Candidates, direction: Direction, kind: str
+) -> tuple[Float[Array, "b d"], Float[Array, "p d"]]:
+    """The texts of this device's rows, and its share of what they are scored against.
+
+    Args:
+      side: the student or a teacher.
+      candidates: where they are documents, whether hard negatives are among them.
+      direction: from which texts to which; rows of plain texts have `q2d` and `d2d`, which are the same there.
+      kind: of the loss, for the message.
+
+    Raises:
+      UserError: if the rows are plain texts and the direction needs queries.
+    """
+    texts, against = TEXTS[direction]
+    documents = share_of(side.documents, side.negatives) if candidates == "all" else side.documents
+    queries = side.documents if side.queries is None and direction == "q2d" else side.queries
+    return (
+        side.documents if texts == "documents" else queries_of(queries, kind),
+        documents if against == "documents" else queries_of(queries, kind),
+    )
 
 
 def paired(a: Float[Array, "*b d"], b: Float[Array, "*b d"], similarity: Similarity) -> Float[Array, "*b"]:
@@ -106,25 +124,33 @@ def target_scores(view: View, targets: Targets, kind: str, *, similarity: Simila
 
 
 def sample_of_scores(
-    teacher: Columns | None, candidates: Candidates | Literal["own"], similarity: Similarity
+    teacher: Columns | None,
+    candidates: Candidates | Literal["own", "documents_and_own"],
+    similarity: Similarity,
+    direction: Direction = "q2d",
 ) -> np.ndarray | None:
     """The teacher's scores of some rows of a batch, `[rows, candidates]`, to look at; None without vectors.
 
     Args:
       teacher: the teacher's vectors.
-      candidates: as of `operands`, or the documents of the row itself.
+      candidates: as of `operands`; or the documents of the row itself; or both.
       similarity: how two texts are scored.
+      direction: from which texts to which.
     """
     if teacher is None:
         return None
     documents = np.asarray(teacher.documents, np.float32)
-    texts = documents[:, 0] if teacher.queries is None else np.asarray(teacher.queries, np.float32)
+    queries = documents[:, 0] if teacher.queries is None else np.asarray(teacher.queries, np.float32)
     if similarity == "cosine":
-        texts, documents = (
-            x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) for x in (texts, documents)
+        queries, documents = (
+            x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) for x in (queries, documents)
         )
+    texts, against = ({"queries": queries, "documents": documents[:, 0]}[name] for name in TEXTS[direction])
     sample = slice(None, None, -(-len(texts) // SAMPLE))
+    own = np.einsum("bd,bcd->bc", texts[sample], documents[sample])
     if candidates == "own":
-        return np.einsum("bd,bcd->bc", texts[sample], documents[sample])
-    columns = documents if candidates == "all" else documents[:, :1]
-    return texts[sample] @ columns.reshape(-1, columns.shape[-1]).T
+        return own
+    if candidates == "all" and TEXTS[direction][1] == "documents":
+        against = documents.reshape(-1, documents.shape[-1])
+    scores = texts[sample] @ against.T
+    return np.concatenate([scores, own[:, 1:]], axis=1) if candidates == "documents_and_own" else scores

@@ -32,6 +32,22 @@ def own(side: Texts, similarity: str) -> Tensor:
     return torch.stack([(q * normalised(x, similarity)).sum(dim=-1) for x in side.documents], dim=1)
 
 
+def scored(side: Texts, similarity: str, candidates: str, direction: str) -> Tensor:
+    """Scores of every text of the batch with its candidates, in any direction."""
+    import torch
+
+    if candidates == "own":
+        return own(side, similarity)
+    if candidates == "documents_and_own":
+        return torch.cat([matrix(side, similarity, "documents"), own(side, similarity)[:, 1:]], dim=1)
+    if direction == "q2d":
+        return matrix(side, similarity, candidates)
+    documents = torch.cat(side.documents if candidates == "all" else side.documents[:1])
+    rows = {"q": side.queries, "d": side.documents[0]}[direction[0]]
+    columns = {"q": side.queries, "d": documents}[direction[2]]
+    return normalised(rows, similarity) @ normalised(columns, similarity).T
+
+
 def pairwise(similarity: str) -> Callable:
     from sentence_transformers.util import pairwise_cos_sim, pairwise_dot_score
 
@@ -70,14 +86,18 @@ def info_nce_distill(
     *,
     similarity: str = "cosine",
     candidates: str = "documents",
+    direction: str = "q2d",
 ) -> Reference:
-    """NeMo's InfoNCE distillation, times the square of the student's temperature."""
+    """NeMo's InfoNCE distillation, times the square of the student's temperature.
+
+    Within one side and with `"mse"` it is NeMo's score distillation.
+    """
 
     def reference(given: Given) -> Tensor:
         from torch.nn.functional import kl_div, log_softmax, mse_loss, softmax
 
-        s = matrix(given.student, similarity, candidates) / temperature
-        t = matrix(given.teacher, similarity, candidates) / teacher_temperature
+        s = scored(given.student, similarity, candidates, direction) / temperature
+        t = scored(given.teacher, similarity, candidates, direction) / teacher_temperature
         value = {
             "kl": lambda: kl_div(log_softmax(s, -1), softmax(t, -1), reduction="batchmean"),
             "cross_entropy": lambda: -(softmax(t, -1) * log_softmax(s, -1)).sum(dim=-1).mean(),
@@ -251,8 +271,47 @@ KL = {
         ScoreKL(teacher=TEACHER, divergence="mse", temperature=0.2, candidates="all", block=10),
         info_nce_distill(0.2, 0.2, "mse", candidates="all"),
     ),
+    "score_kl, documents and own negatives": Case(
+        ScoreKL(teacher=TEACHER, candidates="documents_and_own", block=6),
+        info_nce_distill(0.05, 0.05, candidates="documents_and_own"),
+        queries=True,
+    ),
+    "score_kl, documents and own negatives, mse": Case(
+        ScoreKL(teacher=TEACHER, candidates="documents_and_own", divergence="mse", temperature=0.2, block=5),
+        info_nce_distill(0.2, 0.2, "mse", candidates="documents_and_own"),
+        queries=True,
+    ),
+    "score_kl, own candidates": Case(
+        ScoreKL(teacher=TEACHER, candidates="own"),
+        info_nce_distill(0.05, 0.05, candidates="own"),
+        queries=True,
+        negatives=True,
+    ),
+    **{
+        f"score_kl, {direction}": Case(
+            ScoreKL(teacher=TEACHER, direction=direction, temperature=0.2),
+            info_nce_distill(0.2, 0.2, direction=direction),
+            queries=True,
+        )
+        for direction in ("d2q", "q2q", "d2d")
+    },
+    **{
+        f"score_kl, {direction}, mse": Case(
+            ScoreKL(teacher=TEACHER, direction=direction, divergence="mse", temperature=0.2),
+            info_nce_distill(0.2, 0.2, "mse", direction=direction),
+            queries=True,
+        )
+        for direction in ("q2q", "d2d")
+    },
+    "score_kl, d2d, all candidates": Case(
+        ScoreKL(teacher=TEACHER, direction="d2d", candidates="all", temperature=0.2, block=10),
+        info_nce_distill(0.2, 0.2, direction="d2d", candidates="all"),
+    ),
     "score_kl, given scores": given_scores(
         ScoreKL(targets="scores", similarity="dot", temperature=1), distill_kl(1, 1)
+    ),
+    "score_kl, given scores, teacher temperature left out": given_scores(
+        ScoreKL(targets="scores", temperature=0.1), distill_kl(0.1, 1, "cosine")
     ),
     "score_kl, given scores, cosine": given_scores(
         ScoreKL(targets="scores", temperature=0.1, teacher_temperature=2), distill_kl(0.1, 2, "cosine")

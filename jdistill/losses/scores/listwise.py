@@ -1,0 +1,61 @@
+"""Match distributions over a row's own documents, such as a cross-encoder's."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jdistill.losses.maths import float32
+from jdistill.losses.softmax import DIVERGENCES, Divergence, Terms, logits_of
+
+
+def listwise_kl(
+    student: Float[Array, "b c"],
+    teacher: Float[Array, "b c"],
+    *,
+    temperature: float,
+    teacher_temperature: float,
+    divergence: Divergence = "kl",
+    excluded_from: Literal["teacher", "both"] = "teacher",
+) -> Float[Array, " b"]:
+    """Share out a query's probability over its own documents as the teacher's scores do.
+
+    The usual way to learn from a cross-encoder, whose scores say nothing about other rows' documents.
+        loss_i = T^2 KL(softmax_j(teacher_ij / T_t) || softmax_j(student_ij / T))
+
+    Args:
+      student: the student's score of each document, `[b, c]`.
+      teacher: the teacher's, on any scale; -inf excludes a document. A row whose documents are all excluded gives 0.
+      temperature: T, divides the student's scores, > 0.
+      teacher_temperature: T_t, divides the teacher's scores, > 0.
+      divergence: as of `score_kl`.
+      excluded_from: `"teacher"` leaves an excluded document out of the teacher's distribution only, `"both"` out of the
+        student's too.
+
+    Returns:
+      Divergence of each row, times T^2, `[b]`; >= 0.
+
+    Source:
+      Lin et al. 2020, arXiv:2010.11386, section 3, with T^2 of Hinton et al. 2015, arXiv:1503.02531, section 2.
+      Parity: sentence-transformers DistillKLDivLoss, which excludes from the teacher's distribution only; for
+      `"cross_entropy"` FlagEmbedding's `kl_div`.
+
+    Example:
+      >>> student, teacher = jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]])
+      >>> round(float(listwise_kl(student, teacher, temperature=1.0, teacher_temperature=1.0)[0]), 4)
+      0.1109
+    """
+    s, t = float32(student), lax.stop_gradient(float32(teacher))
+    given = t > -jnp.inf
+    if excluded_from == "both":
+        s = jnp.where(given, s, -jnp.inf)
+    s, t = logits_of(s, temperature), logits_of(t, teacher_temperature)
+    normalisers = (jax.nn.logsumexp(x, axis=1, keepdims=True) for x in (s, t))
+    of_student, of_teacher = (jnp.where(jnp.isfinite(x), x, 0.0) for x in normalisers)
+
+    def over(terms: Terms, *more: Array) -> Float[Array, " b"]:
+        return terms(s, of_student, t, of_teacher, *(x[:, None] for x in more)).sum(axis=1)
+
+    return jnp.where(given.any(axis=1), DIVERGENCES[divergence](over), 0.0) * temperature**2
