@@ -81,7 +81,7 @@ def made(init: str, options: Mapping[str, Any], corpus: Corpus, *, plain: bool) 
     config = StudentConfig.model_validate({"init": init, **options})
     how = patch("jdistill.student.pruning.narrow.reading", _nothing_made_up_for) if plain else patch.dict({})
     with how:
-        student, params = make_student(config, teacher_widths={}, key=jax.random.key(0), corpus=corpus)
+        student, params = make_student(config, teacher_widths={}, key=jax.random.key(0), corpus=lambda _: corpus)
     return Model(student, params), time.perf_counter() - began
 
 

@@ -8,8 +8,8 @@ from jaxtyping import Array
 
 from jdistill.config import Config, UserError
 from jdistill.student import weights
-from jdistill.student.config import Architecture, Dtype, GivenPrompts, Inherited, StudentConfig
-from jdistill.student.encoders import EncoderConfig, StaticConfig
+from jdistill.student.config import Architecture, Dtype, GivenPrompts, Inherited, Prompts, StudentConfig
+from jdistill.student.encoders import Encoder, EncoderConfig, StaticConfig
 from jdistill.student.head import Head
 from jdistill.student.hf_folder import Pretrained, locate, read_folder
 from jdistill.student.lora import make_lora
@@ -47,7 +47,7 @@ def make_student(
     *,
     teacher_widths: Mapping[str, int],
     key: Array,
-    corpus: Corpus | None = None,
+    corpus: Callable[[Prompts], Corpus] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Student, Params]:
     """The student that a configuration describes, and its initial parameters.
@@ -56,7 +56,8 @@ def make_student(
       config: the `student:` section.
       teacher_widths: teacher -> width of its vectors, for every teacher that may need a projection.
       key: decides every random initial value.
-      corpus: the training texts, to which a narrower width, fewer heads or neurons and a smaller vocabulary are fitted.
+      corpus: given the student's prompts, the training texts behind them, to which a narrower width, fewer heads or
+        neurons and a smaller vocabulary are fitted.
       say: is told in a line what the student was made of, and how many parameters it has.
     Returns:
       The student, and `{"encoder": ..., "lora": ..., "pooling": ..., "head": {index: ...}, "projection": {teacher:
@@ -109,7 +110,7 @@ def from_pretrained(found: Pretrained, *, dtype: Dtype = "float32") -> tuple[Stu
     return student, _params(_encoder_params(found, student.config), pooling, found.head_params)
 
 
-def _initialised(config: StudentConfig, found: Pretrained, corpus: Corpus | None) -> _Begun:
+def _initialised(config: StudentConfig, found: Pretrained, corpus: Callable[[Prompts], Corpus] | None) -> _Begun:
     loaded = _encoder_params(
         found,
         _architecture(found, found.encoder, found.pooling, [], config.prompts, include_prompt=True, how=_how(config)),
@@ -122,8 +123,9 @@ def _initialised(config: StudentConfig, found: Pretrained, corpus: Corpus | None
     if config.cuts.any:
         check_head(config, found)
         length = config.max_length or (found.max_length if encoder.kind == found.encoder.kind else None)
+        texts = None if corpus is None else corpus(config.prompts.resolved(found.prompts))
         pruned = prune(
-            config.cuts, encoder, loaded, tokenizer, max_length=length, corpus=corpus, where=config.init or ""
+            config.cuts, encoder, loaded, tokenizer, max_length=length, corpus=texts, where=config.init or ""
         )
         encoder, loaded, tokenizer, kept = pruned.encoder, pruned.params, pruned.tokenizer, [*kept, *pruned.kept]
     pooling = chosen_pooling(config, encoder, found, tokenizer.special_ids)
@@ -147,12 +149,26 @@ def _random(config: StudentConfig, key: Array) -> _Begun:
         raise ValueError("StudentConfig lets no student through without init, encoder and tokenizer")
     tokenizer = _own_tokenizer(config, config.encoder)
     assert tokenizer is not None
-    encoder = config.encoder
+    architecture = random_architecture(config, config.encoder, tokenizer)
+    _check(architecture, tokenizer)
+    said = f"random {architecture.encoder.kind}"
+    return _Begun(Student(architecture, tokenizer), random_encoder(architecture, key), said)
+
+
+def random_architecture(config: StudentConfig, encoder: Encoder, tokenizer: Tokenizer) -> Architecture:
+    """What a student is that starts from random weights.
+
+    Args:
+      config: the `student:` section.
+      encoder: that of `config`.
+      tokenizer: that of `config`; the encoder's vocabulary is its own where none is stated, and texts are cut where it
+        cuts them.
+    """
     if "vocab_size" not in encoder.model_fields_set:
         encoder = encoder.model_copy(update={"vocab_size": tokenizer.vocab_size})
     lengths = [length for length in (config.max_length or tokenizer.model_max_length, encoder.max_positions) if length]
     pooling = chosen_pooling(config, encoder, None, tokenizer.special_ids)
-    architecture = Architecture(
+    return Architecture(
         encoder=encoder,
         pooling=pooling,
         include_prompt=sees_prompt(config, encoder, pooling, None),
@@ -162,8 +178,6 @@ def _random(config: StudentConfig, key: Array) -> _Begun:
         projections={},
         **_how(config),
     )
-    _check(architecture, tokenizer)
-    return _Begun(Student(architecture, tokenizer), random_encoder(architecture, key), f"random {encoder.kind}")
 
 
 def _chosen(config: StudentConfig, found: Pretrained, loaded: Params) -> tuple[EncoderConfig, Params, list[str]]:

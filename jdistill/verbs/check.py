@@ -8,6 +8,7 @@ from jdistill.evaluate import Fidelity
 from jdistill.plan.student import planned_student
 from jdistill.recipe import Recipe
 from jdistill.student import Student
+from jdistill.student.init import random_architecture
 from jdistill.student.tokenizer_folder import read_tokenizer
 from jdistill.train.hidden_cache import check_something_learns
 from jdistill.verbs.checks import check_student, check_surroundings
@@ -48,8 +49,11 @@ def check(recipe: Recipe) -> str:
 
 def _with_tokenizer(recipe: Recipe, student: Student) -> Student:
     """The student with its tokenizer where that lies on disk; a plan reads none for random weights."""
-    named = recipe.student.tokenizer
-    if named is None or not Path(named).is_dir():
+    config, architecture = recipe.student, student.config
+    if config.tokenizer is None or not Path(config.tokenizer).is_dir():
         return student
-    special_tokens = student.config.encoder.special_tokens
-    return Student(student.config, read_tokenizer(named, special_tokens=special_tokens))
+    tokenizer = read_tokenizer(config.tokenizer, special_tokens=architecture.encoder.special_tokens)
+    if config.init is None:
+        exact = random_architecture(config, architecture.encoder, tokenizer)
+        architecture = exact.model_copy(update={"projections": architecture.projections})
+    return Student(architecture, tokenizer)

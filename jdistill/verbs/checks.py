@@ -40,7 +40,7 @@ def check_student(recipe: Recipe, student: Student, evaluators: Evaluators, *, p
       UserError: naming the setting.
     """
     if student.tokenizer is not None:
-        _check_prompts(student)
+        _check_prompts(recipe, student)
     keep = recipe.train.keep_best
     names = metric_names(evaluators, student.width)
     if keep is not None and keep.metric not in names:
@@ -67,14 +67,19 @@ def check_labels(recipe: Recipe, store: Store) -> None:
             raise UserError(f"losses.{name}: {error}") from None
 
 
-def _check_prompts(student: Student) -> None:
+def _check_prompts(recipe: Recipe, student: Student) -> None:
+    given = recipe.student.prompts.model_dump()
     for side, prompt in student.prompts.model_dump().items():
         taken = len(student.tokenizer.encode([prompt], None)[0]) if prompt else 0
         if prompt and taken >= student.max_length:
+            which = (
+                "the prompt" if given[side] is not None else f"the prompt of {recipe.student.init}, {prompt[:80]!r},"
+            )
+            better = "Shorten the prompt" if given[side] is not None else "Give a shorter one, or '' for none"
             raise UserError(
-                f"student.prompts.{side}: the prompt takes {taken} tokens, special ones included, and a text is cut "
+                f"student.prompts.{side}: {which} takes {taken} tokens, special ones included, and a text is cut "
                 f"after {student.max_length} (student.max_length), so that every text would be the prompt alone. "
-                f"Shorten the prompt, or set max_length above {taken}."
+                f"{better}, or set max_length above {taken}."
             )
 
 

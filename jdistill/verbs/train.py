@@ -16,6 +16,7 @@ from jdistill.parallel import make_mesh, process_0_first
 from jdistill.recipe import Recipe
 from jdistill.store import HiddenTable, Store, TeacherVectors, TokenTable, check_teacher, check_width, token_table
 from jdistill.student import Corpus, Side, Student, load_architecture, make_student
+from jdistill.student.config import Prompts
 from jdistill.train import TrainResult
 from jdistill.train import train as train_student
 from jdistill.train.hidden_cache import check_something_learns, hidden_table
@@ -104,7 +105,7 @@ def make_run_student(
             recipe.student,
             teacher_widths=widths,
             key=jax.random.key(recipe.seed),
-            corpus=corpus_of(recipe, store),
+            corpus=partial(corpus_of, recipe, store),
             say=say,
         )
     check_projections(recipe, store, student)
@@ -129,11 +130,11 @@ def check_projections(recipe: Recipe, store: Store, student: Student) -> None:
     _check_side_by_side(recipe, student)
 
 
-def corpus_of(recipe: Recipe, store: Store) -> Corpus:
-    """The store's training texts, with the student's prompts."""
-    rows, prompts = store.rows("train"), recipe.student.prompts
-    sides = [] if rows.queries is None else [Side(rows.queries, prompts.query or "")]
-    return Corpus(store.texts.take, [*sides, Side(rows.documents, prompts.document or "")], seed=recipe.seed)
+def corpus_of(recipe: Recipe, store: Store, prompts: Prompts) -> Corpus:
+    """The store's training texts, with the student's prompts, be they the recipe's or those of `init`."""
+    rows = store.rows("train")
+    sides = [] if rows.queries is None else [Side(rows.queries, prompts.query)]
+    return Corpus(store.texts.take, [*sides, Side(rows.documents, prompts.document)], seed=recipe.seed)
 
 
 def _check_side_by_side(recipe: Recipe, student: Student) -> None:

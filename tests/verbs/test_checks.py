@@ -11,6 +11,7 @@ import pytest
 from jdistill import cli
 from jdistill.config import UserError
 from jdistill.verbs.checks import _check_writable
+from tests.tiny import tiny_bert_folder, write_tokenizer
 from tests.verbs.conftest import Job
 
 
@@ -103,6 +104,30 @@ def test_prompt_without_room_for_text(
     message = both_refuse(embedded, tmp_path, capsys, student=student)
     assert "student.prompts.query: the prompt takes 8 tokens" in message
     assert "max_length above 8" in message
+
+
+@pytest.mark.parametrize("name", ["query", "passage"])
+def test_inherited_prompt_without_room_for_text(
+    embedded: Job, name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    init = tiny_bert_folder(tmp_path / "init", prompts={name: "the cat the cat the cat "})
+    student = {**embedded.content["student"], "init": str(init), "max_length": 8}
+    message = both_refuse(embedded, tmp_path, capsys, student=student)
+    side = "query" if name == "query" else "document"
+    assert f"student.prompts.{side}: the prompt of {init}, 'the cat the cat the cat ', takes 8 tokens" in message
+    assert "'' for none" in message
+
+
+def test_prompt_without_room_in_the_length_of_the_tokenizer(
+    embedded: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A student at random cuts texts where its tokenizer's folder says."""
+    write_tokenizer(tmp_path, max_length=8)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    student = {"encoder": {"kind": "bert", **sizes}, "tokenizer": str(tmp_path)}
+    student["prompts"] = {"query": "the cat the cat the cat "}
+    message = both_refuse(embedded, tmp_path, capsys, student=student)
+    assert "the prompt takes 8 tokens, special ones included, and a text is cut after 8" in message
 
 
 def test_package_of_a_sink(

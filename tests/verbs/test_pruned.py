@@ -11,6 +11,7 @@ from jdistill.store import Store
 from jdistill.student import StudentConfig
 from jdistill.verbs import load_recipe
 from jdistill.verbs.train import corpus_of, make_run_student
+from tests.tiny import VOCABULARY, tiny_bert_folder
 
 CUTS = {"keep_layers": 2, "width": {"to": 24}, "intermediate": 40, "vocabulary": {"size": 95}}
 
@@ -48,9 +49,22 @@ def test_before_the_first_checkpoint_the_same_student_is_made_again(written, emb
     assert one.config == other.config
     assert one.tokenizer.fingerprint == other.tokenizer.fingerprint
     jax.tree.map(np.testing.assert_array_equal, first, second)
-    texts = [text for chunk in corpus_of(recipe, store).chunks() for text in chunk]
+    texts = [text for chunk in corpus_of(recipe, store, one.prompts).chunks() for text in chunk]
     assert len(texts) == len(set(texts)) == 96
     assert sum(text.startswith("the ") for text in texts) >= 48
+
+
+def test_a_vocabulary_counts_the_words_of_an_inherited_prompt(embedded, tmp_path):
+    """`zwei` stands in the prompt of `init` alone, so it is among the frequent tokens only if that is counted."""
+    vocabulary = (*VOCABULARY, "zwei")
+    init = tiny_bert_folder(tmp_path / "init", vocab=vocabulary, prompts={"passage": "zwei "})
+    written = embedded.write("inherited.yaml", run=str(tmp_path / "run"))
+    recipe = load_recipe(written)
+    for given, counted in (({}, True), ({"document": ""}, False)):
+        student = {"init": str(init), "vocabulary": {"size": 68}, "prompts": given}
+        changed = recipe.model_copy(update={"student": StudentConfig.model_validate(student)})
+        made, _ = make_run_student(changed, Store.open(recipe.store))
+        assert ("zwei" in made.tokenizer.ids) == counted
 
 
 @pytest.mark.parametrize(

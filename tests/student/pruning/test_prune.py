@@ -24,7 +24,7 @@ def bert(tmp_path_factory):
 
 def _make(folder, said=None, texts=TEXTS, **options):
     config = StudentConfig.model_validate({"init": str(folder), **options})
-    corpus = None if texts is None else Corpus.of(texts)
+    corpus = None if texts is None else lambda _: Corpus.of(texts)
     say = None if said is None else said.append
     return make_student(config, teacher_widths={"big": 48}, key=jax.random.key(0), corpus=corpus, say=say)
 
