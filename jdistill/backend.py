@@ -8,7 +8,7 @@ that it does not know, so every name here is tried by a test. What the user has 
 import hashlib
 import importlib.util
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -155,11 +155,16 @@ def keep_programs(environ: MutableMapping[str, str], platform: Platform) -> None
     environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     if "JAX_COMPILATION_CACHE_DIR" in environ:
         return
-    home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".cache")
-    folder = Path(home) / "jdistill" / (platform if platform != "cpu" else f"cpu-{_abilities()}")
+    folder = cache_home(environ) / (platform if platform != "cpu" else f"cpu-{_abilities()}")
     environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     if environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(CACHE_BYTES)) != UNLIMITED:
         drop_incomplete(folder)
+
+
+def cache_home(environ: Mapping[str, str]) -> Path:
+    """Where things are kept that need not be computed again: a folder in the user's cache folder."""
+    home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".cache")
+    return Path(home) / "jdistill"
 
 
 def drop_incomplete(folder: Path) -> None:

@@ -121,6 +121,15 @@ def compiled_quickly(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tokens_asked_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What transformers answers about a tokenizer is kept for all test processes of a session, and not for the user."""
+    base = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def compiled_as_users_do(request: pytest.FixtureRequest) -> Iterator[None]:
     """For tests marked `optimized`: what they check lies within rounding, or is the compiler's own work."""

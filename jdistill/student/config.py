@@ -83,6 +83,9 @@ class StudentConfig(Config):
     """The architecture. May be left out with `init`; `kind: static` makes its word embeddings the student's table."""
     tokenizer: PathText | None = None
     """Folder or Hugging Face id of the tokenizer; left out: that of `init`."""
+    check_tokenizer: bool = True
+    """Whether a few dozen awkward texts must have the tokens that transformers makes of the tokenizer's folder before
+    anything is trained. Nothing is compared where transformers is not installed."""
     pooling: list[Pooling] | Pooling | None = None
     """How token vectors become one; several are concatenated. Left out: as in `init`, else mean. One that `init` has
     with the same options keeps its parameters; others start as their documentation says."""

@@ -87,6 +87,19 @@ def locate(name: str, *, revision: str | None = None, tokenizer_only: bool = Fal
         ) from error
 
 
+def at_hand(name: str, *, revision: str | None = None) -> Path | None:
+    """The folder itself, or that of a hub id where an earlier download left it; None without. Nothing is downloaded."""
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
 def read_folder(folder: str | Path) -> Pretrained:
     """Everything a student can take over from a folder.
 
@@ -164,20 +177,12 @@ def _transformer(folder: Path) -> dict[str, Any]:
             f"Supported: {', '.join(MODEL_TYPES)}."
         )
     encoder = MODEL_TYPES[kind].from_hf(hf, where=str(folder / "config.json"))
-    settings = next(filter(None, map(read_json, sorted(folder.glob("sentence_*_config.json")))), {})
-    sections = [settings.get(name) or {} for name in ("tokenizer_args", "processor_kwargs")]
-    if not all(isinstance(section, dict) for section in sections):
-        raise UserError(f"{folder}: tokenizer_args of its sentence_*_config.json are {sections}; expected an object.")
-    options = {**sections[0], **sections[1]}
+    settings = _sentence_settings(folder)
+    options, lowercase = tokenizer_options(folder)
     limit = options.get("model_max_length") or _positive(
         settings, "max_seq_length", folder / "sentence_bert_config.json"
     )
-    tokenizer = read_tokenizer(
-        folder,
-        special_tokens=encoder.special_tokens,
-        options=options,
-        lowercase=bool(settings.get("do_lower_case")),
-    )
+    tokenizer = read_tokenizer(folder, special_tokens=encoder.special_tokens, options=options, lowercase=lowercase)
     # As in sentence-transformers: max_seq_length is used as it is, the tokenizer's own limit at most config.json's.
     lengths = (limit, encoder.stored_positions) if limit else (tokenizer.model_max_length, encoder.max_positions)
     return {
@@ -186,6 +191,23 @@ def _transformer(folder: Path) -> dict[str, Any]:
         "tokenizer": tokenizer,
         "max_length": min((length for length in lengths if length is not None), default=None),
     }
+
+
+def tokenizer_options(folder: Path) -> tuple[dict[str, Any], bool]:
+    """What sentence-transformers' settings of a Transformer say of its tokenizer: options, and whether to lower-case.
+
+    Raises:
+      UserError: if they cannot be read.
+    """
+    settings = _sentence_settings(folder)
+    sections = [settings.get(name) or {} for name in ("tokenizer_args", "processor_kwargs")]
+    if not all(isinstance(section, dict) for section in sections):
+        raise UserError(f"{folder}: tokenizer_args of its sentence_*_config.json are {sections}; expected an object.")
+    return {**sections[0], **sections[1]}, bool(settings.get("do_lower_case"))
+
+
+def _sentence_settings(folder: Path) -> dict[str, Any]:
+    return next(filter(None, map(read_json, sorted(folder.glob("sentence_*_config.json")))), {})
 
 
 def _static(folder: Path) -> dict[str, Any]:

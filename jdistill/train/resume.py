@@ -13,7 +13,7 @@ EVALUATION = ("evaluate", "fidelity")
 
 FREE = ("name", "run", "store", "export", "loader.prefetch", "train.log_every", "train.save_every")
 FREE += ("train.keep_checkpoints", "train.sinks", "train.microbatches", "train.fsdp", "student.attention")
-FREE += EVALUATION
+FREE += ("student.check_tokenizer", *EVALUATION)
 """Settings that may change between two halves of a run: no update depends on them, but for rounding."""
 
 PATHS = re.compile(r"data\.[^.]+\.(path|dataset)|teachers\.[^.]+\.model|student\.(init|tokenizer)|evaluate\..*path")

@@ -13,6 +13,7 @@ from jdistill.student.tokenizer_folder import read_tokenizer
 from jdistill.train.hidden_cache import check_something_learns
 from jdistill.verbs.checks import check_student, check_surroundings
 from jdistill.verbs.evaluate import make_evaluators
+from jdistill.verbs.tokens import check_tokenizer
 from jdistill.verbs.train import check_projections, open_store, teacher_widths
 
 
@@ -28,6 +29,7 @@ def check(recipe: Recipe) -> str:
     store = open_store(recipe) if Path(recipe.store, "manifest.json").is_file() else None
     evaluators = make_evaluators(recipe, store)
     check_surroundings(recipe, evaluators)
+    compared = check_tokenizer(recipe, download=False)
     planned = planned_student(recipe.student, {} if store is None else teacher_widths(recipe, store))
     student = _with_tokenizer(recipe, planned.student)
     check_something_learns(recipe.train, student, planned.params, recipe.terms())
@@ -41,6 +43,7 @@ def check(recipe: Recipe) -> str:
     lines = [
         unmade if store is None else "store: complete, and of these teachers",
         f"student: {student.config.encoder.kind}, vectors of width {student.width}",
+        *([] if compared is None else [f"tokenizer: {compared.line}"]),
         f"evaluations: {', '.join(evaluators) or 'none'}",
         f"losses: {', '.join(recipe.losses)}",
     ]

@@ -22,6 +22,7 @@ from jdistill.train import train as train_student
 from jdistill.train.hidden_cache import check_something_learns, hidden_table
 from jdistill.verbs.checks import check_labels, check_student, check_surroundings
 from jdistill.verbs.evaluate import evaluate_params, make_evaluators
+from jdistill.verbs.tokens import check_tokenizer
 
 LANES = 128
 """Places of a row that a TPU computes on side by side."""
@@ -32,13 +33,15 @@ def train(recipe: Recipe) -> TrainResult:
 
     Raises:
       UserError: if store and recipe do not fit each other, or the run folder was begun with another recipe; and
-        whatever `check_surroundings` and `check_student` find, before anything long is begun.
+        whatever `check_surroundings`, `check_tokenizer` and `check_student` find, before anything long is begun.
     """
     check_compiler()
     store, made = open_store(recipe), list[str]()
     evaluators = make_evaluators(recipe, store)
     check_surroundings(recipe, evaluators)
     check_labels(recipe, store)
+    compared = check_tokenizer(recipe, download=True)
+    made += [compared.line] if compared is not None and not compared.equal else []
     student, params = make_run_student(recipe, store, say=made.append)
     check_student(recipe, student, evaluators)
     mesh = make_mesh(fsdp=recipe.train.fsdp)

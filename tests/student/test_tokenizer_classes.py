@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from jdistill.student.tokenizer_folder import read_tokenizer
+from jdistill.student.tokenizer_texts import AWKWARD
 from tests.student.encoders import vocabularies as made
-from tests.student.tokenizer_texts import AWKWARD
 
 pytestmark = pytest.mark.parity
 
