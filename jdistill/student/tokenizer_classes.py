@@ -41,7 +41,7 @@ _WORDS = (
 class _Class(NamedTuple):
     model: str
     """Kind of model in tokenizer.json."""
-    tokens: Mapping[str, str]
+    tokens: Mapping[str, Any]
     """Special tokens where the settings name none."""
     build: Callable[[Definition, Mapping[str, Any]], Definition]
     """Sections of tokenizer.json that it builds, from what was there and the settings, defaults among them."""
@@ -66,7 +66,7 @@ def class_of(settings: Mapping[str, Any], hf: Mapping[str, Any]) -> str | None:
     if named is not None and kind in REGISTERED and registered is None:
         return None
     found = named or registered
-    return found if found in CLASSES or found == "CamembertTokenizer" else None
+    return found if found in CLASSES else None
 
 
 def as_transformers(
@@ -272,6 +272,12 @@ def _xlm_roberta(definition: Definition, named: Mapping[str, Any]) -> Definition
     }
 
 
+def _camembert(definition: Definition, named: Mapping[str, Any]) -> Definition:
+    built = _xlm_roberta(definition, named)
+    unknown = _ids(definition["model"]["vocab"]).get(named["unk_token"], 0)
+    return {**built, "model": {**built["model"], "unk_id": unknown}}
+
+
 _BERT_TOKENS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
 _ROBERTA_TOKENS = {
     "bos_token": "<s>",
@@ -281,6 +287,10 @@ _ROBERTA_TOKENS = {
     "unk_token": "<unk>",
     "pad_token": "<pad>",
     "mask_token": "<mask>",
+}
+_CAMEMBERT_TOKENS = {
+    **_ROBERTA_TOKENS,
+    "additional_special_tokens": ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"],
 }
 _MPNET_TOKENS = {**_ROBERTA_TOKENS, "unk_token": "[UNK]"}
 _QWEN_TOKENS: Mapping[str, str] = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
@@ -292,6 +302,7 @@ CLASSES: Mapping[str, _Class] = {
     "MPNetTokenizer": _Class("WordPiece", _MPNET_TOKENS, _word_pieces, _roberta_template),
     "RobertaTokenizer": _Class("BPE", _ROBERTA_TOKENS, _roberta, _roberta_template),
     "XLMRobertaTokenizer": _Class("Unigram", _ROBERTA_TOKENS, _xlm_roberta, _xlm_template),
+    "CamembertTokenizer": _Class("Unigram", _CAMEMBERT_TOKENS, _camembert, _xlm_template),
     "Qwen2Tokenizer": _Class("BPE", _QWEN_TOKENS, _qwen),
     "GemmaTokenizer": _Class("BPE", _GEMMA_TOKENS, _gemma),
 }

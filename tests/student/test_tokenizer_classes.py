@@ -21,6 +21,7 @@ KINDS: dict[str, Callable[[], made.Vocabulary]] = {
     "mpnet": made.wordpiece(made.MPNET),
     "roberta": made.byte_pairs(made.FAIRSEQ),
     "xlm-roberta": made.unigram(made.FAIRSEQ),
+    "camembert": made.unigram(made.FAIRSEQ),
     "qwen3": made.byte_pairs(made.FAIRSEQ, begins=False),
     "gemma3_text": made.byte_pairs(made.FAIRSEQ),
     "modernbert": made.byte_pairs(made.BERT),
@@ -46,6 +47,13 @@ OPTIONS: dict[str, tuple[str, Change, Change]] = {
     "next line": ("xlm-roberta", {"tokenizer_class": "XLMRobertaTokenizer"}, {"pre_tokenizer": _METASPACE}),
     "next line, generic": ("xlm-roberta", {}, {"pre_tokenizer": _METASPACE}),
     "no prefix": ("xlm-roberta", {"tokenizer_class": "XLMRobertaTokenizer", "add_prefix_space": False}, {}),
+    "camembert": ("camembert", {"tokenizer_class": "CamembertTokenizer"}, {"pre_tokenizer": _METASPACE}),
+    "camembert, class of the model": ("camembert", {"tokenizer_class": None, "add_prefix_space": False}, {}),
+    "camembert, other special words": (
+        "camembert",
+        {"tokenizer_class": "CamembertTokenizerFast", "additional_special_tokens": ["cat"], "unk_token": "the"},
+        {},
+    ),
     "qwen": ("qwen3", {"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False}, {"normalizer": None}),
     "gemma": ("gemma3_text", {"tokenizer_class": "GemmaTokenizer", "add_eos_token": False}, {}),
     "modernbert": ("modernbert", {"tokenizer_class": "BertTokenizer", "do_lower_case": True}, {}),
@@ -69,8 +77,9 @@ def _compare(folder: Path) -> None:
     theirs, ours = AutoTokenizer.from_pretrained(folder), read_tokenizer(folder)
     for length in (None, 7):
         cut = {"truncation": True, "max_length": length} if length else {}
-        expected = {text: theirs(text, **cut)["input_ids"] for text in AWKWARD}
-        assert dict(zip(AWKWARD, ours.encode(list(AWKWARD), length), strict=True)) == expected
+        texts = [*AWKWARD, "a <s>NOTUSED<unk>NOTUSED cat"]
+        expected = {text: theirs(text, **cut)["input_ids"] for text in texts}
+        assert dict(zip(texts, ours.encode(texts, length), strict=True)) == expected
 
 
 @pytest.mark.parametrize("case", OPTIONS)
