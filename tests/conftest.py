@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-TEACHERS = ("torch", "transformers", "sentence_transformers", "all_minilm_l6_v2", "datasets")
+TEACHERS = ("torch", "transformers", "sentence_transformers", "all_minilm_l6_v2", "datasets", "sentencepiece")
 """Packages of the `teacher` extra, which a machine that only trains does not have."""
 
 

@@ -1,6 +1,7 @@
 """A folder with pickled weights, or a tokenizer that transformers alone reads, saved again as students read it."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import uuid
@@ -119,6 +120,7 @@ def _write_tokenizer(source: Path, fresh: Path) -> None:
                 f"{place}: has no tokenizer.json, and transformers, which writes one, is not installed: {error}. "
                 "Install it: pip install 'jdistill[teacher]'."
             ) from error
+        _refuse_without_sentencepiece(place)
         target = fresh / place.relative_to(source)
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
@@ -131,3 +133,14 @@ def _write_tokenizer(source: Path, fresh: Path) -> None:
             ) from error
         if not read_json(target / "tokenizer.json"):
             raise UserError(f"{place}: its tokenizer is one of Python code alone. Give a model with a fast tokenizer.")
+
+
+def _refuse_without_sentencepiece(place: Path) -> None:
+    """Without the package, transformers would ask for another, which does not help."""
+    models = sorted(file.name for file in place.glob("*.model"))
+    alone = models and not any(place.glob("vocab.*"))
+    if alone and importlib.util.find_spec("sentencepiece") is None:
+        raise UserError(
+            f"{place}: its tokenizer is a model of sentencepiece ({models[0]}), which is not installed. Install it: "
+            "pip install 'jdistill[teacher]'."
+        )

@@ -8,9 +8,11 @@ import pytest
 import jdistill
 from jdistill import cli
 from jdistill.config import UserError
+from jdistill.student.tokenizer_folder import read_tokenizer
+from jdistill.student.tokenizer_texts import AWKWARD
 from jdistill.teacher.convert import convert
 from tests.folders.test_code import add_module, change
-from tests.tiny import SENTENCES, tiny_bert_folder
+from tests.tiny import SENTENCES, WORDS, tiny_bert_folder
 
 
 def pickled(folder, parts=1):
@@ -92,4 +94,66 @@ def test_a_folder_without_any_tokenizer_is_told(folder, tmp_path):
     for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
         (folder / name).unlink()
     with pytest.raises(UserError, match=r"has no tokenizer\.json and no other vocabulary"):
+        convert(str(folder), tmp_path / "new")
+
+
+@pytest.fixture(params=["xlm-roberta", "camembert"])
+def sentencepiece_folder(request, tmp_path):
+    """A model whose tokenizer is sentencepiece.bpe.model alone."""
+    import sentencepiece
+    from transformers import CamembertConfig, CamembertModel, XLMRobertaConfig, XLMRobertaModel
+
+    folder = tmp_path / "m"
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes |= {"vocab_size": 200, "max_position_embeddings": 66, "pad_token_id": 1, "type_vocab_size": 1}
+    kinds = {"xlm-roberta": (XLMRobertaConfig, XLMRobertaModel), "camembert": (CamembertConfig, CamembertModel)}
+    config, model = kinds[request.param]
+    model(config(**sizes)).save_pretrained(folder)
+    with (folder / "sentencepiece.bpe.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([*SENTENCES[:3], *WORDS, "naïve café", "\uff21\uff22 ½", "Köln"] * 3),
+            model_writer=file,
+            vocab_size=150,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+    return folder
+
+
+@pytest.mark.parity
+def test_a_sentencepiece_model_becomes_a_tokenizer_file(sentencepiece_folder, tmp_path):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(sentencepiece_folder)
+    convert(str(sentencepiece_folder), tmp_path / "new")
+    ours = read_tokenizer(tmp_path / "new")
+    for length in (None, 7):
+        cut = {"truncation": True, "max_length": length} if length else {}
+        expected = {text: theirs(text, **cut)["input_ids"] for text in AWKWARD}
+        assert dict(zip(AWKWARD, ours.encode(list(AWKWARD), length), strict=True)) == expected
+    jdistill.load(tmp_path / "new").encode(list(SENTENCES))
+
+
+@pytest.mark.parity
+def test_its_pieces_are_those_of_sentencepiece_itself(sentencepiece_folder, tmp_path):
+    import sentencepiece
+
+    known = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_folder / "sentencepiece.bpe.model"))
+    convert(str(sentencepiece_folder), tmp_path / "new")
+    tokenizer = read_tokenizer(tmp_path / "new")
+    pieces = {number: piece for piece, number in tokenizer.ids.items()}
+    for text in ("the cat sits", "The CAT  reads,", "naïve café \uff21\uff22 ½", " Köln\t", "unknown: 猫 Ω"):
+        ids = tokenizer.encode([text], None)[0]
+        expected = [known.id_to_piece(number) for number in known.encode(text)]
+        assert [pieces[number] for number in ids] == ["<s>", *expected, "</s>"]
+
+
+def test_without_the_package_sentencepiece_it_is_named(folder, tmp_path, monkeypatch):
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).unlink()
+    (folder / "spiece.model").write_bytes(b"some")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"sentencepiece \(spiece\.model\), which is not installed.*jdistill\[teacher\]"
+    ):
         convert(str(folder), tmp_path / "new")
