@@ -49,12 +49,12 @@ def check_tokenizer(recipe: Recipe, *, download: bool) -> Compared | None:
         return None
     try:
         found = _question(recipe.student, download=download)
+        theirs = None if found is None else ask(found[0])
     except UserError:
         return None
-    if found is None:
+    if found is None or theirs is None:
         return None
     question, tokenizer = found
-    theirs = ask(question)
     if theirs.failure:
         line = f"tokens not compared with transformers {version}, which cannot load the tokenizer: {theirs.failure}"
         return Compared(line, equal=False)

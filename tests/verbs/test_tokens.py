@@ -134,3 +134,20 @@ def test_a_difference_in_cut_texts_alone(tmp_path: Path) -> None:
 def test_what_to_do_follows_from_the_release() -> None:
     assert "Install transformers 5" in tokens._advice("4.57.1")
     assert "Let transformers write the tokenizer anew" in tokens._advice("5.23.0")
+
+
+def test_a_model_of_the_hub_is_compared_where_it_was_downloaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit = "0123456789" * 4
+    place = tmp_path / "models--own--model"
+    snapshot = tiny_bert_folder(place / "snapshots" / commit, layers=1)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    asked: list[Question] = []
+    monkeypatch.setattr(tokens, "ask", lambda question: asked.append(question) or Answer("", (), "no"))
+    for download in (False, True):
+        assert check_tokenizer(recipe_of(init="own/model"), download=download) is not None
+    assert [Path(question.folder) for question in asked] == [snapshot, snapshot]
+    assert check_tokenizer(recipe_of(init="own/model", revision="other"), download=False) is None
