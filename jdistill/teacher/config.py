@@ -27,7 +27,7 @@ class TeacherConfig(Config):
     max_length: PositiveInt | None = None
     """Most tokens of a text, prompt and special tokens included; null: as the model."""
     batch_size: PositiveInt = 64
-    """Texts per forward pass; changes speed and memory only."""
+    """Texts per forward pass, fewer of those longer than 512 tokens; changes speed and memory only."""
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     """Type of the model's weights and computation."""
     normalize: bool | None = None

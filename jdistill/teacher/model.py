@@ -5,7 +5,7 @@ torch and sentence-transformers are imported when a teacher is made, not when th
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,9 @@ from jdistill.store import Prompted
 from jdistill.teacher.config import TeacherConfig
 from jdistill.teacher.describe import find_folder, hashes, is_commit, is_local
 from jdistill.teacher.loading import load
+
+FULL_BATCH = 512
+"""A batch has as many tokens as `batch_size` texts of this length, at most; of longer texts it holds fewer."""
 
 
 class Teacher:
@@ -73,14 +76,27 @@ class Teacher:
         for i, (side, prompt, _) in enumerate(texts):
             groups.setdefault((side, prompt), []).append(i)
         for (side, prompt), members in groups.items():
-            members.sort(key=lambda i: -len(texts[i].text))  # batches of like length waste little on padding
-            for first in range(0, len(members), self.config.batch_size):
-                batch = members[first : first + self.config.batch_size]
+            for batch in self._batches(members, texts):
                 vectors[batch] = self._finished(
                     self._forward([texts[i].text for i in batch], side, prompt), batch, texts
                 )
                 advance(len(batch))
         return vectors
+
+    def _batches(self, members: list[int], texts: Sequence[Prompted]) -> Iterator[list[int]]:
+        """The members in batches of like length, which waste little on padding; long texts in smaller batches."""
+        left = sorted(members, key=lambda i: -len(texts[i].text))
+        while left:
+            tokens = self._tokens(texts[left[0]])
+            size = max(min(self.config.batch_size, self.config.batch_size * FULL_BATCH // tokens), 1)
+            yield left[:size]
+            left = left[size:]
+
+    def _tokens(self, text: Prompted) -> int:
+        """About how many tokens the model makes of a text: one of three bytes is typical of most writing."""
+        length = max(len((text.prompt + text.text).encode("utf-8", "surrogatepass")) // 3, 1)
+        most = self.description["max_length"]
+        return length if most is None else min(length, most)
 
     def _probed_width(self) -> int:
         try:

@@ -60,6 +60,22 @@ def test_order_and_batches_change_nothing(config):
     assert sum(counted) == len(mixed)
 
 
+def test_long_texts_share_a_batch_with_fewer_others(config, tmp_path):
+    """64 texts padded to the 5,000 tokens of one of them would take gigabytes."""
+    long = tiny_bert_folder(tmp_path / "long", layers=1, max_length=8192)
+    teacher = Teacher(config(model=str(long), batch_size=64, prompts={"query": "", "document": ""}))
+    texts = ["dog bread " * 2500, *["sea"] * 63]
+    counted = []
+    vectors = teacher.encode_prompted([Prompted("document", "", text) for text in texts], advance=counted.append)
+    assert counted[0] <= 64 * 512 / 5000 + 1
+    assert counted[1:] == [64 - counted[0]]
+    np.testing.assert_allclose(vectors[0], teacher.encode(texts[:1])[0], atol=2e-6)
+    counted.clear()
+    capped = Teacher(config(max_length=32, batch_size=64))
+    capped.encode_prompted([Prompted("document", "", text) for text in texts], advance=counted.append)
+    assert counted == [64]
+
+
 def test_normalisation_and_truncation(config):
     own = Teacher(config())
     assert own.description["normalize"] is True
