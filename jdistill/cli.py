@@ -188,7 +188,13 @@ def _parser() -> argparse.ArgumentParser:
     add_recipe(train)
     add_processes(train)
     evaluate = verb("evaluate", _evaluate, "measure runs and models side by side")
-    evaluate.add_argument("models", nargs="+", metavar="RUN|MODEL", help="run folder, model folder or hub id")
+    evaluate.add_argument(
+        "models",
+        nargs="+",
+        metavar="RUN|MODEL",
+        help="run folder, model folder or hub id; a teacher of the recipe, by its name or its model, is asked as the "
+        "recipe says: with its prompts, max_length, layer and width",
+    )
     evaluate.add_argument("--config", help="YAML file whose 'evaluate' section to use instead of the first run's")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_processes(evaluate)

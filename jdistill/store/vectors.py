@@ -14,6 +14,8 @@ round(x / scale) with one float32 scale per row beside it (00000.scales.npy): a 
 value, rounded up to 16 significant bits, so that int8 -> float32 -> int8 gives the same bits again.
 """
 
+import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -104,6 +106,32 @@ class TeacherVectors:
                 f"asked for). The rows use it on the other side only; check which side is asked for."
             )
         return to_float32(self._gather(rows), self.dtype).reshape(*ids.shape, self.width)
+
+    def of(self, texts: Sequence[str], side: SideName) -> Float[np.ndarray, "n d"] | None:
+        """The vectors of any texts, float32, found by the hashes of texts and prompt; None if one of them has none.
+
+        For texts that come from elsewhere than the store's rows; for those, `take` is faster.
+
+        Args:
+          texts: without prompts.
+          side: whose prompt stood in front of the text.
+        """
+        description = self.manifest["description"]
+        prompt = description["prompts"][side]
+        wanted = [hashlib.sha256((prompt + text).encode()).digest()[:16] for text in texts]
+        rows = self._rows_of(set(wanted), side if description.get("routes") == "per side" else None)
+        if not rows.keys() >= set(wanted):
+            return None
+        return to_float32(self._gather(np.array([rows[key] for key in wanted], np.int64)), self.dtype)
+
+    def _rows_of(self, wanted: set[bytes], side: SideName | None) -> dict[bytes, int]:
+        """Key -> row, of the keys that are wanted and are there on that side; None: on either."""
+        keys, queries = open_array(self.folder / "keys.npy"), self.manifest["query_rows"]
+        first, last = {"query": (0, queries), "document": (queries, len(keys)), None: (0, len(keys))}[side]
+        heads = np.frombuffer(b"".join(key[:8] for key in wanted), np.uint64)
+        near = first + np.flatnonzero(np.isin(keys[first:last, :8].copy().view(np.uint64)[:, 0], heads))
+        found = {keys[row].tobytes(): int(row) for row in near}
+        return {key: row for key, row in found.items() if key in wanted}
 
     def shard(self, shard: int) -> Float[np.ndarray, "s d"]:
         """All vectors of one shard, float32."""

@@ -27,6 +27,7 @@ from jdistill.recipe import Recipe
 from jdistill.store import Store
 from jdistill.student import Student
 from jdistill.verbs.show import load_recipe, run_recipe
+from jdistill.verbs.teachers import evaluate_teacher, find_teacher
 
 Evaluators = dict[str, EvaluatorConfig | Fidelity]
 
@@ -35,20 +36,28 @@ def evaluate(models: Sequence[str], *, config: str | None = None, as_json: bool 
     """Every model's metrics, as a table or as JSON.
 
     Args:
-      models: run folders, model folders or hub ids.
+      models: run folders, model folders, hub ids, or names of the recipe's teachers. A teacher of the recipe, by its
+        name or its `model`, is measured as the recipe asks it; every other model as it comes.
       config: YAML file whose evaluators are used; by default those of the first run folder among `models`.
       as_json: JSON instead of a table.
 
     Raises:
-      UserError: if there is nothing to evaluate with, a model cannot be read, or the compiler computes wrong sums.
+      UserError: if there is nothing to evaluate with, a model cannot be read, a teacher can be measured neither by its
+        model nor by its stored vectors, or the compiler computes wrong sums.
     """
     check_compiler()
     recipe = _recipe(models, config)
-    made = Path(recipe.store, "manifest.json").is_file()
-    evaluators = make_evaluators(recipe, Store.open(recipe.store) if made else None)
+    teachers = {model: find_teacher(recipe, model) for model in models}
+    store = Store.open(recipe.store) if Path(recipe.store, "manifest.json").is_file() else None
+    evaluators = make_evaluators(recipe, store)
     if not evaluators:
         raise UserError("evaluate: the recipe has no 'evaluate' section. Add one, or give a recipe with --config.")
-    results = {name: evaluate_model(evaluators, load(name)) for name in models}
+    results = {
+        model: evaluate_model(evaluators, load(model))
+        if teacher is None
+        else evaluate_teacher(evaluators, recipe, store, teacher)
+        for model, teacher in teachers.items()
+    }
     if as_json:
         return format_json(results).rstrip()
     return f"{format_table(results)}\nmain metrics: {', '.join(primary_metrics(evaluators))}"

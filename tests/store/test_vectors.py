@@ -87,3 +87,24 @@ def test_a_shard_of_the_wrong_size_is_refused(make_store):
     np.save(writer.folder / "shards" / "00000.npy", np.zeros((3, 6), np.float32))
     with pytest.raises(UserError, match=r"00000.npy: is float32 \[3, 6\], expected float32 \[4, 6\]"):
         store.teacher("fake").take(store.rows("train").queries, "query")
+
+
+@pytest.mark.parametrize("routes", ["shared", "per side"])
+def test_texts_from_elsewhere_are_found_by_their_words(make_store, routes):
+    store = make_store([Row("a", "b"), Row("b", "c"), Row("d", "a")])
+    embed(store, routes=routes, shard_rows=2)
+    vectors = store.teacher("fake")
+    np.testing.assert_array_equal(vectors.of(["c", "a", "c"], "document"), fake_vectors(["c", "a", "c"], 6))
+    np.testing.assert_array_equal(vectors.of(["b", "a"], "query"), fake_vectors(["query: b", "query: a"], 6))
+    assert vectors.of(["c"], "query") is None  # with that prompt nobody has embedded it
+    assert vectors.of(["c", "x"], "document") is None
+    assert vectors.of([], "query").shape == (0, 6)
+
+
+def test_texts_are_looked_for_on_their_side_only_where_the_model_tells_sides_apart(make_store):
+    store = make_store([Row("a", "b")])
+    embed(store, "shared", prompts={"query": "", "document": ""})
+    embed(store, "apart", prompts={"query": "", "document": ""}, routes="per side")
+    assert store.teacher("shared").of(["b"], "query") is not None
+    assert store.teacher("apart").of(["b"], "query") is None
+    assert store.teacher("apart").of(["a"], "document") is None
