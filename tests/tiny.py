@@ -119,9 +119,17 @@ def tiny_static_folder(
 
 
 def write_tokenizer(
-    folder: str | Path, vocab: Sequence[str] = VOCABULARY, *, max_length: int = 64, padding_side: str = "right"
+    folder: str | Path,
+    vocab: Sequence[str] = VOCABULARY,
+    *,
+    max_length: int = 64,
+    padding_side: str = "right",
+    further: Sequence[str] = (),
 ) -> None:
-    """tokenizer.json, tokenizer_config.json, special_tokens_map.json and vocab.txt of a lower-casing WordPiece."""
+    """tokenizer.json, tokenizer_config.json, special_tokens_map.json and vocab.txt of a lower-casing WordPiece.
+
+    `further` are special tokens besides the usual ones, with the ids behind the vocabulary.
+    """
     from tokenizers import Tokenizer
     from tokenizers.decoders import WordPiece as WordPieceDecoder
     from tokenizers.models import WordPiece
@@ -132,7 +140,7 @@ def write_tokenizer(
     folder = Path(folder)
     ids = {token: i for i, token in enumerate(vocab)}
     tokenizer = Tokenizer(WordPiece(ids, unk_token="[UNK]"))
-    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.add_special_tokens([*SPECIAL, *further])
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.decoder = WordPieceDecoder()

@@ -5,6 +5,7 @@ Padding and truncation that the file may carry are switched off; lengths are the
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -216,7 +217,7 @@ class Tokenizer:
         max_length: int | None = None,
         padding_side: Literal["left", "right"] | None = None,
     ) -> None:
-        """Write tokenizer.json and its companions; `from_folder` reads them back, and so does transformers.
+        """Write tokenizer.json and its companions; `from_folder` and transformers from 4.46 on read them.
 
         With `max_length`, tokenizer_config.json names it as `model_max_length`, and a tokenizer without special tokens
         also has it as truncation in tokenizer.json, which is where StaticEmbedding obeys it. `padding_side` is written
@@ -229,7 +230,11 @@ class Tokenizer:
         self._truncate(None)
         for name, text in self._companions.items():
             (folder / name).write_text(text, encoding="utf-8")
-        config = self._config or {"tokenizer_class": "PreTrainedTokenizerFast"}
+        named = self.special_tokens_map
+        if named != _portable(named):
+            text = json.dumps(_portable(named), indent=2, ensure_ascii=False) + "\n"
+            (folder / "special_tokens_map.json").write_text(text, encoding="utf-8")
+        config = _portable(self._config) or {"tokenizer_class": _GENERIC}
         if max_length is not None:
             config = {**config, "model_max_length": max_length}
         if padding_side is not None:
@@ -252,6 +257,37 @@ class Tokenizer:
                 raise ValueError(f"max_length {max_length} leaves no room beside {reserved} special tokens")
             self._tokenizer.enable_truncation(max_length, direction=self._truncation_side)
         self._truncated_to = max_length
+
+
+_GENERIC = "PreTrainedTokenizerFast"
+"""The class that takes tokenizer.json as it is; transformers 5 calls it TokenizersBackend, and knows both names."""
+
+
+def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """tokenizer_config.json or special_tokens_map.json in a form that transformers reads from 4.46 on.
+
+    transformers 5 lists further special tokens as `extra_special_tokens`; 4 expects names and tokens there, and fails.
+    Both read a list of strings under `additional_special_tokens`, and names and tokens under the other.
+    """
+    extra = settings.get("extra_special_tokens")
+    lists = [value for value in (settings.get("additional_special_tokens"), extra) if isinstance(value, list)]
+    listed = [_content(token) for tokens in lists for token in tokens]
+    portable = {key: value for key, value in settings.items() if key not in _FURTHER}
+    if listed:
+        portable["additional_special_tokens"] = list(dict.fromkeys(listed))
+    if isinstance(extra, Mapping) and extra:
+        portable["extra_special_tokens"] = {name: _content(token) for name, token in extra.items()}
+    if portable.get("tokenizer_class") == "TokenizersBackend":
+        portable["tokenizer_class"] = _GENERIC
+    return portable
+
+
+_FURTHER = ("additional_special_tokens", "extra_special_tokens")
+
+
+def _content(token: Any) -> str:
+    """A token, which some releases write as an object with options; those that count stand in tokenizer.json."""
+    return str(token["content"]) if isinstance(token, Mapping) else str(token)
 
 
 def truncation_in(folder: str | Path) -> int | None:

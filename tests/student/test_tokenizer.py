@@ -6,6 +6,7 @@ import pytest
 
 from jdistill.config import UserError
 from jdistill.student.tokenizer import Tokenizer
+from jdistill.student.tokenizer_folder import read_tokenizer
 from tests.tiny import SENTENCES, tiny_bert_folder, write_tokenizer
 
 ODD = [
@@ -97,3 +98,66 @@ def test_missing_or_broken_files_are_told(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="not a tokenizer"):
         Tokenizer.from_folder(tmp_path)
+
+
+def change(file, changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+_TOKEN = {"content": "<new>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+
+FURTHER = {
+    "a list, as transformers 5 writes it": ({"extra_special_tokens": ["<new>"]}, ["<new>"], None),
+    "objects": ({"extra_special_tokens": [{"__type": "AddedToken", **_TOKEN, "special": True}]}, ["<new>"], None),
+    "objects without type": ({"additional_special_tokens": [_TOKEN]}, ["<new>"], None),
+    "names": ({"extra_special_tokens": {"new_token": "<new>"}}, None, {"new_token": "<new>"}),
+    "both lists": (
+        {"additional_special_tokens": ["<new>"], "extra_special_tokens": ["cat", "<new>"]},
+        ["<new>", "cat"],
+        None,
+    ),
+    "a list and names": (
+        {"additional_special_tokens": ["cat"], "extra_special_tokens": {"new_token": "<new>"}},
+        ["cat"],
+        {"new_token": "<new>"},
+    ),
+    "none": ({"additional_special_tokens": None, "extra_special_tokens": []}, None, None),
+    "as transformers 4 wrote it": ({"additional_special_tokens": ["<new>"]}, ["<new>"], None),
+}
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("form", FURTHER)
+def test_further_special_tokens_are_written_as_every_release_reads_them(tmp_path, form, file):
+    """Where `extra_special_tokens` is a list or null, transformers 4.56, for one, ends with an AttributeError."""
+    given, listed, named = FURTHER[form]
+    write_tokenizer(tmp_path, further=["<new>"])
+    change(tmp_path / file, given)
+    read_tokenizer(tmp_path).save(tmp_path / "out")
+    written = json.loads((tmp_path / "out" / file).read_text())
+    assert written.get("additional_special_tokens") == listed
+    assert written.get("extra_special_tokens") == named
+    assert "extra_special_tokens" not in written or named is not None
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("form", FURTHER)
+def test_further_special_tokens_are_read_by_transformers_and_by_us(tmp_path, form):
+    transformers = pytest.importorskip("transformers")
+    write_tokenizer(tmp_path, further=["<new>"])
+    change(tmp_path / "tokenizer_config.json", FURTHER[form][0])
+    ours = read_tokenizer(tmp_path)
+    ours.save(tmp_path / "out")
+    texts = ["the <new> cat", "<new>", "a dog"]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs(texts)["input_ids"] == ours.encode(texts, None)
+    assert theirs.convert_tokens_to_ids("<new>") in ours.special_ids
+    assert read_tokenizer(tmp_path / "out").encode(texts, None) == ours.encode(texts, None)
+
+
+def test_the_generic_class_is_written_by_the_name_that_every_release_knows(tmp_path):
+    write_tokenizer(tmp_path)
+    change(tmp_path / "tokenizer_config.json", {"tokenizer_class": "TokenizersBackend"})
+    read_tokenizer(tmp_path).save(tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
