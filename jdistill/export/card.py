@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -14,13 +14,17 @@ from jdistill.export.citations import citations
 
 @dataclass(frozen=True)
 class TeacherInfo:
-    """One teacher, as the store's manifest knows it."""
+    """One teacher, and what is known of its vectors."""
 
     name: str
     model: str
     """Hub id or folder."""
     revision: str | None = None
     weight_hash: str | None = None
+    vectors: Literal["embedded", "imported", "unverified"] = "unverified"
+    """`embedded`: this model gave them, and the store recorded its weights as it did. `imported`: they came without the
+    model, which is what whoever shared them says. `unverified`: the recipe names the model, and there was no store to
+    compare it with."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def _eval_results(info: CardInfo) -> Iterator[EvalResult]:
 
 
 def _summary(info: CardInfo) -> str:
-    teachers = _sentence([f"`{_model_name(teacher.model)}`" for teacher in info.teachers])
+    teachers = _sentence([_taught_by(teacher) for teacher in info.teachers])
     start = f", starting from `{_model_name(info.initialised_from)}`" if info.initialised_from else ""
     what = (
         f"A sparse embedding model: it maps text to a weight for each of {info.width} tokens, most of them zero, for "
@@ -180,10 +184,29 @@ def _facts(info: CardInfo) -> dict[str, Any]:
     return facts
 
 
+def _taught_by(teacher: TeacherInfo) -> str:
+    """A teacher in a sentence, with no more said of it than is known."""
+    name = f"`{_model_name(teacher.model)}`"
+    return {
+        "embedded": name,
+        "imported": f"imported vectors that are said to be those of {name}",
+        "unverified": f"{name} (as the recipe says; not verified)",
+    }[teacher.vectors]
+
+
+_VECTORS = {
+    "embedded": "made by this model",
+    "imported": "imported as they were shared; nobody has verified that this model made them",
+    "unverified": "as the recipe says; the store was not available to verify it",
+}
+"""`TeacherInfo.vectors` -> what the card says of them."""
+
+
 def _teachers(teachers: Sequence[TeacherInfo]) -> str:
-    lines = ["| name | model | revision | weights (sha256) |", "|---|---|---|---|"]
+    lines = ["| name | model | revision | weights (sha256) | vectors |", "|---|---|---|---|---|"]
     for teacher in teachers:
-        cells = (teacher.name, _model_name(teacher.model), teacher.revision or "-", teacher.weight_hash or "-")
+        model = _model_name(teacher.model)
+        cells = (teacher.name, model, teacher.revision or "-", teacher.weight_hash or "-", _VECTORS[teacher.vectors])
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join(lines)
 

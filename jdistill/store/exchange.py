@@ -101,7 +101,8 @@ def from_dataset(
 ) -> Store:
     """A store of a data set's texts and vectors; the other way of `to_dataset`.
 
-    Called again with the same texts and another teacher's name, it adds that teacher to the store.
+    Called again with the same texts and another teacher's name, it adds that teacher to the store. The manifest keeps
+    that vectors were imported: nobody here has seen the model that the description names, and a model card says so.
 
     Args:
       dataset: texts, and of each text column a column of vectors.
@@ -133,7 +134,7 @@ def from_dataset(
         **given,
         "width": first.shape[1],
     }
-    writer = TeacherWriter(store, teacher, described)
+    writer = TeacherWriter(store, teacher, described, origin="a data set")
     places = _Places(writer, store.rows(role))
     for shard in writer.missing():
         writer.write(shard, _exact(read.take(places.of_shard(shard)), writer.description["dtype"]))

@@ -42,13 +42,22 @@ class TeacherWriter:
         (float32, float16, bfloat16 or int8). With `routes: "per side"` sides never share a vector, because the model
         itself treats them differently; otherwise a text whose prompt is the same on both sides has one vector.
       shard_rows: vectors per shard; where the teacher is begun already, its own number stands.
+      origin: where the vectors come from, such as "a data set", if no model gives them here; the manifest keeps it,
+        since then the description is what somebody says, and nothing that was seen.
 
     Raises:
-      UserError: if the store holds vectors of this name that were made differently, naming each differing field.
+      UserError: if the store holds vectors of this name that were made differently, naming each differing field, or if
+        imported vectors would be mixed with others.
     """
 
     def __init__(
-        self, store: Store, name: str, description: Mapping[str, Any], *, shard_rows: int = SHARD_ROWS
+        self,
+        store: Store,
+        name: str,
+        description: Mapping[str, Any],
+        *,
+        shard_rows: int = SHARD_ROWS,
+        origin: str | None = None,
     ) -> None:
         require_name(name, what="teacher")
         self.store = store
@@ -62,13 +71,19 @@ class TeacherWriter:
         (self.folder / "shards").mkdir(parents=True, exist_ok=True)
         remove_stale(self.folder)
         if not (self.folder / "plan.json").is_file():
-            self._write_plan(shard_rows)
+            self._write_plan(shard_rows, origin)
         self.plan = load_json(self.folder / "plan.json")
         require_description(store, name, self.plan["description"], self.description)
         if self.plan["texts"] != store.texts.sha256:
             raise UserError(
                 f"store at {store.path}: teacher '{name}' was begun for other texts. "
                 f"Move {self.folder} aside and run `jdistill embed` again."
+            )
+        if self.missing() and self.plan.get("origin") != origin:
+            first, now = self.plan.get("origin") or "a model", origin or "a model"
+            raise UserError(
+                f"store at {store.path}: teacher '{name}' was begun with vectors of {first}, and these are of {now}. "
+                f"Move {self.folder} aside, or give the teacher another name."
             )
         self._texts = open_array(self.folder / "texts.npy")
 
@@ -160,7 +175,7 @@ class TeacherWriter:
             )
         return stored
 
-    def _write_plan(self, shard_rows: int) -> None:
+    def _write_plan(self, shard_rows: int, origin: str | None) -> None:
         """Decide what is embedded, and in which order: queries by number, then documents by number, each key once."""
         texts = self.store.texts
         keys: list[bytes] = []
@@ -191,6 +206,7 @@ class TeacherWriter:
             "query_rows": query_rows,
             "shard_rows": shard_rows,
             "shards": -(-len(keys) // shard_rows),
+            **({} if origin is None else {"origin": origin}),
         }
         save_json(self.folder / "plan.json", plan)
 

@@ -1,6 +1,7 @@
 """Teacher vectors on disk: how numbers are stored, and how they are read.
 
-    teachers/NAME/plan.json              description, texts, number of rows and shards; written before any vector
+    teachers/NAME/plan.json              description, texts, number of rows and shards, origin of imported vectors;
+                                         written before any vector
     teachers/NAME/keys.npy               uint8 [u, 16]: of each vector, sha256 of its prompted text, first 16 bytes
     teachers/NAME/texts.npy              int32 [u]: of each vector, the number of the text it was made from
     teachers/NAME/index.query.npy        int32 [N]: text -> row of its vector with the query prompt, or -1
@@ -79,6 +80,8 @@ class TeacherVectors:
         self.dtype: str = description["dtype"]
         """Stored type: float32, float16, bfloat16 or int8."""
         self.width: int = description["width"]
+        self.origin: str | None = self.manifest.get("origin")
+        """Where imported vectors come from, such as "a data set"; None: the described model gave them."""
         self._shard_rows: int = self.manifest["shard_rows"]
         self._index = {side: open_array(folder / f"index.{side}.npy") for side in SIDES}
         self._shard = lru_cache(maxsize=None)(self._open_shard)

@@ -18,8 +18,9 @@ from jdistill.export.reference import reference_vectors
 from jdistill.export.verify import PROBES, Verification, verify
 from jdistill.model import Model, load
 from jdistill.recipe import Recipe
-from jdistill.store import Store
+from jdistill.store import Store, check_teacher
 from jdistill.student.pooling import names_of
+from jdistill.teacher import TeacherConfig, describe
 from jdistill.verbs.evaluate import recorded
 from jdistill.verbs.show import run_recipe
 from jdistill.yaml_text import write_yaml
@@ -169,14 +170,39 @@ def _width(model: Model, options: ExportConfig) -> int:
 
 def _teachers(recipe: Recipe) -> list[TeacherInfo]:
     made = Path(recipe.store, "manifest.json").is_file()
-    known = Store.open(recipe.store) if made else None
-    infos = []
-    for name, config in recipe.teachers.items():
-        stored = known.teacher(name).manifest["description"] if known and name in known.teachers else {}
-        infos.append(
-            TeacherInfo(name, config.model, stored.get("revision") or config.revision, stored.get("weight_hash"))
-        )
-    return infos
+    store = Store.open(recipe.store) if made else None
+    return [_teacher(store, name, config) for name, config in recipe.teachers.items()]
+
+
+def _teacher(store: Store | None, name: str, config: TeacherConfig) -> TeacherInfo:
+    """What the store knows of a teacher; where it has none, or another, the recipe's word for it.
+
+    Of imported vectors neither revision nor hash is told: nothing here has seen the weights.
+    """
+    named = TeacherInfo(name, config.model, config.revision)
+    if store is None or name not in store.teachers:
+        return named
+    try:
+        vectors = store.teacher(name)
+        _require_taught(store, name, config)
+    except UserError:  # made anew since the run, for other texts or by another model
+        return named
+    described = vectors.manifest["description"]
+    model = described.get("model") or config.model
+    if vectors.origin is not None or not described.get("weight_hash"):
+        return TeacherInfo(name, model, vectors="imported")
+    return TeacherInfo(name, model, described.get("revision"), described["weight_hash"], "embedded")
+
+
+def _require_taught(store: Store, name: str, config: TeacherConfig) -> None:
+    """Refuse a store whose teacher is not the recipe's.
+
+    Files count only where the names differ: those of a model that has the same name may have changed since.
+    """
+    expected = describe(config)
+    if store.teacher(name).manifest["description"].get("model") == config.model:
+        expected = {key: value for key, value in expected.items() if not key.endswith("_hash")}
+    check_teacher(store, name, expected)
 
 
 def _without_places(value: Any) -> Any:

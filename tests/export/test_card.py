@@ -8,7 +8,10 @@ from jdistill.export.card import CardInfo, TeacherInfo, make_card, write_card
 
 INFO = CardInfo(
     name="tiny-student",
-    teachers=[TeacherInfo("big", "org/big-model", "abc123", "0" * 64), TeacherInfo("other", "org/other")],
+    teachers=[
+        TeacherInfo("big", "org/big-model", "abc123", "0" * 64, "embedded"),
+        TeacherInfo("other", "org/other", vectors="embedded"),
+    ],
     width=32,
     max_length=128,
     architecture={"encoder": "BERT", "layers": 3, "pooling": "mean"},
@@ -59,7 +62,7 @@ def test_it_tells_everything_it_was_told():
     card = make_card(INFO)
     for told in (
         "`org/big-model` and `org/other`",
-        "| big | org/big-model | abc123 | " + "0" * 64 + " |",
+        "| big | org/big-model | abc123 | " + "0" * 64 + " | made by this model |",
         "starting from `org/base`",
         "| layers | 3 |",
         "| longest input | 128 tokens |",
@@ -80,6 +83,19 @@ def test_it_tells_everything_it_was_told():
     assert card.count("arxiv.org/abs/1908.10084") == 1
 
 
+def test_a_teacher_is_called_one_only_as_far_as_that_was_verified():
+    """The first sentence is what people read, and the table what they look up."""
+    embedded = make_card(dataclasses.replace(INFO, teachers=[TeacherInfo("t", "org/t", "r", "f" * 64, "embedded")]))
+    assert "It was distilled from `org/t`, starting from" in embedded
+    assert f"| t | org/t | r | {'f' * 64} | made by this model |" in embedded
+    imported = make_card(dataclasses.replace(INFO, teachers=[TeacherInfo("t", "org/t", vectors="imported")]))
+    assert "It was distilled from imported vectors that are said to be those of `org/t`, starting from" in imported
+    assert "| t | org/t | - | - | imported as they were shared; nobody has verified" in imported
+    unseen = make_card(dataclasses.replace(INFO, teachers=[TeacherInfo("t", "org/t", "r")]))
+    assert "It was distilled from `org/t` (as the recipe says; not verified), starting from" in unseen
+    assert "| t | org/t | r | - | as the recipe says; the store was not available to verify it |" in unseen
+
+
 def test_what_is_not_known_is_left_out():
     bare = CardInfo(
         name="s",
@@ -91,7 +107,7 @@ def test_what_is_not_known_is_left_out():
     )
     card = make_card(bare)
     assert "Evaluation" not in card
-    assert "recipe" not in card
+    assert "## Recipe" not in card
     assert "prompt" not in card
     assert "None" not in card
     front = yaml.safe_load(card.split("---")[1])

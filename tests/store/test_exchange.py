@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jdistill.config import UserError
-from jdistill.store import VectorColumns, from_dataset, to_dataset, verify
+from jdistill.store import TeacherWriter, VectorColumns, from_dataset, to_dataset, verify
 from jdistill.store.vectors import DTYPES
 from tests.store.conftest import Row, description, embed, pairs
 
@@ -32,10 +32,26 @@ def test_out_and_in_again_changes_nothing(make_store, tmp_path, dtype):
         "shard_rows": 8192,
         "shards": 1,
         "hashes": again.teacher("fake").manifest["hashes"],
+        "origin": "a data set",
     }
     for file in ("texts/values.npy", "rows/train/documents.npy", "teachers/fake/keys.npy"):
         assert (store.path / file).read_bytes() == (again.path / file).read_bytes()
     assert verify(again) == []
+
+
+def test_what_was_imported_says_so_and_is_not_mixed_with_what_a_model_gave(make_store, tmp_path):
+    store = make_store()
+    embed(store)
+    dataset = to_dataset(store, "train", "fake")
+    assert store.teacher("fake").origin is None
+    again = from_dataset(dataset, None, tmp_path / "b", None, teacher="fake")
+    assert again.teacher("fake").origin == "a data set"
+    from_dataset(dataset, None, tmp_path / "b", None, teacher="fake")  # it is whole: nothing to do
+    TeacherWriter(again, "begun", description())
+    with pytest.raises(
+        UserError, match=r"'begun' was begun with vectors of a model, and these are of a data set\. Move"
+    ):
+        from_dataset(dataset, None, tmp_path / "b", None, teacher="begun")
 
 
 def test_columns_are_texts_scores_and_fixed_length_vectors(make_store):

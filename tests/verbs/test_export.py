@@ -5,7 +5,10 @@ import sys
 import pytest
 
 from jdistill import cli
-from jdistill.verbs.export import _hub_id, _without_places
+from jdistill.export import TeacherInfo
+from jdistill.store import Store, from_dataset, to_dataset
+from jdistill.verbs import load_recipe
+from jdistill.verbs.export import _hub_id, _teachers, _without_places
 
 MODULE = sys.modules["jdistill.verbs.export"]  # the package has the function by this name
 
@@ -30,6 +33,37 @@ def test_only_what_came_from_the_hub_is_a_base_model(tmp_path, monkeypatch, mode
     (tmp_path / "folder").mkdir()
     monkeypatch.setattr(MODULE, "try_to_load_from_cache", lambda repo, name: f"{repo}/{name}" if cached else None)
     assert _hub_id(model) == expected
+
+
+def test_a_teacher_that_was_embedded_is_known_by_its_weights(embedded):
+    recipe = load_recipe(embedded.write("known.yaml"))
+    described = Store.open(recipe.store).teacher("big").manifest["description"]
+    assert len(described["weight_hash"]) == 64
+    (teacher,) = _teachers(recipe)
+    assert teacher == TeacherInfo("big", described["model"], None, described["weight_hash"], "embedded")
+
+
+def test_imported_vectors_are_called_imported_whatever_they_say_of_themselves(embedded, tmp_path):
+    store = Store.open(embedded.content["store"])
+    dataset = to_dataset(store, "train", "big")
+    from_dataset(dataset, None, tmp_path / "own", None, teacher="big")
+    recipe = load_recipe(embedded.write("imported.yaml", store=str(tmp_path / "own")))
+    assert "weight_hash" in Store.open(recipe.store).teacher("big").manifest["description"]
+    assert _teachers(recipe) == [TeacherInfo("big", recipe.teachers["big"].model, vectors="imported")]
+    from_dataset(dataset, None, tmp_path / "bare", {}, teacher="big")
+    recipe = load_recipe(embedded.write("imported.yaml", store=str(tmp_path / "bare")))
+    assert _teachers(recipe) == [TeacherInfo("big", recipe.teachers["big"].model, vectors="imported")]
+
+
+def test_a_teacher_that_no_store_knows_is_the_recipes_word(embedded, tmp_path):
+    named = [TeacherInfo("big", "org/model", "r1")]
+    teacher = {"model": "org/model", "revision": "r1"}
+    assert _teachers(load_recipe(embedded.write("a.yaml", teachers={"big": teacher}))) == named  # another's store
+    absent = str(tmp_path / "absent")
+    assert _teachers(load_recipe(embedded.write("a.yaml", teachers={"big": teacher}, store=absent))) == named
+    other = {"other": embedded.content["teachers"]["big"]}
+    (found,) = _teachers(load_recipe(embedded.write("a.yaml", teachers=other)))
+    assert found.vectors == "unverified"
 
 
 def test_a_card_that_fails_costs_no_export(embedded, tmp_path, monkeypatch, capsys):
