@@ -40,6 +40,8 @@ class CardInfo:
     """Row -> value, such as `{"encoder": "BERT", "layers": 3}`."""
     losses: Mapping[str, Mapping[str, Any]]
     """Name of the term -> its options, with `kind` and `weight`."""
+    methods: Sequence[str] = ()
+    """What is cited besides the losses, see `citations.OF_METHOD`."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Row -> value, such as `{"steps": 1000, "rows per step": 256}`."""
     results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -87,7 +89,7 @@ def make_card(info: CardInfo) -> str:
         _heading("Training", _training(info)),
         _heading("Versions", _table(info.versions)),
         _recipe(info.recipe),
-        _heading("Citation", f"```bibtex\n{citations(_kinds(info.losses))}\n```"),
+        _heading("Citation", f"```bibtex\n{citations(info.losses.values(), info.methods)}\n```"),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -254,17 +256,6 @@ def _recipe(recipe: str | None) -> str:
         f"Made with jdistill {jdistill.__version__}; `jdistill train` on this file, with your own places of files and "
         f"folders, repeats the run.\n\n````yaml\n{recipe.rstrip()}\n````"
     )
-
-
-def _kinds(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The kinds of all terms, those inside wrappers such as matryoshka too."""
-    found = []
-    for options in losses.values():
-        found.append(str(options["kind"]))
-        found += _kinds(
-            {key: value for key, value in options.items() if isinstance(value, Mapping) and "kind" in value}
-        )
-    return found
 
 
 def _heading(title: str, body: str) -> str:

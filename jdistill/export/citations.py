@@ -1,103 +1,100 @@
-"""Whom to thank: the paper behind each loss, as BibTeX for the model card."""
+"""Whom to thank: the papers behind losses, their options and the way of training, as BibTeX for the model card."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
-_ENTRIES = {
-    "reimers2019": """@inproceedings{reimers2019sentencebert,
-  title = {Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks},
-  author = {Reimers, Nils and Gurevych, Iryna},
-  booktitle = {EMNLP},
-  year = {2019},
-  url = {https://arxiv.org/abs/1908.10084}
-}""",
-    "reimers2020": """@inproceedings{reimers2020making,
-  title = {Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation},
-  author = {Reimers, Nils and Gurevych, Iryna},
-  booktitle = {EMNLP},
-  year = {2020},
-  url = {https://arxiv.org/abs/2004.09813}
-}""",
-    "oord2018": """@misc{oord2018representation,
-  title = {Representation Learning with Contrastive Predictive Coding},
-  author = {van den Oord, Aaron and Li, Yazhe and Vinyals, Oriol},
-  year = {2018},
-  url = {https://arxiv.org/abs/1807.03748}
-}""",
-    "hinton2015": """@misc{hinton2015distilling,
-  title = {Distilling the Knowledge in a Neural Network},
-  author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
-  year = {2015},
-  url = {https://arxiv.org/abs/1503.02531}
-}""",
-    "hofstaetter2020": """@misc{hofstaetter2020improving,
-  title = {Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation},
-  author = {Hofst{\\"a}tter, Sebastian and Althammer, Sophia and Schr{\\"o}der, Michael and Sertkan, Mete and
-            Hanbury, Allan},
-  year = {2020},
-  url = {https://arxiv.org/abs/2010.02666}
-}""",
-    "zhang2024": """@misc{zhang2024jasper,
-  title = {Jasper and Stella: distillation of SOTA embedding models},
-  author = {Zhang, Dun and Li, Jiacheng and Zeng, Ziyang and Wang, Fulong},
-  year = {2024},
-  url = {https://arxiv.org/abs/2412.19048}
-}""",
-    "chen2024": """@misc{chen2024bge,
-  title = {BGE M3-Embedding: Multi-Lingual, Multi-Functionality, Multi-Granularity Text Embeddings Through
-           Self-Knowledge Distillation},
-  author = {Chen, Jianlv and Xiao, Shitao and Zhang, Peitian and Luo, Kun and Lian, Defu and Liu, Zheng},
-  year = {2024},
-  url = {https://arxiv.org/abs/2402.03216}
-}""",
-    "hadsell2006": """@inproceedings{hadsell2006dimensionality,
-  title = {Dimensionality Reduction by Learning an Invariant Mapping},
-  author = {Hadsell, Raia and Chopra, Sumit and LeCun, Yann},
-  booktitle = {CVPR},
-  year = {2006},
-  doi = {10.1109/CVPR.2006.100}
-}""",
-    "hermans2017": """@misc{hermans2017defense,
-  title = {In Defense of the Triplet Loss for Person Re-Identification},
-  author = {Hermans, Alexander and Beyer, Lucas and Leibe, Bastian},
-  year = {2017},
-  url = {https://arxiv.org/abs/1703.07737}
-}""",
-    "wieting2018": """@inproceedings{wieting2018paranmt,
-  title = {ParaNMT-50M: Pushing the Limits of Paraphrastic Sentence Embeddings with Millions of Machine Translations},
-  author = {Wieting, John and Gimpel, Kevin},
-  booktitle = {ACL},
-  year = {2018},
-  doi = {10.18653/v1/P18-1042}
-}""",
-    "kusupati2022": """@inproceedings{kusupati2022matryoshka,
-  title = {Matryoshka Representation Learning},
-  author = {Kusupati, Aditya and Bhatt, Gantavya and Rege, Aniket and Wallingford, Matthew and others},
-  booktitle = {NeurIPS},
-  year = {2022},
-  url = {https://arxiv.org/abs/2205.13147}
-}""",
+from jdistill.export.papers import SENTENCE_BERT, bibtex
+
+Options = Mapping[str, Any]
+"""A loss as the recipe states it: its `kind` and its options."""
+
+OF_KIND: Mapping[str, tuple[str, ...]] = {
+    "embed_cosine": ("arXiv:2301.12005",),
+    "embed_l2": ("arXiv:2301.12005",),
+    "embed_mse": ("arXiv:2004.09813",),
+    "embed_kl": ("arXiv:1503.02531",),
+    "hidden": (),
+    "info_nce": ("arXiv:1807.03748",),
+    "teacher_info_nce": ("arXiv:1910.10699", "arXiv:1807.03748"),
+    "sigmoid": ("arXiv:2303.15343",),
+    "mega_batch_margin": ("doi:10.18653/v1/P18-1042",),
+    "score_mse": ("arXiv:2412.19048",),
+    "score_kl": ("arXiv:1503.02531",),
+    "score_margin_mse": ("arXiv:2010.02666",),
+    "score_rank": ("arXiv:2412.19048",),
+    "m3_kd": ("arXiv:2402.03216",),
+    "cosent": ("doi:10.1109/TASLP.2024.3402087", "https://kexue.fm/archives/8847"),
+    "angle": ("doi:10.18653/v1/2024.acl-long.101",),
+    "cosine_similarity": (SENTENCE_BERT,),
+    "triplet": ("arXiv:1503.03832",),
+    "batch_triplet": ("arXiv:1703.07737",),
+    "contrastive": ("doi:10.1109/CVPR.2006.100",),
+    "label_softmax": (SENTENCE_BERT,),
+    "spread_out": ("arXiv:1708.06320",),
+    "flops": ("arXiv:2004.05665",),
+    "l1": ("arXiv:2107.05720",),
+    "matryoshka": ("arXiv:2205.13147",),
+    "adaptive_layer": ("arXiv:2402.14776",),
 }
+"""Kind of a loss -> its papers, whatever its options; of `hidden`, these choose."""
 
-_LOSS_TO_ENTRIES = {
-    "embed_mse": ("reimers2020",),
-    "embed_kl": ("hinton2015",),
-    "score_kl": ("hinton2015",),
-    "score_margin_mse": ("hofstaetter2020",),
-    "score_mse": ("zhang2024",),
-    "score_rank": ("zhang2024",),
-    "m3_kd": ("chen2024",),
-    "info_nce": ("oord2018",),
-    "teacher_info_nce": ("oord2018",),
-    "contrastive": ("hadsell2006",),
-    "online_contrastive": ("hadsell2006",),
-    "batch_triplet": ("hermans2017",),
-    "mega_batch_margin": ("wieting2018",),
-    "matryoshka": ("kusupati2022",),
+WITHOUT_PAPER = ("online_contrastive", "score_zscore")
+"""Kinds of loss that no paper describes."""
+
+_BY_OPTION: tuple[tuple[str, Callable[[Options], bool], str], ...] = (
+    ("hidden", lambda loss: loss.get("distance", "cosine") == "cosine", "arXiv:1910.01108"),
+    ("hidden", lambda loss: loss.get("distance", "cosine") != "cosine", "arXiv:1909.10351"),
+    ("info_nce", lambda loss: bool(_guided(loss)), "arXiv:2402.16829"),
+    ("info_nce", lambda loss: any(each.get("margin", 0) != 0 for each in _guided(loss)), "arXiv:2407.15831"),
+    ("info_nce", lambda loss: _joint(loss) and len(loss.get("directions", ())) > 1, "arXiv:2308.03281"),
+    ("info_nce", lambda loss: loss.get("hardness") in ("in_batch", "all"), "arXiv:2503.04812"),
+    ("info_nce", lambda loss: loss.get("hardness") in ("hard", "all"), "arXiv:2509.20354"),
+    ("info_nce", lambda loss: isinstance(loss.get("temperature"), Mapping), "arXiv:2103.00020"),
+    ("score_kl", lambda loss: loss.get("targets") == "scores", "arXiv:2010.11386"),
+    ("batch_triplet", lambda loss: loss.get("mining") == "semi_hard", "arXiv:1503.03832"),
+    ("spread_out", lambda loss: loss.get("mean_weight") == 0, "arXiv:2509.20354"),
+    ("flops", lambda loss: loss.get("threshold") is not None, "arXiv:2504.14839"),
+    ("l1", lambda loss: loss.get("threshold") is not None, "arXiv:2504.14839"),
+)
+"""Kind of a loss, whether its options take up a further paper, and that paper."""
+
+OF_METHOD = {
+    "grad_cache": "arXiv:2101.06983",
+    "lora": "arXiv:2106.09685",
+    "latent_attention": "arXiv:2405.17428",
+    "sparse": "arXiv:2107.05720",
+    "sparse_vocabulary": "arXiv:2402.03216",
+    "splade": "arXiv:2109.10086",
 }
-"""Kind of a loss -> its papers; a kind without a paper of its own is not listed."""
+"""What else a run may owe to a paper: a way of training, a pooling, or a student that is sparse."""
 
 
-def citations(kinds: Iterable[str]) -> str:
-    """BibTeX of Sentence-BERT and of the papers behind these kinds of loss, each once."""
-    keys = ["reimers2019", *(key for kind in kinds for key in _LOSS_TO_ENTRIES.get(kind, ()))]
-    return "\n\n".join(_ENTRIES[key] for key in dict.fromkeys(keys))
+def citations(losses: Iterable[Options], methods: Iterable[str] = ()) -> str:
+    """BibTeX of Sentence-BERT and of the papers behind losses and methods, each once.
+
+    Args:
+      losses: each with its `kind` and options; those inside others, such as a matryoshka's, count too.
+      methods: keys of `OF_METHOD`.
+    """
+    found = [SENTENCE_BERT, *(paper for loss in losses for paper in papers_of(loss))]
+    found += [OF_METHOD[method] for method in methods]
+    return "\n\n".join(bibtex(paper) for paper in dict.fromkeys(found))
+
+
+def papers_of(loss: Options) -> Iterator[str]:
+    """Identifiers of the papers behind one loss, its options, and the loss inside it."""
+    kind = loss["kind"]
+    yield from OF_KIND.get(kind, ())
+    yield from (paper for of, applies, paper in _BY_OPTION if of == kind and applies(loss))
+    for inner in loss.values():
+        if isinstance(inner, Mapping) and "kind" in inner:
+            yield from papers_of(inner)
+
+
+def _guided(loss: Options) -> list[Options]:
+    """The filters of false negatives in which a model is the guide."""
+    return [each for each in loss.get("false_negatives", ()) if each.get("by") in ("teacher", "student")]
+
+
+def _joint(loss: Options) -> bool:
+    return loss.get("partition", "joint") == "joint"

@@ -19,7 +19,7 @@ from jdistill.export.verify import PROBES, Verification, verify
 from jdistill.model import Model, load
 from jdistill.recipe import Recipe
 from jdistill.store import Store, check_teacher
-from jdistill.student.pooling import names_of
+from jdistill.student.pooling import Splade, names_of
 from jdistill.teacher import TeacherConfig, describe
 from jdistill.verbs.evaluate import recorded
 from jdistill.verbs.show import run_recipe
@@ -137,6 +137,7 @@ def _card(
             "projection": options.projection,
         },
         losses={name: term.model_dump(mode="json") for name, term in recipe.terms().items()},
+        methods=_methods(recipe, model),
         training=training,
         results=results,
         kinds={name: evaluator.kind for name, evaluator in recipe.evaluate.items()}
@@ -150,6 +151,19 @@ def _card(
         versions=_versions(),
         recipe=write_yaml(_without_places(recipe.model_dump(mode="json"))),
     )
+
+
+def _methods(recipe: Recipe, model: Model) -> list[str]:
+    """What the run owes to papers besides those of its losses."""
+    pieces = recipe.train.microbatches > 1 and any(term.needs().batch for term in recipe.terms().values())
+    taken = {
+        "grad_cache": pieces,
+        "lora": recipe.student.lora is not None,
+        "sparse": model.student.sparse,
+        "splade": any(isinstance(each, Splade) and each.strategy == "max" for each in model.student.config.pooling),
+        **{kind: kind in names_of(model.student.config.pooling) for kind in ("latent_attention", "sparse_vocabulary")},
+    }
+    return [method for method, used in taken.items() if used]
 
 
 def _hub_id(model: str | None) -> str | None:

@@ -4,11 +4,12 @@ import sys
 
 import pytest
 
+import jdistill
 from jdistill import cli
 from jdistill.export import TeacherInfo
 from jdistill.store import Store, from_dataset, to_dataset
 from jdistill.verbs import load_recipe
-from jdistill.verbs.export import _hub_id, _teachers, _without_places
+from jdistill.verbs.export import _hub_id, _methods, _teachers, _without_places
 
 MODULE = sys.modules["jdistill.verbs.export"]  # the package has the function by this name
 
@@ -64,6 +65,18 @@ def test_a_teacher_that_no_store_knows_is_the_recipes_word(embedded, tmp_path):
     other = {"other": embedded.content["teachers"]["big"]}
     (found,) = _teachers(load_recipe(embedded.write("a.yaml", teachers=other)))
     assert found.vectors == "unverified"
+
+
+def test_the_way_of_training_is_cited_where_it_was_gone(embedded):
+    model = jdistill.load(embedded.folder / "teacher")
+
+    def methods(*changes):
+        return _methods(load_recipe(embedded.write("methods.yaml"), changes), model)
+
+    assert methods() == []
+    assert methods("train.microbatches=2") == ["grad_cache"]
+    assert methods("train.microbatches=2", "losses.contrast={kind: embed_l2}") == []  # no row needs another
+    assert methods("student.lora={rank: 2}") == ["lora"]
 
 
 def test_a_card_that_fails_costs_no_export(embedded, tmp_path, monkeypatch, capsys):

@@ -73,7 +73,8 @@ def cosent(
       One number for the batch, >= 0; 0 with no gradient if all labels are equal, as they are in a batch of one.
 
     Source:
-      Huang et al. 2024, CoSENT, doi:10.1109/TASLP.2024.3402087. Our `temperature` is 1 over their lambda.
+      Huang et al. 2024, CoSENT, doi:10.1109/TASLP.2024.3402087, after Su 2022, https://kexue.fm/archives/8847. Our
+      `temperature` is 1 over their lambda.
       Parity: sentence-transformers CoSENTLoss(scale=1/temperature).
 
     Example:
