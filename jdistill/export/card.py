@@ -1,5 +1,6 @@
 """The model card: what this student is, where it comes from, how good it is, and how all that was measured."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 import jdistill
 from jdistill.evaluate import format_table
 from jdistill.export.citations import citations
+from jdistill.yaml_text import write_yaml
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def write_card(folder: str | Path, info: CardInfo) -> Path:
 def make_card(info: CardInfo) -> str:
     """The card as Markdown with the YAML front matter that the Hugging Face hub reads."""
     sections = [
-        f"---\n{_metadata(info).to_yaml()}\n---",
+        f"---\n{write_yaml(_metadata(info).to_dict()).strip()}\n---",
         f"# {info.name}",
         _summary(info),
         _usage(info),
@@ -137,7 +139,7 @@ def _eval_results(info: CardInfo) -> Iterator[EvalResult]:
 
 def _summary(info: CardInfo) -> str:
     teachers = _sentence([_taught_by(teacher) for teacher in info.teachers])
-    start = f", starting from `{_model_name(info.initialised_from)}`" if info.initialised_from else ""
+    start = f", starting from {_span(model_name(info.initialised_from))}" if info.initialised_from else ""
     what = (
         f"A sparse embedding model: it maps text to a weight for each of {info.width} tokens, most of them zero, for "
         "search with an inverted index."
@@ -182,13 +184,13 @@ def _facts(info: CardInfo) -> dict[str, Any]:
     facts: dict[str, Any] = {"width of the vectors": info.width}
     if info.max_length is not None:
         facts["longest input"] = f"{info.max_length} tokens"
-    facts |= {f"prompt of a {side}": f"`{prompt}`" for side, prompt in info.prompts.items() if prompt}
+    facts |= {f"prompt of a {side}": _span(prompt) for side, prompt in info.prompts.items() if prompt}
     return facts
 
 
 def _taught_by(teacher: TeacherInfo) -> str:
     """A teacher in a sentence, with no more said of it than is known."""
-    name = f"`{_model_name(teacher.model)}`"
+    name = _span(model_name(teacher.model))
     return {
         "embedded": name,
         "imported": f"imported vectors that are said to be those of {name}",
@@ -207,7 +209,7 @@ _VECTORS = {
 def _teachers(teachers: Sequence[TeacherInfo]) -> str:
     lines = ["| name | model | revision | weights (sha256) | vectors |", "|---|---|---|---|---|"]
     for teacher in teachers:
-        model = _model_name(teacher.model)
+        model = model_name(teacher.model)
         cells = (teacher.name, model, teacher.revision or "-", teacher.weight_hash or "-", _VECTORS[teacher.vectors])
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join(lines)
@@ -216,7 +218,7 @@ def _teachers(teachers: Sequence[TeacherInfo]) -> str:
 def _evaluation(info: CardInfo) -> str:
     parts = []
     if info.results:
-        parts.append(f"```text\n{format_table(info.results, width=100)}```")
+        parts.append(_fenced(format_table(info.results, width=100), "text"))
     if info.max_difference is not None:
         parts.append(
             "This folder was loaded again with sentence-transformers and its vectors compared with those of the "
@@ -254,7 +256,7 @@ def _recipe(recipe: str | None) -> str:
     return (
         "## Recipe\n\n"
         f"Made with jdistill {jdistill.__version__}; `jdistill train` on this file, with your own places of files and "
-        f"folders, repeats the run.\n\n````yaml\n{recipe.rstrip()}\n````"
+        f"folders, repeats the run.\n\n{_fenced(recipe, 'yaml')}"
     )
 
 
@@ -268,8 +270,26 @@ def _table(rows: Mapping[str, Any]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items())])
 
 
+def _fenced(text: str, language: str) -> str:
+    """A block of code; its fence is longer than any row of backticks inside, which would else end it."""
+    fence = "`" * (1 + _backticks(text, least=3))
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _span(text: str) -> str:
+    """Code within a line, whatever backticks and ends of lines are in it."""
+    ticks = "`" * (1 + _backticks(text, least=0))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{ticks}{space}{' '.join(text.splitlines())}{space}{ticks}"
+
+
+def _backticks(text: str, *, least: int) -> int:
+    """Length of the longest row of backticks, and no less than `least`."""
+    return max([least, *map(len, re.findall("`+", text))])
+
+
 def _cell(value: Any) -> str:
-    text = str(value).replace("|", "\\|").replace("\n", " ")
+    text = " ".join(str(value).splitlines()).replace("|", "\\|")
     return text.replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -281,6 +301,6 @@ def _is_path(model: str) -> bool:
     return model.startswith((".", "/", "~")) or model.count("/") > 1 or Path(model).exists()
 
 
-def _model_name(model: str) -> str:
+def model_name(model: str) -> str:
     """A hub id as it is; of a folder its name, since where it lay on one machine tells a reader nothing."""
     return Path(model).name if _is_path(model) else model

@@ -13,6 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from jdistill import checkpoint
 from jdistill.config import UserError, apply_overrides, parse
 from jdistill.export import CardInfo, ExportConfig, TeacherInfo, write_card
+from jdistill.export.card import model_name
 from jdistill.export.hf import export_model, needs_own_modules
 from jdistill.export.reference import reference_vectors
 from jdistill.export.verify import PROBES, Verification, verify
@@ -219,13 +220,22 @@ def _require_taught(store: Store, name: str, config: TeacherConfig) -> None:
     check_teacher(store, name, expected)
 
 
-def _without_places(value: Any) -> Any:
-    """A recipe's content with the names of files and folders in place of their absolute paths on this machine."""
+_PLACES = ("store", "run", "path")
+"""Settings that name a file or folder."""
+
+_MODELS = ("model", "init", "tokenizer", "dataset")
+"""Settings that name a folder, or an id of the hub."""
+
+
+def _without_places(value: Any, key: str = "") -> Any:
+    """A recipe's content with the last names of files and folders, not where they lie on this machine; ids stay."""
     if isinstance(value, dict):
-        return {key: _without_places(item) for key, item in value.items()}
+        return {name: _without_places(item, name) for name, item in value.items()}
     if isinstance(value, list):
         return [_without_places(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    if not isinstance(value, str):
+        return value
+    return Path(value).name if key in _PLACES else model_name(value) if key in _MODELS else value
 
 
 def _leaves(tree: Any) -> list[Any]:

@@ -124,6 +124,33 @@ def test_paths_of_one_machine_stay_out_of_the_card(model):
     assert f"`{model.rpartition('/')[2]}`" in card
 
 
+@pytest.mark.parametrize("odd", ["\x85", "\u2028", "\u2029", "\r", "\n", "\x0c", "\x1e", ": ", " #", "\ufeff"])
+def test_the_front_matter_gives_back_every_name(odd, tmp_path):
+    """YAML takes U+0085 for the end of a line, and huggingface_hub writes it as it is."""
+    name = f"a{odd}b"
+    write_card(tmp_path, dataclasses.replace(INFO, name=name, base_model=name, results={name: INFO.results["big"]}))
+    data = ModelCard.load(tmp_path / "README.md", ignore_metadata_errors=False).data
+    assert (data.model_name, data.base_model) == (name, name)
+    assert data.eval_results[0].metric_value == 0.8672
+
+
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\r", "\n"])
+def test_names_and_prompts_stay_on_their_line(end):
+    teachers = [TeacherInfo("t", f"org/a{end}b", vectors="embedded")]
+    card = make_card(dataclasses.replace(INFO, teachers=teachers, prompts={"query": f"find{end}this: "}))
+    assert "It was distilled from `org/a b`, starting" in card
+    assert "| t | org/a b | - | - |" in card
+    assert "| prompt of a query | `find this: ` |" in card
+
+
+def test_backticks_end_no_code():
+    recipe = "name: a\nstudent:\n  prompts: {query: '`````yaml'}\n"
+    card = make_card(dataclasses.replace(INFO, recipe=recipe, prompts={"query": "`x``"}))
+    assert f"\n``````yaml\n{recipe}``````\n" in card
+    assert "| prompt of a query | ``` `x`` ``` |" in card
+    assert f"\n````yaml\n{INFO.recipe}````\n" in make_card(INFO)
+
+
 def test_writes_the_readme(tmp_path):
     assert write_card(tmp_path, INFO).read_text(encoding="utf-8") == make_card(INFO)
     assert ModelCard.load(tmp_path / "README.md").data.model_name == "tiny-student"

@@ -1,11 +1,13 @@
 """What an export says of itself, and what its card may not cost."""
 
 import sys
+from typing import get_args
 
 import pytest
 
 import jdistill
 from jdistill import cli
+from jdistill.config import Config, PathText
 from jdistill.export import TeacherInfo
 from jdistill.store import Store, from_dataset, to_dataset
 from jdistill.verbs import load_recipe
@@ -14,9 +16,43 @@ from jdistill.verbs.export import _hub_id, _methods, _teachers, _without_places
 MODULE = sys.modules["jdistill.verbs.export"]  # the package has the function by this name
 
 
-def test_places_on_this_machine_become_names():
-    content = {"store": "/home/somebody/stores/a", "data": {"p": {"path": "data/p.csv", "n": 3}}, "l": ["/x/y", None]}
-    assert _without_places(content) == {"store": "a", "data": {"p": {"path": "data/p.csv", "n": 3}}, "l": ["y", None]}
+def test_places_on_this_machine_become_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    content = {
+        "store": "/home/somebody/stores/a",
+        "run": "runs/b",
+        "data": {"p": {"path": "../secret/data/x.jsonl", "n": 3}, "q": {"dataset": "org/set"}, "path": {"path": None}},
+        "teachers": {"t": {"model": "~/models/t"}, "u": {"model": "org/u", "prompts": {"query": "/find a/b: "}}},
+        "student": {"init": "models/mine", "tokenizer": "./models/other/"},
+        "evaluate": {"r": {"corpus": {"path": "eval/c.csv", "id": "/id"}}, "l": [{"path": "a/b"}, None]},
+    }
+    assert _without_places(content) == {
+        "store": "a",
+        "run": "b",
+        "data": {"p": {"path": "x.jsonl", "n": 3}, "q": {"dataset": "org/set"}, "path": {"path": None}},
+        "teachers": {"t": {"model": "t"}, "u": {"model": "org/u", "prompts": {"query": "/find a/b: "}}},
+        "student": {"init": "mine", "tokenizer": "other"},
+        "evaluate": {"r": {"corpus": {"path": "c.csv", "id": "/id"}}, "l": [{"path": "b"}, None]},
+    }
+
+
+def test_every_setting_that_names_a_place_is_known():
+    """A new one would carry its path into cards."""
+    expand = get_args(PathText)[1]
+    configs, seen = [Config], set()
+    while configs:
+        config = configs.pop()
+        configs += config.__subclasses__()
+        if not config.__module__.startswith("jdistill.demo"):
+            fields = config.model_fields.items()
+            seen |= {name for name, field in fields if expand in field.metadata or expand in _inside(field.annotation)}
+    assert seen == {*MODULE._PLACES, *MODULE._MODELS}
+
+
+def _inside(annotation):
+    """What stands in an annotation, however deep."""
+    return [found for each in get_args(annotation) for found in (each, *_inside(each))]
 
 
 @pytest.mark.parametrize(
