@@ -200,7 +200,7 @@ def _teacher(store: Store | None, name: str, config: TeacherConfig) -> TeacherIn
     try:
         vectors = store.teacher(name)
         _require_taught(store, name, config)
-    except UserError:  # made anew since the run, for other texts or by another model
+    except UserError:  # rebuilt since the run, for other texts or by another model
         return named
     described = vectors.manifest["description"]
     model = described.get("model") or config.model
