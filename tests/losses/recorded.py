@@ -40,7 +40,17 @@ class Line(NamedTuple):
     @property
     def good(self) -> bool:
         """False for NaN too."""
-        return self.gap is not None and all(x <= INPUTS[self.batch].tolerance for x in self.gap)
+        return self.gap is not None and all(x <= tolerance(self.batch) for x in self.gap)
+
+
+def tolerance(batch: str) -> float:
+    """Largest relative difference on a batch.
+
+    In products with few directions, of which only the largest counts, the rounding of bfloat16 comes out up to half as
+    large again as in whole vectors.
+    """
+    usual = INPUTS[batch].tolerance
+    return usual if usual < 1e-3 else 1.5 * usual
 
 
 def batches_of(label: str) -> list[str]:

@@ -3,9 +3,8 @@
 import pytest
 
 from tests.losses.cases import FIRST_OF_KIND
-from tests.losses.inputs import INPUTS
 from tests.losses.measure import difference, ours
-from tests.losses.recorded import batches_of, is_recorded, recorded, reduced
+from tests.losses.recorded import batches_of, is_recorded, recorded, reduced, tolerance
 
 ROWS = [(label, name) for label in FIRST_OF_KIND for name in batches_of(label)[:1] if is_recorded(label, name)]
 
@@ -13,5 +12,5 @@ ROWS = [(label, name) for label in FIRST_OF_KIND for name in batches_of(label)[:
 @pytest.mark.parametrize(("label", "name"), ROWS)
 def test_equals_what_was_recorded(label: str, name: str) -> None:
     gap = difference(label, reduced(ours(label, name)), recorded(label, name), recorded)
-    assert gap.value <= INPUTS[name].tolerance
-    assert gap.gradient <= INPUTS[name].tolerance
+    assert gap.value <= tolerance(name)
+    assert gap.gradient <= tolerance(name)
