@@ -94,10 +94,13 @@ def info_nce_distill(
     """
 
     def reference(given: Given) -> Tensor:
+        import torch
         from torch.nn.functional import kl_div, log_softmax, mse_loss, softmax
 
         s = scored(given.student, similarity, candidates, direction) / temperature
         t = scored(given.teacher, similarity, candidates, direction) / teacher_temperature
+        # Equal logits have no gradient. Torch rounds it to 1e-17, which at a zero vector is divided by 1e-12.
+        s = torch.where((s == t).all(dim=-1, keepdim=True), s.detach(), s)
         value = {
             "kl": lambda: kl_div(log_softmax(s, -1), softmax(t, -1), reduction="batchmean"),
             "cross_entropy": lambda: -(softmax(t, -1) * log_softmax(s, -1)).sum(dim=-1).mean(),
