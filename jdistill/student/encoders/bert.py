@@ -12,7 +12,7 @@ from pydantic import Field
 
 from jdistill.config import parse
 from jdistill.student.encoders.base import Computing
-from jdistill.student.encoders.hf_config import refuse, same_named
+from jdistill.student.encoders.hf_config import BASE, refuse, same_named
 from jdistill.student.encoders.post_norm import BERT_EMBEDDINGS, BERT_LAYER, PostNorm, PostNormConfig, table
 from jdistill.student.packing import Rows
 from jdistill.student.weights import Weight
@@ -78,7 +78,7 @@ class BertConfig(PostNormConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "BertConfig":
         """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
         refuse(hf, {"position_embedding_type": ("absolute",), "is_decoder": (False,)}, where=where)
-        return parse(cls, same_named(cls, hf), where=where)
+        return parse(cls, {**BASE, **same_named(cls, hf)}, where=where)
 
     def to_hf(self) -> dict[str, Any]:
         """`config.json` of a `BertModel`."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from jdistill.config import parse
 from jdistill.student.encoders.base import Computing
-from jdistill.student.encoders.hf_config import same_named
+from jdistill.student.encoders.hf_config import BASE, same_named
 from jdistill.student.encoders.post_norm import PostNorm, PostNormConfig, table
 from jdistill.student.packing import Rows
 from jdistill.student.weights import Weight
@@ -64,7 +64,7 @@ class DistilBertConfig(PostNormConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "DistilBertConfig":
         """As the base class says. Left out are dropout rates and whether positions began as sines: both only train."""
         theirs = {ours: hf[name] for ours, name in NAMES.items() if name in hf}
-        return parse(cls, same_named(cls, {**hf, **theirs}), where=where)
+        return parse(cls, {**BASE, "num_hidden_layers": 6, **same_named(cls, {**hf, **theirs})}, where=where)
 
     def to_hf(self) -> dict[str, Any]:
         """`config.json` of a `DistilBertModel`."""

@@ -40,7 +40,12 @@ FULL_EVERY = 6
 """One in so many layers attends the whole text, the last of each turn, where a configuration does not list them."""
 
 _DEFAULTS: dict[str, Any] = {
+    "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
     "num_key_value_heads": 4,
+    "intermediate_size": 9216,
     "sliding_window": 4096,
     "use_bidirectional_attention": False,
     "max_position_embeddings": 131_072,
@@ -152,7 +157,7 @@ class Gemma3Config(EncoderConfig):
             raise UserError(f"{where}: rope_type of sliding_attention is linear, which is not supported.")
         given = {**_DEFAULTS, **same_named(cls, hf), "rope_theta": rope.theta, "rope_factor": rope.factor}
         every = hf.get("sliding_window_pattern") or hf.get("_sliding_window_pattern") or FULL_EVERY
-        given.setdefault("layer_types", _pattern(hf.get("num_hidden_layers", 26), every))
+        given.setdefault("layer_types", _pattern(given["num_hidden_layers"], every))
         return parse(cls, given | {"local_rope_theta": local.theta}, where=where)
 
     def to_hf(self) -> dict[str, Any]:

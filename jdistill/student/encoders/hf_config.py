@@ -16,6 +16,10 @@ DEFAULT_THETA = 10_000.0
 """Base of the rotary wavelengths that transformers takes where neither file nor architecture says it."""
 
 
+BASE: Mapping[str, Any] = {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072}
+"""What a `config.json` of BERT and its kin means that leaves these out; ours mean smaller students."""
+
+
 class Rope(NamedTuple):
     """Rotary positions, as `rotary.turn` takes them."""
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from jdistill.config import parse
 from jdistill.student.encoders.base import Computing
-from jdistill.student.encoders.hf_config import refuse, same_named
+from jdistill.student.encoders.hf_config import BASE, refuse, same_named
 from jdistill.student.encoders.post_norm import PostNorm, PostNormConfig, positions_behind, table
 from jdistill.student.modules import normal
 from jdistill.student.packing import Rows
@@ -30,6 +30,9 @@ BUCKETS = 32
 
 FARTHEST = 128
 """Distance from which on all share the last bucket."""
+
+_DEFAULTS: Mapping[str, Any] = {**BASE, "max_position_embeddings": 512, "layer_norm_eps": 1e-12}
+"""What a `config.json` means that leaves these out."""
 
 
 class MPNetConfig(PostNormConfig):
@@ -74,7 +77,7 @@ class MPNetConfig(PostNormConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "MPNetConfig":
         """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
         refuse(hf, {"relative_attention_num_buckets": (BUCKETS,)}, where=where)
-        return parse(cls, same_named(cls, hf), where=where)
+        return parse(cls, {**_DEFAULTS, **same_named(cls, hf)}, where=where)
 
     def to_hf(self) -> dict[str, Any]:
         """`config.json` of an `MPNetModel`."""

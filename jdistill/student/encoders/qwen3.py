@@ -35,6 +35,15 @@ from jdistill.student.rotary import Turn, rotate, turn
 from jdistill.student.stack import run_layers
 from jdistill.student.weights import Weight
 
+_DEFAULTS: Mapping[str, Any] = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "head_dim": 128,
+    "intermediate_size": 22016,
+}
+"""What a `config.json` means that leaves these out, where it is not what we mean."""
+
 
 class Qwen3Config(EncoderConfig):
     """Sizes of a Qwen3, named as in Hugging Face's `config.json`."""
@@ -118,8 +127,8 @@ class Qwen3Config(EncoderConfig):
         theta = hf.get("rope_theta") or DEFAULT_THETA
         rope = read_rope(hf.get("rope_scaling") or hf.get("rope_parameters"), theta, where=where)
         heads = hf.get("num_attention_heads") if "num_key_value_heads" in hf else 32
-        given = {"num_key_value_heads": heads, "head_dim": 128, **same_named(cls, hf)}
-        depth, full = hf.get("num_hidden_layers", 32), hf.get("max_window_layers", 28)
+        given = {**_DEFAULTS, "num_key_value_heads": heads, **same_named(cls, hf)}
+        depth, full = given["num_hidden_layers"], hf.get("max_window_layers", 28)
         if not hf.get("use_sliding_window"):
             full = depth
             given.pop("sliding_window", None)

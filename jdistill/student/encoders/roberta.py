@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from jdistill.config import parse
 from jdistill.student.encoders.base import Computing
-from jdistill.student.encoders.hf_config import refuse, same_named
+from jdistill.student.encoders.hf_config import BASE, refuse, same_named
 from jdistill.student.encoders.post_norm import (
     BERT_EMBEDDINGS,
     BERT_LAYER,
@@ -35,6 +35,14 @@ MODELS: Mapping[Kind, str] = {
     "camembert": "CamembertModel",
 }
 """`model_type`, which is also the kind -> class of transformers."""
+
+_DEFAULTS: Mapping[str, Any] = {
+    **BASE,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}
+"""What a `config.json` means that leaves these out."""
 
 
 class RobertaConfig(PostNormConfig):
@@ -104,7 +112,9 @@ class RobertaConfig(PostNormConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "RobertaConfig":
         """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
         refuse(hf, {"position_embedding_type": ("absolute",), "is_decoder": (False,)}, where=where)
-        return parse(cls, {"kind": hf.get("model_type", "roberta"), **same_named(cls, hf)}, where=where)
+        kind = hf.get("model_type", "roberta")
+        tokens = {} if kind == "roberta" else {"vocab_size": 30522}
+        return parse(cls, {"kind": kind, **_DEFAULTS, **tokens, **same_named(cls, hf)}, where=where)
 
     def to_hf(self) -> dict[str, Any]:
         """`config.json` of the class in `MODELS`."""

@@ -154,3 +154,17 @@ def test_nomicberts_first_form() -> None:
 def test_lengths_are_not_cut_to_those_trained_on() -> None:
     config = NomicBertConfig.from_hf(NOMIC | {"rotary_scaling_factor": 2}, where="x")
     assert (config.max_positions, config.stored_positions) == (8192, None)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_what_is_left_out_means_what_transformers_means(kind: str) -> None:
+    from transformers import AutoConfig
+
+    read = MODEL_TYPES[kind].from_hf
+    whole = json.loads(AutoConfig.for_model(kind).to_json_string(use_diff=False))
+    expected = read(whole, where="config.json")
+    assert read({"model_type": kind}, where="config.json") == expected
+    # Lists of layers say the depth once more, so that they would tell where one is left out.
+    for key in set(whole) - {"model_type", "layer_types"}:
+        assert read({name: value for name, value in whole.items() if name != key}, where="config.json") == expected, key
