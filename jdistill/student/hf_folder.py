@@ -14,6 +14,7 @@ import numpy as np
 from jdistill.config import UserError
 from jdistill.folders import Module, modules_of, read_json, read_tensors, refuse_what_no_student_reads
 from jdistill.folders.prompts import prompts_of
+from jdistill.folders.refusals import transformers_in
 from jdistill.student.encoders import MODEL_TYPES, EncoderConfig, StaticConfig
 from jdistill.student.head import Head
 from jdistill.student.hf_modules import (
@@ -24,6 +25,7 @@ from jdistill.student.hf_modules import (
     read_head,
     read_pooling,
 )
+from jdistill.student.hf_settings import Settings, configured, read_settings
 from jdistill.student.pooling import Pooling, is_sparse, pooled_width
 from jdistill.student.tokenizer import Tokenizer, truncation_in
 from jdistill.student.tokenizer_folder import read_tokenizer
@@ -151,7 +153,7 @@ def _plain(folder: Path) -> Pretrained:
     causal = str(classes[0]).endswith("ForCausalLM") and hf.get("is_causal", True)
     return Pretrained(
         str(folder),
-        **_transformer(folder),
+        **_with_settings(folder, Settings(folder / "config.json")),
         pooling=["lasttoken" if causal else "mean"],
         pooling_params={},
         include_prompt=True,
@@ -166,10 +168,15 @@ def _plain(folder: Path) -> Pretrained:
 
 
 def _transformer(folder: Path) -> dict[str, Any]:
+    return _with_settings(folder, read_settings(folder))
+
+
+def _with_settings(folder: Path, settings: Settings) -> dict[str, Any]:
     """Encoder, tensors, tokenizer and length of a Transformer module."""
     hf = read_json(folder / "config.json")
     if not hf:
         raise UserError(f"{folder}: has no config.json, so it is not a Hugging Face model.")
+    hf = configured(hf, settings)
     kind = hf.get("model_type")
     if not isinstance(kind, str) or kind not in MODEL_TYPES:
         raise UserError(
@@ -177,12 +184,10 @@ def _transformer(folder: Path) -> dict[str, Any]:
             f"Supported: {', '.join(MODEL_TYPES)}."
         )
     encoder = MODEL_TYPES[kind].from_hf(hf, where=str(folder / "config.json"))
-    settings = _sentence_settings(folder)
-    options, lowercase = tokenizer_options(folder)
-    limit = options.get("model_max_length") or _positive(
-        settings, "max_seq_length", folder / "sentence_bert_config.json"
+    limit = settings.max_length
+    tokenizer = read_tokenizer(
+        folder, special_tokens=encoder.special_tokens, options=settings.tokenizer, lowercase=settings.lowercase
     )
-    tokenizer = read_tokenizer(folder, special_tokens=encoder.special_tokens, options=options, lowercase=lowercase)
     # As in sentence-transformers: max_seq_length is used as it is, the tokenizer's own limit at most config.json's.
     lengths = (limit, encoder.stored_positions) if limit else (tokenizer.model_max_length, encoder.max_positions)
     return {
@@ -193,21 +198,16 @@ def _transformer(folder: Path) -> dict[str, Any]:
     }
 
 
-def tokenizer_options(folder: Path) -> tuple[dict[str, Any], bool]:
-    """What sentence-transformers' settings of a Transformer say of its tokenizer: options, and whether to lower-case.
+def tokenizer_settings(folder: Path) -> Settings | None:
+    """What sentence-transformers is told of the tokenizer of a model's first Transformer; None where there is none.
 
     Raises:
-      UserError: if they cannot be read.
+      UserError: if it cannot be read.
     """
-    settings = _sentence_settings(folder)
-    sections = [settings.get(name) or {} for name in ("tokenizer_args", "processor_kwargs")]
-    if not all(isinstance(section, dict) for section in sections):
-        raise UserError(f"{folder}: tokenizer_args of its sentence_*_config.json are {sections}; expected an object.")
-    return {**sections[0], **sections[1]}, bool(settings.get("do_lower_case"))
-
-
-def _sentence_settings(folder: Path) -> dict[str, Any]:
-    return next(filter(None, map(read_json, sorted(folder.glob("sentence_*_config.json")))), {})
+    places = transformers_in(folder)
+    if not places:
+        return None
+    return read_settings(places[0]) if modules_of(folder) else Settings(places[0] / "config.json")
 
 
 def _static(folder: Path) -> dict[str, Any]:
@@ -272,11 +272,13 @@ def _poolings(folder: Path, modules: Named, encoder: EncoderConfig) -> tuple[lis
 
 def _check_task(folder: Path, pooling: list[Pooling]) -> None:
     """A transformer that gives scores of the vocabulary has those pooled, and any other its hidden states."""
-    path = folder / "sentence_bert_config.json"
-    task = read_json(path).get("transformer_task", "feature-extraction")
+    settings = read_settings(folder)
     expected = ("feature-extraction", "fill-mask") if is_sparse(pooling) else ("feature-extraction",)
-    if task not in expected:
-        raise UserError(f"{path}: transformer_task is {task!r}; expected {' or '.join(expected)} before this pooling.")
+    if settings.task not in expected:
+        raise UserError(
+            f"{settings.path}: transformer_task is {settings.task!r}; expected {' or '.join(expected)} before this "
+            "pooling."
+        )
 
 
 def _head(folder: Path, modules: Named) -> tuple[list[Head], dict[str, dict[str, np.ndarray]]]:

@@ -7,7 +7,7 @@ from jdistill.config import UserError
 from jdistill.folders.refusals import transformers_in
 from jdistill.recipe import Recipe
 from jdistill.student import StudentConfig, Tokenizer
-from jdistill.student.hf_folder import at_hand, locate, tokenizer_options
+from jdistill.student.hf_folder import at_hand, locate, tokenizer_settings
 from jdistill.student.tokenizer_folder import read_tokenizer
 from jdistill.student.tokenizer_texts import AWKWARD
 from jdistill.teacher.tokens import Answer, Question, ask, transformers_version
@@ -71,15 +71,17 @@ def check_tokenizer(recipe: Recipe, *, download: bool) -> Compared | None:
 
 def _question(config: StudentConfig, *, download: bool) -> tuple[Question, Tokenizer] | None:
     """What to ask of the tokenizer that the student reads, and that tokenizer; None if there is none to ask for."""
-    own, options, lowercase = config.tokenizer is not None, {}, False
+    own = config.tokenizer is not None
     name, revision = (config.tokenizer, None) if own else (config.init, config.revision)
     assert name is not None  # StudentConfig lets none through without
     folder = locate(name, revision=revision, tokenizer_only=own) if download else at_hand(name, revision=revision)
-    places = [] if folder is None else [folder] if own else transformers_in(folder)
+    if folder is None:
+        return None
+    places = [folder] if own else transformers_in(folder)
     if not places:
         return None
-    if not own:
-        options, lowercase = tokenizer_options(places[0])
+    settings = None if own else tokenizer_settings(folder)
+    options, lowercase = ({}, False) if settings is None else (settings.tokenizer, settings.lowercase)
     tokenizer = read_tokenizer(places[0], options=options, lowercase=lowercase)
     return Question(str(places[0]), options, lowercase, AWKWARD, LENGTHS), tokenizer
 
