@@ -94,8 +94,8 @@ def configured(hf: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     if unknown:
         raise UserError(
             f"{settings.path}: its config_kwargs give {unknown[0]} = {settings.config[unknown[0]]!r}, which "
-            f"config.json does not have, so releases of transformers differ in obeying it. Write {unknown[0]} into it, or "
-            "take it out."
+            f"config.json does not have, so releases of transformers differ in obeying it. Write {unknown[0]} "
+            "into it, or take it out."
         )
     return {**hf, **settings.config}
 

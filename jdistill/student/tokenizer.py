@@ -28,7 +28,9 @@ class Tokenizer:
         self._special_tokens = special_tokens
         self._config: dict[str, Any] = json.loads(companions.get("tokenizer_config.json", "{}"))
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self._definition))
-        self._tokenizer.encode_special_tokens = False
+        # A table of token vectors is read without transformers, whose option that is.
+        self._splits_special = special_tokens and bool(self._config.get("split_special_tokens"))
+        self._tokenizer.encode_special_tokens = self._splits_special
         self._truncated_to: int | None = None
         self._rows: int | None = None
 
@@ -136,10 +138,12 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """sha256 of what decides the tokens: the definition in canonical form, special tokens, side of truncation.
 
-        And of the rows of the encoder's table, where there are fewer than tokens.
+        And of the rows of the encoder's table, where there are fewer than tokens, and whether texts that are written like
+        special tokens are cut into words.
         """
         content = [self._definition, self._special_tokens, self._truncation_side]
         content += [] if self._rows is None else [self._rows]
+        content += ["split_special_tokens"] * self._splits_special
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
     @property

@@ -70,7 +70,11 @@ def class_of(settings: Mapping[str, Any], hf: Mapping[str, Any]) -> str | None:
 
 
 def as_transformers(
-    definition: Definition, settings: Mapping[str, Any], special_tokens: Mapping[str, Any], hf: Mapping[str, Any]
+    definition: Definition,
+    settings: Mapping[str, Any],
+    special_tokens: Mapping[str, Any],
+    hf: Mapping[str, Any],
+    added_tokens: Mapping[str, int] | None = None,
 ) -> Definition:
     """The tokenizer.json of the tokenizer that transformers makes of a folder.
 
@@ -79,6 +83,7 @@ def as_transformers(
       settings: of tokenizer_config.json.
       special_tokens: of special_tokens_map.json, which counts where the settings list no `added_tokens_decoder`.
       hf: config.json.
+      added_tokens: of added_tokens.json, which counts where special_tokens_map.json does.
     """
     kind = CLASSES.get(class_of(settings, hf) or "")
     model = definition.get("model") or {}
@@ -89,6 +94,8 @@ def as_transformers(
     named = {**named, **{name: _content(named[name]) for name in NAMED if name in named}}
     built = definition if kind is None else {**definition, **kind.build(definition, named)}
     ids = _ids(model.get("vocab") or {})
+    if added_tokens and not own:
+        definition = {**definition, "added_tokens": _with_first_form(definition, named, added_tokens, kind is None)}
     added = _added(definition, settings, named, ids, generic=kind is None, special_tokens=special_tokens)
     built = {**built, "added_tokens": added}
     ids = {**ids, **{token["content"]: token["id"] for token in added}}
@@ -107,6 +114,32 @@ def _ids(vocabulary: Any) -> dict[str, int]:
     if isinstance(vocabulary, Mapping):
         return dict(vocabulary)
     return {entry[0]: i for i, entry in enumerate(vocabulary)}
+
+
+def _with_first_form(
+    definition: Definition, named: Mapping[str, Any], added_tokens: Mapping[str, int], generic: bool
+) -> list[dict[str, Any]]:
+    """The added tokens of tokenizer.json with those of added_tokens.json, ascending; the former win, id by id.
+
+    The generic class has those of tokenizer.json before it adds others, wherever they are free.
+    """
+    special = {_content(token) for token in (*(named.get(name) for name in NAMED), *_listed(named, _EXTRA))}
+    tokens: dict[int, dict[str, Any]] = {}
+    for content, place in added_tokens.items():
+        flags = {"normalized": content not in special, "special": content in special}
+        tokens[place] = {"id": None if generic else place, "content": content, **_PLAIN, **flags}
+    from_file = {token["id"]: token for token in definition.get("added_tokens") or []}
+    if generic:
+        known = {token["content"] for token in from_file.values()}
+        return [
+            *from_file.values(),
+            *(tokens[place] for place in sorted(tokens) if tokens[place]["content"] not in known),
+        ]
+    merged = {**tokens, **from_file}
+    return [merged[place] for place in sorted(merged)]
+
+
+_EXTRA = "extra_special_tokens"
 
 
 def _added(
@@ -129,7 +162,7 @@ def _added(
         plain = {**flags, "normalized": token.get("normalized", not flags["special"])}
         content = token["content"]
         tokens[content] = {"id": tokens.get(content, {}).get("id"), "content": content, **plain}
-    extra = [*_listed(named, "additional_special_tokens"), *_listed(named, "extra_special_tokens")]
+    extra = [*_listed(named, "additional_special_tokens"), *_listed(named, _EXTRA)]
     for token in [*(named.get(name) for name in NAMED), *extra]:
         content = _content(token)
         if not isinstance(content, str) or content in tokens:

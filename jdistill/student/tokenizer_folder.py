@@ -35,6 +35,7 @@ def read_tokenizer(
     folder = Path(folder)
     hf = read_json(folder / "config.json")
     special = read_json(folder / "special_tokens_map.json")
+    added = read_json(folder / "added_tokens.json")
     settings = {**read_json(folder / "tokenizer_config.json"), **(options or {})}
     kind = class_of(settings, hf)
     definition = _definition(folder, kind)
@@ -44,7 +45,7 @@ def read_tokenizer(
     settings["tokenizer_class"] = settings.get("tokenizer_class") or kind or "PreTrainedTokenizerFast"
     where = folder / "tokenizer.json"
     try:
-        definition = as_transformers(definition, settings, special, hf)
+        definition = as_transformers(definition, settings, special, hf, added)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where}: does not fit {folder / 'tokenizer_config.json'}, which names {settings['tokenizer_class']!r}: "

@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def write(folder: Path, name: str = "bert", **content: Any) -> Path:
+def write(folder: Path, /, name: str = "bert", **content: Any) -> Path:
     path = folder / f"sentence_{name}_config.json"
     path.write_text(json.dumps(content))
     return path
@@ -45,9 +45,9 @@ def test_the_first_name_of_a_section_counts_where_both_are_there(folder: Path) -
 
 @pytest.mark.parametrize("section", ["config_args", "config_kwargs"])
 def test_values_win_over_those_in_config_json(folder: Path, section: str) -> None:
-    write(folder, **{section: {"hidden_act": "relu", "use_cache": True, "trust_remote_code": True}})
+    write(folder, "bert", **{section: {"hidden_act": "relu", "use_cache": True, "trust_remote_code": True}})
     assert read_folder(folder).encoder.model_dump()["hidden_act"] == "relu"
-    write(folder, **{section: {"is_causal": False}})
+    write(folder, "bert", **{section: {"is_causal": False}})
     with pytest.raises(UserError, match=r"sentence_bert_config.json: its config_kwargs give is_causal = False"):
         read_folder(folder)
 

@@ -56,6 +56,8 @@ OPTIONS: dict[str, tuple[str, Change, Change]] = {
     ),
     "qwen": ("qwen3", {"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False}, {"normalizer": None}),
     "gemma": ("gemma3_text", {"tokenizer_class": "GemmaTokenizer", "add_eos_token": False}, {}),
+    "special tokens as words": ("bert", {"split_special_tokens": True}, {}),
+    "special tokens as words, qwen": ("qwen3", {"tokenizer_class": "Qwen2Tokenizer", "split_special_tokens": True}, {}),
     "modernbert": ("modernbert", {"tokenizer_class": "BertTokenizer", "do_lower_case": True}, {}),
 }
 
@@ -102,6 +104,28 @@ def test_a_vocabulary_alone(kind: str, named: bool, tmp_path: Path) -> None:
     if named:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     _compare(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize("vocabulary", ["tokenizer.json", "alone"])
+def test_added_tokens_in_their_first_form(kind: str, vocabulary: str, tmp_path: Path) -> None:
+    if kind == "modernbert" and vocabulary == "alone":
+        return  # the generic class has no vocabulary of its own
+    classes = {"bert": "BertTokenizer", "roberta": "RobertaTokenizer", "modernbert": "PreTrainedTokenizerFast"}
+    _write(tmp_path, kind, {"tokenizer_class": classes[kind], "additional_special_tokens": ["line"]}, {})
+    size = KINDS[kind]().size
+    names = ("naïve", "the", "line", "köln")
+    content = {name: size + place for name, place in zip(names, (1, 0, 2, 3), strict=True)}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(content))
+    if vocabulary == "alone":
+        KINDS[kind]().tokenizer.model.save(str(tmp_path))
+        (tmp_path / "tokenizer.json").unlink()
+    _compare(tmp_path)
+    written = tmp_path / "written"
+    read_tokenizer(tmp_path).save(written)
+    (written / "config.json").write_text((tmp_path / "config.json").read_text())
+    _compare(written)
+    assert read_tokenizer(written).encode(["naïve köln"], None) == read_tokenizer(tmp_path).encode(["naïve köln"], None)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
