@@ -138,8 +138,8 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """sha256 of what decides the tokens: the definition in canonical form, special tokens, side of truncation.
 
-        And of the rows of the encoder's table, where there are fewer than tokens, and whether texts that are written like
-        special tokens are cut into words.
+        And of the rows of the encoder's table, where there are fewer than tokens, and whether what is written like a
+        special token is cut into words.
         """
         content = [self._definition, self._special_tokens, self._truncation_side]
         content += [] if self._rows is None else [self._rows]
@@ -167,13 +167,19 @@ class Tokenizer:
     @property
     def special_ids(self) -> list[int]:
         """Ids of the tokens that stand for no text, such as [CLS], padding and the unknown word, ascending."""
-        return sorted(token["id"] for token in self._definition.get("added_tokens") or [] if token.get("special"))
+        return [token["id"] for token in self._special]
 
     @property
     def special_names(self) -> list[str]:
         """The special tokens as they are written, by their ids."""
-        special = [token for token in self._definition.get("added_tokens") or [] if token.get("special")]
-        return [token["content"] for token in sorted(special, key=lambda token: token["id"])]
+        return [token["content"] for token in self._special]
+
+    @property
+    def _special(self) -> list[dict[str, Any]]:
+        """Those that have a row in the encoder's table."""
+        tokens = [token for token in self._definition.get("added_tokens") or [] if token.get("special")]
+        within = [token for token in tokens if self._rows is None or token["id"] < self._rows]
+        return sorted(within, key=lambda token: token["id"])
 
     @property
     def model_max_length(self) -> int | None:
@@ -271,12 +277,13 @@ def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """tokenizer_config.json or special_tokens_map.json in a form that transformers reads from 4.46 on.
 
     transformers 5 lists further special tokens as `extra_special_tokens`; 4 expects names and tokens there, and fails.
-    Both read a list of strings under `additional_special_tokens`, and names and tokens under the other.
+    Both read a list of strings under `additional_special_tokens`, and names and tokens under the other. A class that
+    reads images too, as Gemma 3's tokenizers name it, is left out: it would look for files that no student has.
     """
     extra = settings.get("extra_special_tokens")
     lists = [value for value in (settings.get("additional_special_tokens"), extra) if isinstance(value, list)]
     listed = [_content(token) for tokens in lists for token in tokens]
-    portable = {key: value for key, value in settings.items() if key not in _FURTHER}
+    portable = {key: value for key, value in settings.items() if key not in (*_FURTHER, "processor_class")}
     if listed:
         portable["additional_special_tokens"] = list(dict.fromkeys(listed))
     if isinstance(extra, Mapping) and extra:

@@ -161,3 +161,19 @@ def test_the_generic_class_is_written_by_the_name_that_every_release_knows(tmp_p
     read_tokenizer(tmp_path).save(tmp_path / "out")
     written = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_a_class_that_reads_images_too_is_not_written(tmp_path):
+    """AutoProcessor, and so sentence-transformers, would look for an image processor beside the student."""
+    write_tokenizer(tmp_path)
+    change(tmp_path / "tokenizer_config.json", {"processor_class": "Gemma3Processor"})
+    read_tokenizer(tmp_path).save(tmp_path / "out")
+    assert "processor_class" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+
+
+def test_special_tokens_beyond_the_table_are_none_of_the_models(tmp_path):
+    write_tokenizer(tmp_path, further=["<image>"])
+    whole = read_tokenizer(tmp_path)
+    cut = whole.within(whole.vocab_size - 1)
+    assert whole.special_names == [*cut.special_names, "<image>"]
+    assert whole.special_ids == [*cut.special_ids, whole.vocab_size - 1]
