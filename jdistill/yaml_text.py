@@ -5,7 +5,7 @@ one, while 2024-01-01, 12:30 and 0042, which YAML 1.1 takes for a date, for minu
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import yaml
@@ -106,7 +106,7 @@ def _check_size(text: str) -> None:
     if len(text) > LONGEST:
         raise yaml.YAMLError(f"holds {len(text):,} characters; a recipe has a few thousand, and no more than 1 MiB.")
     depth = count = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for event in _events(text):
         count += isinstance(event, yaml.NodeEvent)
         if count > LARGEST:
             raise yaml.YAMLError(f"holds more than {LARGEST:,} keys and values; a recipe has a few hundred.")
@@ -117,6 +117,19 @@ def _check_size(text: str) -> None:
                 raise yaml.YAMLError(f"line {line}: nested more than {DEEPEST} levels deep; a recipe has about six.")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    """What stands in a text; a number that PyYAML's scanner chokes on, as in "\\Uffffffff", is an error of YAML."""
+    loader = _Loader(text)
+    try:
+        while loader.check_event():
+            yield loader.get_event()
+    except (ValueError, OverflowError) as error:
+        reason = "an escape such as \\U stands for no character, or a version is no number"
+        raise yaml.YAMLError(f"line {loader.line + 1}: {reason}.") from error
+    finally:
+        loader.dispose()
 
 
 def _check_nodes(root: yaml.Node) -> None:

@@ -26,10 +26,11 @@ def read_lines(stream: Stream, *, where: str) -> Iterator[bytes]:
       UserError: if a line is longer than 16 MiB, or the file is UTF-16.
     """
     parts: list[bytes] = []
-    size, number, begins = 0, 1, True
+    size, number, begins, held = 0, 1, True, b""
     while block := stream.read(_BLOCK):
-        while block.endswith(b"\r") and (more := stream.read(1)):  # may be half of a line end
-            block += more
+        block = held + block
+        held = b"\r" if block.endswith(b"\r") else b""  # may be half of a line end
+        block = block.removesuffix(held)
         if begins:
             _require_no_utf16(block, where)
             block, begins = block.removeprefix(b"\xef\xbb\xbf"), False
@@ -44,8 +45,8 @@ def read_lines(stream: Stream, *, where: str) -> Iterator[bytes]:
             if part.endswith((b"\n", b"\r")):
                 yield b"".join(parts)
                 parts, size, number = [], 0, number + 1
-    if parts:
-        yield b"".join(parts)
+    if parts or held:
+        yield b"".join([*parts, held])
 
 
 def decoded(line: bytes, place: str) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _PIECE = 2048  # rows in memory at once
+_LARGEST_SCORE = 3.4e38  # stores keep float32
 
 
 class VectorColumns(Config):
@@ -118,20 +119,22 @@ def from_dataset(
       UserError: if there is no description, if a column is missing or holds something else, if rows have differently
         many scores, if the dtype cannot hold the vectors exactly, or if a text that occurs twice has two vectors.
     """
+    _require_data_set(dataset)
     columns = columns or _named(dataset)
     needed = [*columns.texts, *(column + columns.suffix for column in columns.texts), columns.score, columns.label]
     missing = [column for column in needed if column is not None and column not in dataset.column_names]
     if missing:
         raise UserError(f"data set: has no column {', '.join(missing)}. It has: {', '.join(dataset.column_names)}.")
     given = description if description is not None else _description(dataset.info.description)
+    prompts = _prompts(given)
     read = _Reader(dataset.with_format("arrow"), columns)
     write_texts(path, [(teacher, role, read.rows())], fingerprint={"data set": read.hash_of_texts(), "role": role})
     store = Store.open(path)
     first = read.raw(0, np.array([0]))
     described = {
-        "prompts": {"query": "", "document": ""},
         "dtype": str(first.dtype) if str(first.dtype) in DTYPES else "float32",
         **given,
+        "prompts": prompts,
         "width": first.shape[1],
     }
     writer = TeacherWriter(store, teacher, described, origin="a data set")
@@ -149,13 +152,40 @@ def _description(text: str | None) -> dict[str, Any]:
         found = json.loads(text or "null")
     except ValueError:
         found = None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or "prompts" not in found:  # some other JSON is no description of a teacher
         raise UserError(
             "data set: does not say how its vectors were made: its description, which parquet files and the hub do not "
             "keep, does not describe a teacher. Pass `description`, with the prompts that the teacher was given: "
             'such as {"prompts": {"query": "query: ", "document": ""}}, or {} for none.'
         )
     return found
+
+
+def _prompts(description: Mapping[str, Any]) -> dict[str, str]:
+    """The prompt of each side; "" where the description names none."""
+    given = description.get("prompts", {})
+    prompts = {"query": "", "document": "", **given} if isinstance(given, Mapping) else {}
+    if set(prompts) != {"query", "document"} or not all(isinstance(prompt, str) for prompt in prompts.values()):
+        raise UserError(
+            f"description: prompts is {ascii(given)[:60]}, expected a text for each side: "
+            'such as {"query": "query: ", "document": ""}.'
+        )
+    return prompts
+
+
+def _require_data_set(dataset: Any) -> None:
+    import datasets
+
+    if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise UserError(
+            f"data set: has splits ({', '.join(map(str, dataset))}), expected the rows of one. Pass one of them, such "
+            f"as dataset['{next(iter(dataset), 'train')}']."
+        )
+    if not isinstance(dataset, datasets.Dataset):
+        raise UserError(
+            f"data set: is of type {type(dataset).__name__}, expected a Dataset, whose rows can be read in any order. "
+            "Load it without streaming."
+        )
 
 
 class _Row(NamedTuple):
@@ -193,10 +223,10 @@ class _Reader:
         scores: list[float | tuple[float, ...]] = []
         for i, value in enumerate(table.column(self.columns.score).to_pylist()):
             numbers = value if isinstance(value, list) else [value]
-            if not numbers or not all(isinstance(x, int | float) and not math.isnan(x) for x in numbers):
+            if not _are_scores(numbers):
                 raise UserError(
                     f"data set, row {first + i + 1}, column '{self.columns.score}': is {value!r}, expected a number or "
-                    "a list of numbers."
+                    "a list of numbers, finite in float32; among several, -inf excludes a candidate, but not all."
                 )
             scores.append(tuple(numbers) if len(numbers) > 1 else numbers[0])
         return scores
@@ -204,7 +234,8 @@ class _Reader:
     def _labels(self, table: pa.Table, first: int) -> list[str]:
         labels: list[str] = []
         for i, value in enumerate(table.column(self.columns.label).to_pylist()):
-            if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+            named = isinstance(value, str) and not is_empty(value) and "\0" not in value
+            if not named and (not isinstance(value, int) or isinstance(value, bool)):
                 place = f"data set, row {first + i + 1}, column '{self.columns.label}'"
                 raise UserError(f"{place}: is {ascii(value)[:60]}, expected a label: a string or a whole number.")
             labels.append(str(value))
@@ -264,11 +295,19 @@ class _Reader:
         return vectors
 
     def _pieces(self) -> Iterator[tuple[int, pa.Table]]:
-        names = [*self.columns.texts, *(x for x in (self.columns.score, self.columns.label) if x)]
+        names = list(dict.fromkeys([*self.columns.texts, *(x for x in (self.columns.score, self.columns.label) if x)]))
         first = 0
         for table in self.dataset.select_columns(names).iter(batch_size=_PIECE):
             yield first, table
             first += len(table)
+
+
+def _are_scores(numbers: list[Any]) -> bool:
+    """Whether float32 holds every number, or, among several, some are -inf."""
+    if not numbers or not all(isinstance(x, int | float) for x in numbers):
+        return False
+    finite = [abs(x) <= _LARGEST_SCORE for x in numbers]
+    return any(finite) and all(x == -math.inf or fine for x, fine in zip(numbers, finite, strict=True))
 
 
 class _Places:

@@ -15,6 +15,12 @@ def test_line_ends_over_block_borders(monkeypatch):
         assert list(read_lines(io.BytesIO(content), where="x")) == content.splitlines(keepends=True)
 
 
+def test_millions_of_carriage_returns_take_linear_time():
+    start = time.perf_counter()
+    assert sum(1 for _ in read_lines(io.BytesIO(b"\r" * 3_000_000), where="x")) == 3_000_000
+    assert time.perf_counter() - start < 10
+
+
 def test_what_has_no_line_ends_is_refused_after_16_mib():
     class Endless:
         given = 0

@@ -82,7 +82,16 @@ def test_lists_of_scores_come_back(make_store, tmp_path, scores):
     np.testing.assert_array_equal(again.rows("train").scores, store.rows("train").scores)
 
 
-@pytest.mark.parametrize("score", [[0.5, None], [0.5, float("nan")], ["a", "b"], [[1.0], []]])
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        *([0.5, None], [0.5, float("nan")], ["a", "b"], [[1.0], []]),
+        *([0.5, INF], [0.5, -INF], [0.5, 1e300], [[0.5, 1.0], [INF, 1.0]], [[0.5, 1.0], [-INF, -INF]]),
+    ],
+)
 def test_scores_that_are_no_numbers_are_refused(tmp_path, score):
     columns = OWN.model_copy(update={"score": "s"})
     with pytest.raises(UserError, match=r"data set, row [12], column 's': is .*, expected a number"):
@@ -102,7 +111,7 @@ def test_labels_come_back(make_store, tmp_path):
 def test_whole_numbers_of_a_data_set_are_labels_and_others_are_not(tmp_path):
     columns = OWN.model_copy(update={"label": "l"})
     assert from_dataset(own(l=[10, 9]), columns, tmp_path / "s", {}, teacher="x").labels == ("9", "10")
-    for wrong in (["a", None], ["a", ""], [0.0, 1.0]):
+    for wrong in (["a", None], ["a", ""], ["a", " "], ["a", "\u200b"], ["a", "b\0"], [0.0, 1.0]):
         with pytest.raises(UserError, match=r"data set, row [12], column 'l': is .*, expected a label"):
             from_dataset(own(l=wrong), columns, tmp_path / "w", {}, teacher="x")
 
@@ -178,6 +187,36 @@ def test_prompts_of_both_sides_come_from_the_description(tmp_path):
     store = from_dataset(dataset, None, tmp_path / "b", described, teacher="x")
     assert store.teacher("x").take(np.array([0]), "query") == 1
     assert store.teacher("x").take(np.array([0]), "document") == 2
+
+
+def test_a_description_may_name_the_prompt_of_one_side_and_nothing_but_prompts(tmp_path):
+    store = from_dataset(own(), OWN, tmp_path / "a", {"prompts": {"query": "q: "}}, teacher="x")
+    assert store.teacher("x").manifest["description"]["prompts"] == {"query": "q: ", "document": ""}
+    for wrong in ("query: ", {"query": None}, {"passage": "p: "}):
+        with pytest.raises(UserError, match=r"description: prompts is .*, expected a text for each side"):
+            from_dataset(own(), OWN, tmp_path / "b", {"prompts": wrong}, teacher="x")
+    assert not (tmp_path / "b").exists()
+
+
+def test_json_that_describes_no_teacher_is_no_description(tmp_path):
+    dataset = own()
+    dataset.info.description = '{"license": "mit"}'
+    with pytest.raises(UserError, match=r"does not say how its vectors were made"):
+        from_dataset(dataset, OWN, tmp_path / "a", None, teacher="x")
+
+
+def test_queries_and_documents_may_be_one_column(tmp_path):
+    columns = VectorColumns(query="document", suffix=OWN.suffix)
+    dataset = datasets.Dataset.from_dict({"document": ["a", "b"], "document" + OWN.suffix: [[1.0], [2.0]]})
+    rows = from_dataset(dataset, columns, tmp_path / "a", {}, teacher="x").rows("train")
+    np.testing.assert_array_equal(rows.queries, rows.documents[:, 0])
+
+
+def test_what_is_no_single_table_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"has splits \(train\).* Pass one of them, such as dataset\['train'\]"):
+        from_dataset(datasets.DatasetDict({"train": own()}), OWN, tmp_path / "a", {}, teacher="x")
+    with pytest.raises(UserError, match=r"of type IterableDataset, expected a Dataset"):
+        from_dataset(own().to_iterable_dataset(), OWN, tmp_path / "a", {}, teacher="x")
 
 
 def test_a_round_trip_that_loses_the_description_is_refused(make_store, tmp_path):
