@@ -120,7 +120,7 @@ def _check_size(text: str) -> None:
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
-    """What stands in a text; a number that PyYAML's scanner chokes on, as in "\\Uffffffff", is an error of YAML."""
+    r"""What stands in a text; a number that PyYAML's scanner chokes on, as in "\\Uffffffff", is an error of YAML."""
     loader = _Loader(text)
     try:
         while loader.check_event():

@@ -1,7 +1,7 @@
 """Named data sets and local files as rows of text: query, document, negatives, score."""
 
 from jdistill.data.config import ColumnMap, SourceConfig
-from jdistill.data.files import read_columns
+from jdistill.data.files import place_of, read_columns
 from jdistill.data.rows import Row, fingerprint, read_rows
 from jdistill.data.values import WrongValueError, identifier, number, text, title
 
@@ -13,6 +13,7 @@ __all__ = [
     "fingerprint",
     "identifier",
     "number",
+    "place_of",
     "read_columns",
     "read_rows",
     "text",

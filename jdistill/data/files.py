@@ -94,6 +94,16 @@ def read_columns(path: str | Path, columns: Mapping[str, Callable[[Any], Any]]) 
     return whole
 
 
+def place_of(path: str | Path, column: str, index: int) -> str:
+    """File, row and line of what `read_columns` gives at `index` of a column, for messages."""
+    for file in find_files(str(path)):
+        for batch in file_batches(file, [column]):
+            if index < batch.size:
+                return batch.place(index)
+            index -= batch.size
+    raise IndexError(f"{path} holds fewer rows")
+
+
 def _converted(batch: Batch, column: str, convert: Callable[[Any], Any]) -> list[Any]:
     found = []
     for i, value in enumerate(batch.columns[column]):

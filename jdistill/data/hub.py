@@ -1,7 +1,8 @@
 """Data sets of the Hugging Face hub as batches of columns, streamed or not; `datasets` is imported on first use."""
 
+import csv
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jdistill.config import UserError
@@ -34,18 +35,21 @@ def hub_batches(source: SourceConfig, *, where: str = "") -> Iterator[Batch]:
 def local_files(source: SourceConfig) -> list[tuple[str, Path]]:
     """Name inside the folder and path of each file of a data set that lies on this machine, sorted; else none.
 
-    What `datasets` writes about a folder it has read (`cache-*`) or saved (`state.json`) is no part of the data.
+    What `datasets` writes about a folder it has read (`cache-*.arrow`) or saved (`state.json`) is no part of the data,
+    nor is what it passes over: everything hidden, such as .git and the notes of `hf download`.
     """
     folder = Path(str(source.dataset))
     if not folder.is_dir():
         return []
     files = (file for file in folder.rglob("*") if file.is_file())
     named = [(file.relative_to(folder).as_posix(), file) for file in files]
-    return sorted(
-        (name, file)
-        for name, file in named
-        if file.name != "state.json" and not file.name.startswith(("cache-", ".")) and file.suffix != ".lock"
-    )
+    return sorted((name, file) for name, file in named if not _is_note(name))
+
+
+def _is_note(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") for part in path.parts)
+    return hidden or path.name == "state.json" or path.match("cache-*.arrow") or path.suffix == ".lock"
 
 
 def _read(data: Any, where: str) -> Iterator[dict[str, Any]]:
@@ -76,7 +80,10 @@ def _load(source: SourceConfig, where: str) -> Any:
     try:
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             saved = datasets.load_from_disk(str(path))
-            saved = saved[source.split] if isinstance(saved, datasets.DatasetDict) else saved
+            if not isinstance(saved, datasets.DatasetDict):
+                _require_whole(source, saved.split, where)
+            else:
+                saved = saved[source.split]
             return saved.with_format(None)
         return datasets.load_dataset(
             str(source.dataset),
@@ -84,10 +91,36 @@ def _load(source: SourceConfig, where: str) -> Any:
             split=source.split,
             revision=source.revision,
             streaming=source.streaming,
+            **_as_strings(source),
         )
+    except UserError:
+        raise
     except Exception as error:  # the package raises a dozen kinds; every one of them is about what the user named
         reason = " ".join(str(error).split()).rstrip(".")[:300]
         raise UserError(
             f"{where}: cannot load split '{source.split}': {type(error).__name__}: {reason}. "
             "Check id, name, split and revision, and that the network is there."
         ) from error
+
+
+def _require_whole(source: SourceConfig, split: Any, where: str) -> None:
+    """Refuse to read a part of a data set that was saved without splits: all of it would be read."""
+    if source.split not in ("train", str(split)):
+        raise UserError(
+            f"{where}: was saved as one table without splits, so there is no split '{source.split}'. Leave `split` "
+            "out, or save the part that is meant."
+        )
+
+
+def _as_strings(source: SourceConfig) -> dict[str, Any]:
+    """What keeps cells of .csv and .tsv files strings, and quotation marks of .tsv text, as in files named by `path`.
+
+    Nothing where the data set says itself of what type its columns are.
+    """
+    import datasets
+
+    builder = datasets.load_dataset_builder(str(source.dataset), source.name, revision=source.revision)
+    if builder.name != "csv" or builder.info.features is not None:
+        return {}
+    quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if builder.config.sep == "\t" else {}
+    return {"converters": dict.fromkeys(source.columns.used, str), "keep_default_na": False, **quoting}

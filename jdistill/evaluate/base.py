@@ -54,6 +54,20 @@ class EvaluatorConfig(Config):
         raise NotImplementedError
 
 
+def require_different(**columns: str | None) -> None:
+    """Refuse one column for two things.
+
+    Raises:
+      ValueError: naming both options and the column.
+    """
+    seen: dict[str, str] = {}
+    for option, column in columns.items():
+        if column in seen:
+            raise ValueError(f"'{seen[column]}' and '{option}' are both the column '{column}'. Name a column for each.")
+        if column is not None:
+            seen[column] = option
+
+
 def vectors(encode: Encode, texts: list[str], *, side: SideName) -> Float[np.ndarray, "n d"]:
     """`encode`'s answer as float32, checked: one finite vector per text.
 

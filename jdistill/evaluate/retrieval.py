@@ -13,16 +13,16 @@ How a ranking is made, exactly:
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import pytrec_eval
 from jaxtyping import Float, Int
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from jdistill.config import Config, PathText, UserError
-from jdistill.data import WrongValueError, identifier, number, read_columns, text, title
-from jdistill.evaluate.base import Encode, EvaluatorConfig, vectors
+from jdistill.data import WrongValueError, identifier, number, place_of, read_columns, text, title
+from jdistill.evaluate.base import Encode, EvaluatorConfig, require_different, vectors
 from jdistill.evaluate.ranking import best_columns
 
 _LARGEST_JUDGMENT = 2**31 - 1  # trec_eval counts in 32 bits
@@ -56,6 +56,11 @@ class QrelsFile(Config):
     score: str | None = Field(
         default="score", description="Column of whole-number judgments; null counts every row as 1."
     )
+
+    @model_validator(mode="after")
+    def _one_column_each(self) -> Self:
+        require_different(query=self.query, document=self.document, score=self.score)
+        return self
 
 
 class Task(NamedTuple):
@@ -180,19 +185,17 @@ MEASURES = {"ndcg": "ndcg_cut", "mrr": "recip_rank", "map": "map_cut", "recall":
 def _read_task(corpus: CorpusFile, queries: QueriesFile, qrels: QrelsFile) -> Task:
     readers = {corpus.id: identifier, corpus.text: title if corpus.title else text}
     columns = read_columns(corpus.path, {**readers, **({corpus.title: title} if corpus.title else {})})
-    document_ids = _unique_ids(columns[corpus.id], where=f"{corpus.path}, column '{corpus.id}'")
+    document_ids = _unique_ids(columns[corpus.id], path=corpus.path, column=corpus.id)
     documents = columns[corpus.text]
     if corpus.title:
         documents = [f"{title} {text}".strip() for title, text in zip(columns[corpus.title], documents, strict=True)]
         if "" in documents:
-            raise UserError(
-                f"{corpus.path}, row {documents.index('') + 1}: both title and text are empty, expected a text. Repair "
-                "the row."
-            )
+            where = place_of(corpus.path, corpus.text, documents.index(""))
+            raise UserError(f"{where}: both title and text are empty, expected a text. Repair the row.")
     order = sorted(range(len(documents)), key=document_ids.__getitem__)
 
     columns = read_columns(queries.path, {queries.id: identifier, queries.text: text})
-    query_ids = _unique_ids(columns[queries.id], where=f"{queries.path}, column '{queries.id}'")
+    query_ids = _unique_ids(columns[queries.id], path=queries.path, column=queries.id)
     texts = columns[queries.text]
 
     judgments = _read_judgments(qrels)
@@ -224,11 +227,11 @@ def _read_judgments(qrels: QrelsFile) -> dict[str, dict[str, int]]:
     scores = columns[qrels.score] if qrels.score else [1] * len(columns[qrels.query])
     judgments: dict[str, dict[str, int]] = {}
     rows = zip(columns[qrels.query], columns[qrels.document], scores, strict=True)
-    for row, (query, document, score) in enumerate(rows, start=1):
+    for i, (query, document, score) in enumerate(rows):
         if judgments.setdefault(query, {}).setdefault(document, score) != score:
             raise UserError(
-                f"{qrels.path}, row {row}: judges document {document!r} for query {query!r} as {score}, an earlier row "
-                f"as {judgments[query][document]}. Keep one."
+                f"{place_of(qrels.path, qrels.query, i)}: judges document {document!r} for query {query!r} as {score}, "
+                f"an earlier row as {judgments[query][document]}. Keep one."
             )
     return judgments
 
@@ -240,10 +243,11 @@ def _judgment(value: Any) -> int:
     return int(score)
 
 
-def _unique_ids(ids: Sequence[str], *, where: str) -> list[str]:
+def _unique_ids(ids: Sequence[str], *, path: str, column: str) -> list[str]:
     seen: set[str] = set()
-    for row, name in enumerate(ids, start=1):
+    for i, name in enumerate(ids):
         if name in seen:
-            raise UserError(f"{where}, row {row}: repeats {name!r}, expected an id that no other row has.")
+            where = f"{place_of(path, column, i)}, column '{column}'"
+            raise UserError(f"{where}: repeats {name!r}, expected an id that no other row has.")
         seen.add(name)
     return list(ids)

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jdistill.config import PathText, UserError
 from jdistill.data import number, read_columns, text
-from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, ranks, unit, vectors
+from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, ranks, require_different, unit, vectors
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
@@ -37,6 +37,11 @@ class STS(EvaluatorConfig):
         default=("cosine",), description="Scores to correlate, besides cosine."
     )
     side: SideName = Field(default="document", description="Whose prompt goes in front of both texts.")
+
+    @model_validator(mode="after")
+    def _one_column_each(self) -> Self:
+        require_different(sentence1=self.sentence1, sentence2=self.sentence2, score=self.score)
+        return self
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """`pearson_x` and `spearman_x` of every similarity."""

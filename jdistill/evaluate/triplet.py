@@ -1,15 +1,15 @@
 """Triplets: whether the anchor is closer to its positive than to its negative."""
 
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jdistill.config import PathText
 from jdistill.data import read_columns, text
-from jdistill.evaluate.base import Encode, EvaluatorConfig, unit, vectors
+from jdistill.evaluate.base import Encode, EvaluatorConfig, require_different, unit, vectors
 
 
 class Triplet(EvaluatorConfig):
@@ -29,6 +29,11 @@ class Triplet(EvaluatorConfig):
     positive: str = Field(default="positive", description="Column of the texts that belong to the anchor.")
     negative: str = Field(default="negative", description="Column of the texts that do not.")
     margin: float = Field(default=0.0, description="By how much cosine similarity the positive must win, in [-2, 2].")
+
+    @model_validator(mode="after")
+    def _one_column_each(self) -> Self:
+        require_different(anchor=self.anchor, positive=self.positive, negative=self.negative)
+        return self
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """`cosine_accuracy`."""

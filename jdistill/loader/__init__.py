@@ -2,6 +2,6 @@
 
 from jdistill.loader.buckets import Shape
 from jdistill.loader.config import LoaderConfig, PerSide
-from jdistill.loader.loader import Loader
+from jdistill.loader.loader import Loader, require_rows
 
-__all__ = ["Loader", "LoaderConfig", "PerSide", "Shape"]
+__all__ = ["Loader", "LoaderConfig", "PerSide", "Shape", "require_rows"]

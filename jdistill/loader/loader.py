@@ -103,7 +103,7 @@ class Loader:
             raise ValueError("the queries' token table must be given exactly where the rows have queries")
         if hidden and (config.packing is not None or config.folding):
             raise ValueError("hidden states are of padded rows, not of packed or folded ones")
-        _check_rows(len(rows.documents), global_batch_size)
+        require_rows(len(rows.documents), global_batch_size)
         self.config = config
         self.global_batch_size = global_batch_size
         self._rows = rows
@@ -247,7 +247,12 @@ def _targets(teacher: TeacherVectors, query_ids: Any, document_ids: Any) -> Colu
     return Columns(queries, documents)
 
 
-def _check_rows(rows: int, global_batch_size: int) -> None:
+def require_rows(rows: int, global_batch_size: int) -> None:
+    """Refuse a batch that is larger than the data.
+
+    Raises:
+      UserError: naming both numbers.
+    """
     if rows == 0:
         raise UserError("store: there are no rows to train on. Give at least one data source the role 'train'.")
     if rows < global_batch_size:

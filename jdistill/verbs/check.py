@@ -11,7 +11,7 @@ from jdistill.student import Student
 from jdistill.student.init import random_architecture
 from jdistill.student.tokenizer_folder import read_tokenizer
 from jdistill.train.hidden_cache import check_something_learns
-from jdistill.verbs.checks import check_student, check_surroundings
+from jdistill.verbs.checks import check_labels, check_student, check_surroundings, check_terms
 from jdistill.verbs.evaluate import make_evaluators
 from jdistill.verbs.tokens import check_tokenizer
 from jdistill.verbs.train import check_projections, open_store, teacher_widths
@@ -29,6 +29,8 @@ def check(recipe: Recipe) -> str:
     store = open_store(recipe) if Path(recipe.store, "manifest.json").is_file() else None
     evaluators = make_evaluators(recipe, store)
     check_surroundings(recipe, evaluators)
+    if store is not None:
+        check_labels(recipe, store)
     compared = check_tokenizer(recipe, download=False)
     planned = planned_student(recipe.student, {} if store is None else teacher_widths(recipe, store))
     student = _with_tokenizer(recipe, planned.student)
@@ -39,6 +41,8 @@ def check(recipe: Recipe) -> str:
         nothing = np.zeros((0, student.width), np.float32)
         evaluators |= {f"fidelity_{name}": Fidelity(recipe.fidelity, {}, nothing) for name in recipe.teachers}
     check_student(recipe, student, evaluators, projections=store is not None)
+    if store is not None:
+        check_terms(recipe, store, student, planned.params)
     unmade = f"store: there is none at {recipe.store} yet; jdistill embed makes it"
     lines = [
         unmade if store is None else "store: complete, and of these teachers",

@@ -2,17 +2,28 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
 from jdistill.config import UserError
 from jdistill.evaluate import metric_names
 from jdistill.export.hf import projected_to
+from jdistill.loader import require_rows
+from jdistill.parallel import make_mesh
+from jdistill.plan.job import Job, trace
+from jdistill.plan.rows import RowForm
 from jdistill.recipe import Recipe
 from jdistill.store import Store
 from jdistill.student import Student
+from jdistill.train.groups import frozen_paths
+from jdistill.train.optimizer import AdamW
 from jdistill.train.sinks import make_sinks
 from jdistill.verbs.evaluate import Evaluators
+
+_LENGTH = 8
+"""Tokens of a text where only the form of a batch counts."""
 
 
 def check_surroundings(recipe: Recipe, evaluators: Evaluators) -> None:
@@ -65,6 +76,48 @@ def check_labels(recipe: Recipe, store: Store) -> None:
             term.check_labels(dict(zip(store.labels, counts, strict=False)))
         except UserError as error:
             raise UserError(f"losses.{name}: {error}") from None
+
+
+def check_terms(recipe: Recipe, store: Store, student: Student, params: Any) -> None:
+    """Check that every term finds in the store's rows what it learns from, and that the batch divides into pieces.
+
+    A step is traced for texts of a few tokens on one device: nothing is computed, and nothing compiled.
+
+    Args:
+      recipe: the run.
+      store: its rows and teachers.
+      student: the student.
+      params: its parameters, or their shapes.
+
+    Raises:
+      UserError: as the first step would.
+    """
+    rows, count = store.rows("train"), recipe.train.global_batch_size
+    require_rows(len(rows.documents), count)
+    terms, length = recipe.terms(), min(student.max_length or _LENGTH, _LENGTH)
+    form = RowForm(
+        query_length=0 if rows.queries is None else length,
+        document_length=length,
+        documents=rows.documents.shape[1],
+        scores=0 if rows.scores is None else rows.scores.shape[1],
+        labels=rows.labels is not None,
+    )
+    total = recipe.train.total_steps(max(1, len(rows.documents) // count))
+    job = Job(
+        name=recipe.name,
+        student=student,
+        params=params,
+        terms=terms,
+        optimizer=AdamW(recipe.train.optimizer, total, frozen=frozen_paths(student)),
+        rows=form,
+        teacher_widths={name: store.teacher(name).width for term in terms.values() for name in term.teachers},
+        global_batch_size=count,
+        microbatches=recipe.train.microbatches,
+        fsdp=1,
+        seed=recipe.seed,
+        total_steps=total,
+    )
+    trace(job, make_mesh(jax.local_devices()[:1]), count)
 
 
 def _check_prompts(recipe: Recipe, student: Student) -> None:

@@ -20,7 +20,7 @@ from jdistill.student.config import Prompts
 from jdistill.train import TrainResult
 from jdistill.train import train as train_student
 from jdistill.train.hidden_cache import check_something_learns, hidden_table
-from jdistill.verbs.checks import check_labels, check_student, check_surroundings
+from jdistill.verbs.checks import check_labels, check_student, check_surroundings, check_terms
 from jdistill.verbs.evaluate import evaluate_params, make_evaluators
 from jdistill.verbs.tokens import check_tokenizer
 
@@ -33,7 +33,8 @@ def train(recipe: Recipe) -> TrainResult:
 
     Raises:
       UserError: if store and recipe do not fit each other, or the run folder was begun with another recipe; and
-        whatever `check_surroundings`, `check_tokenizer` and `check_student` find, before anything long is begun.
+        whatever `check_surroundings`, `check_tokenizer`, `check_student` and `check_terms` find, before anything long
+        is begun.
     """
     check_compiler()
     store, made = open_store(recipe), list[str]()
@@ -44,6 +45,7 @@ def train(recipe: Recipe) -> TrainResult:
     made += [compared.line] if compared is not None and not compared.equal else []
     student, params = make_run_student(recipe, store, say=made.append)
     check_student(recipe, student, evaluators)
+    check_terms(recipe, store, student, params)
     mesh = make_mesh(fsdp=recipe.train.fsdp)
     check_packing(recipe.loader.packing, mesh.devices.flat[0].platform)
     with process_0_first():

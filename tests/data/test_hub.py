@@ -72,6 +72,46 @@ def test_a_folder_is_known_by_its_content(tmp_path):
     assert saved("one", "a") != saved("three", "b")
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("suffix", "cell", "text"), [("csv", '"NA"', "NA"), ("tsv", '"NA" 6"', '"NA" 6"')])
+def test_cells_of_a_folder_are_strings(tmp_path, monkeypatch, streaming, suffix, cell, text):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    rows = [["t", "s", "l"], [cell, "1", "007"], ["0042", "0.5", "null"]]
+    separator = "," if suffix == "csv" else "\t"
+    (tmp_path / "set" / f"a.{suffix}").write_text("".join(separator.join(row) + "\n" for row in rows))
+
+    def read(**columns):
+        source = SourceConfig(dataset=str(tmp_path / "set"), columns=ColumnMap(**columns), streaming=streaming)
+        return list(read_rows("x", source))
+
+    assert read(text="t", label="l") == [Row(None, text, (), None, "007"), Row(None, "0042", (), None, "null")]
+    assert [row.score for row in read(query="t", document="l", score="s")] == [1.0, 0.5]
+    with pytest.raises(UserError, match=r"has no column 'z'\. It has: t, s, l"):
+        read(text="z")
+
+
+def test_a_split_that_a_saved_table_has_not_is_refused(tmp_path):
+    datasets.Dataset.from_dict({"t": ["a", "b"]}).save_to_disk(tmp_path / "saved")
+    for split in ("dev", "train[:1]"):
+        source = SourceConfig(dataset=str(tmp_path / "saved"), split=split, columns=ColumnMap(text="t"))
+        with pytest.raises(UserError, match="was saved as one table without splits, so there is no split"):
+            list(read_rows("x", source))
+
+
+def test_what_decides_no_row_is_no_part_of_a_fingerprint(folder):
+    def found():
+        return fingerprint({"x": SourceConfig(dataset=str(folder), columns=COLUMNS)})
+
+    before = found()
+    for name in (".git/index", ".cache/huggingface/download/train.parquet.metadata", "cache-0123.arrow", ".DS_Store"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    assert found() == before
+    (folder / "cache-0123.parquet").write_text("x")  # which `datasets` would read
+    assert found() != before
+
+
 def test_a_damaged_file_of_a_data_set_is_the_users_mistake(tmp_path):
     datasets.Dataset.from_dict({"t": ["a" * 1000] * 50}).save_to_disk(tmp_path / "saved")
     (file,) = (tmp_path / "saved").glob("*.arrow")

@@ -5,7 +5,7 @@ import pytest
 
 from jdistill.config import UserError
 from jdistill.evaluate import Retrieval
-from jdistill.evaluate.retrieval import ranking_metrics
+from jdistill.evaluate.retrieval import QrelsFile, ranking_metrics
 from tests.evaluate.vectors import TableModel, random_table, write_csv, write_parquet
 
 CUTOFFS = {"ndcg": (1, 3, 10), "mrr": (1, 10), "map": (10, 100), "recall": (1, 5), "accuracy": (1, 5)}
@@ -150,8 +150,22 @@ def test_an_id_that_stands_twice_is_named(tmp_path):
     file = write_parquet(tmp_path / "twice.parquet", {"id": ["1", "1"], "text": ["a", "b"]})
     evaluator = _evaluator(tmp_path, {"1": "a"}, {"q": "b"}, {"q": {"1": 1}})
     evaluator = evaluator.model_copy(update={"corpus": evaluator.corpus.model_copy(update={"path": file})})
-    with pytest.raises(UserError, match=r"column 'id', row 2: repeats '1'"):
+    with pytest.raises(UserError, match="row 2, column 'id': repeats '1'"):
         evaluator(TableModel({}))
+
+
+def test_the_row_of_an_id_that_stands_twice_is_that_of_its_own_file(tmp_path):
+    (tmp_path / "c1.csv").write_text("id,text\n1,a\n2,b\n")
+    (tmp_path / "c2.csv").write_text("id,text\n3,a\n\n1,b\n")
+    evaluator = _evaluator(tmp_path, {"1": "a"}, {"q": "b"}, {"q": {"1": 1}})
+    corpus = evaluator.corpus.model_copy(update={"path": str(tmp_path / "c?.csv")})
+    with pytest.raises(UserError, match=r"c2\.csv, row 2 \(line 4\), column 'id': repeats '1'"):
+        evaluator.model_copy(update={"corpus": corpus})(TableModel({}))
+
+
+def test_one_column_for_two_things_is_refused():
+    with pytest.raises(ValueError, match="'query' and 'document' are both the column 'x'"):
+        QrelsFile(path="x", query="x", document="x")
 
 
 def test_ids_of_text_files_keep_their_zeros(tmp_path):
@@ -165,7 +179,9 @@ def test_ids_of_text_files_keep_their_zeros(tmp_path):
     model = TableModel({"a": np.eye(3)[0], "b": np.eye(3)[1], "c": np.eye(3)[2]})
     assert Retrieval(**paths)(model)["ndcg@10"] == 1.0
     (tmp_path / "r.tsv").write_text("qid\tdocid\tscore\n1\t0042\t1\n1\t0042\t0\n")
-    with pytest.raises(UserError, match=r"row 2: judges document '0042' for query '1' as 0, an earlier row as 1"):
+    with pytest.raises(
+        UserError, match=r"row 2 \(line 3\): judges document '0042' for query '1' as 0, an earlier row as 1"
+    ):
         Retrieval(**paths)(model)
     (tmp_path / "q.tsv").write_text("id\ttext\n1\ta\n02\t\u200b\n")
     with pytest.raises(UserError, match=r"q.tsv, row 2 \(line 3\), column 'text': is .* expected a text"):

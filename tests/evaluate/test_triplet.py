@@ -39,6 +39,11 @@ def test_anchors_are_queries_and_the_rest_documents(tmp_path):
     assert model.calls == [("query", 5), ("document", 10)]
 
 
+def test_one_column_for_two_things_is_refused():
+    with pytest.raises(ValueError, match="'positive' and 'negative' are both the column 'x'"):
+        Triplet(path="x", positive="x", negative="x")
+
+
 def test_a_row_without_negative_is_named(tmp_path):
     file = write_parquet(tmp_path / "t.parquet", {"anchor": ["a"], "positive": ["b"], "negative": [None]})
     with pytest.raises(UserError, match="row 1, column 'negative': holds no value"):

@@ -151,6 +151,34 @@ def test_export_to_a_projection_that_there_is_not(
     assert "export.projection" in both_refuse(embedded, tmp_path, capsys, export={"projection": "dense"})
 
 
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"losses": {"k": {"kind": "score_kl", "candidates": "own"}}}, "these rows have one each"),
+        ({"losses": {"k": {"kind": "cosent"}}}, "cosent learns from a score of each pair, but these rows have none"),
+        ({"losses": {"k": {"kind": "score_margin_mse"}}}, "compares a document with hard negatives"),
+        ({"losses": {"k": {"kind": "batch_triplet"}}}, "losses.k: batch_triplet learns from the class of each row"),
+        ({"losses": {"k": {"kind": "matryoshka", "dims": [64], "loss": {"kind": "info_nce"}}}}, "dims has 64"),
+        ({"train": {"global_batch_size": 64}}, "train.global_batch_size=64: the store holds only 48 rows"),
+        ({"train": {"global_batch_size": 10**15}}, "the store holds only 48 rows"),
+        ({"train": {"microbatches": 3}}, "do not divide a global batch of 16 rows"),
+    ],
+)
+def test_terms_and_batches_that_do_not_fit_the_data(
+    embedded: Job, sections: dict[str, Any], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Also before the evaluation of the untrained student."""
+    train = {**embedded.content["train"], **sections.get("train", {})}
+    assert told in both_refuse(embedded, tmp_path, capsys, **{**sections, "train": train})
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_column_for_two_things(embedded: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    evaluate = {"sts": {**embedded.content["evaluate"]["sts"], "sentence1": "score"}}
+    message = both_refuse(embedded, tmp_path, capsys, evaluate=evaluate)
+    assert "evaluate.sts: 'sentence1' and 'score' are both the column 'score'" in message
+
+
 def test_name_of_an_evaluation_that_fidelity_takes(
     embedded: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
