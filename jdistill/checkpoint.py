@@ -140,9 +140,24 @@ def complete_steps(run: str | Path) -> list[int]:
 
 
 def load_result(run: str | Path) -> dict[str, Any] | None:
-    """What result.json holds; None while the run is not finished."""
+    """What result.json holds; None while the run is not finished.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
     path = Path(run) / "result.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_bytes())
+    except ValueError:
+        result = None
+    if not isinstance(result, dict) or not {"step", "best_step", "evaluation"} <= result.keys():
+        raise UserError(
+            f"{path}: is damaged, expected what a finished run wrote. Restore it from a copy; or move it aside and "
+            "train again, which goes on from the last checkpoint."
+        )
+    return result
 
 
 def _result_step(result: Mapping[str, Any]) -> int:

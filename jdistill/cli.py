@@ -89,6 +89,10 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) ->
             setattr(options, name, os.path.expanduser(given))
         elif given is not None:
             setattr(options, name, [os.path.expanduser(item) for item in given])
+    for name in ("config", "models", "model", "run", "out"):  # "" would mean the folder that one stands in
+        given = getattr(options, name, None)
+        if any(not item.strip() for item in ([given] if isinstance(given, str) else given or ())):
+            parser.error(f"argument {name.rstrip('s').upper()}: is empty, expected a path or a name")
     if rest:
         options.overrides = [*options.overrides, *rest]
     return options

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from jdistill.yaml_text import DEEPEST, read_yaml, write_yaml
+from jdistill.yaml_text import DEEPEST, LONGEST, read_yaml, write_yaml
 
 
 class UserError(ValueError):
@@ -66,7 +66,11 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         hint = f" Did you mean '{path.parent / near[0]}'?" if near else ""
         raise UserError(f"{path}: no such file.{hint}")
     try:
-        content = read_yaml(path.read_bytes())
+        with path.open("rb") as file:
+            start = file.read(LONGEST + 1)
+        if len(start) > LONGEST:  # a file of data or weights, most likely
+            raise UserError(f"{path}: holds {path.stat().st_size:,} bytes, expected a recipe of at most 1 MiB.")
+        content = read_yaml(start)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
     except OSError as error:

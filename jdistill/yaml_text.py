@@ -61,6 +61,9 @@ _Loader.yaml_implicit_resolvers = _RESOLVERS
 for _name, _pattern in _NUMBERS.items():
     for _of in (_Loader, _Dumper):
         _of.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list("-+.0123456789"))
+_Dumper.add_implicit_resolver(  # octal numbers of YAML 1.2, and decimal ones with leading zeros
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?0o?[\d_]+$"), list("-+0")
+)
 
 
 def read_yaml(content: bytes | str) -> Any:

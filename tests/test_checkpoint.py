@@ -98,6 +98,14 @@ def test_folder_without_a_run(tmp_path: Path) -> None:
         resolved_recipe(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff"])
+def test_a_damaged_result_is_told(tmp_path: Path, content: bytes) -> None:
+    save(tmp_path, [2])
+    (tmp_path / "result.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"result\.json: is damaged, .*move it aside and train again"):
+        load_student_params(tmp_path)
+
+
 def test_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
     with caplog.at_level(logging.WARNING):
         save(tmp_path, [1, 2, 3])

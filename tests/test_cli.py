@@ -60,6 +60,16 @@ def test_what_is_no_override_is_the_users_mistake(capsys, rest):
     assert f"unrecognized arguments: {rest[-1]}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments", [["export", "run", ""], ["evaluate", "run", " "], ["show", ""], ["convert", "", "x"]]
+)
+def test_an_empty_argument_is_not_the_folder_one_stands_in(capsys, arguments):
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    assert "is empty, expected a path or a name" in capsys.readouterr().err
+
+
 def test_traceback_on_demand(tmp_path, capsys):
     with pytest.raises(ValueError, match="no such file"):
         cli.main(["train", "--traceback", str(tmp_path / "none.yaml")])

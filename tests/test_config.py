@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from jdistill.config import Config, PathText, UserError, dump_yaml, load_config, parse
+from jdistill.config import Config, PathText, UserError, dump_yaml, load_config, load_yaml, parse
 
 
 class Cosine(Config):
@@ -177,6 +177,13 @@ def test_files_that_are_no_configuration(tmp_path, content, expected):
 def test_a_folder_instead_of_a_file(tmp_path):
     with pytest.raises(UserError, match="is a folder, expected a YAML file"):
         load_config(Run, tmp_path)
+
+
+def test_gigabytes_are_not_read(tmp_path):
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UserError, match=r"model\.safetensors: holds 1,099,511,627,776 bytes, expected a recipe"):
+        load_yaml(tmp_path / "model.safetensors")
 
 
 def test_many_mistakes_are_counted_and_found_fast(tmp_path):

@@ -122,6 +122,11 @@ def test_bytes_that_are_no_text():
         read_yaml("a: 1".encode("utf-16"))
 
 
+@pytest.mark.parametrize("word", ["0o7", "-0o17", "0089", "+08", "0_9", "1e5", "0x1F", "yes", "1:30", "2024-01-01"])
+def test_what_another_reader_takes_for_a_number_is_quoted(word):
+    assert write_yaml({"a": word}) == f"a: '{word}'\n"
+
+
 @pytest.mark.parametrize("word", ["0042", "12:30", "2024-01-31", "-07", "1:2.5"])
 def test_what_has_a_leading_zero_or_a_colon_is_text(word):
     assert read_yaml(word) == word

@@ -122,5 +122,5 @@ def _as_strings(source: SourceConfig) -> dict[str, Any]:
     builder = datasets.load_dataset_builder(str(source.dataset), source.name, revision=source.revision)
     if builder.name != "csv" or builder.info.features is not None:
         return {}
-    quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if builder.config.sep == "\t" else {}
+    quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if getattr(builder.config, "sep", ",") == "\t" else {}
     return {"converters": dict.fromkeys(source.columns.used, str), "keep_default_na": False, **quoting}
