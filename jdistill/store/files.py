@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -85,39 +85,48 @@ def save_json(path: Path, content: Mapping[str, Any]) -> None:
     publish(made, path)
 
 
-def load_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path, *, keys: Sequence[str] = (), aside: Path | None = None) -> dict[str, Any]:
     """The mapping in a file that `save_json` wrote.
+
+    Args:
+      path: the file.
+      keys: what it must hold.
+      aside: the folder that is made anew as a whole where this file is damaged; by default the one that it lies in.
 
     Raises:
       UserError: if it is damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise UserError(
-            f"{path}: not valid JSON: {error}. Restore it from a copy, or move its folder aside and make it again."
-        ) from error
+        raise UserError(f"{path}: not valid JSON: {error}. {_remedy(path, aside)}") from error
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: holds {type(content).__name__}, expected a mapping. Restore it from a copy, or move its "
-            "folder aside and make it again."
-        )
+        raise UserError(f"{path}: holds {type(content).__name__}, expected a mapping. {_remedy(path, aside)}")
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise UserError(f"{path}: lacks {', '.join(missing)}. {_remedy(path, aside)}")
     return content
 
 
-def open_array(path: Path) -> np.ndarray:
+def open_array(path: Path, *, aside: Path | None = None) -> np.ndarray:
     """A memory-mapped .npy file, read-only.
+
+    Args:
+      path: the file.
+      aside: as of `load_json`.
 
     Raises:
       UserError: if it is missing or damaged.
     """
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: missing or damaged: {error}. Restore it from a copy, or move its folder aside and make it again."
-        ) from error
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: is missing or damaged. {_remedy(path, aside)}") from error
     return mapped.view(np.ndarray)  # plain arrays index several times faster than np.memmap
+
+
+def _remedy(path: Path, aside: Path | None) -> str:
+    return f"Restore it from a copy, or move {aside or path.parent} aside and make it again."
 
 
 def sha256_of(path: Path) -> str:

@@ -35,8 +35,8 @@ class Texts:
         self.folder = folder
         self.sha256 = sha256
         """Identity of all texts together; what is derived from them is keyed by it."""
-        self._offsets = open_array(folder / "offsets.npy")
-        self._values = open_array(folder / "values.npy").data
+        self._offsets = open_array(folder / "offsets.npy", aside=folder.parent)
+        self._values = open_array(folder / "values.npy", aside=folder.parent).data
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -78,7 +78,7 @@ class Store:
         if not (path / "manifest.json").is_file():
             state = "is incomplete" if (path / "texts").is_dir() else "does not exist"
             raise UserError(f"store at {path}: {state}. Make it with `jdistill embed`, or give another path.")
-        manifest = load_json(path / "manifest.json")
+        manifest = load_json(path / "manifest.json", keys=("format", "texts", "roles"))
         if manifest.get("format") != FORMAT:
             raise UserError(
                 f"store at {path}: has format {manifest.get('format')}, but this version reads format {FORMAT}. "
@@ -114,7 +114,7 @@ class Store:
             )
         folder, files = self.path / "rows" / role, self.manifest["roles"][role]["files"]
         parts = {
-            part: open_array(folder / f"{part}.npy") if part in files else None
+            part: open_array(folder / f"{part}.npy", aside=self.path) if part in files else None
             for part in ("queries", "documents", "scores", "labels")
         }
         assert parts["documents"] is not None

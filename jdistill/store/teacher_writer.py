@@ -140,7 +140,7 @@ class TeacherWriter:
         """Write the manifest if every shard is there; False if other processes still have shards to write."""
         if self.missing():
             return False
-        hashes = [load_json(self._sidecar(shard)) for shard in range(self.shards)]
+        hashes = [load_json(self._sidecar(shard), aside=self.folder) for shard in range(self.shards)]
         save_json(self.folder / "manifest.json", {**self.plan, "hashes": hashes})
         remove_stale(self.folder, all_hosts=True)
         return True

@@ -75,7 +75,7 @@ class TeacherVectors:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = load_json(folder / "manifest.json")
+        self.manifest: dict[str, Any] = load_json(folder / "manifest.json", keys=_KEYS)
         description = self.manifest["description"]
         self.dtype: str = description["dtype"]
         """Stored type: float32, float16, bfloat16 or int8."""
@@ -140,6 +140,15 @@ class TeacherVectors:
         """All vectors of one shard, float32."""
         return to_float32(self._shard(shard), self.dtype)
 
+    def require_whole(self) -> None:
+        """Open the file of every shard, so that one that is missing or cut short is found before any work.
+
+        Raises:
+          UserError: naming the file.
+        """
+        for shard in range(-(-len(self) // self._shard_rows)):
+            self._shard(shard)
+
     def _gather(self, rows: Int[np.ndarray, " n"]) -> Stored:
         values = np.empty((len(rows), self.width), _LAID_OUT[self.dtype])
         scales = np.empty(len(rows), np.float32) if self.dtype == "int8" else None
@@ -157,7 +166,7 @@ class TeacherVectors:
 
     def _open_shard(self, shard: int) -> Stored:
         name = self.folder / "shards" / shard_name(shard)
-        values = open_array(name.with_suffix(".npy"))
+        values = open_array(name.with_suffix(".npy"), aside=self.folder)
         rows = min(self._shard_rows, len(self) - shard * self._shard_rows)
         if values.shape != (rows, self.width) or values.dtype != _LAID_OUT[self.dtype]:
             raise UserError(
@@ -165,11 +174,16 @@ class TeacherVectors:
                 f"[{rows}, {self.width}]. Restore it from a copy, or move {self.folder} aside and run "
                 "`jdistill embed` again."
             )
-        return Stored(values, open_array(name.with_suffix(".scales.npy")) if self.dtype == "int8" else None)
+        return Stored(
+            values, open_array(name.with_suffix(".scales.npy"), aside=self.folder) if self.dtype == "int8" else None
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:  # another process opens the files itself
         return TeacherVectors, (self.folder,)
 
+
+_KEYS = ("texts", "description", "rows", "shard_rows", "query_rows", "hashes")
+"""What a teacher's manifest holds."""
 
 _LAID_OUT = {
     "float32": np.dtype(np.float32),

@@ -79,11 +79,12 @@ def open_store(recipe: Recipe) -> Store:
     """The recipe's store, checked against the recipe's teachers.
 
     Raises:
-      UserError: if it is missing or incomplete, or was made with other teachers.
+      UserError: if it is missing, incomplete or damaged, or was made with other teachers.
     """
     store = Store.open(recipe.store)
     for name, config in recipe.teachers.items():
         check_teacher(store, name, teacher.describe(config))
+        store.teacher(name).require_whole()
     return store
 
 

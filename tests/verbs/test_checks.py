@@ -1,6 +1,7 @@
 """What is found before the first step, and by `show --check`: exit code 2, one paragraph, and no step done."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,35 @@ def test_one_column_for_two_things(embedded: Job, capsys: pytest.CaptureFixture[
     evaluate = {"sts": {**embedded.content["evaluate"]["sts"], "sentence1": "score"}}
     message = both_refuse(embedded, tmp_path, capsys, evaluate=evaluate)
     assert "evaluate.sts: 'sentence1' and 'score' are both the column 'score'" in message
+
+
+@pytest.mark.parametrize("content", [None, b"", b"junk", "short"])
+def test_a_damaged_shard(
+    embedded: Job, content: bytes | str | None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    store = shutil.copytree(embedded.folder / "store", tmp_path / "store")
+    shard = store / "teachers" / "big" / "shards" / "00002.npy"
+    whole = shard.read_bytes()
+    shard.unlink()
+    if content is not None:
+        shard.write_bytes(whole[:-8] if isinstance(content, str) else content)
+    message = both_refuse(embedded, tmp_path, capsys, store=str(store))
+    assert f"{shard}: is missing or damaged. Restore it from a copy, or move {store}/teachers/big aside" in message
+    shutil.move(store / "teachers" / "big", tmp_path / "aside")  # as the message says
+    assert cli.main(["embed", embedded.write("again.yaml", store=str(store))]) == 0
+    assert shard.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"description": {}}'])
+@pytest.mark.parametrize("of", ["", "teachers/big/"])
+def test_a_damaged_manifest(
+    embedded: Job, of: str, content: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    store = shutil.copytree(embedded.folder / "store", tmp_path / "store")
+    (store / of / "manifest.json").write_text(content)
+    message = both_refuse(embedded, tmp_path, capsys, store=str(store))
+    assert f"{store / of}/manifest.json: ".replace("//", "/") in message
+    assert f"or move {store / of} aside" in message
 
 
 def test_name_of_an_evaluation_that_fidelity_takes(
