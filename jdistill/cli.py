@@ -8,12 +8,15 @@ is imported before a verb needs it, so that `--help` and mistakes answer at once
 
 import argparse
 import errno
+import io
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
+
+from jdistill.texts import is_whole
 
 EXAMPLES = """\
 the river, in order:
@@ -52,6 +55,8 @@ def run() -> NoReturn:
     from jdistill import backend
 
     with_huge_pages()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a character gets its escape
+        sys.stdout.reconfigure(errors="backslashreplace")
     backend.prepare()
     try:
         code = main()
@@ -80,6 +85,9 @@ def with_huge_pages() -> None:
 def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; `key=value` may stand behind an option too, where argparse leaves it over."""
     options, rest = parser.parse_known_args(arguments)
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        if not is_whole(argument):  # bytes of another encoding, which checkpoints and weights cannot have in their path
+            parser.error(f"argument {argument!r}: is not UTF-8. Rename the file or folder")
     unknown = [item for item in rest if item.startswith("-") or "=" not in item or not hasattr(options, "overrides")]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -108,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from jdistill.config import UserError
 
     try:
+        _require_folder()
         options.verb(options)
     except UserError as error:
         if options.traceback:
@@ -128,6 +137,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _again(error)
     return 0
+
+
+def _require_folder() -> None:
+    """Refuse to start in a folder that was removed, where no relative path means anything."""
+    from jdistill.config import UserError
+
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            "the folder that you are in is gone. Change to one that is there (cd), and start again."
+        ) from error
 
 
 def _again(error: Exception) -> int:

@@ -61,7 +61,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path).expanduser()
     if path.is_dir():
         raise UserError(f"{path}: is a folder, expected a YAML file. Name the file in it.")
-    if not path.is_file():
+    if not path.exists():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
         hint = f" Did you mean '{path.parent / near[0]}'?" if near else ""
         raise UserError(f"{path}: no such file.{hint}")
@@ -69,7 +69,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         with path.open("rb") as file:
             start = file.read(LONGEST + 1)
         if len(start) > LONGEST:  # a file of data or weights, most likely
-            raise UserError(f"{path}: holds {path.stat().st_size:,} bytes, expected a recipe of at most 1 MiB.")
+            raise UserError(f"{path}: holds more than {LONGEST:,} bytes, expected a recipe, which has a few thousand.")
         content = read_yaml(start)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error

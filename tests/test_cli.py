@@ -70,6 +70,37 @@ def test_an_empty_argument_is_not_the_folder_one_stands_in(capsys, arguments):
     assert "is empty, expected a path or a name" in capsys.readouterr().err
 
 
+def test_an_argument_that_is_not_utf8_is_the_users_mistake(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["export", "run", os.fsdecode(b"a\xff")])
+    assert end.value.code == 2
+    assert "is not UTF-8. Rename" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_gone(tmp_path):
+    (tmp_path / "gone").mkdir()
+    code = "import os, sys; os.rmdir(os.getcwd()); from jdistill import cli; sys.exit(cli.main(['show', 'x.yaml']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "gone", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the folder that you are in is gone.")
+
+
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path):
+    (tmp_path / "x.yaml").write_text("größe: 1\n", encoding="utf-8")
+    code = "import jdistill.verbs as v; v.show = lambda *_, **__: 'größe'; from jdistill import cli; cli.run()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "show", "x.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "GLIBC_TUNABLES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, r"gr\xf6\xdfe"), done.stderr
+
+
 def test_traceback_on_demand(tmp_path, capsys):
     with pytest.raises(ValueError, match="no such file"):
         cli.main(["train", "--traceback", str(tmp_path / "none.yaml")])

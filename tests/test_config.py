@@ -1,5 +1,7 @@
 """Configuration: files, overrides, and errors a user can act on."""
 
+import os
+import threading
 import time
 from typing import Annotated, Literal
 
@@ -182,8 +184,16 @@ def test_a_folder_instead_of_a_file(tmp_path):
 def test_gigabytes_are_not_read(tmp_path):
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(UserError, match=r"model\.safetensors: holds 1,099,511,627,776 bytes, expected a recipe"):
+    with pytest.raises(UserError, match=r"model\.safetensors: holds more than 1,048,576 bytes, expected a recipe"):
         load_yaml(tmp_path / "model.safetensors")
+
+
+def test_a_recipe_may_come_through_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("name: x\n",))
+    writer.start()
+    assert load_yaml(tmp_path / "pipe") == {"name": "x"}
+    writer.join()
 
 
 def test_many_mistakes_are_counted_and_found_fast(tmp_path):
