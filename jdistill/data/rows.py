@@ -70,8 +70,8 @@ def read_rows(name: str, source: SourceConfig) -> Iterator[Row]:
                     dropped += 1
                     continue
                 raise UserError(
-                    f"{batch.place(i)}, column '{wrong.column}': {wrong}. "
-                    + (f"Repair the row, or set data.{name}.empty: drop." if wrong.empty else "")
+                    f"{batch.place(i)}, column '{wrong.column}': {wrong}."
+                    + (f" Repair the row, or set data.{name}.empty: drop." if wrong.empty else "")
                 ) from None
             rows = rows[: None if source.limit is None else source.limit - kept]
             counts = _Counts(len(rows[0].negatives), _count(rows[0].score))

@@ -69,30 +69,31 @@ def identifier(value: Any) -> str:
     """An id as a string: "0042" stays "0042", and the integer 42 is "42".
 
     Raises:
-      WrongValueError: if it is missing or empty, or neither a string nor an integer.
+      WrongValueError: if it is missing or empty, holds half a character, or is neither a string nor an integer.
     """
     if isinstance(value, str) and not is_empty(value) and is_whole(value) and "\0" not in value:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     found = "is empty" if value is None or value == "" else f"is {shown(value)} ({type(value).__name__})"
-    raise WrongValueError(f"{found}, expected an id: a string or a whole number", empty=value is None or value == "")
+    missing = value is None or _blank(value) or (isinstance(value, str) and not is_whole(value))
+    raise WrongValueError(f"{found}, expected an id: a string or a whole number", empty=missing)
 
 
 def label(value: Any) -> str:
     """The name of a class: "no" stays "no", and 2, 2.0 and "2" are the class "2".
 
     Raises:
-      WrongValueError: if it is missing or empty, or neither a string nor a whole number.
+      WrongValueError: if it is missing or empty, holds half a character, or is neither a string nor a whole number.
     """
     whole = isinstance(value, float) and value.is_integer()  # a column of integers with gaps becomes one of floats
     try:
         return identifier(int(value) if whole else value)
     except WrongValueError as wrong:
-        missing = wrong.empty or _is_nan(value)
-        found = "holds no value" if missing else f"is {shown(value)} ({type(value).__name__})"
+        nothing = value is None or _is_nan(value) or _blank(value)
+        found = "holds no value" if nothing else f"is {shown(value)} ({type(value).__name__})"
         problem = f"{found}, expected a label: a string or a whole number"
-        raise WrongValueError(problem, empty=missing) from None
+        raise WrongValueError(problem, empty=nothing or wrong.empty) from None
 
 
 def shown(value: Any) -> str:
