@@ -149,7 +149,7 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> st
             context = item.get("ctx", {})
             key = str(context.get("discriminator")).strip("'")
             members = _walk(model, (*item["loc"], key))[1]
-            tags = sorted(_tag(m) for m in members if _tag(m))
+            tags = sorted({_tag(m) for m in members} - {""})
             tag = context.get("tag")
             near = difflib.get_close_matches(str(tag), tags, n=1) if tag is not None else []
             hint = f" Did you mean '{near[0]}'?" if near else f" Expected one of: {', '.join(tags)}."

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from jdistill.config import Config
+from jdistill.config import Config, UserError
 
 
 def _whole_from_one_on(value: float) -> float:
@@ -14,7 +14,10 @@ def _whole_from_one_on(value: float) -> float:
     return value
 
 
-StepsOrShare = Annotated[float, Field(ge=0), AfterValidator(_whole_from_one_on)]
+MOST_STEPS = 2**31 - 1
+"""A step is a number of 32 bits on the devices."""
+
+StepsOrShare = Annotated[float, Field(ge=0, le=MOST_STEPS), AfterValidator(_whole_from_one_on)]
 """From 1 on a number of steps; below 1 a share of the whole run."""
 
 
@@ -76,7 +79,7 @@ class KeepBest(Config):
 class TrainConfig(Config):
     """One training run."""
 
-    steps: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Updates in the whole run. Give this or `epochs`."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the rows, such as 1 or 0.5. Give this or `steps`."""
@@ -114,10 +117,20 @@ class TrainConfig(Config):
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Updates in the whole run, at least 1."""
+        """Updates in the whole run, at least 1.
+
+        Raises:
+          UserError: if the epochs have more steps than a run can count.
+        """
         if self.steps is not None:
             return self.steps
-        return max(1, round((self.epochs or 0) * steps_per_epoch))
+        steps = max(1, round((self.epochs or 0) * steps_per_epoch))
+        if steps > MOST_STEPS:
+            raise UserError(
+                f"train.epochs: {self.epochs:g} passes of {steps_per_epoch:,} steps each are more than the "
+                f"{MOST_STEPS:,} steps that a run can have. Give fewer."
+            )
+        return steps
 
 
 def in_steps(value: float, total: int) -> int:

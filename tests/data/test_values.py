@@ -37,7 +37,7 @@ def test_texts_stay_as_they_are(value):
         (identifier, "", "is empty, expected an id", True),
         (identifier, 1.0, r"is 1.0 \(float\), expected an id", False),
         (identifier, True, r"is True \(bool\), expected an id", False),
-        (identifier, "a\ud83d", "expected an id", False),
+        (identifier, "a\ud83d", "expected an id", True),
     ],
 )
 def test_what_is_refused_and_what_counts_as_empty(read, value, told, empty):

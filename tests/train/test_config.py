@@ -26,6 +26,19 @@ def test_length_of_a_run() -> None:
     assert TrainConfig(epochs=0.001).total_steps(100) == 1
 
 
+def test_a_run_has_no_more_steps_than_32_bits_count() -> None:
+    for content in (
+        {"steps": 2**31},
+        {"steps": 1, "optimizer": {"warmup": 1e300}},
+        {"steps": 1, "evaluate_every": 2**62},
+    ):
+        with pytest.raises(UserError, match="should be less than or equal to 2147483647"):
+            parse(TrainConfig, content, where="x.yaml")
+    assert TrainConfig(epochs=2**30).total_steps(1) == 2**30
+    with pytest.raises(UserError, match=r"train\.epochs: 1e\+300 passes of 3 steps each are more than the 2,147"):
+        TrainConfig(epochs=1e300).total_steps(3)
+
+
 @pytest.mark.parametrize(("value", "steps"), [(0, 0), (1, 1), (30, 30), (0.25, 50), (0.0001, 1)])
 def test_steps_or_share(value: float, steps: int) -> None:
     assert in_steps(value, 200) == steps
