@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jdistill.evaluate import Fidelity
+from jdistill.parallel import make_mesh
 from jdistill.plan.student import planned_student
 from jdistill.recipe import Recipe
 from jdistill.student import Student
@@ -21,7 +23,7 @@ def check(recipe: Recipe) -> str:
     """Check everything that `train` checks before its first step, and describe what was checked in a few lines.
 
     No text is encoded, and no teacher is run. Without a store, what depends on its texts and vectors is left out. A
-    student that is cut to fit its texts is checked at the sizes it will have.
+    student that is cut to fit its texts is checked at the sizes it will have. Batches are checked as for one device.
 
     Raises:
       UserError: as `train` would.
@@ -42,7 +44,7 @@ def check(recipe: Recipe) -> str:
         evaluators |= {f"fidelity_{name}": Fidelity(recipe.fidelity, {}, nothing) for name in recipe.teachers}
     check_student(recipe, student, evaluators, projections=store is not None)
     if store is not None:
-        check_terms(recipe, store, student, planned.params)
+        check_terms(recipe, store, student, planned.params, make_mesh(jax.local_devices()[:1]))
     unmade = f"store: there is none at {recipe.store} yet; jdistill embed makes it"
     lines = [
         unmade if store is None else "store: complete, and of these teachers",

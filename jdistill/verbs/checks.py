@@ -4,14 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jdistill.config import UserError
 from jdistill.evaluate import metric_names
 from jdistill.export.hf import projected_to
 from jdistill.loader import require_rows
-from jdistill.parallel import make_mesh
 from jdistill.plan.job import Job, trace
 from jdistill.plan.rows import RowForm
 from jdistill.recipe import Recipe
@@ -78,16 +77,17 @@ def check_labels(recipe: Recipe, store: Store) -> None:
             raise UserError(f"losses.{name}: {error}") from None
 
 
-def check_terms(recipe: Recipe, store: Store, student: Student, params: Any) -> None:
+def check_terms(recipe: Recipe, store: Store, student: Student, params: Any, mesh: Mesh) -> None:
     """Check that every term finds in the store's rows what it learns from, and that the batch divides into pieces.
 
-    A step is traced for texts of a few tokens on one device: nothing is computed, and nothing compiled.
+    A step is traced for texts of a few tokens: nothing is computed, and nothing compiled.
 
     Args:
       recipe: the run.
       store: its rows and teachers.
       student: the student.
       params: its parameters, or their shapes.
+      mesh: the devices.
 
     Raises:
       UserError: as the first step would.
@@ -102,6 +102,7 @@ def check_terms(recipe: Recipe, store: Store, student: Student, params: Any) -> 
         scores=0 if rows.scores is None else rows.scores.shape[1],
         labels=rows.labels is not None,
     )
+    shared = recipe.loader.packing is not None or recipe.loader.folding  # then the loader tells into how many pieces
     total = recipe.train.total_steps(max(1, len(rows.documents) // count))
     job = Job(
         name=recipe.name,
@@ -112,12 +113,12 @@ def check_terms(recipe: Recipe, store: Store, student: Student, params: Any) -> 
         rows=form,
         teacher_widths={name: store.teacher(name).width for term in terms.values() for name in term.teachers},
         global_batch_size=count,
-        microbatches=recipe.train.microbatches,
+        microbatches=1 if shared else recipe.train.microbatches,
         fsdp=1,
         seed=recipe.seed,
         total_steps=total,
     )
-    trace(job, make_mesh(jax.local_devices()[:1]), count)
+    trace(job, mesh, count)
 
 
 def _check_prompts(recipe: Recipe, student: Student) -> None:

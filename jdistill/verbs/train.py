@@ -12,7 +12,7 @@ from jdistill.backend import check_compiler
 from jdistill.checkpoint import complete_steps, load_student_params
 from jdistill.config import UserError
 from jdistill.loader import Loader
-from jdistill.parallel import make_mesh, process_0_first
+from jdistill.parallel import check_rows, make_mesh, process_0_first
 from jdistill.recipe import Recipe
 from jdistill.store import HiddenTable, Store, TeacherVectors, TokenTable, check_teacher, check_width, token_table
 from jdistill.student import Corpus, Side, Student, load_architecture, make_student
@@ -45,8 +45,9 @@ def train(recipe: Recipe) -> TrainResult:
     made += [compared.line] if compared is not None and not compared.equal else []
     student, params = make_run_student(recipe, store, say=made.append)
     check_student(recipe, student, evaluators)
-    check_terms(recipe, store, student, params)
     mesh = make_mesh(fsdp=recipe.train.fsdp)
+    check_rows(recipe.train.global_batch_size, mesh)
+    check_terms(recipe, store, student, params, mesh)
     check_packing(recipe.loader.packing, mesh.devices.flat[0].platform)
     with process_0_first():
         loader = make_loader(recipe, store, student, params, pieces=mesh.size * recipe.train.microbatches)

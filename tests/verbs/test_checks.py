@@ -1,6 +1,7 @@
 """What is found before the first step, and by `show --check`: exit code 2, one paragraph, and no step done."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,6 @@ def test_export_to_a_projection_that_there_is_not(
         ({"losses": {"k": {"kind": "matryoshka", "dims": [64], "loss": {"kind": "info_nce"}}}}, "dims has 64"),
         ({"train": {"global_batch_size": 64}}, "train.global_batch_size=64: the store holds only 48 rows"),
         ({"train": {"global_batch_size": 10**15}}, "the store holds only 48 rows"),
-        ({"train": {"microbatches": 3}}, "do not divide a global batch of 16 rows"),
     ],
 )
 def test_terms_and_batches_that_do_not_fit_the_data(
@@ -171,6 +171,16 @@ def test_terms_and_batches_that_do_not_fit_the_data(
     """Also before the evaluation of the untrained student."""
     train = {**embedded.content["train"], **sections.get("train", {})}
     assert told in both_refuse(embedded, tmp_path, capsys, **{**sections, "train": train})
+    assert not (tmp_path / "run").exists()
+
+
+def test_pieces_that_do_not_divide_the_batch(embedded: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    recipe = embedded.write("pieces.yaml", run=str(tmp_path / "run"))
+    for verb, devices in ((["train"], 8), (["show", "--check"], 1)):
+        capsys.readouterr()
+        assert cli.main([*verb, recipe, "train.microbatches=3"]) == 2
+        told = f"3 pieces on {devices} devices do not divide a global batch of 16 rows. .* multiple of {3 * devices}"
+        assert re.search(told, capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
 
 
