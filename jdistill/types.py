@@ -1,6 +1,6 @@
-"""The few shapes that rooms share.
+"""Types shared by several packages.
 
-Axis letters, everywhere: `b` rows of this shard, `n` rows of the whole batch, `c` documents of a row
+Axis letters used everywhere: `b` rows of this shard, `n` rows of the whole batch, `c` documents of a row
 (its positive, then its hard negatives), `k = c - 1` hard negatives, `l` tokens, `d` width.
 """
 
@@ -17,16 +17,15 @@ class Tokens(NamedTuple):
     mask: Bool[Array, "... l"]
     """True where a token is real, False where it is padding."""
     packed: Int[Array, "r p"] | None = None
-    """How several texts share a row of the encoder: which of all padded places (texts times `l`, counted through) each
-    place of its `r` rows holds, -1 where it is empty. None: one text per row. A batch that is encoded in pieces, on
-    several devices or in microbatches, has as many rows for each piece, and counts through the texts of a piece, so
-    that the pieces of `ids` and of `packed` belong together."""
+    """Layout of several texts per encoder row: for each slot of the `r` packed rows, the flat index into the padded
+    tokens (texts times `l`), -1 = empty. None: one text per row. A batch encoded in pieces (several devices or
+    microbatches) has the same number of rows for each piece, and indices count within the piece, so that slicing `ids`
+    and `packed` into pieces keeps them aligned."""
     hidden: Float[Array, "... l d"] | None = None
-    """The encoder's last hidden states of these tokens where they are known, so that it need not run; zeros at padding.
-    float32 or bfloat16, as the encoder gave them. Never with `packed`."""
+    """The encoder's last hidden states of these tokens, if cached: the encoder is then skipped. Zeros at padding;
+    float32 or bfloat16, as the encoder returned them. Never set together with `packed`."""
     prompt: Int[Array, "..."] | None = None
-    """How many of each text's first tokens are those of its prompt, where pooling is to pass over them; None: it passes
-    over none."""
+    """Number of prompt tokens at the start of each text that pooling excludes; None: it excludes none."""
 
 
 class Columns(NamedTuple):
@@ -35,11 +34,11 @@ class Columns(NamedTuple):
     queries: Float[Array, "n d"] | None
     """None where the rows are plain texts."""
     documents: Float[Array, "n c d"]
-    """Of each row: its document, then its hard negatives. A plain text is a document."""
+    """For each row, its document, then its hard negatives. A plain text is a document."""
 
 
 class Batch(NamedTuple):
-    """One step's input. Rows lie on the first axis of every array, so one sharding fits all."""
+    """One step's input. The first axis of every array is the rows, so one sharding fits all."""
 
     queries: Tokens | None
     """`[n, l]`; None where the rows are plain texts."""
@@ -48,16 +47,16 @@ class Batch(NamedTuple):
     targets: dict[str, Columns]
     """Teacher name -> the teacher's vectors of the same texts."""
     scores: Float[Array, "n s"] | None
-    """The scores of each row, where the data has them: one, or as many as it has documents or hard negatives."""
+    """The scores of each row, if the data has them: one, or one per document or per hard negative."""
     query_ids: Int[Array, " n"] | None
-    """Equal numbers are equal texts (numbers of the store, int32)."""
+    """Text ids of the store, int32: equal ids are equal texts."""
     document_ids: Int[Array, "n c"]
     labels: Int[Array, " n"] | None = None
-    """The class of each row, where the data has labels: a number of the store, from 0."""
+    """The class of each row, numbered from 0 by the store; None where the data has no labels."""
 
 
 class Side(NamedTuple):
-    """What a loss sees of the student, or of one teacher."""
+    """Vectors of the student, or of one teacher, as a loss receives them."""
 
     queries: Float[Array, "b d"] | None
     documents: Float[Array, "b d"]
@@ -69,7 +68,7 @@ class Side(NamedTuple):
 
 
 class TextIds(NamedTuple):
-    """Numbers of the texts that a loss sees: equal numbers are equal texts. Laid out as in Side."""
+    """Ids of the texts, laid out as in Side: equal ids are equal texts."""
 
     queries: Int[Array, " b"] | None
     documents: Int[Array, " b"]
@@ -86,88 +85,88 @@ class Projection(NamedTuple):
 
 
 class Vectors(NamedTuple):
-    """The student's side of one batch, as training hands it to the objective."""
+    """The student's outputs for one batch, which training passes to the objective."""
 
     columns: Columns
     hidden: dict[int, Columns]
-    """Layers done -> what the vectors would be if the student ended there; only the layers that some term reads."""
+    """Number of layers -> the vectors if the student ended there; only the layers that some term reads."""
     projections: dict[str, Projection]
-    """Teacher -> the map into its space; teachers without one are left out."""
+    """Teacher -> the projection into its space; teachers without one are absent."""
 
 
 class LogSum(NamedTuple):
-    """The logarithm of a sum of exponentials that is not complete yet: `largest + log(total)`."""
+    """Running log-sum-exp: `largest + log(total)`."""
 
     largest: Float[Array, "..."]
     """The largest score so far, -inf at the start."""
     total: Float[Array, "..."]
-    """Sum of the exponentials relative to it."""
+    """Sum of `exp(score - largest)`."""
 
 
 Merge = Literal["sum", "logsumexp"]
-"""How what several devices found for a candidate becomes one: added up, or, for a LogSum, merged."""
+"""How several devices' results for one candidate are combined: added, or merged as a LogSum."""
 
 Visit = Callable[[Any, Any], tuple[Any, Any]]
-"""`(some candidates, what stays) -> (what stays, what was found for each of them)`."""
+"""`(some candidates, carry) -> (carry, result for each of these candidates)`."""
 
 
 @runtime_checkable
 class Sweep(Protocol):
-    """How a device's rows meet the candidates of all devices, each of which holds a share of them."""
+    """Pairs each device's rows with the candidates of all devices; each device has a share of the candidates."""
 
     def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
-        """Have every candidate of the batch visited by this device, and this device's share by every device.
+        """Visit every candidate of the batch on this device, and this device's share on every device.
 
         Args:
           visit: called with one or several devices' shares at a time, in any order.
-          share: arrays of this device's candidates, which lie on the first axis.
-          staying: what the visits hand on, from one to the next.
-          nothing: what is found for `share` where nobody visits.
-          merge: how the finds of several devices become one.
+          share: arrays of this device's candidates, on the first axis.
+          staying: initial carry, passed from one visit to the next on this device.
+          nothing: the result for `share` before any visit, such as zeros.
+          merge: how the results of several devices are combined.
 
         Returns:
-          What the last visit handed on, and what all devices found for `share`.
+          The final carry, and the combined results of all devices for `share`.
         """
         ...
 
     def mean(self, share: Float[Array, "p d"]) -> Float[Array, " d"]:
-        """Mean over the candidates of all devices, of which each holds as many."""
+        """Mean over the candidates of all devices; every device has the same number of them."""
         ...
 
 
 class View(NamedTuple):
-    """Everything a loss may look at. Arrays only: no mesh, no model, no configuration."""
+    """All inputs available to a loss. Arrays only: no mesh, no model, no config."""
 
     student: Side
     teacher: Side | None
-    """The teacher this term learns from, or its teachers' vectors side by side; None for a term without one."""
+    """The term's teacher, or its teachers' vectors concatenated; None for a term without one."""
     projection: Projection | None
-    """From the student's width to the teacher's; None where there is none."""
+    """From the student's width to the teacher's, if there is one."""
     hidden: dict[int, Side]
-    """Layers done -> the student's vectors if it ended there; only the layers that the term reads."""
+    """Number of layers -> the student's vectors if it ended there; only the layers that the term reads."""
     rows: Int[Array, " b"]
     """Index of each row in the whole batch, which is also the column of its document in `all_documents`."""
     ids: TextIds
     scores: Float[Array, "b s"] | None
     """The scores of each row, as in Batch."""
     all_scores: Float[Array, "n s"] | None
-    """Those of the whole batch."""
+    """The scores of the whole batch."""
     parameters: dict[str, Array]
     """This term's own learnable values, such as a temperature; empty for most terms."""
     progress: Float[Array, ""]
-    """Share of the training that is done, in [0, 1); schedules read it."""
+    """Fraction of training done, in [0, 1); used by schedules."""
     key: Array
-    """Of this step and term, the same on every device; for terms that draw."""
+    """PRNG key of this step and term, the same on every device; for terms that sample."""
     sweep: Sweep
-    """How sums over candidates go over all devices, for terms that do without `all_*`."""
+    """Computes sums over the candidates of all devices, for terms that do not read `all_*`."""
     labels: Int[Array, " b"] | None = None
     """The class of each row, as in Batch."""
     all_labels: Int[Array, " n"] | None = None
-    """Those of the whole batch."""
+    """The labels of the whole batch."""
 
 
 class Metrics(NamedTuple):
-    """What one step reports, as scalars on the device; the loop fetches them when it logs."""
+    """Metrics of one step, as scalars on the device; fetched only when logged."""
 
     loss: Float[Array, ""]
     terms: dict[str, Float[Array, ""]]

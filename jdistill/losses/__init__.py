@@ -1,6 +1,6 @@
-"""Training losses: each a pure function on arrays, and a configuration that calls it on a View.
+"""Training losses: each is a pure function on arrays, and a config class that calls it on a View.
 
-To add one, write its file, add its class to `Members` in basic.py, and give it a row in tests/losses/cases.
+To add one, write its file, add its class to `Members` in basic.py, and add a row to tests/losses/cases.
 """
 
 from typing import Annotated
@@ -54,7 +54,7 @@ from jdistill.losses.scores.rank import Comparisons, ScoreRank, draw_comparisons
 from jdistill.losses.scores.zscore import ScoreZscore, zscores
 
 Loss = Annotated[Members | Matryoshka | AdaptiveLayer, Field(discriminator="kind")]
-"""Any loss, told apart by its `kind`."""
+"""Any loss, discriminated by its `kind`."""
 
 __all__ = [
     "HERE",

@@ -1,4 +1,4 @@
-"""What every loss is: a configuration that can be called on a View."""
+"""Base classes of the losses: a loss is a config that can be called on a View."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
@@ -14,41 +14,40 @@ from jdistill.types import Columns, Side, View
 
 
 class Needs(NamedTuple):
-    """What a term asks for besides the student's vectors."""
+    """Inputs a term requires besides the student's vectors."""
 
     teacher: bool = False
-    """The vectors of its teacher."""
+    """The teacher's vectors."""
     projection: bool = False
-    """It compares vectors of the student with vectors of the teacher, so where the widths differ it needs a map."""
+    """It compares the student's vectors with the teacher's, so it needs a projection if the widths differ."""
     layers: tuple[int, ...] | Literal["every"] = ()
-    """Earlier layers of the student, counted as layers done; `"every"` is all but the last."""
+    """Earlier layers of the student, each given as its number of layers; `"every"` is all but the last."""
     batch: bool = True
-    """The other rows of the batch: the value of a row depends on them. A batch of rows that need no other can be
-    computed piece by piece."""
+    """The other rows of the batch, because a row's value depends on them. If False, the batch can be split."""
 
 
 class LossConfig(Config):
     """One named, weighted term of the training loss.
 
     A subclass adds `kind: Literal["its_name"]`, its options, and `__call__`. It returns one float32 value per row and
-    never reduces: whoever calls it takes the mean over the whole batch.
+    never reduces: the caller takes the mean over the whole batch.
     """
 
     kind: str
     weight: Annotated[float, Field(ge=0)] | Ramp = Field(
-        default=1.0, description="Factor of this term in the sum: a number, or a ramp over the training."
+        default=1.0, description="Factor of this term in the sum: a number, or a ramp over training."
     )
     teacher: str | tuple[str, ...] | None = Field(
         default=None,
-        description="Which teacher to learn from, or several, whose vectors are laid side by side; may be left out "
-        "where there is one.",
+        description="The teacher to learn from, or several, whose vectors are concatenated. Optional if the run has one "
+        "teacher.",
     )
 
     @field_validator("weight")
     @classmethod
     def _weighs_nothing_below_zero(cls, weight: float | Ramp) -> float | Ramp:
         if isinstance(weight, Ramp) and min(weight.start, weight.stop) < 0:
-            raise ValueError(f"goes from {weight.start} to {weight.stop}; a weight is never below 0.")
+            raise ValueError(f"ramp from {weight.start} to {weight.stop}: a weight is never below 0.")
         return weight
 
     def __call__(self, view: View) -> Float[Array, " b"]:
@@ -56,19 +55,19 @@ class LossConfig(Config):
         raise NotImplementedError
 
     def at_prefixes(self, view: View, widths: tuple[int, ...]) -> Float[Array, "p b"] | None:
-        """Value of each row at several prefixes of the student's vectors, each scaled to length 1, in one pass.
+        """Value of each row at several prefixes of the student's vectors, each normalised, in one pass.
 
         Args:
           view: with whole vectors.
           widths: of the prefixes, ascending.
 
         Returns:
-          One row of values per prefix; None from a loss that must be asked at one prefix after the other.
+          One row of values per prefix; None if the loss must be called once per prefix instead.
         """
         return None
 
     def needs(self) -> Needs:
-        """What the View must hold."""
+        """Inputs this loss requires."""
         return Needs()
 
     def parameters(self) -> dict[str, Array]:
@@ -76,29 +75,29 @@ class LossConfig(Config):
         return {}
 
     def weight_at(self, progress: Float[Array, ""]) -> Float[Array, ""]:
-        """Factor of the term when a share `progress` of the training is done."""
+        """Weight of the term at `progress`, the fraction of training done."""
         return at(self.weight, progress)
 
     def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
-        """What a user should know about a first batch of targets, before anything is learned from them.
+        """Check the first batch of targets for problems worth a warning.
 
         Args:
-          teacher: the teacher's vectors of the batch, where the term needs a teacher.
-          scores: the scores of the batch's rows, where the data has them.
+          teacher: the teacher's vectors of the batch, if the term needs a teacher.
+          scores: the scores of the batch's rows, if the data has them.
 
         Returns:
-          One sentence per problem; the caller puts the term's name in front.
+          One sentence per problem; the caller prepends the term's name.
         """
         return []
 
     def check_labels(self, rows: Mapping[str, int]) -> None:
-        """Refuse data from whose labels the term cannot learn; most terms read none.
+        """Raise if the term cannot learn from the data's labels; most terms use none.
 
         Args:
-          rows: each label of the data -> training rows that have it; empty where the data has no labels.
+          rows: each label of the data -> number of training rows with it; empty if the data has no labels.
 
         Raises:
-          UserError: saying what is wrong; the caller puts the term's name in front.
+          UserError: with the problem; the caller prepends the term's name.
         """
 
     @property
@@ -106,24 +105,24 @@ class LossConfig(Config):
         """Names of the teachers this term learns from, empty if it needs none.
 
         Raises:
-          ValueError: if it needs one whose name was not filled in.
+          ValueError: if it needs one and `teacher` is not set.
         """
         if not self.needs().teacher:
             return ()
         if self.teacher is None:
-            raise ValueError(f"{self.kind} learns from a teacher, but the name of the teacher was not filled in")
+            raise ValueError(f"{self.kind} learns from a teacher, but the name of the teacher is not set")
         return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
 
 
 class Streamed(LossConfig):
-    """A term that scores rows against all candidates of the batch, block by block."""
+    """A term that scores rows against all candidates of the batch, in blocks."""
 
     block: PositiveInt = 512
-    """Candidates scored at a time; decides memory, never the result."""
+    """Candidates scored at a time; affects memory and speed only."""
 
 
 def sides(view: View) -> tuple[Side, Side]:
-    """Student and teacher of a term that cannot do without a teacher.
+    """Student and teacher, for a term that requires a teacher.
 
     Raises:
       ValueError: if the view has no teacher.
@@ -134,7 +133,7 @@ def sides(view: View) -> tuple[Side, Side]:
 
 
 def share_of(own: Shaped[Array, "b *d"], negatives: Shaped[Array, "b k *d"]) -> Shaped[Array, "p *d"]:
-    """The share of this device in the candidates of the batch: its documents, its first hard negatives, ..."""
+    """The device's share of the batch's candidates: its documents, its first hard negatives, ..."""
     return jnp.concatenate([own, negatives.swapaxes(0, 1).reshape(-1, *own.shape[1:])])
 
 
@@ -146,9 +145,9 @@ def columns_of(view: View) -> Int[Array, " p"]:
 
 
 def project(x: Float[Array, "*b d"], view: View) -> Float[Array, "*b t"]:
-    """The student's vectors in the teacher's space, float32; unchanged where there is no projection.
+    """The student's vectors in the teacher's space, float32; unchanged without a projection.
 
-    Vectors shortened to a prefix go through the first rows of the kernel, as in the tied form (MRL-E) of
+    Vectors truncated to a prefix are multiplied by the first rows of the kernel, as in the tied form (MRL-E) of
     Kusupati et al. 2022, arXiv:2205.13147, section 3.
     """
     if view.projection is None:
@@ -159,7 +158,7 @@ def project(x: Float[Array, "*b d"], view: View) -> Float[Array, "*b t"]:
 
 
 def queries_of(queries: Float[Array, "n d"] | None, kind: str) -> Float[Array, "n d"]:
-    """The queries of a side, for a loss of this `kind`, which cannot do without.
+    """The queries of a side, for a loss of this `kind`, which requires them.
 
     Raises:
       UserError: if the rows are plain texts.

@@ -1,4 +1,4 @@
-"""The losses that hold no other loss; those in `nested` are built of them."""
+"""The losses that do not wrap another loss; those in `nested` wrap these."""
 
 from typing import Annotated
 
@@ -56,4 +56,4 @@ Members = (
 )
 
 Basic = Annotated[Members, Field(discriminator="kind")]
-"""Any loss that holds no other, told apart by its `kind`."""
+"""Any loss that does not wrap another, discriminated by its `kind`."""

@@ -1,12 +1,25 @@
-"""Sums over all candidates of a batch, a block of them at a time, so that no score matrix is ever held.
+"""Sums over all candidates of a batch, one block at a time, without storing a score matrix.
 
-A loss says how rows are scored against a block of candidates (a *tile*); the functions here reduce the tiles of all
-blocks to one value per row, and in the same pass, where asked, to one per candidate. Their derivative is written by
-hand: it computes each tile again and pulls the cotangent back through it, so memory is a few tiles, forward and
-backward. Masks, hardness, learned temperatures and teacher scores are the tile's own business; whatever it computes is
-differentiated.
+A loss defines how rows are scored against a block of candidates (a *tile*). The functions here reduce the tiles of all
+blocks to one value per row and, on request, in the same pass to one per candidate. Their derivative is a custom VJP
+that recomputes each tile and pulls the cotangent back through it, so the forward and the backward pass need memory for
+a few tiles only. Masks, hardness, learned temperatures and teacher scores are computed inside the tile, and everything
+in the tile is differentiated.
 
-Where candidates are spread over devices, a Sweep brings the devices' shares to each other; here nothing knows how.
+If the candidates are split over devices, a Sweep pairs the rows of each device with the shares of the others; nothing
+here depends on how.
+
+The algebra. Let a_ij be a tile's score of row i and candidate j, and b_ij its second score, if it has one. The results
+are f_i = log sum_j exp(a_ij) and h_j = log sum_i exp(b_ij), or the plain sums. With cotangents F_i and H_j of the
+results, the cotangents of the scores are
+
+    A_ij = F_i df_i/da_ij = F_i exp(a_ij - f_i),    B_ij = H_j dh_j/db_ij = H_j exp(b_ij - h_j)
+
+(F_i and H_j for plain sums). They depend on the other scores only through f_i and h_j. So the residuals are the inputs
+and the totals behind f and h, O(b + m) numbers, and the backward pass can treat the tiles independently: recompute a
+and b, form A and B, and apply the tile's own VJP to get cotangents of rows, candidates and shared values, which are
+summed over tiles. Storing the tiles instead would take O(b m) memory; and A needs the final f_i, so it cannot be formed
+while the forward pass still runs.
 """
 
 from collections.abc import Callable
@@ -25,12 +38,12 @@ from jdistill.types import Merge, Sweep, Visit
 Tile = Callable[[PyTree[Array], PyTree[Array], PyTree[Array]], Float[Array, "*r b k"]]
 """`(rows, candidates of one block, shared) -> scores [b, k]`, or several such matrices on leading axes.
 
-`rows` are arrays whose first axis is `b`, `candidates` arrays whose first axis is `k`; `shared` is any values.
-A tile closes over no traced array.
+`rows` are arrays whose first axis is `b`, `candidates` arrays whose first axis is `k`; `shared` is any arrays.
+A tile must not close over traced arrays, since the custom VJP would not differentiate those.
 """
 
 PairTile = Callable[[PyTree[Array], PyTree[Array], PyTree[Array]], tuple[Any, Any]]
-"""A tile that gives two scores of each pair: for the sum over candidates, and for the sum over rows."""
+"""A tile with two scores per pair: the first is reduced over candidates, the second over rows."""
 
 ROWS = 4096
 """Rows scored at a time. With 512 candidates a tile is then 8 MB."""
@@ -39,14 +52,14 @@ ROWS = 4096
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Here:
-    """The Sweep of one device: it holds all candidates."""
+    """The Sweep for a single device, which has all candidates."""
 
     def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
-        """See Sweep."""
+        """Visit all candidates at once."""
         return visit(share, staying)
 
     def mean(self, share: Float[Array, "p d"]) -> Float[Array, " d"]:
-        """See Sweep."""
+        """Mean over the candidates."""
         return share.mean(axis=0)
 
 
@@ -66,11 +79,11 @@ def logsumexp_over(
 
     Args:
       tile: scores rows against a block of candidates.
-      rows: what belongs to rows, leading axis `b`.
-      candidates: what belongs to candidates, leading axis `m`: all of them, or this device's share.
-      shared: what belongs to neither, such as a temperature.
+      rows: arrays with one entry per row, leading axis `b`.
+      candidates: arrays with one entry per candidate, leading axis `m`: of all candidates, or of this device's share.
+      shared: other arrays, such as a temperature.
       block: candidates scored at a time.
-      sweep: brings the shares of all devices together.
+      sweep: pairs the rows with the candidates of all devices.
     """
     return _reduce("logsumexp", _one(tile), block, sweep, *_aligned((rows, candidates, shared)))[0]  # pyright: ignore[reportIndexIssue]
 
@@ -84,7 +97,7 @@ def sum_over(
     block: int,
     sweep: Sweep = HERE,
 ) -> Float[Array, "*r b"]:
-    """`sum_j tile_ij` over all candidates; arguments as of `logsumexp_over`."""
+    """`sum_j tile_ij` over all candidates; arguments as for `logsumexp_over`."""
     return _reduce("sum", _one(tile), block, sweep, *_aligned((rows, candidates, shared)))[0]  # pyright: ignore[reportIndexIssue]
 
 
@@ -97,17 +110,17 @@ def logsumexp_both(
     block: int,
     sweep: Sweep = HERE,
 ) -> tuple[Float[Array, "*r b"], Float[Array, "*r m"]]:
-    """Log-sum-exps of a tile's two scores: of the first over all candidates, and of the second over all rows.
+    """Log-sum-exps of a tile's two scores: of the first over all candidates, of the second over all rows.
 
-    One pass scores each pair once. Arguments as of `logsumexp_over`; the second result is of each of `candidates`.
+    Scores each pair once. Arguments as for `logsumexp_over`; the second result has one value per entry of `candidates`.
     """
     return _reduce("logsumexp", tile, block, sweep, *_aligned((rows, candidates, shared)))
 
 
 def over_rows(function: Callable[[PyTree[Array]], PyTree[Array]], rows: PyTree[Array], *, block: int) -> PyTree[Array]:
-    """`function(rows)` of a function that looks at each row by itself, computed a block of rows at a time.
+    """`function(rows)` for a function that treats each row independently, computed one block of rows at a time.
 
-    The backward pass computes each block again, so that what lies between is never held for all rows.
+    The backward pass recomputes each block, so intermediate values are never stored for all rows.
     """
     if _length(rows) <= block:
         return function(rows)
@@ -124,14 +137,14 @@ def in_pieces(
     """A loop over pieces of `size` along the first axis of every array.
 
     Args:
-      visit: `(carry, piece, which of the piece are real) -> (carry, arrays of as many)`. The last piece is filled up
-        with copies of the last entry, so that it meets no values it could not stand; None says that all are real.
-      carry: what the loop hands on.
-      tree: arrays of one length.
+      visit: `(carry, piece, which entries are real) -> (carry, arrays of the same length)`. The last piece is padded
+        with copies of the last entry, since zeros could give NaN in a tile; None means that all are real.
+      carry: initial carry of the loop.
+      tree: arrays of equal length.
       size: length of a piece.
 
     Returns:
-      What is handed on at the end, and the arrays of all pieces joined.
+      The final carry, and the arrays of all pieces concatenated, without padding.
     """
     (n,) = {x.shape[0] for x in jax.tree.leaves(tree)}
     if n <= size:
@@ -143,7 +156,8 @@ def in_pieces(
         return jnp.concatenate([x, filler]).reshape(count, size, *x.shape[1:])
 
     real = None if count * size == n else (jnp.arange(count * size) < n).reshape(count, size)
-    # All pieces go through the one loop: beside it the compiler would compute a piece while the loop holds another.
+    # The last, padded piece goes through the loop too: if it were computed outside, XLA could schedule it alongside the
+    # loop, and two pieces would be in memory at once.
     carry, out = lax.scan(lambda c, piece: visit(c, *piece), carry, (jax.tree.map(cut, tree), real))
     return carry, jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:])[:n], out)
 
@@ -158,6 +172,11 @@ def _reduce(
 def _forward(
     kind: Merge, tile: PairTile, block: int, sweep: Sweep, rows: Any, candidates: Any, shared: Any
 ) -> tuple[Any, Any]:
+    """Result and residuals. Loop nest: devices' shares (in `sweep`), blocks of candidates, chunks of ROWS rows.
+
+    Row totals are the carry of the loops over shares and blocks: they stay on this device. Column totals belong to the
+    candidates: each block's are complete for this device's rows after the inner loop, and travel with the share.
+    """
     sums, zero = KINDS[kind], _zero((rows, candidates, shared))
 
     def visit(share: Any, totals: Any) -> tuple[Any, Any]:
@@ -173,17 +192,28 @@ def _forward(
 
         return in_pieces(of_block, totals, share, size=block)
 
+    # Shapes of the tile's two scores, [*r, 1, 1], from one row and one candidate; the second is None for a plain tile.
     first, second = jax.eval_shape(tile, *(jax.tree.map(lambda x: x[:1], t) for t in (rows, candidates)), shared)
     totals, columns = _empty(sums, first, rows, zero), _empty(sums, second, candidates, zero)
     totals, columns = sweep(visit, candidates, totals, columns, merge=kind)
     results = tuple(None if x is None else sums.finish(x) for x in (totals, columns))
+    # Residuals are the totals, not the results: a LogSum keeps the maximum and the sum relative to it apart, from which
+    # the softmax is more precise than from their rounded logarithm.
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), results), (rows, candidates, shared, (totals, columns))
 
 
 def _backward(kind: Merge, tile: PairTile, block: int, sweep: Sweep, kept: Any, cotangents: Any) -> tuple:
+    """Cotangents of rows, candidates and shared values; see the algebra in the module's docstring.
+
+    `kept` is what `_forward` returned as residuals; `cotangents` are F and H, one number per row and per candidate. The
+    loops are those of `_forward`. The cotangents of the rows and of the shared values are summed in the carry; those of
+    a block of candidates are summed over the chunks of rows, then, in `sweep`, over the devices.
+    """
     rows, candidates, shared, (totals, columns) = kept
+    # Move the axis of rows, or of candidates, to the front, where the loops cut.
     of_totals, of_columns = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), cotangents)
     weights, zero = partial(_weights, KINDS[kind]), _zero((rows, candidates, shared))
+    # Only floating-point leaves have cotangents; others, such as ids (`_others`, `_rest`), just go back into the tile.
     (row_values, (row_others, row_form)), (shared_values, shared_rest) = _split(rows), _split(shared)
     candidate_values, candidate_rest = _split(candidates)
 
@@ -197,12 +227,14 @@ def _backward(kind: Merge, tile: PairTile, block: int, sweep: Sweep, kept: Any, 
                 def scores(r: Any, c: Any, s: Any) -> Any:
                     return tile(_join(r, (some_others, row_form)), _join(c, part_rest), _join(s, shared_rest))
 
+                # Recompute the tile, turn its scores into their cotangents A and B, pull those back through the tile.
                 (a, b), back = jax.vjp(scores, some_values, part_values, shared_values)
                 a = weights(a, some_totals, some_cotangents, -1, real_rows, real)
                 b = weights(b, part[1], part[2], -2, real_rows, real)
                 more, *of_others = back((a, b))
                 return jax.tree.map(jnp.add, carry, tuple(of_others)), jax.tree.map(jnp.add, of_some, more)
 
+            # The rows' cotangents so far are cut into chunks along with the rows, and returned with this block's added.
             each = row_values, row_others, totals, of_totals, staying[0]
             (of_part, of_shared), of_all = in_pieces(of_rows, (_zeros(part_values, zero), of_shared), each, size=ROWS)
             return (of_all, of_shared), of_part
@@ -210,6 +242,7 @@ def _backward(kind: Merge, tile: PairTile, block: int, sweep: Sweep, kept: Any, 
         return in_pieces(of_block, staying, share, size=block)
 
     staying, nothing = _zeros((row_values, shared_values), zero), _zeros(candidate_values, zero)
+    # A share travels with its column totals and cotangents: every device that visits it needs them to form B.
     share = candidates, columns, of_columns
     (of_rows, of_shared), of_candidates = sweep(visit, share, staying, nothing, merge="sum")
     return (
@@ -223,17 +256,17 @@ _reduce.defvjp(_forward, _backward)
 
 
 def _one(tile: Tile) -> PairTile:
-    """The tile of one score as one whose second is missing."""
+    """A Tile as a PairTile whose second score is None."""
     return lambda rows, candidates, shared: (tile(rows, candidates, shared), None)
 
 
 def _empty(sums: Kind, form: Any, along: PyTree[Array], zero: Array) -> Any:
-    """Running totals of nothing, one for each entry of `along`; None where there is no such score."""
+    """Initial running totals, one for each entry of `along`; None if the tile has no such score."""
     return None if form is None else sums.empty((_length(along), *form.shape[:-2]), zero)
 
 
 def _add(sums: Kind, totals: Any, scores: Array | None, axis: int, real: Array | None) -> Any:
-    """The running totals with the scores of one tile added along `axis`, of which only some entries may be real."""
+    """Add the scores of one tile, reduced along `axis`, to the running totals; `real` masks padding along that axis."""
     if scores is None:
         return totals
     if real is not None:
@@ -251,7 +284,10 @@ def _weights(
     real_rows: Array | None,
     real: Array | None,
 ) -> Array | None:
-    """The cotangent of each score of a tile, from totals and cotangents along `axis`."""
+    """The cotangent of each score of a tile (A or B), from the totals and cotangents of its reduction along `axis`.
+
+    Padded rows and candidates get 0: they are copies of real ones, and would count twice in the sums over tiles.
+    """
     if scores is None or cotangents is None:
         return None
     total, cotangent = jax.tree.map(lambda x: jnp.expand_dims(jnp.moveaxis(x, 0, -1), axis), (totals, cotangents))
@@ -266,7 +302,7 @@ def _length(tree: PyTree[Array]) -> int:
 
 
 def _split(tree: Any) -> tuple[list[Array], tuple[list[Array | None], Any]]:
-    """Leaves that have derivatives; then the other leaves, with None in their places, and the structure."""
+    """The floating-point leaves; then the other leaves, with None in place of those, and the tree structure."""
     leaves, structure = jax.tree.flatten(tree)
     smooth = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
     values = [leaf for leaf, s in zip(leaves, smooth, strict=True) if s]
@@ -274,15 +310,18 @@ def _split(tree: Any) -> tuple[list[Array], tuple[list[Array | None], Any]]:
 
 
 def _join(values: list[Array], rest: tuple[list[Array | None], Any], *, whole: bool = True) -> Any:
-    """What `_split` took apart; without the leaves that have no derivative if not `whole`."""
+    """Inverse of `_split`. If not `whole`, leaves without derivative become None, which custom_vjp takes as zero."""
     others, structure = rest
     ordered = iter(values)
     return structure.unflatten([next(ordered) if x is None else (x if whole else None) for x in others])
 
 
 def _aligned(trees: Any) -> Any:
-    """The same values, all of one kind to a device: under shard_map a derivative written by hand may not return, for a
-    value that is whole on every device, a cotangent that is each device's own. Adding each value's zero makes them so.
+    """The same values, all varying over the same mesh axes.
+
+    Under shard_map a custom VJP may not return a device-varying cotangent for a replicated input, for example a
+    temperature. Adding a zero that varies makes the input varying; the transpose of that addition then sums the
+    cotangent over the devices, outside the custom VJP.
     """
     zero = _zero(trees)
 
@@ -293,10 +332,11 @@ def _aligned(trees: Any) -> Any:
 
 
 def _zeros(like: Any, zero: Array) -> Any:
-    """Zeros of these shapes, to a device of the same kind as `zero`: what a loop starts from."""
+    """Zeros of these shapes, varying over the mesh axes of `zero`, as the initial carry of a scan must."""
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) + jnp.asarray(zero, x.dtype), like)
 
 
 def _zero(trees: Any) -> Float[Array, ""]:
+    """A scalar 0 that varies over every mesh axis over which any of the values varies."""
     leaves = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.asarray(sum(lax.full_like(x, 0, dtype=jnp.float32, shape=()) for x in leaves))

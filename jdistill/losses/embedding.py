@@ -1,8 +1,8 @@
 """Match each student vector with the teacher's vector of the same text (`embed_*`).
 
-The student's vectors are those projected to the teacher's width. A row's value is the mean over the texts it has, its
-query, its document and each hard negative, so every column counts alike, as in sentence-transformers' EmbedDistillLoss.
-No term here looks at another row: the value of a batch is that of its parts, and nothing is gathered.
+The student's vectors are first projected to the teacher's width. A row's value is the mean over its texts (query,
+document and each hard negative), so every column has the same weight, as in sentence-transformers' EmbedDistillLoss.
+No term here depends on other rows, so nothing is gathered.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ class EmbedLoss(LossConfig):
     """A distance between paired vectors, averaged over the texts of each row."""
 
     target: Target = "own"
-    """The teacher's vector that a text is compared with: its own, or for all texts of a row the query's. The latter
-    teaches translations: the query is in a language that the teacher knows, the document and the hard negatives'
-    columns say the same in others."""
+    """The teacher vector each text is compared with: that of the text itself (own), or that of the row's query for all
+    its texts. The latter is for translations: the query is in a language the teacher knows, the document and the hard
+    negative columns are its translations."""
 
     def needs(self) -> Needs:
-        """The teacher, and a way into its space."""
+        """The teacher, and a projection if the widths differ."""
         return Needs(teacher=True, projection=True, batch=False)
 
 
@@ -71,7 +71,7 @@ class EmbedKL(EmbedLoss):
 
     kind: Literal["embed_kl"] = "embed_kl"
     temperature: PositiveFloat = 1.0
-    """Divides both vectors before the softmax. Elements of unit vectors are small: 1 makes both nearly uniform."""
+    """Divides both vectors before the softmax. Elements of unit vectors are small, so at 1 both are nearly uniform."""
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
@@ -79,7 +79,7 @@ class EmbedKL(EmbedLoss):
         return over_columns(view, distance, target=self.target)
 
     def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
-        """Whether elements of the teacher's vectors are no numbers, or vanish in the softmax."""
+        """Report NaN in the teacher's vectors, and elements that underflow in the softmax."""
         if teacher is None:
             return []
         sides = [x for x in (teacher.queries, teacher.documents) if x is not None]
@@ -94,13 +94,13 @@ def over_columns(
     """Mean of `distance` over the texts of each row.
 
     Args:
-      view: of rows that have queries where the target is the query's.
-      distance: of the student's vectors from the teacher's, `([b, c, d], [b, c, d]) -> [b, c]`.
-      target: which of the teacher's vectors a text is compared with.
+      view: of rows with queries, if the target is `"query"`.
+      distance: between the student's and the teacher's vectors, `([b, c, d], [b, c, d]) -> [b, c]`.
+      target: which teacher vector a text is compared with.
 
     Raises:
-      UserError: if the target is the query's, and the rows are plain texts.
-      ValueError: if there is no teacher, if the widths differ, or if only one side has queries.
+      UserError: if the target is `"query"` and the rows are plain texts.
+      ValueError: if there is no teacher, the widths differ, or only one side has queries.
     """
     student, teacher = sides(view)
     if target == "query":
@@ -112,27 +112,27 @@ def over_columns(
     if student.queries is not None and teacher.queries is not None:
         pairs.append((project(student.queries[:, None], view), teacher.queries[:, None]))
     elif student.queries is not teacher.queries:
-        raise ValueError("one of student and teacher has vectors of queries, the other has none")
+        raise ValueError("only one of student and teacher has vectors of queries")
     ours, theirs = pairs[0][0].shape[-1], pairs[0][1].shape[-1]
     if ours != theirs:
         raise ValueError(
-            f"embed_* losses compare vectors of one width, but the student's have {ours} and the teacher's {theirs}; "
+            f"embed_* losses need vectors of equal width, but the student's have {ours} and the teacher's {theirs}; "
             "project the student, or use score_* losses"
         )
     return jnp.concatenate([distance(s, t) for s, t in pairs], axis=1).mean(axis=1)
 
 
 def _queries_everywhere(teacher: Side) -> Side:
-    """The teacher's vector of each query in the places of the row's other texts too."""
+    """The teacher with the query's vector in place of the row's other texts."""
     queries = queries_of(teacher.queries, "embed_* with target 'query'")
     negatives = jnp.broadcast_to(queries[:, None], (*teacher.negatives.shape[:2], queries.shape[-1]))
     return teacher._replace(documents=queries, negatives=negatives)
 
 
 def embed_cosine(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"]) -> Float[Array, "*b"]:
-    """Turn each student vector to where the teacher's points, whatever their lengths.
+    """Align direction with the teacher; ignore length.
 
-    The default of distillation: it trains best of the `embed_*` family, since lengths do not compete with directions.
+    The default for distillation: it trains best of the `embed_*` family, since length does not compete with direction.
         loss = 1 - s.t / (max(|s|, 1e-8) max(|t|, 1e-8))
 
     Args:
@@ -154,7 +154,7 @@ def embed_cosine(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"]) -
 
 
 def embed_l2(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"]) -> Float[Array, "*b"]:
-    """Bring each student vector to where the teacher's ends.
+    """Minimise the Euclidean distance between student and teacher vector.
 
         loss = |s - t|
 
@@ -177,7 +177,7 @@ def embed_l2(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"]) -> Fl
 
 
 def embed_mse(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"]) -> Float[Array, "*b"]:
-    """Bring each element of the student's vector to the teacher's.
+    """Minimise the mean squared difference of the elements.
 
         loss = |s - t|^2 / d
 
@@ -186,7 +186,7 @@ def embed_mse(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"]) -> F
       teacher: the teacher's vectors of the same texts.
 
     Returns:
-      Mean over the elements of each pair, >= 0. For unit vectors it is at most 4 / d, so it wants a large weight.
+      Mean over the elements of each pair, >= 0. At most 4 / d for unit vectors, so use a large weight.
 
     Source:
       Reimers and Gurevych 2020, arXiv:2004.09813, equation 1.
@@ -200,10 +200,10 @@ def embed_mse(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"]) -> F
 
 
 def embed_kl(student: Float[Array, "*b d"], teacher: Float[Array, "*b d"], *, temperature: float) -> Float[Array, "*b"]:
-    """Read each vector's elements as logits and match the distributions.
+    """Treat each vector's elements as logits and match the distributions.
 
-    Adding one number to all elements of a vector changes nothing here. The factor T^2 keeps the size of the gradient
-    nearly independent of the temperature, which then only decides how much the largest elements count.
+    Adding a constant to all elements of a vector changes nothing. The factor T^2 keeps the size of the gradient nearly
+    independent of the temperature, which then only decides how much the largest elements count.
         loss = T^2 KL(softmax(t / T) || softmax(s / T))
 
     Args:

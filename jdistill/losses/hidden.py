@@ -1,8 +1,8 @@
-"""`hidden`: an earlier layer of the student learns from a teacher, typically from an earlier layer of one.
+"""`hidden`: train an earlier layer of the student on a teacher, typically on one of its earlier layers.
 
-The layer's vectors are pooled and finished like the student's own, so that they are compared text by text, as in
-`embed_*`, and not token by token: student and teacher may cut texts into different tokens. A teacher taken at an
-earlier layer is one more teacher of the run, with `layer` set.
+The layer's output passes through the student's pooling and head, and is compared per text, as in `embed_*`, not per
+token: student and teacher may have different tokenizers. To use a teacher's earlier layer, add it to the run as another
+teacher with `layer` set.
 """
 
 from collections.abc import Callable
@@ -24,20 +24,20 @@ DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 class Hidden(LossConfig):
-    """Distance between the student's vectors, taken at an earlier layer, and a teacher's vectors of the same texts.
+    """Distance between the student's vectors at an earlier layer and a teacher's vectors of the same texts.
 
     Source: Sanh et al. 2019, arXiv:1910.01108, section 3 (cosine); Jiao et al. 2020, arXiv:1909.10351, equation 8 (mean
-    square, with a learned map); both over tokens in place of texts.
+    square, with a learned projection); both over tokens instead of texts.
     """
 
     kind: Literal["hidden"] = "hidden"
     layer: NonNegativeInt
-    """Layers of the student that are done: 0 is its embeddings, and its depth less one the last but one."""
+    """Number of layers of the student before the output is taken: 0 is its embeddings, depth - 1 the last but one."""
     distance: Literal["cosine", "l2", "mse"] = "cosine"
     """As in `embed_cosine` (DistilBERT's choice), `embed_l2` and `embed_mse` (TinyBERT's)."""
 
     def needs(self) -> Needs:
-        """The teacher, a way into its space, and the layer."""
+        """The teacher, a projection if the widths differ, and the layer."""
         return Needs(teacher=True, projection=True, layers=(self.layer,), batch=False)
 
     def __call__(self, view: View) -> Float[Array, " b"]:

@@ -1,6 +1,6 @@
 """Norms and similarities in float32, with torch's guards, so that neither a value nor a gradient is ever NaN.
 
-Every function takes any float dtype and computes in float32; matrix products ask for full precision, because a
+Every function takes any float dtype and computes in float32. Matrix products request full precision, because a
 temperature of 0.01 multiplies the error of a bfloat16 or TF32 product by a hundred.
 """
 
@@ -15,23 +15,23 @@ Similarity = Literal["cosine", "dot"]
 
 
 def float32(x: Array) -> Float[Array, "..."]:
-    """The same values in float32: losses compute in full precision whatever the model computes in."""
+    """Cast to float32: losses compute in full precision whatever the model's dtype."""
     return x.astype(jnp.float32)
 
 
 def root(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Square root with gradient 0, not infinity, where `x` is 0; 0 where rounding made `x` negative."""
+    """Square root with gradient 0, not infinity, at 0; returns 0 where rounding made `x` negative."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.zeros_like(x))
 
 
 def absolute(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Size of each number. The gradient at 0 is 0, as torch.abs has it (jnp's is 1)."""
+    """Absolute value. The gradient at 0 is 0, as in torch.abs (jnp's is 1)."""
     return x * lax.stop_gradient(jnp.sign(x))
 
 
 def norm(x: Float[Array, "*b d"]) -> Float[Array, "*b"]:
-    """Euclidean length of each vector. The gradient at a zero vector is 0, as torch.norm has it (jnp's is NaN)."""
+    """Euclidean norm of each vector. The gradient at a zero vector is 0, as in torch.norm (jnp's is NaN)."""
     x = float32(x)
     return root(jnp.sum(x * x, axis=-1))
 
@@ -39,22 +39,22 @@ def norm(x: Float[Array, "*b d"]) -> Float[Array, "*b"]:
 def normalise(x: Float[Array, "*b d"], *, eps: float = 1e-12) -> Float[Array, "*b d"]:
     """`x / max(|x|, eps)`; a zero vector stays zero.
 
-    The default `eps` is that of torch.nn.functional.normalize. As there, the gradient that a zero vector receives is
-    the incoming one divided by `eps`: huge, but finite.
+    The default `eps` is that of torch.nn.functional.normalize. As there, a zero vector receives the incoming
+    gradient divided by `eps`: huge, but finite.
     """
     x = float32(x)
     return x / jnp.maximum(norm(x), eps)[..., None]
 
 
 def unit(x: Float[Array, "*b d"], similarity: Similarity) -> Float[Array, "*b d"]:
-    """Vectors whose inner products are the similarities, float32."""
+    """Vectors whose inner products are the similarities, float32: normalised for cosine, else as they are."""
     return normalise(x) if similarity == "cosine" else float32(x)
 
 
 def cosine(a: Float[Array, "*b d"], b: Float[Array, "*b d"]) -> Float[Array, "*b"]:
     """Cosine of the angle between paired vectors, 0 where either is zero.
 
-    Each length is at least 1e-8, the guard of torch.nn.functional.cosine_similarity.
+    Norms are clamped to at least 1e-8, as in torch.nn.functional.cosine_similarity.
     """
     return jnp.sum(normalise(a, eps=1e-8) * normalise(b, eps=1e-8), axis=-1)
 

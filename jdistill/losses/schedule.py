@@ -1,4 +1,4 @@
-"""Numbers that change while training goes on."""
+"""Numbers that change during training."""
 
 from typing import Annotated, Literal
 
@@ -9,38 +9,38 @@ from pydantic import Field, model_validator
 from jdistill.config import Config
 
 Share = Annotated[float, Field(ge=0, le=1)]
-"""A share of the training, 0 at its first step and 1 after its last."""
+"""A fraction of training, 0 at its first step and 1 after its last."""
 
 
 class Ramp(Config):
-    """A value that stays, then moves, then stays again."""
+    """A value that is constant until `begin`, moves to its end value, and is constant after `end`."""
 
     start: float
     """Value until `begin`."""
     stop: float
     """Value from `end` on."""
     begin: Share = 0.0
-    """Share of the training after which the value starts to move."""
+    """Fraction of training after which the value starts to move."""
     end: Share = 1.0
-    """Share of the training after which it has arrived."""
+    """Fraction of training after which it has reached `stop`."""
     shape: Literal["linear", "quadratic"] = "linear"
-    """How it moves: on a line, or slowly at first, with the square of the way."""
+    """How it moves: linearly, or with the square of the fraction, slowly at first."""
 
     @model_validator(mode="after")
     def _ends_after_it_begins(self) -> "Ramp":
         if self.end <= self.begin:
-            raise ValueError(f"end {self.end} is not after begin {self.begin}; both are shares of the training.")
+            raise ValueError(f"end {self.end} is not after begin {self.begin}; both are fractions of training.")
         return self
 
 
 Scheduled = float | Ramp
-"""A number, or how it changes."""
+"""A constant or a ramp."""
 
 POWERS = {"linear": 1, "quadratic": 2}
 
 
 def at(value: Scheduled, progress: Float[Array, ""]) -> Float[Array, ""]:
-    """The value of a number or ramp when a share `progress` of the training is done.
+    """The value of a number or ramp at `progress`, the fraction of training done.
 
     Example:
       >>> [float(at(Ramp(start=0.2, stop=0.0, end=0.5), jnp.float32(p))) for p in (0.0, 0.25, 0.9)]

@@ -1,10 +1,10 @@
-"""Distributions made of scores: how far two lie apart, term by term, and what a softmax in float32 loses.
+"""Divergences between softmax distributions, term by term, and a check for probabilities that underflow in float32.
 
-A softmax over many candidates is never held: its normaliser comes from `blocks.logsumexp_over`, and a divergence is the
-sum over candidates of one of the functions here, `terms(s, student_normaliser, t, teacher_normaliser)`, with
-q = exp(s - student_normaliser) and p = exp(t - teacher_normaliser). Each gives its derivative with respect to s itself,
-the way through the normaliser included: nothing is differentiated through a logsumexp, only the student learns, and a
-backward pass keeps one number per score.
+A softmax over many candidates is never stored: its normaliser comes from `blocks.logsumexp_over`, and a divergence is
+the sum over candidates of one of the functions here, `terms(s, student_normaliser, t, teacher_normaliser)`, with
+q = exp(s - student_normaliser) and p = exp(t - teacher_normaliser). Each function defines its own derivative with
+respect to s, which includes the dependence of the normaliser on s. So nothing is differentiated through a logsumexp,
+the teacher gets no gradient, and the backward pass stores one number per score.
 """
 
 from collections.abc import Callable
@@ -18,17 +18,17 @@ from jaxtyping import Array, Float
 Divergence = Literal["kl", "cross_entropy", "mse"]
 
 SPAN = 87.0
-"""Logits that lie further than this below the largest have a probability that float32 rounds to 0."""
+"""Logits further than this below the largest have a probability that float32 rounds to 0."""
 
 
 def logits_of(scores: Float[Array, "*b c"], temperature: Array | float) -> Float[Array, "*b c"]:
-    """`(scores - their row's largest) / temperature`: the logits of the same softmax, with the digits that count.
+    """`(scores - row maximum) / temperature`: logits of the same softmax, without loss of precision.
 
-    Float32 keeps seven digits of a logit of 5,000, of which a softmax needs those behind the point. Counted from the
-    largest, the candidates that have any probability have small logits, and their normaliser is nearly 0.
+    A softmax needs the decimals of a logit, of which float32 has few left at 5,000. After subtracting the maximum, all
+    candidates with noticeable probability have small logits, and the normaliser is nearly 0.
 
     Args:
-      scores: float32; -inf where a candidate is excluded. A row that holds nothing else stays so.
+      scores: float32; -inf where a candidate is excluded. A row of nothing but -inf is unchanged.
       temperature: > 0.
     """
     largest = lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
@@ -41,9 +41,9 @@ def kl_terms(
     t: Float[Array, "*b c"],
     teacher_normaliser: Float[Array, "*b #c"],
 ) -> Float[Array, "*b c"]:
-    """Parts of KL(p || q) that are never negative: `p log(p / q) + q - p`.
+    """Terms of KL(p || q), each >= 0: `p log(p / q) + q - p`.
 
-    Adding sum (q - p) = 0 makes each part non-negative, so that nothing cancels in the sum where the two are close: at
+    Adding sum (q - p) = 0 makes each term non-negative, so that the sum does not cancel where p and q are close: at
     high temperatures p is 1 / c and log(p / q) nearly 0. The derivative is q - p.
 
     Args:
@@ -64,8 +64,8 @@ def _compared(
 ) -> tuple[Float[Array, "*b c"], Float[Array, "*b c"], Float[Array, "*b c"]]:
     """`p`, `q - p` and `log(p / q)`, the last 0 where p is 0.
 
-    Where p and q nearly agree, above all where both are nearly 1, their difference keeps no digits in float32; that of
-    their logarithms does.
+    Where p and q nearly agree, above all where both are nearly 1, q - p cancels in float32; the difference of their
+    logarithms does not, so q - p is computed as p expm1(log q - log p).
     """
     p, q = jnp.exp(t - teacher_normaliser), jnp.exp(s - student_normaliser)
     possible = t > -jnp.inf
@@ -80,7 +80,7 @@ def cross_entropy_terms(
     t: Float[Array, "*b c"],
     teacher_normaliser: Float[Array, "*b #c"],
 ) -> Float[Array, "*b c"]:
-    """Parts of the cross-entropy, `-p log q`, with derivative q - p; arguments as of `kl_terms`."""
+    """Terms of the cross-entropy, `-p log q`, with derivative q - p; arguments as for `kl_terms`."""
     p, gap, _ = _compared(s, student_normaliser, t, teacher_normaliser)
     return _sloped(s, p * jnp.where(t > -jnp.inf, student_normaliser - s, 0.0), gap)
 
@@ -92,7 +92,7 @@ def gap_terms(
     teacher_normaliser: Float[Array, "*b #c"],
     around: Float[Array, "*b #c"] | float = 0.0,
 ) -> Float[Array, "*b c"]:
-    """Parts of the student's mean of `q - p - around`, without derivative; other arguments as of `kl_terms`."""
+    """Terms of the mean of `q - p - around` under q, without derivative; other arguments as for `kl_terms`."""
     _, gap, _ = _compared(s, student_normaliser, t, teacher_normaliser)
     return lax.stop_gradient(jnp.exp(s - student_normaliser) * (gap - around))
 
@@ -107,11 +107,11 @@ def squared_terms(
 ) -> Float[Array, "*b c"]:
     """Squared differences of probabilities, `(q - p)^2`, with derivative 2 q (q - p - mean of q - p under q).
 
-    Where q is nearly 1 the bracket is nearly 0, so the mean comes in two parts, the second being what is left around
-    the first.
+    Where q is nearly 1 the bracket is nearly 0 and would cancel, so the mean is given in two parts: an estimate, and
+    a correction, the mean of what remains after subtracting it.
 
     Args:
-      s: the student's logits, and the next three arguments as of `kl_terms`.
+      s: the student's logits, and the next three arguments as for `kl_terms`.
       student_normaliser: their logsumexp.
       t: the teacher's logits.
       teacher_normaliser: their logsumexp.
@@ -134,7 +134,7 @@ Over = Callable[..., Float[Array, "*b"]]
 
 
 def squared(over: Over) -> Float[Array, "*b"]:
-    """Sum of `squared_terms`."""
+    """Sum of `squared_terms` over all candidates."""
     mean_gap = over(gap_terms)
     return over(squared_terms, mean_gap, over(gap_terms, mean_gap))
 
@@ -147,16 +147,16 @@ DIVERGENCES: dict[Divergence, Callable[[Over], Float[Array, "*b"]]] = {
 
 
 def lost_targets(logits: np.ndarray, temperature: float, *, what: str, option: str) -> list[str]:
-    """What a user should know about a teacher's logits before a softmax is taken of them.
+    """Check a teacher's logits for NaN and for probabilities that underflow.
 
     Args:
-      logits: `[..., c]`, a softmax goes over the last axis; -inf where something is excluded on purpose.
+      logits: `[..., c]`, softmax over the last axis; -inf where something is excluded on purpose.
       temperature: divides them.
-      what: what they are, in words; plural.
-      option: the option of the configuration that holds the temperature.
+      what: name of the logits for the message; plural.
+      option: the config option that sets the temperature.
 
     Returns:
-      One sentence per problem: values that are no numbers, and probabilities that float32 rounds to 0.
+      One sentence per problem: NaN or infinite values, and probabilities that float32 rounds to 0.
 
     Example:
       >>> print(lost_targets(np.array([[9.0, 0.0]]), 0.1, what="its scores", option="temperature")[0][:54])
@@ -166,8 +166,8 @@ def lost_targets(logits: np.ndarray, temperature: float, *, what: str, option: s
     bad = (np.isnan(rows) | np.isposinf(rows)).any(axis=-1)
     if bad.any():
         return [
-            f"{what} hold NaN or infinity in {bad.sum()} of {bad.size} rows, so the loss and every gradient would be "
-            "NaN. Embed or score those texts again."
+            f"{what} contain NaN or infinity in {bad.sum()} of {bad.size} rows, so the loss and every gradient would "
+            "be NaN. Embed or score those texts again."
         ]
     finite = np.isfinite(rows)
     highest = rows.max(axis=-1, initial=-np.inf, keepdims=True, where=finite)
@@ -177,7 +177,7 @@ def lost_targets(logits: np.ndarray, temperature: float, *, what: str, option: s
         return []
     spread = float(below.max())
     return [
-        f"{100 * lost.sum() / finite.sum():.1f} % of the teacher's probabilities are 0 in float32, so nothing is "
-        f"learned about their order: {what} span up to {spread:.3g} in one row, and {option} divides them by "
+        f"{100 * lost.sum() / finite.sum():.1f} % of the teacher's probabilities are 0 in float32, so the "
+        f"student cannot learn their order: {what} span up to {spread:.3g} in one row, and {option} divides them by "
         f"{temperature:g}. Raise {option} to {spread / SPAN:.2g} or more to keep them all."
     ]

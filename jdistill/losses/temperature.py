@@ -1,4 +1,4 @@
-"""Temperatures: a fixed number, or one that is learned with the student."""
+"""Temperatures: fixed, or learned with the student."""
 
 import math
 
@@ -11,14 +11,14 @@ from jdistill.config import Config
 
 
 class Learned(Config):
-    """A temperature that the optimizer moves, through its logarithm."""
+    """A learned temperature, parametrised by its logarithm."""
 
     start: PositiveFloat
     """Value before the first step."""
     min: PositiveFloat = 0.01
-    """Never below this: CLIP's limit, a factor of 100 on the scores."""
+    """Lower limit; the default is CLIP's, a factor of 100 on the scores."""
     max: PositiveFloat = 1.0
-    """Never above this."""
+    """Upper limit."""
 
     @model_validator(mode="after")
     def _starts_within_its_limits(self) -> "Learned":
@@ -28,20 +28,20 @@ class Learned(Config):
 
 
 Temperature = PositiveFloat | Learned
-"""A number, or `{start, min, max}` for one that is learned."""
+"""A number, or `{start, min, max}` to learn it."""
 
 NAME = "log_temperature"
 
 
 def temperature_parameters(temperature: Temperature) -> dict[str, Array]:
-    """The learnable values that a temperature adds to its term: none, or its logarithm."""
+    """The learnable values a temperature adds to its term: its logarithm, or none."""
     return {NAME: jnp.float32(math.log(temperature.start))} if isinstance(temperature, Learned) else {}
 
 
 def temperature_of(temperature: Temperature, parameters: dict[str, Array]) -> Float[Array, ""]:
-    """The temperature now.
+    """The current temperature.
 
-    A learned one is held within its limits, but its gradient passes as if there were none: it can come back.
+    A learned one is clipped to its limits with a straight-through gradient, so that it can leave a limit again.
     Source: Radford et al. 2021, arXiv:2103.00020, section 2.5.
     """
     if not isinstance(temperature, Learned):

@@ -1,6 +1,6 @@
-"""The two ways in which scores are summed up piece by piece: a plain sum, and the logarithm of a sum of exponentials.
+"""The two streaming reductions over scores: a plain sum, and log-sum-exp.
 
-A running total is kept with the axis that remains in front, `[n, *r]` for scores `[*r, n, k]` or `[*r, k, n]`.
+A running total has the axis that is not reduced in front: `[n, *r]` for scores `[*r, n, k]` or `[*r, k, n]`.
 """
 
 from collections.abc import Callable
@@ -13,31 +13,31 @@ from jdistill.types import LogSum, Merge
 
 
 class Kind(NamedTuple):
-    """One way of summing up."""
+    """One streaming reduction."""
 
     absent: float
-    """A score that counts for nothing."""
+    """The score that leaves the reduction unchanged; used for masked entries."""
     empty: Callable[[tuple[int, ...], Float[Array, ""]], Any]
-    """`(shape, zero) -> running total` of nothing; made from `zero`, so that it is to a device what `zero` is."""
+    """`(shape, zero) -> initial running total`; built from `zero`, so that it varies over the same mesh axes."""
     total: Callable[[Float[Array, "..."], int], Any]
     """`(scores, axis) -> total` over that axis."""
     merge: Callable[[Any, Any], Any]
-    """Total of two totals."""
+    """Combines two totals."""
     finish: Callable[[Any], Float[Array, "..."]]
-    """The result."""
+    """Total -> result."""
     weight: Callable[[Float[Array, "..."], Any], Float[Array, "..."]]
-    """`(scores, total, spread over them) -> derivative` of the result with respect to each score."""
+    """`(scores, total broadcast to them) -> derivative` of the result with respect to each score."""
 
 
 def merge_logsums(a: LogSum, b: LogSum) -> LogSum:
-    """Total of two totals."""
+    """The LogSum of all scores of `a` and `b`."""
     largest = jnp.maximum(a.largest, b.largest)
     shares = (x.total * jnp.exp(x.largest - finite(largest)) for x in (a, b))
     return LogSum(largest, sum(shares, jnp.zeros_like(largest)))
 
 
 def finite(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """0 in place of infinity: minus infinity minus itself would be NaN."""
+    """Replace infinities by 0: subtracting minus infinity from itself would give NaN."""
     return jnp.where(jnp.isfinite(x), x, 0.0)
 
 
@@ -52,7 +52,7 @@ def _logarithm(logsum: LogSum) -> Array:
 
 
 def _softmax(scores: Array, logsum: LogSum) -> Array:
-    # Not from the logarithm: beside scores in the hundreds it has lost the digits that tell probabilities apart.
+    # Not exp(score - logsumexp): for scores in the hundreds the rounded logarithm would dominate the error.
     relative = jnp.exp(jnp.where(scores > -jnp.inf, scores - finite(logsum.largest), -jnp.inf))
     # A row whose every score is -inf has no softmax.
     return relative / jnp.where(logsum.total > 0, logsum.total, 1.0)
