@@ -39,8 +39,7 @@ class LossConfig(Config):
     )
     teacher: str | tuple[str, ...] | None = Field(
         default=None,
-        description="The teacher to learn from, or several, whose vectors are concatenated. Optional if the run has one "
-        "teacher.",
+        description="The teacher, or several, whose vectors are concatenated. Optional if the run has one teacher.",
     )
 
     @field_validator("weight")

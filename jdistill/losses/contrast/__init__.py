@@ -1,1 +1,1 @@
-"""Tell each text's partner from all other texts of the batch."""
+"""Contrastive losses: separate each text's partner from the other texts of the batch."""

@@ -1,7 +1,7 @@
-"""False negatives: candidates that are as good as a row's own partner are left out of its negatives.
+"""Filters for false negatives: candidates as good as a row's own partner are excluded from its negatives.
 
-A filter is told what it must know of rows and of candidates, and judges one block of candidates at a time. The own
-partner is never at stake: it is no negative. Own hard negatives are.
+A filter has arrays for rows and for candidates, and is applied to one block of candidates at a time. It can exclude a
+row's own hard negatives, but never its positive.
 """
 
 from collections.abc import Callable
@@ -19,39 +19,39 @@ from jdistill.losses.schedule import Scheduled, Share, at
 from jdistill.types import View
 
 ROUNDING = 1e-6
-"""Cosines closer than this are equal: float32 gives those of equal texts apart by less."""
+"""Cosines closer than this count as equal; the float32 rounding error of equal texts is smaller."""
 
 Strategy = Literal["absolute", "relative"]
-"""Whether a margin is in units of cosine, or a share of the own pair's cosine."""
+"""Whether a margin is in units of cosine, or a fraction of the positive's cosine."""
 
 Verdict = Callable[[PyTree[Array], PyTree[Array], Float[Array, "*p b k"]], Bool[Array, "b k"]]
-"""`(what is known of rows, what is known of candidates, the student's scores) -> which are false negatives`. Scores may
-be of several prefixes, for verdicts that do not depend on them."""
+"""`(arrays of rows, arrays of candidates, the student's scores) -> mask of false negatives`. The scores may be of
+several prefixes if the verdict does not depend on them."""
 
 
 class Filter(NamedTuple):
-    """One way to tell false negatives, on arrays."""
+    """A filter for false negatives, on arrays."""
 
     verdict: Verdict
     rows: dict[str, PyTree[Array]]
-    """What it knows of a row whose text is of `"queries"`, or of `"documents"`; leading axis `b`."""
+    """Input for rows whose text is one of `"queries"`, or of `"documents"`; leading axis `b`."""
     candidates: dict[str, PyTree[Array]]
-    """What it knows of candidates that are `"queries"`, `[n, ...]`, or `"documents"`, `[m, ...]`."""
+    """Input for candidates that are `"queries"`, `[n, ...]`, or `"documents"`, `[m, ...]`."""
 
 
 class Limit(NamedTuple):
-    """From which of a guide's cosines on a candidate is a false negative, given that of the row's own pair."""
+    """Threshold on a guide's cosine above which a candidate is a false negative, relative to the positive's cosine."""
 
     margin: float | Float[Array, ""] = 0.0
-    """Subtracted from the own pair's cosine g, or |g| times it if relative."""
+    """Subtracted from the positive's cosine g; if relative, |g| times it is."""
     strategy: Strategy = "absolute"
     """`"absolute"` or `"relative"`."""
     active: bool | Bool[Array, ""] = True
-    """False leaves out nothing."""
+    """False excludes nothing."""
 
 
 class TextFilter(Config):
-    """Leave out candidates with the very text of the row's query or document."""
+    """Exclude candidates whose text equals the row's query or document."""
 
     by: Literal["text_hash"] = "text_hash"
 
@@ -59,27 +59,27 @@ class TextFilter(Config):
         """The filter for the texts of a View that has queries; its candidates are the device's share."""
         queries, ids = view.ids.queries, view.ids
         if queries is None:
-            raise ValueError("a filter by text compares queries, but the view has no numbers of queries")
+            raise ValueError("a filter by text compares queries, but the view has no ids of queries")
         return same_text(queries, share_of(ids.documents, ids.negatives), jnp.arange(len(queries)))
 
 
 class GuidedFilter(Config):
-    """Leave out candidates that a guide finds closer to the row's text than its query is to its document.
+    """Exclude candidates that a guide finds closer to the row's text than its query is to its document.
 
-    The guide's measure is cosine. With g the guide's cosine of the row's query and document, candidates above
-    g - margin are left out, or above g - |g| margin.
+    With g the guide's cosine of the row's query and document, candidates whose cosine is above g - margin are excluded,
+    or above g - |g| margin if `strategy` is relative.
     """
 
     margin: Scheduled = 0.0
-    """How far below the own pair it begins: more leaves out more. At -2, or beyond, an absolute margin leaves out
-    nothing, so a ramp that starts there brings the filter in step by step."""
+    """Distance of the threshold below the positive's cosine: larger excludes more. An absolute margin of -2 or less
+    excludes nothing, so a ramp from there introduces the filter gradually."""
     strategy: Strategy = "absolute"
-    """Whether the margin is in units of cosine, or a share of the own pair's cosine."""
+    """Whether the margin is in units of cosine, or a fraction of the positive's cosine."""
     begin: Share = 0.0
-    """Share of the training before which nothing is left out."""
+    """Fraction of training before which nothing is excluded."""
 
     def limit(self, progress: Float[Array, ""]) -> Limit:
-        """Its options when a share `progress` of the training is done."""
+        """The threshold at `progress`, the fraction of training done."""
         return Limit(at(self.margin, progress), self.strategy, progress >= self.begin)
 
 
@@ -89,11 +89,11 @@ class TeacherFilter(GuidedFilter):
     by: Literal["teacher"] = "teacher"
 
     def of(self, view: View, similarity: Similarity) -> Filter:
-        """The filter for the texts of a View that has queries and a teacher; candidates as above."""
+        """The filter for the texts of a View that has queries and a teacher; its candidates are the device's share."""
         guide = view.teacher
         if guide is None or guide.queries is None:
             raise ValueError(
-                "a filter by the teacher needs its vectors of queries and documents, but the view lacks some"
+                "a filter by the teacher needs its vectors of queries and documents, but the view lacks them"
             )
         return _guided(
             normalise(guide.queries),
@@ -104,9 +104,9 @@ class TeacherFilter(GuidedFilter):
 
 
 class StudentFilter(GuidedFilter):
-    """Guided by the student itself: no gradient flows through what it finds.
+    """Guided by the student itself, without gradient.
 
-    A student that has learned little is a poor guide, hence `begin` and ramps of `margin`.
+    Early in training the student is a poor guide: use `begin` or a ramp of `margin`.
     """
 
     by: Literal["student"] = "student"
@@ -125,7 +125,7 @@ class StudentFilter(GuidedFilter):
 
 
 def _listed(value: Any) -> Any:
-    """A list of one where a single filter was given."""
+    """Wrap a single filter in a tuple."""
     return (value,) if isinstance(value, dict | Config) else value
 
 
@@ -133,7 +133,7 @@ FalseNegatives = Annotated[
     tuple[Annotated[TextFilter | TeacherFilter | StudentFilter, Field(discriminator="by")], ...],
     BeforeValidator(_listed),
 ]
-"""A list of filters, each `{by: text_hash}`, `{by: teacher, ...}` or `{by: student, ...}`; or a single one."""
+"""One filter, or a list of them: `{by: text_hash}`, `{by: teacher, ...}` or `{by: student, ...}`."""
 
 
 def same_text(
@@ -143,13 +143,13 @@ def same_text(
     *,
     all_queries: Int[Array, " n"] | None = None,
 ) -> Filter:
-    """Candidates that are the row's query or document word for word, whatever side they are on.
+    """Filter for candidates, queries or documents, whose text equals the row's query or document.
 
     Args:
-      queries: numbers of the rows' queries; equal numbers are equal texts.
-      candidates: numbers of all documents.
+      queries: text ids of the rows' queries; equal ids are equal texts.
+      candidates: text ids of all documents.
       positives: column of each row's own document.
-      all_queries: numbers of the whole batch's queries; `queries` if they are all.
+      all_queries: text ids of the whole batch's queries; by default `queries`.
     """
     own = (queries, candidates[positives])
     return Filter(
@@ -167,14 +167,14 @@ def guided(
     all_queries: Float[Array, "n w"] | None = None,
     limit: Limit,
 ) -> Filter:
-    """Candidates that a guide finds closer to the row's text than its query is to its document, strictly.
+    """Filter for candidates that a guide finds strictly closer to the row's text than its query is to its document.
 
     Args:
       queries: the guide's vectors of the rows' queries, any float; compared by cosine in float32, without gradient.
-      candidates: its vectors of all documents.
+      candidates: the guide's vectors of all documents.
       positives: column of each row's own document.
-      all_queries: its vectors of the whole batch's queries; `queries` if they are all.
-      limit: the margin.
+      all_queries: the guide's vectors of the whole batch's queries; by default `queries`.
+      limit: the threshold.
 
     Source:
       Solatorio 2024, arXiv:2402.16829, for margin 0; Moreira et al. 2024, arXiv:2407.15831, for both margins.
@@ -193,7 +193,7 @@ def _guided(
     all_queries: Float[Array, "n w"] | None = None,
     limit: Limit,
 ) -> Filter:
-    """The same, of unit vectors; `documents` are the rows' own."""
+    """`guided`, given unit vectors; `documents` are the rows' own."""
     threshold = _frozen(_threshold(queries, documents, limit))
     all_queries = queries if all_queries is None else all_queries
     return Filter(
@@ -210,9 +210,9 @@ def self_guided(
     *,
     limit: Limit,
 ) -> Filter:
-    """The same with the vectors that are being trained as guide, for scores that are their cosines.
+    """`guided` with the vectors being trained as the guide, for a loss whose scores are their cosines.
 
-    Nothing is scored twice: the loss's own scores are the guide's.
+    The loss's scores are reused, so nothing is scored twice.
     """
     return _self_guided(normalise(queries), normalise(candidates[positives]), limit)
 
@@ -227,7 +227,7 @@ def _self_guided(queries: Float[Array, "b d"], documents: Float[Array, "b d"], l
 
 
 def _threshold(queries: Float[Array, "b w"], documents: Float[Array, "b w"], limit: Limit) -> Float[Array, " b"]:
-    """Cosine of unit vectors above which a candidate is a false negative of each row."""
+    """Cosine above which a candidate is a false negative, for each row; takes unit vectors."""
     pair = jnp.sum(queries * documents, axis=-1)
     threshold = pair - limit.margin * (jnp.abs(pair) if limit.strategy == "relative" else 1.0)
     return jnp.where(limit.active, threshold + ROUNDING, jnp.inf)
@@ -254,9 +254,10 @@ def _scores_above(
 
 
 def _frozen(x: Float[Array, "..."]) -> Int[Array, "..."]:
-    """The bits of float32 numbers: what passes as integers is not differentiated, so no zeros are kept as its gradient.
+    """Bitcast float32 to int32, so that autodiff treats the values as constants and allocates no gradient for them.
 
-    A loop over blocks of candidates would hold those, as large as the guide's vectors, once for every direction.
+    A loop over blocks of candidates would otherwise carry a zero gradient as large as the guide's vectors, once for
+    each direction.
     """
     return lax.bitcast_convert_type(x, jnp.int32)
 

@@ -1,4 +1,4 @@
-"""InfoNCE: pick each query's document out of all documents of the batch, and keep the batch's other texts away."""
+"""InfoNCE: identify each query's document among all documents of the batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
@@ -26,33 +26,32 @@ class InfoNCE(Streamed):
 
     kind: Literal["info_nce"] = "info_nce"
     temperature: Temperature = 0.05
-    """Divides the scores; usually 0.01 to 0.1 for cosine and 1 for dot products. `{start, min, max}` to learn it."""
+    """Divides the scores; usually 0.01 to 0.1 for cosine, 1 for dot products. `{start, min, max}` to learn it."""
     similarity: Similarity = "cosine"
     """How two texts are scored."""
     directions: tuple[Direction, ...] = ("q2d",)
-    """Which texts compete with the own pair. q2d: documents with a query's own; d2q: queries with a document's own;
-    q2q and d2d: a query's fellow queries, a document's fellow documents, without the row's own."""
+    """Which in-batch texts serve as negatives. q2d: other documents, scored against the query; d2q: other queries,
+    scored against the document; q2q: other queries, against the query; d2d: other documents, against the document."""
     partition: Partition = "joint"
-    """One softmax over the candidates of all directions, or one of each direction, averaged; the latter for q2d and d2q
-    only."""
+    """One softmax over the candidates of all directions, or one per direction, averaged (q2d and d2q only)."""
     hardness: Hardness = "none"
-    """Which negatives of q2d count for more the higher they score: other rows' documents (in_batch), the row's own hard
-    negatives (hard), or both (all)."""
+    """Which negatives of q2d get extra weight the higher they score: other rows' documents (in_batch), the row's own
+    hard negatives (hard), or both (all)."""
     strength: Annotated[float, Field(ge=0)] | Ramp = 0.0
-    """Of hardness: times its similarity, which passes no gradient, is added to a negative's logit. 9 for in_batch and 5
-    for hard are the literature's."""
+    """Of hardness: strength times the similarity, without gradient, is added to a negative's logit. The papers use 9
+    for in_batch and 5 for hard."""
     false_negatives: FalseNegatives = ()
-    """Filters of candidates that may be as good as the row's own document: `by` text_hash, teacher or student."""
+    """Filters that exclude likely false negatives, `by` text_hash, teacher or student."""
     d2d_candidates: Literal["documents", "all"] | None = None
-    """What d2d contrasts a row's document with: other rows' documents, as GISTEmbedLoss does, or their hard negatives
-    too, as MultipleNegativesRankingLoss does. Left out: documents where a teacher or the student tells false negatives,
-    else all. Without hard negatives both are the same."""
+    """Negatives of d2d: other rows' documents (documents, as in GISTEmbedLoss), or also hard negatives (all, as in
+    MultipleNegativesRankingLoss). Default: documents if false negatives are filtered by teacher or student, else all.
+    The same without hard negatives."""
 
     @field_validator("strength")
     @classmethod
     def _raises_nothing_below_zero(cls, strength: float | Ramp) -> float | Ramp:
         if isinstance(strength, Ramp) and min(strength.start, strength.stop) < 0:
-            raise ValueError(f"goes from {strength.start} to {strength.stop}; strength is never below 0.")
+            raise ValueError(f"ramp from {strength.start} to {strength.stop}: strength is never below 0.")
         return strength
 
     @model_validator(mode="after")
@@ -60,23 +59,23 @@ class InfoNCE(Streamed):
         check(self.directions, self.partition)
         if (self.hardness == "none") != (self.strength == 0):
             raise ValueError(
-                f"hardness '{self.hardness}' with strength {self.strength} has no effect. Name which negatives count "
-                "for more (in_batch, hard or all) and give a strength above 0, or leave both out."
+                f"hardness '{self.hardness}' with strength {self.strength} has no effect. Set hardness to in_batch, "
+                "hard or all and strength above 0, or leave both out."
             )
         return self
 
     @property
     def documents_alone(self) -> bool:
-        """Whether d2d leaves hard negatives out."""
+        """Whether d2d excludes hard negatives."""
         guided = any(isinstance(filter_, TeacherFilter | StudentFilter) for filter_ in self.false_negatives)
         return guided if self.d2d_candidates is None else self.d2d_candidates == "documents"
 
     def needs(self) -> Needs:
-        """The teacher, if it tells false negatives."""
+        """The teacher, if it filters false negatives."""
         return Needs(teacher=any(isinstance(filter_, TeacherFilter) for filter_ in self.false_negatives))
 
     def parameters(self) -> dict[str, Array]:
-        """The temperature's, if it is learned."""
+        """The temperature, if it is learned."""
         return temperature_parameters(self.temperature)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
@@ -90,7 +89,7 @@ class InfoNCE(Streamed):
         return self._of(view, queries, unit(share_of(side.documents, side.negatives), self.similarity))
 
     def at_prefixes(self, view: View, widths: tuple[int, ...]) -> Float[Array, "p b"] | None:
-        """See LossConfig. Not where the student's own scores tell false negatives, which differ from prefix to prefix.
+        """See LossConfig. None if the student filters false negatives, since these then differ between prefixes.
 
         Raises:
           UserError: if the rows are plain texts.
@@ -123,7 +122,7 @@ class InfoNCE(Streamed):
             partition=self.partition,
             hardness=self.hardness,
             filters=[filter_.of(view, self.similarity) for filter_ in self.false_negatives],
-            block=max(self.block // max(len(widths), 1), 1),  # a tile has the scores of all prefixes
+            block=max(self.block // max(len(widths), 1), 1),  # a tile contains the scores of all prefixes
             sweep=view.sweep,
         )
 
@@ -148,11 +147,11 @@ def info_nce(
 ) -> Float[Array, " b"]:
     """Score each query's own document above every other document of the batch.
 
-    The usual contrastive loss of retrieval; it needs no teacher. Larger batches and hard negatives make it harder.
+    The usual contrastive loss for retrieval; it needs no teacher. Larger batches and hard negatives make it harder.
         loss_i = logsumexp_j(s_ij) - s_i,pos(i),   s_ij = sim(q_i, c_j) / temperature
     Further directions add candidates to the logsumexp (`"joint"`), or terms to a mean (`"per_direction"`): d2q the
     scores of the own document with all queries, q2q of the query with other rows' queries, d2d of the own document with
-    other rows' documents and, unless `d2d_columns` leaves them out, hard negatives. Hardness adds
+    other rows' documents and, unless `d2d_columns` excludes them, hard negatives. Hardness adds
     `strength * stop_gradient(sim)` to s_ij of some negatives.
 
     Args:
@@ -163,17 +162,17 @@ def info_nce(
       similarity: `"cosine"`, or `"dot"` for raw inner products.
       directions: `"q2d"`, and any of `"q2q"`, `"d2q"`, `"d2d"`.
       partition: `"joint"`, or `"per_direction"` for q2d and d2q only.
-      hardness: which negatives of q2d are raised: `"in_batch"` other rows' documents, `"hard"` own hard negatives, or
-        `"all"`.
+      hardness: negatives of q2d whose logits are raised: `"in_batch"` other rows' documents, `"hard"` own hard
+        negatives, or `"all"`.
       strength: of hardness, >= 0.
-      false_negatives: filters made by `same_text` or `guided`; what one of them tells is left out of the negatives.
-      all_queries: queries of the whole batch, `[n, d]`; `queries` if they are all.
-      rows: index of each row in `all_queries`, `[b]`; in order from 0 if left out.
-      owners: index of the row that each candidate belongs to, `[c]`, which tells own hard negatives; if left out, only
-        the positives belong to anyone.
-      d2d_columns: columns of the candidates that d2d takes part with, `[k]`, values in `[0, c)`; all if left out. Every
-        row's own document for GISTEmbedLoss.
-      block: candidates scored at a time; decides memory, never the result.
+      false_negatives: filters made by `same_text` or `guided`; a candidate that any of them reports is excluded.
+      all_queries: queries of the whole batch, `[n, d]`; by default `queries`.
+      rows: index of each row in `all_queries`, `[b]`; by default 0, 1, ...
+      owners: index of the row that each candidate belongs to, `[c]`, which identifies own hard negatives; by default
+        only the positives belong to a row.
+      d2d_columns: candidates of d2d, `[k]`, values in `[0, c)`; by default all. Every row's own document for
+        GISTEmbedLoss.
+      block: candidates scored at a time; affects memory and speed only.
 
     Returns:
       Loss of each row in nats, `[b]`, >= 0; the caller averages.
@@ -186,8 +185,9 @@ def info_nce(
       2023, arXiv:2308.03281. Hardness: Lan et al. 2025, arXiv:2503.04812, equation 5, and Schechter Vera et
       al. 2025, arXiv:2509.20354.
       Parity: sentence-transformers MultipleNegativesRankingLoss(scale=1/temperature) in all its options, and
-      GISTEmbedLoss by a filter `guided`, with d2d_columns of the rows' own documents; there contrast_anchors is q2q and
-      contrast_positives is d2d. Unlike there a text is never its own negative, whatever the guide thinks of the pair.
+      GISTEmbedLoss by a filter `guided`, with d2d_columns of the rows' own documents; its contrast_anchors is q2q and
+      its contrast_positives d2d. Unlike there, a text is never its own negative, whatever the guide's score of the
+      pair.
 
     Example:
       >>> round(float(info_nce(jnp.eye(2), jnp.eye(2), jnp.arange(2), temperature=1.0).mean()), 4)
@@ -236,23 +236,23 @@ def _losses(
     block: int,
     sweep: Sweep | None = None,
 ) -> Float[Array, "*p b"]:
-    """Loss of each row; at each prefix, where vectors are Prefixed.
+    """Loss of each row; for each prefix if vectors are Prefixed.
 
     Args:
-      texts: the rows' `"queries"` and own `"documents"`, ready to be multiplied.
+      texts: the rows' `"queries"` and own `"documents"`, already normalised if scored by cosine.
       rows: index of each row in the whole batch.
       pools: the candidates that are `"queries"`, and those that are `"documents"`.
       partners: column of each row's own document.
-      d2d_part: which of the documents' pool d2d scores a row's document against.
+      d2d_part: which of the document candidates d2d uses.
       temperature: divides the scores.
       strength: of hardness.
-      directions: checked.
-      partition: checked.
-      hardness: which negatives of q2d are raised.
+      directions: validated by `check`.
+      partition: validated by `check`.
+      hardness: negatives of q2d whose logits are raised.
       filters: of false negatives.
       widths: of the prefixes.
       block: candidates scored at a time.
-      sweep: if given, the pools are this device's share of the candidates, and begin with its rows' own texts.
+      sweep: if given, the pools are this device's share of the candidates, starting with its rows' own texts.
     """
     pair_scores = pair_products(texts["queries"], texts["documents"], widths)
     columns = {"queries": rows, "documents": partners}
@@ -260,7 +260,7 @@ def _losses(
     verdicts = [f.verdict for f in filters]
 
     def excess(direction: Direction, part: slice | Int[Array, " k"]) -> Float[Array, "*p b"]:
-        """Of a direction, over a part of its candidates."""
+        """Log of the relative weight of a direction's negatives, over a part of its candidates."""
         side, name = TEXTS[direction]
         pool = pools[name]._replace(filters=tuple(f.candidates[name] for f in filters))
         return log_excess(

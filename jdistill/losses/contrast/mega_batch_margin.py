@@ -1,4 +1,4 @@
-"""Mega-batch margin: of all other documents of the batch, only the one nearest to the query counts."""
+"""Mega-batch margin: the only negative is the document of the batch nearest to the query."""
 
 from typing import Literal
 
@@ -12,20 +12,20 @@ from jdistill.losses.maths import matmul, normalise
 from jdistill.types import View
 
 ROWS = 256
-"""Queries scored at a time; decides memory, never the result."""
+"""Queries scored at a time; affects memory and speed only."""
 
 
 class MegaBatchMargin(LossConfig):
-    """Each query's own document above a margin, and the nearest other document of the batch below another."""
+    """Cosine of the own document above one margin, of the nearest other document of the batch below another."""
 
     kind: Literal["mega_batch_margin"] = "mega_batch_margin"
     positive_margin: float = 0.8
-    """Cosine of a query and its own document from which on the pair costs nothing."""
+    """Cosine of a query and its own document at or above which the pair contributes 0."""
     negative_margin: float = 0.3
-    """Cosine of a query and the nearest other document up to which it costs nothing."""
+    """Cosine of a query and the nearest other document at or below which it contributes 0."""
 
     def __call__(self, view: View) -> Float[Array, " b"]:
-        """Value of each row; hard negatives are further documents of the batch.
+        """Value of each row; hard negatives count as further documents of the batch.
 
         Raises:
           UserError: if the rows are plain texts.
@@ -47,9 +47,9 @@ def mega_batch_margin(
     positive_margin: float = 0.8,
     negative_margin: float = 0.3,
 ) -> Float[Array, " b"]:
-    """Bring each query near its own document, and away from the hardest other one.
+    """Pull each query to its own document, and push it from the hardest other one.
 
-    The larger the batch, the harder its hardest negative: made for batches of thousands of pairs, which
+    The larger the batch, the harder the hardest negative: meant for batches of thousands of pairs, which
     `train.microbatches` encodes in pieces with the same result.
         loss_i = relu(positive_margin - cos(q_i, d_i)) + relu(max_{j != i} cos(q_i, d_j) - negative_margin)
 
@@ -57,8 +57,8 @@ def mega_batch_margin(
       queries: of this shard's rows, `[b, d]`, any float; maths runs in float32.
       candidates: documents of the whole batch, hard negatives included, `[c, d]`.
       positives: column of each row's own document, `[b]`.
-      positive_margin: cosine that own pairs should have at least.
-      negative_margin: cosine that others should have at most.
+      positive_margin: minimum cosine of own pairs.
+      negative_margin: maximum cosine of other pairs.
 
     Returns:
       Value of each row, `[b]`, >= 0; in a batch of one pair the second part is 0.
@@ -66,7 +66,7 @@ def mega_batch_margin(
     Source:
       Wieting and Gimpel 2018, doi:10.18653/v1/P18-1042, section 3.1, with a margin for each part.
       Parity: sentence-transformers MegaBatchMarginLoss, mini-batched or not, for rows without hard negatives, which it
-      does not take.
+      does not support.
 
     Example:
       >>> mega_batch_margin(jnp.eye(2), jnp.eye(2), jnp.arange(2), negative_margin=-0.5).tolist()
@@ -79,7 +79,7 @@ def mega_batch_margin(
         own = rows[1][:, None] == jnp.arange(len(documents))[None]
         near = jnp.sum(cosines, where=own, axis=1)
         others = jnp.where(own, -jnp.inf, cosines)
-        nearest = jnp.argmax(others, axis=1)[:, None]  # one of several that are as near, as in torch
+        nearest = jnp.argmax(others, axis=1)[:, None]  # of ties only one gets the gradient, as in torch
         hardest = jnp.take_along_axis(others, nearest, axis=1)[:, 0]
         return jax.nn.relu(positive_margin - near) + jax.nn.relu(hardest - negative_margin)
 

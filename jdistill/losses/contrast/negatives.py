@@ -1,4 +1,4 @@
-"""The negatives of each row: everything that outweighs its own pair, added up a block of candidates at a time."""
+"""Sum over the negatives of each row, relative to its positive, one block of candidates at a time."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,34 +16,34 @@ from jdistill.types import Sweep
 
 
 class Rows(NamedTuple):
-    """Texts that candidates are scored against, one of each row."""
+    """The texts on the row side of the score matrix, one per row."""
 
     vectors: Vectors
-    """Their products with those of candidates are the scores, before the temperature."""
+    """Their inner products with the candidates' vectors are the scores, before the temperature."""
     pair_scores: Float[Array, " b *p"]
-    """Score of the row's query and document, which negatives are measured from."""
+    """Score of the positive, the row's query and document; negatives are taken relative to it."""
     rows: Int[Array, " b"]
     """Index of each row in the whole batch."""
     pairs: Int[Array, " b"]
-    """Column of the row's own partner, or of the text itself where candidates are of its own side."""
+    """Column of the positive; of the text itself if candidates are of the same side."""
     filters: tuple[Any, ...]
-    """What each filter of false negatives must know of the row."""
+    """Each false-negative filter's input for the row."""
 
 
 class Candidates(NamedTuple):
-    """Texts that rows are scored against."""
+    """The texts on the column side of the score matrix."""
 
     vectors: Vectors
     rows: Int[Array, " k"]
-    """Index in the whole batch of the row that each belongs to."""
+    """Index in the whole batch of the row each belongs to."""
     columns: Int[Array, " k"]
     """Index of each among all candidates."""
     filters: tuple[Any, ...]
-    """What each filter of false negatives must know of the candidate."""
+    """Each false-negative filter's input for the candidate."""
 
 
 class Sharpness(NamedTuple):
-    """How scores become logits."""
+    """Scaling of scores to logits."""
 
     temperature: Float[Array, ""]
     strength: Float[Array, ""]
@@ -61,19 +61,19 @@ def log_excess(
     block: int,
     sweep: Sweep = HERE,
 ) -> Float[Array, "*p b"]:
-    """`log sum_j exp(l_ij - l_i)` over each row's negatives j, where l_i is the logit of its own pair.
+    """`log sum_j exp(l_ij - l_i)` over each row's negatives j, where l_i is the logit of its positive.
 
     Args:
       rows: texts of this shard's rows.
       candidates: texts of the whole batch, or this device's share of them.
-      sharpness: how scores become logits.
-      one_side: rows and candidates are both queries, or both documents: then all of a row's own texts are left out.
-        Otherwise only its own partner is.
-      hardness: which negatives are raised by `strength` times their score.
-      verdicts: of each filter of false negatives, in the order of `filters` of rows and candidates.
-      widths: of the prefixes, where vectors are Prefixed; ascending.
-      block: candidates scored at a time; decides memory, never the result.
-      sweep: brings the shares of all devices together.
+      sharpness: temperature and strength of hardness.
+      one_side: rows and candidates are both queries, or both documents: then all of a row's own texts are excluded.
+        Otherwise only its positive is.
+      hardness: negatives whose logit is raised by `strength` times their score.
+      verdicts: of each false-negative filter, in the order of `filters` of rows and candidates.
+      widths: of the prefixes, if vectors are Prefixed; ascending.
+      block: candidates scored at a time; affects memory and speed only.
+      sweep: pairs the rows with the candidates of all devices.
 
     Returns:
       `[b]`, or `[p, b]` of p prefixes; -inf, with no gradient, for a row that has no negatives.
@@ -83,16 +83,16 @@ def log_excess(
 
 
 class Half(NamedTuple):
-    """One side of this device's pairs, whose texts are rows of one direction and candidates of the other."""
+    """One side of this device's pairs: rows of one direction, candidates of the other."""
 
     vectors: Vectors
     pair_scores: Float[Array, " b *p"]
     rows: Int[Array, " b"]
     """Index of each row in the whole batch."""
     as_rows: tuple[Any, ...]
-    """What each filter of false negatives must know of the text as a row."""
+    """Each false-negative filter's input for the text as a row."""
     as_candidates: tuple[Any, ...]
-    """What each filter must know of it as a candidate."""
+    """Each filter's input for the text as a candidate."""
 
 
 def log_excess_both(
@@ -106,7 +106,7 @@ def log_excess_both(
     block: int,
     sweep: Sweep = HERE,
 ) -> tuple[Float[Array, "*p b"], Float[Array, "*p b"]]:
-    """`log_excess` of q2d and of d2q, without hard negatives, in one pass: each pair of texts is scored once."""
+    """`log_excess` of q2d and of d2q, without hard negatives, in one pass that scores each pair once."""
     tile = partial(both_excesses, hardness=hardness, verdicts=tuple(verdicts), widths=widths)
     return logsumexp_both(tile, queries, documents, sharpness, block=block, sweep=sweep)
 
@@ -120,7 +120,7 @@ def both_excesses(
     verdicts: tuple[Verdict, ...],
     widths: tuple[int, ...],
 ) -> tuple[Float[Array, "*p b k"], Float[Array, "*p b k"]]:
-    """How far each document's logit lies above that of the query's own pair, and each query's above the document's."""
+    """Logits of q2d relative to each query's positive, of d2q to each document's; -inf for what is not a negative."""
     scores = products(queries.vectors, documents.vectors, widths)
     pair = queries.rows[:, None] == documents.rows[None]
     of_queries, of_documents = (jnp.moveaxis(half.pair_scores, 0, -1) for half in (queries, documents))
@@ -145,7 +145,7 @@ def excesses(
     verdicts: tuple[Verdict, ...],
     widths: tuple[int, ...],
 ) -> Float[Array, "*p b k"]:
-    """How far each negative's logit lies above that of the row's own pair; -inf for what is no negative."""
+    """Logit of each negative relative to the row's positive; -inf for candidates that are not negatives."""
     scores = products(rows.vectors, candidates.vectors, widths)
     logits = (scores - jnp.moveaxis(rows.pair_scores, 0, -1)[..., :, None]) / sharpness.temperature
     pair = rows.pairs[:, None] == candidates.columns[None]

@@ -1,7 +1,7 @@
-"""Scores of texts by their whole vectors, or by several prefixes of them at once, each scaled to length 1.
+"""Scores by whole vectors, or by several normalised prefixes at once.
 
-The products of a prefix are those of the next shorter one plus those of the numbers between, so all prefixes together
-cost one product of whole vectors, and vectors are read once.
+The inner product of a prefix is that of the next shorter prefix plus that of the elements between, so all prefixes
+together cost one product of whole vectors, and vectors are read once.
 """
 
 from collections.abc import Sequence
@@ -15,27 +15,27 @@ from jdistill.losses.maths import Similarity, float32, matmul, norm
 
 
 class Prefixed(NamedTuple):
-    """Vectors of which prefixes are compared."""
+    """Vectors to be compared by several of their prefixes."""
 
     values: Float[Array, "b d"]
     scales: Float[Array, "b p"]
-    """One over the length of each prefix, the shortest first."""
+    """One over the norm of each prefix, the shortest first."""
 
 
 EPSILON = 1e-12
-"""As in `normalise`: a zero prefix stays zero, and its gradient is divided by this."""
+"""Minimum norm, as in `normalise`: a zero prefix stays zero, and its gradient is divided by this."""
 
 LARGEST = 1e30
-"""Of two vectors' scales together: where both prefixes are zero no gradient passes, but infinity would make it NaN."""
+"""Maximum product of two scales. If both prefixes are zero it would overflow, and make the zero gradient NaN."""
 
 
 def prefixed(x: Float[Array, "b d"], widths: Sequence[int], similarity: Similarity) -> Prefixed:
-    """The vectors with the lengths of their prefixes, in float32.
+    """The vectors with the norms of their prefixes, in float32.
 
     Args:
       x: vectors, any float.
       widths: of the prefixes, ascending.
-      similarity: of the prefixes scaled to length 1; a cosine scales them once more, which matters where they are 0.
+      similarity: of the normalised prefixes; cosine normalises once more, which only changes near-zero prefixes.
     """
     x = float32(x)[:, : widths[-1]]
     lengths = jnp.stack([norm(x[:, :width]) for width in widths], axis=1)
@@ -49,7 +49,7 @@ Vectors = Float[Array, "_ d"] | Prefixed
 
 
 def products(rows: Vectors, candidates: Vectors, widths: Sequence[int]) -> Float[Array, "*p b k"]:
-    """Score of every row with every candidate; of Prefixed, by each prefix, the shortest first."""
+    """Score of every row with every candidate; for Prefixed, one matrix per prefix, the shortest first."""
     if isinstance(rows, Prefixed) and isinstance(candidates, Prefixed):
         parts = [matmul(rows.values[:, a:b], candidates.values[:, a:b].T) for a, b in pairwise((0, *widths))]
         scales = [r[:, None] * c[None] for r, c in zip(rows.scales.T, candidates.scales.T, strict=True)]
@@ -68,7 +68,7 @@ def pair_products(a: Vectors, b: Vectors, widths: Sequence[int]) -> Float[Array,
 
 def _whole(a: Vectors, b: Vectors) -> tuple[Float[Array, "_ d"], Float[Array, "d _"]]:
     if isinstance(a, Prefixed) or isinstance(b, Prefixed):
-        raise TypeError("vectors of which prefixes are compared can only be compared with such vectors")
+        raise TypeError("cannot compare Prefixed vectors with whole vectors")
     return a, b.T
 
 

@@ -1,4 +1,4 @@
-"""Sigmoid contrast: decide of every query and document, by themselves, whether they belong together."""
+"""Sigmoid contrastive loss: classify every query-document pair independently as matching or not."""
 
 from typing import Literal
 
@@ -16,17 +16,17 @@ BIAS = "bias"
 
 
 class Sigmoid(Streamed):
-    """Binary cross-entropy of every pair of a query and a document of the batch, hard negatives included (SigLIP)."""
+    """Binary cross-entropy of every query-document pair of the batch, hard negatives included (SigLIP)."""
 
     kind: Literal["sigmoid"] = "sigmoid"
     temperature: Temperature = Learned(start=0.1)
-    """Divides the cosines. `{start, min, max}` to learn it, as SigLIP does from 0.1; or a fixed number."""
+    """Divides the cosines: `{start, min, max}` to learn it, as SigLIP does from 0.1, or a fixed number."""
     bias: float = -10.0
-    """Added to the logits, and learned from this value. About minus the number of candidates' logarithm, or lower, lets
-    training start with few pairs taken for true, as nearly all are false."""
+    """Initial value of the learned bias, which is added to the logits. With minus the log of the number of candidates
+    or less, most pairs start out as negative, as nearly all are."""
 
     def parameters(self) -> dict[str, Array]:
-        """The bias, and the temperature's if it is learned."""
+        """The bias, and the temperature if it is learned."""
         return {**temperature_parameters(self.temperature), BIAS: jnp.float32(self.bias)}
 
     def __call__(self, view: View) -> Float[Array, " b"]:
@@ -60,10 +60,9 @@ def sigmoid(
     columns: Int[Array, " c"] | None = None,
     sweep: Sweep = HERE,
 ) -> Float[Array, " b"]:
-    """Say yes to each query's own document and no to every other, without a softmax.
+    """Binary classification of every query-document pair, without a softmax.
 
-    No pair's value depends on another pair, so small batches lose little, and a second true document of a query is only
-    one wrong answer.
+    Pairs are independent of each other, so small batches lose little, and a false negative costs only its own pair.
         loss_i = -sum_j log sigmoid(z_ij (cos(q_i, c_j) / temperature + bias)),   z_ij = 1 for the own document, else -1
 
     Args:
@@ -72,9 +71,9 @@ def sigmoid(
       positives: column of each row's own document, `[b]`.
       temperature: divides the cosines; dimensionless, > 0.
       bias: added to the logits.
-      block: candidates scored at a time; decides memory, never the result.
-      columns: index of each candidate in the whole batch, `[c]`; in order from 0 if left out.
-      sweep: brings the shares of all devices together.
+      block: candidates scored at a time; affects memory and speed only.
+      columns: index of each candidate in the whole batch, `[c]`; by default 0, 1, ...
+      sweep: pairs the rows with the candidates of all devices.
 
     Returns:
       Sum over the candidates of each row in nats, `[b]`, >= 0; the mean over rows is the paper's loss.
@@ -99,7 +98,7 @@ def surprise(
     candidates: tuple[Float[Array, "k d"], Int[Array, " k"]],
     shared: tuple[Float[Array, ""], Float[Array, ""]],
 ) -> Float[Array, "b k"]:
-    """`-log sigmoid` of the right answer for every pair."""
+    """`-log sigmoid` of the signed logit of every pair."""
     (queries, positives), (documents, columns), (temperature, bias) = rows, candidates, shared
     logits = matmul(queries, documents.T) / temperature + bias
     return jax.nn.softplus(jnp.where(positives[:, None] == columns[None], -logits, logits))

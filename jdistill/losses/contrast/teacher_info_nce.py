@@ -1,4 +1,4 @@
-"""Teacher InfoNCE: pick the teacher's vector of each text out of the teacher's vectors of all texts."""
+"""Teacher InfoNCE: identify the teacher's vector of each text among the teacher's vectors of the batch."""
 
 from typing import Literal
 
@@ -23,8 +23,8 @@ class TeacherInfoNCE(Streamed):
     temperature: Temperature = 0.07
     """Divides the cosines. `{start, min, max}` to learn it."""
     directions: tuple[Direction, ...] | None = None
-    """From the student's texts to the teacher's, averaged. q2q and d2d: each text to the teacher's vector of itself;
-    q2d and d2q: to that of the row's other text. Left out: q2q and d2d, or d2d alone for plain texts."""
+    """From the student's texts to the teacher's, averaged. q2q and d2d: the positive is the teacher's vector of the
+    same text; q2d and d2q: of the row's other text. Default: q2q and d2d, or d2d alone for plain texts."""
 
     @field_validator("directions")
     @classmethod
@@ -34,11 +34,11 @@ class TeacherInfoNCE(Streamed):
         return directions
 
     def needs(self) -> Needs:
-        """The teacher, and a way into its space."""
+        """The teacher, and a projection if the widths differ."""
         return Needs(teacher=True, projection=True)
 
     def parameters(self) -> dict[str, Array]:
-        """The temperature's, if it is learned."""
+        """The temperature, if it is learned."""
         return temperature_parameters(self.temperature)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
@@ -60,7 +60,7 @@ class TeacherInfoNCE(Streamed):
         for direction in directions:
             texts, candidates, columns = opposed(view, direction)
             flat = texts.reshape(-1, texts.shape[-1])
-            # Texts and candidates both begin with the rows' own.
+            # Both texts and candidates start with the rows' own.
             positives = jnp.arange(texts.shape[0])[:, None] + texts.shape[0] * jnp.arange(texts.shape[1])[None]
             each = teacher_info_nce(
                 flat,
@@ -76,7 +76,7 @@ class TeacherInfoNCE(Streamed):
 
 
 def opposed(view: View, direction: Direction) -> tuple[Float[Array, "b c t"], Float[Array, "p t"], Int[Array, " p"]]:
-    """The student's vectors of one side of each row; the device's share of the teacher's that compete; its columns."""
+    """The student's vectors of one side of each row; the device's share of the teacher's candidates; their columns."""
     student, teacher = sides(view)
     side, pool = TEXTS[direction]
     texts = student.queries if side == "queries" else student.documents
@@ -84,7 +84,7 @@ def opposed(view: View, direction: Direction) -> tuple[Float[Array, "b c t"], Fl
     if pool == "documents":
         candidates, columns = share_of(teacher.documents, teacher.negatives), columns_of(view)
     if texts is None or candidates is None:
-        raise ValueError(f"direction {direction} needs vectors of queries, of student and teacher")
+        raise ValueError(f"direction {direction} needs query vectors of both student and teacher")
     texts = texts[:, None]
     if direction == "d2d":
         texts = jnp.concatenate([texts, student.negatives], axis=1)
@@ -108,10 +108,10 @@ def teacher_info_nce(
     columns: Int[Array, " c"] | None = None,
     sweep: Sweep = HERE,
 ) -> Float[Array, " b"]:
-    """Bring each student vector closer to the teacher's vector of the same text than to those of all other texts.
+    """Make each student vector closer to the teacher's vector of the same text than to those of all other texts.
 
-    Where embed_cosine asks for the same direction, this asks only to be told from the rest, which a student much
-    smaller than its teacher can do better.
+    embed_cosine requires the teacher's exact direction; this loss only requires the right vector to be the nearest,
+    which is easier for a student much smaller than its teacher.
         loss_i = logsumexp_j(s_ij) - s_i,pos(i),   s_ij = cos(student_i, teacher_j) / temperature
 
     Args:
@@ -119,9 +119,9 @@ def teacher_info_nce(
       teacher: the teacher's vectors of all texts of the batch, `[c, t]`; or this device's share of them.
       positives: column of each text's own teacher vector, `[b]`, values in `[0, c)`.
       temperature: divides the cosines; dimensionless, > 0.
-      block: teacher vectors scored at a time; decides memory, never the result.
-      columns: index of each of the teacher's vectors in the whole batch, `[c]`; in order from 0 if left out.
-      sweep: brings the shares of all devices together.
+      block: teacher vectors scored at a time; affects memory and speed only.
+      columns: index of each of the teacher's vectors in the whole batch, `[c]`; by default 0, 1, ...
+      sweep: pairs the rows with the candidates of all devices.
 
     Returns:
       Loss of each text in nats, `[b]`, >= 0.
@@ -135,8 +135,8 @@ def teacher_info_nce(
       >>> round(float(teacher_info_nce(jnp.eye(2), jnp.eye(2), jnp.arange(2), temperature=1.0).mean()), 4)
       0.3133
     """
-    # Moving all of a row's scores together changes nothing. Those of centred vectors are smaller, which loses fewer
-    # digits where they are subtracted from each other: embeddings, and teachers' above all, share a large mean.
+    # A constant added to all scores of a row does not change the loss, so the teacher's vectors can be centred.
+    # Embeddings share a large mean; without it the scores are smaller, and their differences lose fewer digits.
     student, teacher = normalise(student), normalise(teacher)
     centred = teacher - sweep.mean(teacher)[None]
     columns = jnp.arange(len(teacher)) if columns is None else columns

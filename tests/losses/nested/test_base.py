@@ -83,7 +83,7 @@ def test_a_mistake_inside_is_told_where_it_is(name):
         f"run.yaml: losses.{name}.loss: unknown kind 'embed_cosin'. Did you mean 'embed_cosine'?"
     )
     assert message({**outer, "loss": {"kind": "hidden"}}, name).startswith(
-        f"run.yaml: losses.{name}.loss.layer: missing. Layers of the student"
+        f"run.yaml: losses.{name}.loss.layer: missing. Number of layers of the student"
     )
     twice = {"kind": "adaptive_layer", "loss": {**outer, "loss": MNRL}}
     assert message(twice, name) == (
