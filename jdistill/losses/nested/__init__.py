@@ -1,1 +1,1 @@
-"""Other losses, asked for at prefixes of the vectors and at earlier layers of the student."""
+"""Losses that apply another loss to prefixes of the vectors or to earlier layers of the student."""

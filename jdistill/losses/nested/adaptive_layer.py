@@ -1,4 +1,4 @@
-"""`adaptive_layer`: any loss at earlier layers too, so that users can cut the student's layers and lose little."""
+"""`adaptive_layer`: any loss also at earlier layers, so that users can drop layers of the student and lose little."""
 
 import math
 from collections.abc import Callable
@@ -23,11 +23,11 @@ WEIGHTINGS: dict[str, Callable[[int], float]] = {
     "log": lambda layer: 1 / (1 + math.log(1 + layer)),
     "linear": lambda layer: 1 / (1 + layer),
 }
-"""Factor of an earlier layer, counted as layers done."""
+"""Factor of an earlier layer, given as its number of layers."""
 
 
 class Learning(NamedTuple):
-    """What the loss at a layer changes."""
+    """Inputs of the loss at one layer that receive gradients."""
 
     student: Side
     projection: Projection | None
@@ -35,9 +35,9 @@ class Learning(NamedTuple):
 
 
 class AdaptiveLayer(NestedLoss):
-    """A loss at the last layer and at some earlier ones, which also learn from the last.
+    """A loss at the last layer and at earlier ones, plus a divergence between them.
 
-    With S the layers drawn for this step, and x_l the student's vectors if it ended after l layers, L being all:
+    With S the layers drawn for this step, x_l the student's vectors if it ended after l layers, and L its depth:
         loss = w_last inner(x_L) + sum_{l in S} [ w_prior w(l) inner(x_l) / |S| + w_kl T KL(p_L || p_l) ]
         p_l = softmax(x_l / T) over embedding dimensions; p_L gets no gradient
     KL is the mean over the row's texts. With a `matryoshka` inside, this is 2D Matryoshka; KL compares whole vectors.
@@ -47,9 +47,9 @@ class AdaptiveLayer(NestedLoss):
 
     kind: Literal["adaptive_layer"] = "adaptive_layer"
     loss: Annotated[Members | Matryoshka, Field(discriminator="kind")]
-    """The loss of each layer: a mapping with a `kind` and its options; may be a `matryoshka`."""
+    """The loss at each layer: a mapping with a `kind` and its options; may be a `matryoshka`."""
     layers_per_step: PositiveInt | None = 1
-    """Draw so many earlier layers anew at each step; null, or more than there are: all."""
+    """Draw this many earlier layers at random in each step; null, or more than there are: all."""
     last_layer_weight: NonNegativeFloat = 1.0
     """Factor of the loss at the last layer."""
     prior_layers_weight: NonNegativeFloat = 1.0
@@ -65,11 +65,11 @@ class AdaptiveLayer(NestedLoss):
     @classmethod
     def _has_no_layer_of_its_own(cls, loss: LossConfig) -> LossConfig:
         if loss.needs().layers:
-            raise ValueError("reads a layer of its own choice, whatever layer it is put at. Make it a term by itself.")
+            raise ValueError("selects its own layer and cannot be nested. Make it a separate term.")
         return loss
 
     def needs(self) -> Needs:
-        """What the loss inside needs, and every layer."""
+        """Needs of the inner loss, and every layer."""
         return self.loss.needs()._replace(layers="every")
 
     def __call__(self, view: View) -> Float[Array, " b"]:
@@ -86,7 +86,7 @@ class AdaptiveLayer(NestedLoss):
         last = view._replace(hidden={}, key=jax.random.fold_in(own_key, len(view.hidden)))
         drawn = draw(draw_key, len(view.hidden), self.layers_per_step or len(view.hidden))
         total = self.last_layer_weight * self.loss(last)
-        # What is learned from a layer moves that layer; the last one teaches.
+        # The divergence trains the earlier layer; the last layer is its fixed target.
         taught = lax.stop_gradient(view._replace(hidden={}, projection=None, parameters={}))
         for layer in sorted(view.hidden):
             learning = Learning(view.hidden[layer], view.projection, view.parameters)

@@ -1,4 +1,4 @@
-"""What losses that hold another loss have in common: they call it on changed Views and add the values up."""
+"""Common base of losses that wrap another loss: they call it on modified Views and sum the values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,9 +16,9 @@ from jdistill.types import Columns, View
 
 
 class NestedLoss(LossConfig):
-    """A term whose value is made of another loss. Teacher and weight are the term's; the loss inside has none."""
+    """A term that wraps another loss. Teacher and weight belong to the term; the inner loss has none."""
 
-    loss: LossConfig = Field(description="The loss inside: a mapping with a `kind` and its options.")
+    loss: LossConfig = Field(description="The inner loss: a mapping with a `kind` and its options.")
 
     @field_validator("loss")
     @classmethod
@@ -30,56 +30,56 @@ class NestedLoss(LossConfig):
         return loss
 
     def needs(self) -> Needs:
-        """What the loss inside needs."""
+        """Needs of the inner loss."""
         return self.loss.needs()
 
     def parameters(self) -> dict[str, Array]:
-        """Those of the loss inside."""
+        """Parameters of the inner loss."""
         return self.loss.parameters()
 
     def check_labels(self, rows: Mapping[str, int]) -> None:
-        """What the loss inside refuses."""
+        """Check the labels with the inner loss."""
         self.loss.check_labels(rows)
 
     def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
-        """What the loss inside says."""
+        """Problems reported by the inner loss."""
         return self.loss.examine(teacher, scores)
 
 
 def sum_drawn(
     parts: Sequence[Callable[[], Float[Array, " b"]]], count: int | None, view: View, *, key: Array
 ) -> Float[Array, " b"]:
-    """Sum of `count` of the parts, drawn anew for each key; those not drawn cost no time.
+    """Sum of `count` randomly drawn parts; parts not drawn are not computed.
 
     Args:
       parts: each computes a value per row.
       count: how many to draw; all if None or more than there are.
-      view: what the parts compute from.
-      key: decides which; the same on every device.
+      view: the View the parts are computed from.
+      key: PRNG key of the draw; the same on every device.
     """
-    # From the rows' own vectors, so that under shard_map it is each device's own value.
+    # Made from the rows' vectors, so that under shard_map it varies over devices, as the carry of a scan must.
     nothing = jnp.zeros_like(float32(view.student.documents[:, 0]))
 
     def add(total: Float[Array, " b"], part: Int[Array, ""]) -> tuple[Float[Array, " b"], None]:
         return total + jax.checkpoint(lambda: lax.switch(part, parts))(), None
 
-    # One after the other, and computed again in the backward pass: laid out side by side, all their score matrices and
-    # gradients would be held at once.
+    # Sequential, and recomputed in the backward pass: unrolled, all score matrices and gradients would be in memory at
+    # once.
     return lax.scan(add, nothing, draw(key, len(parts), len(parts) if count is None else count))[0]
 
 
 def if_drawn(
     part: Callable[[Any, Any], Float[Array, " b"]], drawn: Bool[Array, ""], learning: PyTree[Array], rest: PyTree
 ) -> Float[Array, " b"]:
-    """`part(learning, rest)` where `drawn`, else 0 at no cost; nothing but the inputs is kept for the backward pass.
+    """`part(learning, rest)` if `drawn`, else 0 without computing it; only the inputs are kept for the backward pass.
 
-    The derivative is written by hand, since that of a condition keeps a copy of all that its branches read.
+    A custom VJP, since autodiff of `lax.cond` would store a copy of everything its branches read.
 
     Args:
-      part: computes a value per row; closes over no traced array.
-      drawn: the same on every device.
-      learning: what has a derivative; arrays that occur several times get one together.
-      rest: what has none.
+      part: computes a value per row; must not close over traced arrays.
+      drawn: whether to compute it; the same on every device.
+      learning: inputs with a gradient; an array that occurs several times gets one gradient.
+      rest: inputs without.
     """
     leaves, structure = jax.tree.flatten(learning)
     distinct = {id(leaf): leaf for leaf in leaves}
@@ -114,7 +114,7 @@ _if_drawn.defvjp(_forward, _backward)
 
 
 def draw(key: Array, of: int, count: int) -> Int[Array, " drawn"]:
-    """Which of so many are drawn, ascending: `count` of them at most, without replacement, all equally likely.
+    """Up to `count` of the numbers below `of`, drawn uniformly without replacement, ascending.
 
     Example:
       >>> draw(jax.random.key(0), 5, 2).shape

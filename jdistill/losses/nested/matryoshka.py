@@ -1,4 +1,4 @@
-"""`matryoshka`: any loss on prefixes of the vectors, so that users can cut vectors short and lose little."""
+"""`matryoshka`: any loss on prefixes of the vectors, so that users can truncate vectors and lose little."""
 
 from functools import partial
 from typing import Annotated, Literal
@@ -16,13 +16,13 @@ from jdistill.types import Side, View
 
 
 class Matryoshka(NestedLoss):
-    """Weighted sum of a loss over prefixes of the student's vectors, each scaled to length 1.
+    """Weighted sum of a loss over normalised prefixes of the student's vectors.
 
         loss = sum_d w_d inner(x[:d] / |x[:d]|)
 
-    The teacher is the whole one for losses that compare scores, and for those that compare vectors through a
-    projection: a prefix goes through the first rows of its kernel. Without a projection, vectors are compared with the
-    teacher's prefix.
+    The teacher's vectors are whole for losses that compare scores, and for those that compare vectors through a
+    projection, where a prefix is multiplied by the first rows of the kernel. Without a projection, a prefix is compared
+    with the teacher's prefix.
 
     Source: Kusupati et al. 2022, arXiv:2205.13147, equation 1; through a projection, their tied form MRL-E.
     Parity: sentence-transformers MatryoshkaLoss, whose teacher prefixes are as with `renormalise_teacher: false`.
@@ -32,18 +32,19 @@ class Matryoshka(NestedLoss):
     loss: Basic
     """The loss of each prefix: a mapping with a `kind` and its options."""
     dims: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    """Lengths of the prefixes, in any order. Include the student's whole width, or nothing trains its end."""
+    """Lengths of the prefixes, in any order. Include the student's full width, or the last elements are not trained."""
     weights: tuple[NonNegativeFloat, ...] | None = None
     """Factor of each prefix, in the order of `dims`; null: 1 each."""
     dims_per_step: PositiveInt | None = None
-    """Draw so many prefixes anew at each step, which saves time; the others count as 0. Null: all."""
+    """Draw this many prefixes at random in each step, to save time; the others count as 0. Null: all."""
     renormalise_teacher: bool = True
-    """Scale the teacher's prefixes to length 1, as the student's are. Matters where lengths do, so not for a cosine."""
+    """Normalise the teacher's prefixes, as the student's are. No effect on losses that ignore length, such as
+    cosine."""
 
     @model_validator(mode="after")
     def _prefixes_are_distinct_and_weighed(self) -> "Matryoshka":
         if len(set(self.dims)) < len(self.dims):
-            raise ValueError(f"dims {list(self.dims)} has a number twice. Keep one of each.")
+            raise ValueError(f"dims {list(self.dims)} has a number twice. Give each once.")
         if self.weights is not None and len(self.weights) != len(self.dims):
             raise ValueError(f"weights has {len(self.weights)} numbers, but dims has {len(self.dims)}. Give one each.")
         if self.dims_per_step is not None and self.dims_per_step > len(self.dims):
@@ -95,19 +96,19 @@ class Matryoshka(NestedLoss):
         ours, theirs = view.student.documents.shape[-1], view.teacher.documents.shape[-1]
         if ours != theirs:
             raise ValueError(
-                f"matryoshka: {self.loss.kind} compares vectors of one width, but the student's have {ours} and the "
+                f"matryoshka: {self.loss.kind} needs vectors of equal width, but the student's have {ours} and the "
                 f"teacher's {theirs}; project the student, or use score_* losses"
             )
         return prefix(view.teacher, dim, normalised=self.renormalise_teacher)
 
 
 def prefix(side: Side, dim: int, *, normalised: bool = True) -> Side:
-    """The first `dim` numbers of every vector, float32.
+    """The first `dim` elements of every vector, float32.
 
     Args:
-      side: vectors at least so wide.
+      side: vectors at least `dim` wide.
       dim: length of the prefix.
-      normalised: scale each to length 1; a zero prefix stays zero.
+      normalised: scale each to norm 1; a zero prefix stays zero.
 
     Example:
       >>> row = jax.numpy.array([[3.0, 4.0, 12.0]])

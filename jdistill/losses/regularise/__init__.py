@@ -1,1 +1,1 @@
-"""Shape the student's vectors by themselves, whatever their texts."""
+"""Regularisers of the student's vectors, independent of the texts' meaning."""

@@ -1,7 +1,7 @@
-"""Spread texts over the sphere as if their vectors were drawn at random (global orthogonal regularisation).
+"""Spread vectors over the sphere like random ones (global orthogonal regularisation).
 
-Sums over all pairs of texts follow from the sum of the vectors and from their Gram matrix over dimensions, `d x d`, so
-that no matrix of scores is formed where the batch is larger than the vectors are wide.
+Sums over all pairs of texts follow from the sum of the vectors and from their `d x d` Gram matrix, so no score matrix
+is formed if the batch is larger than the vectors' width.
 """
 
 from collections.abc import Sequence
@@ -22,25 +22,27 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class SpreadOut(LossConfig):
-    """Mean and mean square of the cosines between different rows' texts, held to what random vectors have."""
+    """Penalty on the mean and mean square of the cosines between different rows' texts, relative to random vectors."""
 
     kind: Literal["spread_out"] = "spread_out"
     mean_weight: Weight = 1.0
-    """Factor of the squared mean cosine, which is large where all vectors point the same way; 0 leaves it out."""
+    """Factor of the squared mean cosine, which is large if all vectors point the same way; 0 disables it."""
     second_moment_weight: Weight = 1.0
-    """Factor of what the mean squared cosine has above one over the width, which is large where vectors lie in
-    clusters or in few dimensions; 0 leaves it out."""
+    """Factor of the excess of the mean squared cosine over 1 / width, which is large if vectors form clusters or use
+    few dimensions; 0 disables it."""
     aggregation: Aggregation = "mean"
-    """Columns (queries, documents, each hard negative) are each looked at alone; then their mean is taken, or sum."""
+    """Mean or sum over the columns (queries, documents, each hard negative), each of which is computed separately."""
 
     @model_validator(mode="after")
     def _does_something(self) -> "SpreadOut":
         if not self.mean_weight and not self.second_moment_weight:
-            raise ValueError("mean_weight and second_moment_weight are both 0, so nothing is left. Raise one of them.")
+            raise ValueError(
+                "mean_weight and second_moment_weight are both 0, so there is no loss. Raise one of them."
+            )
         return self
 
     def __call__(self, view: View) -> Float[Array, " b"]:
-        """The loss of the whole batch, in every row."""
+        """The loss of the whole batch, repeated for every row."""
         side = view.student
         columns = jnp.split(side.all_documents, 1 + side.negatives.shape[1])
         loss = spread_out(
@@ -59,10 +61,10 @@ def spread_out(
     second_moment_weight: float = 1.0,
     aggregation: Aggregation = "mean",
 ) -> Float[Array, ""]:
-    """Let unrelated texts be as near to orthogonal as random vectors are.
+    """Make unrelated texts as close to orthogonal as random vectors.
 
-    A regulariser beside a loss that learns from the texts: it lets vectors use all dimensions, and quantises better.
-    Of each column, with S_ij the cosines between its texts and means over all i != j:
+    A regulariser to combine with another loss: vectors then use all dimensions and quantise better. For each column,
+    with S_ij the cosines between its texts and means over all i != j:
         loss = mean_weight mean(S)^2 + second_moment_weight relu(mean(S^2) - 1 / d)
 
     Args:
@@ -77,8 +79,8 @@ def spread_out(
 
     Source:
       Zhang et al. 2017, arXiv:1708.06320, global orthogonal regularisation, over all pairs of a column in place of
-      sampled ones. EmbeddingGemma, arXiv:2509.20354, has mean_weight 0 and the sum.
-      Parity: sentence-transformers GlobalOrthogonalRegularizationLoss, its two parts added.
+      sampled ones. EmbeddingGemma, arXiv:2509.20354, uses mean_weight 0 and the sum.
+      Parity: sentence-transformers GlobalOrthogonalRegularizationLoss, the sum of its two parts.
 
     Example:
       >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0]])
@@ -94,15 +96,15 @@ def spread_out(
 
 
 def moments(texts: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean cosine of two different texts, and mean squared cosine minus `1 / d`; 0 and `-1 / d` of a single text."""
+    """Mean cosine of two different texts, and mean squared cosine minus `1 / d`; 0 and `-1 / d` for a single text."""
     unit = normalise(texts)
-    # Equal vectors have no direction in which to part; what is left of their gradient would be rounding.
+    # If all vectors are equal, their exact gradient is 0 and the computed one would be rounding error: block it.
     unit = jnp.where((unit == unit[:1]).all(), lax.stop_gradient(unit), unit)
     return _by_texts(unit) if unit.shape[0] <= unit.shape[1] else _by_dimensions(unit)
 
 
 def _by_texts(unit: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """From the matrix of cosines."""
+    """The moments from the matrix of cosines."""
     n, d = unit.shape
     cosines = jnp.where(jnp.eye(n, dtype=bool), 0.0, matmul(unit, unit.T))
     pairs = max(n * (n - 1), 1)
@@ -110,13 +112,13 @@ def _by_texts(unit: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[Array,
 
 
 def _by_dimensions(unit: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """From the sum of the vectors and their Gram matrix G = U^T U.
+    """The moments from the sum of the vectors and their Gram matrix G = U^T U.
 
-    With u_i of length 1, or 0 for a zero vector, and L = sum |u_i|^2:
+    With u_i of norm 1, or 0 for a zero vector, and L = sum |u_i|^2:
         sum_{i != j} S_ij   = |sum u_i|^2 - L
         sum_{i != j} S_ij^2 = |G|^2 - sum |u_i|^4 = |G - (n / d) I|^2 + (2 n L - n^2) / d - sum |u_i|^4
-    The first form of the second sum subtracts n^2 / d from nearly as much where vectors are spread out, which is what
-    the loss drives at; taken from the Gram matrix's diagonal first, it leaves a sum of the size of what is wanted.
+    If vectors are spread out, as the loss intends, |G|^2 is close to n^2 / d, and subtracting 1 / d from the mean would
+    cancel. Subtracting n / d from the diagonal of G first avoids this.
     """
     n, d = unit.shape
     squares = jnp.square(unit).sum(axis=1)

@@ -110,7 +110,7 @@ def test_a_student_without_layers_is_refused():
 
 @pytest.mark.parametrize("inner", [Hidden(layer=1), Matryoshka(loss=Hidden(layer=1), dims=(4,))])
 def test_a_loss_that_picks_its_own_layer_is_refused(inner):
-    with pytest.raises(ValueError, match="reads a layer of its own choice"):
+    with pytest.raises(ValueError, match="selects its own layer and cannot be nested"):
         AdaptiveLayer(loss=inner)
 
 

@@ -152,7 +152,7 @@ def test_prefixes_beyond_the_students_width_are_refused():
 
 def test_different_widths_without_a_projection_are_refused():
     there = seen(mse((4,)))._replace(projection=None)
-    with pytest.raises(ValueError, match="embed_mse compares vectors of one width, but the student's have 12 and the"):
+    with pytest.raises(ValueError, match="embed_mse needs vectors of equal width, but the student's have 12 and the"):
         mse((4,))(there)
 
 
