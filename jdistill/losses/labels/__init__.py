@@ -1,1 +1,1 @@
-"""Learn from scores or triples that people gave."""
+"""Losses on labelled data: scored pairs, classes and triplets."""

@@ -1,4 +1,4 @@
-"""AnglE: order the pairs of a batch by the angle between complex vectors, which has a slope where cosine is flat."""
+"""AnglE: order the pairs of a batch by the angle between complex vectors, which has a gradient where cosine is flat."""
 
 from typing import Literal
 
@@ -15,24 +15,24 @@ from jdistill.losses.labels.pairs import Scores, cosines, labels_of
 from jdistill.types import View
 
 ROWS = 512
-"""Pairs whose similarity is computed at a time: it takes many copies of the vectors."""
+"""Pairs whose similarity is computed at a time, since it needs many copies of the vectors."""
 
 
 class AnglE(LossConfig):
-    """CoSENT on angles in complex space; hard negatives are further pairs, of opposite label."""
+    """CoSENT on angles in complex space; hard negatives are additional pairs of opposite label."""
 
     kind: Literal["angle"] = "angle"
     temperature: PositiveFloat = 0.05
     """Divides differences of similarity; usually 0.01 to 0.1."""
 
     def __call__(self, view: View) -> Float[Array, " b"]:
-        """The loss of the whole batch, in every row.
+        """The loss of the whole batch, repeated for every row.
 
-        A query makes a pair with its document and one with each of its hard negatives. A label `y` is the document's;
-        the negatives have `1 - y`. Rows with hard negatives but no label have 1.
+        A query forms a pair with its document, of the row's label `y`, and with each of its hard negatives, of label
+        `1 - y`. Rows with hard negatives but no label have y = 1.
 
         Raises:
-          UserError: if the rows are plain texts, have several scores each, or neither score nor hard negatives.
+          UserError: if the rows are plain texts, have several scores each, or neither scores nor hard negatives.
         """
         side = view.student
         queries = queries_of(side.all_queries, self.kind)
@@ -56,12 +56,12 @@ def angle(
 ) -> Float[Array, ""]:
     """Score every pair above all pairs of a lower label, by their angle in complex space.
 
-    Cosine changes little where it is near 1 or -1, so pairs that are already close get hardly any gradient from
-    `cosent`. This similarity has its slope there. Meant to be used beside `info_nce`.
+    The gradient of cosine vanishes near 1 and -1, so pairs that are already close get little gradient from `cosent`.
+    This similarity has a gradient there. Meant to be combined with `info_nce`.
         loss = log(1 + sum_{y_i > y_j} exp((s_j - s_i) / temperature)),   s_i = angle_similarity(q_i, d_i)
 
     Args:
-      queries: of the whole batch, `[p, d]`, any float; maths runs in float32. One may stand in several pairs.
+      queries: of the whole batch, `[p, d]`, any float; maths runs in float32. One may occur in several pairs.
       documents: the document of each pair, `[p, d]`.
       labels: how alike each pair is, `[p]`, on any scale; pairs of equal label are not compared.
       temperature: divides differences of similarity; dimensionless, > 0.
@@ -84,15 +84,15 @@ def angle(
 
 
 def angle_similarity(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Scores:
-    """Read each vector's first half as real parts, its second as imaginary ones, and compare the complex vectors.
+    """Compare vectors as complex ones: the first half are the real parts, the second the imaginary parts.
 
         s = |Re z + Im z|,   z = sum_v a_v conj(b_v),   a and b of unit length
 
-    The real part of z is the cosine of the vectors. The imaginary part is that of `b` and of `a` turned by -i; it
-    changes fastest where the two agree. A zero is appended to vectors of odd width.
+    The real part of z is the cosine of `a` and `b`; the imaginary part is the cosine of -i `a` and `b`, whose gradient
+    is largest where the vectors agree. Vectors of odd width are padded with a zero.
 
     Returns:
-      Similarity of the vectors in the same places, in [0, sqrt(2)]; its gradient is 0 where it is 0.
+      Similarity of each vector of `a` with the same row of `b`, in [0, sqrt(2)]; its gradient is 0 where it is 0.
     """
     if a.shape[1] % 2:
         a, b = (jnp.pad(x, ((0, 0), (0, 1))) for x in (a, b))

@@ -1,4 +1,4 @@
-"""Triplets that a batch makes of itself: rows of one class belong together, and are kept apart from other classes'."""
+"""Triplets mined within a batch: rows of one class are positives of each other, other rows are negatives."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
@@ -22,24 +22,23 @@ BatchDistance = Literal["euclidean", "squared_euclidean", "cosine"]
 Margin = PositiveFloat | Literal["soft"]
 
 ELEMENTS = 2**22
-"""Most numbers held at a time of what grows faster than the rows; decides memory, never the result."""
+"""Maximum number of elements of intermediate arrays; affects memory and speed only."""
 
 
 class BatchTriplet(LossConfig):
-    """How far texts of a class are from being nearer to each other than to texts of other classes, by a margin."""
+    """Triplet loss on a batch: texts of a class nearer to each other than to texts of other classes, by a margin."""
 
     kind: Literal["batch_triplet"] = "batch_triplet"
     mining: Mining = "hard"
-    """Which triplets of a batch count: of each text the farthest of its class and the nearest of another (hard); of
-    each pair of a class the nearest of another class that is farther than the pair (semi_hard); or every triplet that
-    costs something (all)."""
+    """Triplets used: per text, the farthest of its class and the nearest of another (hard); per pair of a class, the
+    nearest of another class that is farther than the pair (semi_hard); or every triplet with a loss above 0 (all)."""
     distance: BatchDistance = "euclidean"
-    """Length of the difference of two vectors, its square, or one minus the cosine of their angle."""
+    """Euclidean distance, its square, or one minus the cosine."""
     margin: Margin = Field(
         default=5.0,
-        description="A text of another class this much farther away costs nothing; a distance. 5 is for vectors that "
-        "are not normalised; with cosine it must be below 2, such as 0.2. `soft`, with mining hard only: "
-        "log(1 + exp(.)) in place of a margin.",
+        description="The loss is 0 if the text of another class is farther by at least this distance. 5 suits vectors "
+        "that are not normalised; with cosine it must be below 2, such as 0.2. `soft` (mining hard only) uses "
+        "log(1 + exp(.)) instead of a margin.",
     )
 
     @model_validator(mode="after")
@@ -52,7 +51,7 @@ class BatchTriplet(LossConfig):
         return self
 
     def check_labels(self, rows: Mapping[str, int]) -> None:
-        """See LossConfig."""
+        """Raise unless there are several classes, and several rows of a class."""
         if not rows:
             classes_of(None, self.kind)
         present = [count for count in rows.values() if count]
@@ -64,7 +63,7 @@ class BatchTriplet(LossConfig):
             )
 
     def __call__(self, view: View) -> Float[Array, " b"]:
-        """Value of each row: of its query, or of its text where rows are plain texts; other texts are ignored.
+        """Value of each row, for its query, or for its text if rows are plain texts; other texts are ignored.
 
         Raises:
           UserError: if the rows have no label.
@@ -100,8 +99,8 @@ def batch_triplet(
 ) -> Float[Array, " b"]:
     """Keep texts of a class nearer to each other than to texts of other classes.
 
-    For texts that are grouped and have no pairs: intents, topics, products. A batch must hold several texts of a class:
-    rows are drawn at random, so of c classes of equal size a batch of n has about n / c of each.
+    For texts with class labels instead of pairs: intents, topics, products. A batch must contain several texts of a
+    class: with random batches and c classes of equal size, a batch of n rows has about n / c of each.
         triplet_apn = relu(dist(a, p) - dist(a, n) + margin)   of a and p of one class, n of another
     `hard` is the mean over anchors a with p the farthest and n the nearest; `semi_hard` the mean over pairs (a, p) with
     n the nearest that is farther than p, or the farthest if none is; `all` the mean over the triplets that are above 0.
@@ -112,18 +111,18 @@ def batch_triplet(
       rows: index of each of these rows in the whole batch, `[b]`.
       all_vectors: of the whole batch, `[n, d]`.
       all_labels: their classes, `[n]`.
-      mining: which triplets count.
+      mining: which triplets are used.
       distance: between two vectors.
-      margin: how much farther is far enough, > 0; or `"soft"` for log(1 + exp(dist(a, p) - dist(a, n))), hard only.
-      sweep: adds up the triplets of all devices.
+      margin: > 0; or `"soft"` for log(1 + exp(dist(a, p) - dist(a, n))), hard only.
+      sweep: sums over the triplets of all devices.
 
     Returns:
-      Value of each row, `[b]`, >= 0; the mean over the batch is the mean named above. As in the peer, an anchor that is
-      alone in its class has a farthest at distance 0, and one without any other class a nearest at its largest
-      distance, in `hard`.
+      Value of each row, `[b]`, >= 0; the mean over the batch is the mean defined above. As in sentence-transformers,
+      in `hard` an anchor alone in its class has a farthest positive at distance 0, and one without any other class a
+      nearest negative at its largest distance.
 
     Raises:
-      ValueError: if a soft margin is asked for with another mining than hard.
+      ValueError: if the margin is soft and mining is not hard.
 
     Source:
       Hermans et al. 2017, arXiv:1703.07737, equations 5 and 6 and section 2, soft margin; `semi_hard`: Schroff et al.
@@ -155,13 +154,13 @@ def batch_triplet(
     values, counts = over_rows(of_rows, (mine, labels, rows), block=block)
     if mining == "hard":
         return values
-    # The mean over all that count is a sum: each row gives its part of it, times the rows of the batch.
+    # A mean over pairs or triplets, not over rows: scaled so that the mean over the rows of the batch equals it.
     per_row = sweep.mean(lax.stop_gradient(counts)[:, None])[0]
     return jnp.where(per_row > 0, values / jnp.where(per_row > 0, per_row, 1.0), 0.0)
 
 
 class Apart(NamedTuple):
-    """Some rows beside all rows of the batch."""
+    """Some rows compared with all rows of the batch."""
 
     distances: Float[Array, "r n"]
     positive: Bool[Array, "r n"]
@@ -171,9 +170,9 @@ class Apart(NamedTuple):
 
 
 def _distances(a: Float[Array, "r d"], b: Float[Array, "n d"], distance: BatchDistance) -> Float[Array, "r n"]:
-    """By differences, not by products, which would leave few digits of a small distance, and none of a distance 0."""
+    """Distances from differences; |a|^2 + |b|^2 - 2 a.b would cancel for small distances, and not give exact zeros."""
     squares = jnp.square(a[:, None] - b[None]).sum(axis=-1)
-    if distance == "cosine":  # |a - b|^2 / 2 of unit vectors, and 1 where one is zero
+    if distance == "cosine":  # |a - b|^2 / 2 for unit vectors, and 1 if one is zero
         return (2 - _length(a)[:, None] - _length(b)[None]) / 2 + squares / 2
     return root(squares) if distance == "euclidean" else squares
 
@@ -183,7 +182,7 @@ def _length(x: Float[Array, "n d"]) -> Float[Array, " n"]:
 
 
 def _picked(x: Float[Array, "r n"], index: Callable[..., Array]) -> Float[Array, "r 1"]:
-    """One number of each row: of several that are as large, the first gets all of the gradient, as in torch."""
+    """One element of each row; of ties the first gets the whole gradient, as in torch."""
     return jnp.take_along_axis(x, index(lax.stop_gradient(x), axis=1, keepdims=True), axis=1)
 
 
@@ -196,7 +195,7 @@ def _hard(apart: Apart, margin: Margin) -> Float[Array, " r"]:
 
 
 def _semi_hard(apart: Apart, margin: float) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
-    """Sum over each row's pairs, and their number."""
+    """Sum over each row's pairs, and number of pairs."""
     x = apart.distances
     fixed = lax.stop_gradient(x)
     negatives = jnp.where(apart.negative, fixed, jnp.inf)
@@ -214,7 +213,7 @@ def _semi_hard(apart: Apart, margin: float) -> tuple[Float[Array, " r"], Float[A
 
 
 def _all(apart: Apart, margin: float) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
-    """Sum over each row's triplets, and the number of those above 0."""
+    """Sum over each row's triplets, and number of those above 0."""
     x = apart.distances
 
     def of_positives(some: tuple[Float[Array, "p r"], Bool[Array, "p r"]]) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Classes: the label of a row that names a group of texts, or the relation of a pair."""
+"""Class labels of rows: a group of texts, or the relation of a pair."""
 
 from jaxtyping import Array, Int
 
@@ -6,7 +6,7 @@ from jdistill.config import UserError
 
 
 def classes_of(labels: Int[Array, " n"] | None, kind: str) -> Int[Array, " n"]:
-    """The class of each row, for a loss of this `kind`, which cannot do without.
+    """The class of each row, for a loss of this `kind`, which requires it.
 
     Raises:
       UserError: if the rows have no labels.

@@ -1,4 +1,4 @@
-"""Contrastive losses: pairs that belong together come near, and others stay at least a margin apart."""
+"""Contrastive losses: matching pairs are pulled together, others pushed at least a margin apart."""
 
 from typing import Literal
 
@@ -16,14 +16,11 @@ from jdistill.types import Columns, View
 
 
 class _OfPairs(LossConfig):
-    """A loss of pairs whose score is 1 where they belong together, and 0 where they do not."""
+    """A loss on pairs with score 1 if they match, 0 if not."""
 
     distance: PairDistance = "cosine"
-    """One minus the cosine of two vectors, the length of their difference, or the sum of its elements' sizes
-    (manhattan)."""
-    margin: PositiveFloat = Field(
-        default=0.5, description="Pairs of label 0 that are at least this far apart cost nothing; a distance."
-    )
+    """One minus the cosine, Euclidean distance, or the sum of absolute differences (manhattan)."""
+    margin: PositiveFloat = Field(default=0.5, description="Distance from which on pairs of label 0 have loss 0.")
 
     @model_validator(mode="after")
     def _can_be_reached(self) -> "_OfPairs":
@@ -31,13 +28,12 @@ class _OfPairs(LossConfig):
         return self
 
     def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
-        """Whether scores are other numbers than 0 and 1."""
+        """Report scores other than 0 and 1."""
         if scores is None or bool(((scores == 0) | (scores == 1)).all()):
             return []
         return [
-            f"scores of the first batch lie between {float(scores.min()):g} and {float(scores.max()):g}, expected 0 "
-            "for pairs that do not belong together and 1 for those that do. Use cosent for pairs that people scored "
-            "on a scale."
+            f"scores of the first batch are between {float(scores.min()):g} and {float(scores.max()):g}, expected 0 "
+            "for pairs that do not match and 1 for pairs that do. Use cosent for pairs scored on a scale."
         ]
 
 
@@ -47,7 +43,7 @@ class Contrastive(_OfPairs):
     kind: Literal["contrastive"] = "contrastive"
 
     def needs(self) -> Needs:
-        """Nothing but the row."""
+        """Only the row itself."""
         return Needs(batch=False)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
@@ -61,12 +57,12 @@ class Contrastive(_OfPairs):
 
 
 class OnlineContrastive(_OfPairs):
-    """The contrastive loss of a batch's hard pairs only: those that stand on the wrong side of some other pair."""
+    """The contrastive loss on a batch's hard pairs only: those that some pair of the other label contradicts."""
 
     kind: Literal["online_contrastive"] = "online_contrastive"
 
     def __call__(self, view: View) -> Float[Array, " b"]:
-        """Value of each row, times the rows of the batch, since the loss is a sum; hard negatives are ignored.
+        """Value of each row, times the batch size, since the loss is a sum; hard negatives are ignored.
 
         Raises:
           UserError: if the rows are plain texts, or have not one score each.
@@ -88,21 +84,21 @@ def contrastive(
 ) -> Float[Array, " b"]:
     """Pull pairs of label 1 together, and push pairs of label 0 apart until they are a margin away.
 
-    For pairs of which one only knows whether they belong together, such as duplicate questions.
+    For pairs with binary labels, such as duplicate questions.
         loss_i = (y_i dist(q_i, d_i)^2 + (1 - y_i) relu(margin - dist(q_i, d_i))^2) / 2
 
     Args:
       queries: of these rows, `[b, d]`, any float; maths runs in float32.
       documents: the other text of each pair, `[b, d]`.
-      labels: 1 for pairs that belong together, 0 for others, `[b]`; a number between weighs both parts.
-      margin: how far apart is far enough; a distance, > 0.
+      labels: 1 for matching pairs, 0 for others, `[b]`; a number between weights both parts.
+      margin: distance from which on pairs of label 0 have loss 0; > 0.
       distance: `"cosine"`, `"euclidean"` or `"manhattan"`.
 
     Returns:
       Value of each pair, `[b]`, >= 0.
 
     Source:
-      Hadsell et al. 2006, doi:10.1109/CVPR.2006.100, equation 4, whose Y is 1 for pairs that do not belong together.
+      Hadsell et al. 2006, doi:10.1109/CVPR.2006.100, equation 4, whose Y is 1 for pairs that do not match.
       Parity: sentence-transformers ContrastiveLoss(margin=margin) with each SiameseDistanceMetric.
 
     Example:
@@ -125,15 +121,15 @@ def online_contrastive(
     """The contrastive loss of the hard pairs of a batch; the others count as 0.
 
     A pair of label 1 is hard if it is farther apart than the nearest pair of label 0, and a pair of label 0 if it is
-    nearer than the farthest pair of label 1. Where a batch has pairs of one label only, each is compared with their
-    mean distance.
+    nearer than the farthest pair of label 1. If a batch has pairs of one label only, each is compared with their mean
+    distance.
         loss_i = dist(q_i, d_i)^2 of a hard pair of label 1, relu(margin - dist(q_i, d_i))^2 of one of label 0
 
     Args:
       queries: of the whole batch, `[n, d]`, any float; maths runs in float32.
       documents: the other text of each pair, `[n, d]`.
-      labels: 1 for pairs that belong together, 0 for others, `[n]`; pairs of any other label count as 0.
-      margin: how far apart is far enough; a distance, > 0.
+      labels: 1 for matching pairs, 0 for others, `[n]`; pairs of any other label have loss 0.
+      margin: distance from which on pairs of label 0 have loss 0; > 0.
       distance: `"cosine"`, `"euclidean"` or `"manhattan"`.
 
     Returns:
@@ -157,7 +153,7 @@ def online_contrastive(
 
 
 def _mean(x: Float[Array, " n"], chosen: Array) -> Float[Array, ""]:
-    """Mean of the chosen numbers; 0 of none. Of equal numbers it is that number, not one that rounding moved."""
+    """Mean of the chosen numbers, 0 if there are none. Of equal numbers it is exactly that number, without rounding."""
     low = x.min(where=chosen, initial=jnp.inf)
     low = jnp.where(jnp.isfinite(low), low, 0.0)
     return low + jnp.where(chosen, x - low, 0.0).sum() / jnp.maximum(float32(chosen).sum(), 1.0)

@@ -1,8 +1,8 @@
-"""CoSENT: order the pairs of a batch as their labels order them.
+"""CoSENT: order the pairs of a batch as their labels do.
 
-Only the order of the labels counts, never their size, so any scale will do. Each pair is compared with every pair of
-another label, yet no such matrix is formed: with the pairs sorted by label, running sums from both ends hold all that
-the value and its gradient need.
+Only the order of the labels matters, so any scale works. Each pair is compared with every pair of another label
+without forming that matrix: with the pairs sorted by label, cumulative sums from both ends give the value and its
+gradient.
 """
 
 import math
@@ -21,7 +21,7 @@ from jdistill.types import Columns, View
 
 
 class CoSENT(LossConfig):
-    """Penalty of every two pairs of the batch whose similarities stand in another order than their labels."""
+    """Penalty for every two pairs of the batch whose similarities are ordered differently from their labels."""
 
     kind: Literal["cosent"] = "cosent"
     temperature: PositiveFloat = 0.05
@@ -30,7 +30,7 @@ class CoSENT(LossConfig):
     """How a query is scored against its document."""
 
     def __call__(self, view: View) -> Float[Array, " b"]:
-        """The loss of the whole batch, in every row; hard negatives are not looked at.
+        """The loss of the whole batch, repeated for every row; hard negatives are ignored.
 
         Raises:
           UserError: if the rows are plain texts, or have not one score each.
@@ -42,7 +42,7 @@ class CoSENT(LossConfig):
         return jnp.broadcast_to(loss, view.rows.shape)
 
     def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
-        """Says so if there is nothing to put in order."""
+        """Report scores that are all equal."""
         if scores is None or len(scores) < 2 or bool((scores != scores[:1]).any()):
             return []
         return [f"every pair of the first batch has the score {float(scores[0, 0]):g}, so there is no order to learn."]
@@ -58,8 +58,8 @@ def cosent(
 ) -> Float[Array, ""]:
     """Score every pair above all pairs of a lower label.
 
-    For pairs that people scored. It sees the labels' order only, which makes it a stronger signal than regression on
-    them where their scale is not that of a cosine.
+    For pairs scored by people. It depends on the order of the labels only, so unlike regression it works for scales
+    that are not those of a cosine.
         loss = log(1 + sum_{y_i > y_j} exp((s_j - s_i) / temperature)),   s_i = sim(q_i, d_i)
 
     Args:
@@ -89,8 +89,7 @@ def cosent(
 def in_order(scores: Scores, labels: Float[Array, " p"], *, temperature: float) -> Float[Array, ""]:
     """`log(1 + sum_{y_i > y_j} exp((s_j - s_i) / temperature))` of scores `s` and labels `y`, in O(p) memory.
 
-    Its derivative is written by hand, since the sums that give the value give it too. With e_ij = exp((s_i - s_j) /
-    temperature):
+    The derivative is computed along with the value, from the same sums. With e_ij = exp((s_i - s_j) / temperature):
         dloss/ds_i = (sum_{y_h > y_i} e_ih - sum_{y_l < y_i} e_li) / (temperature exp(loss))
     """
     order = jnp.argsort(labels)
@@ -101,21 +100,21 @@ def in_order(scores: Scores, labels: Float[Array, " p"], *, temperature: float) 
 
 
 def _divided(scores: Scores, temperature: float) -> Scores:
-    """The scores over a temperature. Coarse parts stay exact: they have 18 bits, and are multiplied by 5."""
+    """The scores over a temperature. Coarse parts stay exact: they have 18 bits, and their factor has 5."""
     mantissa, exponent = math.frexp(1 / temperature)
     factor = math.ldexp(round(mantissa * 32) / 32, exponent)
     return Scores(scores.coarse * factor, scores.coarse * (1 / temperature - factor) + scores.rest / temperature)
 
 
 def _value_and_slope(scores: Scores, labels: Float[Array, " p"]) -> tuple[Float[Array, ""], Float[Array, " p"]]:
-    """The loss and its derivative, of pairs sorted by label, at a temperature of 1."""
+    """The loss and its derivative for pairs sorted by label, at temperature 1."""
     below, above = _groups(labels)
     none = (Scores(jnp.array([-jnp.inf]), jnp.zeros(1)), jnp.zeros(1))
     negated = Scores(-scores.coarse, -scores.rest)
     lower, lower_total = jax.tree.map(lambda x: x[below], _joined(none, _running(scores)))
     higher, higher_total = jax.tree.map(lambda x: x[above], _joined(_running(negated, reverse=True), none))
 
-    # The largest violation, but at least 0, is taken off every exponent.
+    # Stable log-sum-exp: subtract the largest violation, or 0 if that is larger, from every exponent.
     over, under = jax.tree.map(jnp.add, scores, higher), jax.tree.map(jnp.add, lower, negated)
     sums = over.coarse + over.rest
     worst = jnp.argmax(sums)
@@ -127,7 +126,7 @@ def _value_and_slope(scores: Scores, labels: Float[Array, " p"]) -> tuple[Float[
 
 
 def _groups(labels: Float[Array, " p"]) -> tuple[Int[Array, " p"], Int[Array, " p"]]:
-    """Of each of some sorted labels: how many are lower, and how many are not higher."""
+    """For each of the sorted labels, the number of lower ones, and the number of those not higher."""
     p = len(labels)
     places = jnp.arange(p)
     changes = labels[1:] != labels[:-1]
@@ -138,7 +137,7 @@ def _groups(labels: Float[Array, " p"]) -> tuple[Int[Array, " p"], Int[Array, " 
 
 
 def _running(scores: Scores, *, reverse: bool = False) -> tuple[Scores, Float[Array, " p"]]:
-    """Largest score up to each place, and the sum of `exp(score - largest)` up to there."""
+    """Cumulative maximum of the scores, and cumulative sum of `exp(score - maximum)`."""
 
     def join(a: tuple[Scores, Array], b: tuple[Scores, Array]) -> tuple[Scores, Array]:
         first = a[0].coarse + a[0].rest > b[0].coarse + b[0].rest
@@ -149,7 +148,7 @@ def _running(scores: Scores, *, reverse: bool = False) -> tuple[Scores, Float[Ar
 
 
 def _exp(a: Scores, b: Scores) -> Float[Array, "*p"]:
-    """`exp(a - b)`; the parts apart, since their sum would be rounded."""
+    """`exp(a - b)`, computed from the parts separately, since their sum would be rounded."""
     return jnp.exp(a.coarse - b.coarse) * jnp.exp(a.rest - b.rest)
 
 

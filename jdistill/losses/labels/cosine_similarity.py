@@ -14,18 +14,18 @@ Penalty = Literal["squared", "absolute"]
 
 
 class CosineSimilarity(LossConfig):
-    """Distance of the cosine of query and document from the pair's label."""
+    """Squared or absolute difference between the pair's cosine and its label."""
 
     kind: Literal["cosine_similarity"] = "cosine_similarity"
     penalty: Penalty = "squared"
-    """What is paid for an error: its square, or its size, which a few wrong labels disturb less."""
+    """Squared error, or absolute error, which is less sensitive to a few wrong labels."""
 
     def needs(self) -> Needs:
-        """Nothing but the row."""
+        """Only the row itself."""
         return Needs(batch=False)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
-        """Value of each row; hard negatives are not looked at.
+        """Value of each row; hard negatives are ignored.
 
         Raises:
           UserError: if the rows are plain texts, or have not one score each.
@@ -34,13 +34,13 @@ class CosineSimilarity(LossConfig):
         return cosine_similarity(queries, view.student.documents, labels, penalty=self.penalty)
 
     def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
-        """Says so if no cosine can reach the labels."""
+        """Report scores outside the range of a cosine."""
         largest = 0.0 if scores is None or not scores.size else float(jnp.abs(scores).max())
         if largest <= 1:
             return []
         return [
-            f"a score of the first batch is {largest:g} in size, but cosines lie between -1 and 1. Divide the scores "
-            "by their largest possible value, or use cosent, to which only their order matters."
+            f"a score of the first batch has absolute value {largest:g}, but cosines are between -1 and 1. Divide the "
+            "scores by their largest possible value, or use cosent, which depends on their order only."
         ]
 
 
@@ -51,16 +51,16 @@ def cosine_similarity(
     *,
     penalty: Penalty = "squared",
 ) -> Float[Array, "*b"]:
-    """Bring the cosine of each pair to its label.
+    """Regress the cosine of each pair on its label.
 
-    For pairs that people scored on a scale that means what a cosine means. Where only the order of the labels is sure,
-    `cosent` is the better choice.
+    For pairs scored by people on a scale comparable to a cosine. If only the order of the labels is reliable, `cosent`
+    is better.
         loss_i = (cos(q_i, d_i) - y_i)^2, or |cos(q_i, d_i) - y_i|
 
     Args:
       queries: of these rows, `[b, d]`, any float; maths runs in float32.
       documents: the document of each query, `[b, d]`.
-      labels: the cosine that each pair should have, `[b]`, in [-1, 1].
+      labels: target cosine of each pair, `[b]`, in [-1, 1].
       penalty: `"squared"` or `"absolute"`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Softmax over labels: recognise how a pair is related by a linear classifier over both vectors."""
+"""Softmax over labels: classify the relation of a pair with a linear classifier on both vectors."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -18,29 +18,30 @@ Feature = Literal["vectors", "difference", "product"]
 
 
 class LabelSoftmax(LossConfig):
-    """Cross-entropy of a classifier that is learned along and reads the vectors of query and document."""
+    """Cross-entropy of a classifier on the vectors of query and document, which is trained with the student."""
 
     kind: Literal["label_softmax"] = "label_softmax"
     classes: Annotated[int, Field(ge=2)]
     """Number of labels, such as 3 for entailment, neutral and contradiction."""
     width: PositiveInt
-    """Width of the student's vectors, which sets the size of the classifier, a parameter of the run."""
+    """Width of the student's vectors, which sets the size of the classifier. The classifier is a parameter of the
+    run."""
     features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("vectors", "difference")
-    """What the classifier reads: both vectors u and v, the sizes of the elements of u - v, the elements' products."""
+    """Input of the classifier: both vectors u and v (vectors), |u - v| (difference), the elementwise u v (product)."""
 
     @field_validator("features")
     @classmethod
     def _each_once(cls, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
         if len(set(features)) < len(features):
-            raise ValueError(f"{list(features)} names one twice. Keep each once.")
+            raise ValueError(f"{list(features)} names one twice. Name each once.")
         return features
 
     def needs(self) -> Needs:
-        """Nothing but the row."""
+        """Only the row itself."""
         return Needs(batch=False)
 
     def parameters(self) -> dict[str, Array]:
-        """The classifier, all zeros: every label is equally likely, and the first step moves the classifier only."""
+        """The classifier, all zeros: every label is equally likely, and the first step changes the classifier only."""
         parts = len(self.features) + ("vectors" in self.features)
         return {
             "kernel": jnp.zeros((parts, self.width, self.classes), jnp.float32),
@@ -48,14 +49,14 @@ class LabelSoftmax(LossConfig):
         }
 
     def check_labels(self, rows: Mapping[str, int]) -> None:
-        """See LossConfig."""
+        """Raise if there are no labels, or more than `classes`."""
         if not rows:
             classes_of(None, self.kind)
         if len(rows) > self.classes:
             shown = ", ".join(list(rows)[:8])
             raise UserError(
                 f"classes is {self.classes}, but the rows have {len(rows)} labels: {shown}. Set it to {len(rows)}, or "
-                "leave out the rows of labels that mean nothing, such as -1 in SNLI."
+                "remove rows with placeholder labels, such as -1 in SNLI."
             )
 
     def __call__(self, view: View) -> Float[Array, " b"]:
@@ -84,20 +85,21 @@ def label_softmax(
     *,
     features: tuple[Feature, ...] = ("vectors", "difference"),
 ) -> Float[Array, " b"]:
-    """Learn vectors from which a linear classifier can tell how two texts are related.
+    """Learn vectors from which a linear classifier predicts the relation of two texts.
 
-    How Sentence-BERT learned from natural language inference. The classifier is of no use afterwards. Such vectors need
-    not be near where texts are alike, so losses that compare them, such as `info_nce`, have mostly taken its place.
+    How Sentence-BERT was trained on natural language inference. The classifier is not used after training. The loss
+    does not make vectors of similar texts close, so losses that compare vectors, such as `info_nce`, have mostly
+    replaced it.
         loss_i = -log softmax(sum_p f_p(u_i, v_i) W_p + bias)[y_i],   f = u, v, |u - v|, u v
 
     Args:
       queries: u of these rows, `[b, d]`, any float; maths runs in float32.
       documents: v of these rows, `[b, d]`.
       labels: the class of each row, `[b]`, from 0 to c - 1.
-      kernel: W, a matrix for each part that the classifier reads, in the order of the formula, `[p, w, c]`; of vectors
-        that were shortened to a prefix, d < w, the first d rows are used.
+      kernel: W, one matrix per input part, in the order of the formula, `[p, w, c]`; for vectors truncated to a prefix,
+        d < w, the first d rows are used.
       bias: of each class, `[c]`.
-      features: what is read; `"vectors"` are two parts, u and v.
+      features: input parts; `"vectors"` are two, u and v.
 
     Returns:
       Value of each row in nats, `[b]`, >= 0.
@@ -117,6 +119,6 @@ def label_softmax(
     columns = kernel[:, : u.shape[1]].reshape(-1, kernel.shape[-1])
     logits = matmul(jnp.concatenate(read, axis=1), columns) + bias[None]
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
-    # How far the others outweigh the own label: beside logits in the hundreds a logarithm has no digits left for it.
+    # log(1 + sum of the others relative to the own label): precise where logits in the hundreds would cancel.
     others = jnp.where(labels[:, None] == jnp.arange(len(bias))[None], -jnp.inf, logits - own)
     return jax.nn.softplus(jax.nn.logsumexp(others, axis=1))

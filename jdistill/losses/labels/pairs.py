@@ -1,4 +1,4 @@
-"""The pair that a row is judged by: its query and its document, and the one number that says how alike they are."""
+"""Precise similarities of query-document pairs, and the pairs' scores."""
 
 from typing import NamedTuple
 
@@ -11,37 +11,38 @@ from jdistill.losses.maths import float32, normalise
 
 
 class Scores(NamedTuple):
-    """Scores as sums of two numbers: divided by a temperature of 0.01, the rounding of one float32 shows.
+    """Scores as sums of two float32: after division by a temperature of 0.01, the rounding of a single one is visible.
 
-    The difference of two scores is that of their coarse parts, which is exact, plus that of the rest.
+    The difference of two scores is the difference of their coarse parts, which is exact, plus that of the rest.
     """
 
     coarse: Float[Array, " p"]
     """Multiples of 2^-16, or 0; constants."""
     rest: Float[Array, " p"]
-    """What is missing; all of the derivative goes through it."""
+    """The remainder; it carries the whole derivative."""
 
 
 def cosines(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Scores:
-    """Cosine of each vector of `a` and the one in the same place of `b`, to about 1e-8; 0 where either is zero."""
+    """Cosine of each vector of `a` with the same row of `b`, to about 1e-8; 0 if either is zero."""
     a, b = normalise(a), normalise(b)
     score = jnp.sum(a * b, axis=-1)
     coarse, rest = _dot(a, b)
-    # Vectors divided by their length are of length 1 only up to rounding.
+    # Normalised vectors have norm 1 only up to rounding; correct for it.
     rest = rest - coarse * (_excess(a) + _excess(b)) / 2
     return Scores(coarse, lax.stop_gradient(rest) + (score - lax.stop_gradient(score)))
 
 
 def dots(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Scores:
-    """Inner product of each vector of `a` and the one in the same place of `b`."""
+    """Inner product of each vector of `a` with the same row of `b`."""
     score = jnp.sum(float32(a) * float32(b), axis=-1)
     return Scores(jnp.zeros_like(score), score)
 
 
 def _dot(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Scores:
-    """Inner products of vectors no longer than about 1, without a rounding error that matters; no derivative.
+    """Inner products of vectors of norm up to about 1, with negligible rounding error; no derivative.
 
-    Each factor is split into halves of 12 bits, whose products are exact. Multiples of 2^-16 sum exactly too.
+    Each factor is split into two 12-bit halves, whose products are exact in float32. Sums of multiples of 2^-16 are
+    exact too.
     """
     (a_high, a_low), (b_high, b_low) = _halves(lax.stop_gradient(a)), _halves(lax.stop_gradient(b))
     product = a_high * b_high
@@ -57,7 +58,7 @@ def _halves(x: Float[Array, "p d"]) -> tuple[Float[Array, "p d"], Float[Array, "
 
 
 def _excess(unit: Float[Array, "p d"]) -> Float[Array, " p"]:
-    """Squared length minus 1; 0 of vectors so short that they were not made unit vectors."""
+    """Squared norm minus 1; 0 for vectors too short to have been normalised."""
     coarse, rest = _dot(unit, unit)
     excess = (coarse - 1) + rest
     return jnp.where(jnp.abs(excess) < 1e-3, excess, 0.0)
@@ -67,7 +68,7 @@ STEPS = 2.0**16
 
 
 def labels_of(scores: Float[Array, "n s"] | None, kind: str) -> Float[Array, " n"]:
-    """The one score of each row, float32, for a loss of this `kind`.
+    """The single score of each row, float32, for a loss of this `kind`.
 
     Raises:
       UserError: if the rows have no score, or several.

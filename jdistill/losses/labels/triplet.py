@@ -1,4 +1,4 @@
-"""Triplets: a query nearer to its document than to its hard negatives, by a margin."""
+"""Triplet loss: a query nearer to its document than to its hard negatives, by a margin."""
 
 from typing import Literal
 
@@ -13,16 +13,15 @@ from jdistill.types import View
 
 
 class Triplet(LossConfig):
-    """How far each hard negative is from being farther from the query than the document, by a margin."""
+    """Hinge loss on each hard negative being farther from the query than the document, by a margin."""
 
     kind: Literal["triplet"] = "triplet"
     distance: PairDistance = "euclidean"
-    """Length of the difference of two vectors, one minus the cosine of their angle, or the sum of the sizes of the
-    difference's elements (manhattan)."""
+    """Euclidean distance, one minus the cosine, or the sum of absolute differences (manhattan)."""
     margin: PositiveFloat = Field(
         default=5.0,
-        description="A negative this much farther away than the document costs nothing; a distance. 5 is for vectors "
-        "that are not normalised; with cosine it must be below 2, such as 0.2.",
+        description="The loss is 0 if the negative is farther than the document by at least this distance. 5 suits "
+        "vectors that are not normalised; with cosine it must be below 2, such as 0.2.",
     )
 
     @model_validator(mode="after")
@@ -31,7 +30,7 @@ class Triplet(LossConfig):
         return self
 
     def needs(self) -> Needs:
-        """Nothing but the row."""
+        """Only the row itself."""
         return Needs(batch=False)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
@@ -45,7 +44,7 @@ class Triplet(LossConfig):
         if not side.negatives.shape[1]:
             raise UserError(
                 "triplet compares a query's document with its hard negatives, but these rows have none. Name their "
-                "columns under data.<source>.columns.negatives, or use a loss that takes other rows' documents as "
+                "columns under data.<source>.columns.negatives, or use a loss with in-batch "
                 "negatives, such as info_nce."
             )
         return triplet(queries, side.documents, side.negatives, margin=self.margin, distance=self.distance)
@@ -61,21 +60,21 @@ def triplet(
 ) -> Float[Array, " b"]:
     """Keep each hard negative farther from the query than the document is.
 
-    Once a negative is far enough it is left alone, unlike in `info_nce`, and nothing depends on other rows.
+    Unlike in `info_nce`, a negative that is far enough has no gradient, and nothing depends on other rows.
         loss_i = mean_k relu(dist(q_i, d_i) - dist(q_i, n_ik) + margin)
 
     Args:
       queries: of these rows, `[b, d]`, any float; maths runs in float32.
       documents: the document of each query, `[b, d]`.
       negatives: hard negatives of each query, `[b, k, d]`, `k` at least 1.
-      margin: how much farther is far enough; a distance, > 0.
+      margin: required difference of the two distances, > 0.
       distance: `"euclidean"`, `"cosine"` for one minus the cosine, in [0, 2], or `"manhattan"`.
 
     Returns:
       Value of each row, `[b]`, >= 0.
 
     Source:
-      Schroff et al. 2015, arXiv:1503.03832, section 3.1, with distances in place of their squares.
+      Schroff et al. 2015, arXiv:1503.03832, section 3.1, with distances instead of squared distances.
       Parity: sentence-transformers TripletLoss(triplet_margin=margin) with each TripletDistanceMetric, the mean over
       each column of negatives.
 

@@ -36,9 +36,7 @@ class SpreadOut(LossConfig):
     @model_validator(mode="after")
     def _does_something(self) -> "SpreadOut":
         if not self.mean_weight and not self.second_moment_weight:
-            raise ValueError(
-                "mean_weight and second_moment_weight are both 0, so there is no loss. Raise one of them."
-            )
+            raise ValueError("mean_weight and second_moment_weight are both 0, so there is no loss. Raise one of them.")
         return self
 
     def __call__(self, view: View) -> Float[Array, " b"]:
