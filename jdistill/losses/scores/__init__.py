@@ -1,1 +1,1 @@
-"""Match how the teacher scores texts against each other, rather than where it puts them."""
+"""Match how the teacher scores texts against each other, not the vectors themselves."""

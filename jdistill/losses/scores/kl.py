@@ -1,4 +1,4 @@
-"""Match distributions over candidates: which of them a text belongs to, and how sure the teacher is of it."""
+"""Match softmax distributions over candidates."""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -34,39 +34,38 @@ class ScoreKL(Streamed):
 
     kind: Literal["score_kl"] = "score_kl"
     targets: Targets = "vectors"
-    """What the teacher says: its vectors on disk, scored over the candidates, or the data's given scores of the row's
-    own document and hard negatives, such as a cross-encoder's."""
+    """Source of the targets: the teacher's vectors on disk, scored against the candidates (vectors), or scores in the
+    data for the row's own document and hard negatives, such as a cross-encoder's (scores)."""
     candidates: Candidates | Literal["documents_and_own", "own"] = "documents"
-    """With `targets: vectors`: every row's document (documents), the hard negatives of every row too (all) or of the
-    row itself only (documents_and_own), or the row's own document and hard negatives alone (own)."""
+    """With `targets: vectors`: every row's document (documents), also the hard negatives of every row (all) or of the
+    row itself (documents_and_own), or only the row's own document and hard negatives (own)."""
     direction: Direction = "q2d"
-    """With `targets: vectors`: from which texts to which, q a query and d a document. d2q, q2q and d2d score each
-    row's text against the batch's."""
+    """With `targets: vectors`: from the row's text to its candidates, q query and d document."""
     similarity: Similarity = "cosine"
     """How two texts are scored."""
     temperature: PositiveFloat = 0.05
     """Divides the student's scores; usually 0.01 to 0.1 for cosine and 1 for dot products."""
     teacher_temperature: PositiveFloat | None = None
-    """Divides the teacher's scores. Left out: the student's temperature for vectors, and 1 for given scores, which want
-    about a tenth of the spread they have within a row."""
+    """Divides the teacher's scores. Default: the student's temperature for vectors, 1 for given scores. For given
+    scores, about a tenth of their spread within a row is a good value."""
     divergence: Divergence = "kl"
-    """Kullback-Leibler, its cross-entropy without the teacher's own entropy (the same gradient), or the summed squared
-    difference of the probabilities."""
+    """KL divergence, cross-entropy (KL plus the teacher's entropy; same gradient), or the summed squared difference of
+    the probabilities."""
     excluded_from: Literal["teacher", "both"] = "teacher"
-    """Where a candidate with a given score of -inf is left out: of the teacher's distribution, so that the student
-    learns to give it nothing, or of both, as if it were not there."""
+    """Whether a candidate with a given score of -inf is excluded from the teacher's distribution only, so that the
+    student learns to give it probability 0, or from both distributions."""
 
     @model_validator(mode="after")
     def _options_go_together(self) -> "ScoreKL":
         if self.targets == "scores" and (self.candidates not in ("documents", "own") or self.direction != "q2d"):
             raise ValueError(
-                f"given scores are of a query and the row's own documents, so candidates: {self.candidates} and "
+                f"given scores are for a query and the row's own documents, so candidates: {self.candidates} and "
                 f"direction: {self.direction} do not go with targets: scores. Leave both out, or set targets: vectors."
             )
         if self.direction != "q2d" and self.candidates in ("documents_and_own", "own"):
             raise ValueError(
-                f"candidates: {self.candidates} are the documents of a query, so direction: {self.direction} does not "
-                "go with them. Leave direction out, or set candidates: documents."
+                f"candidates: {self.candidates} includes documents of a query, so direction: {self.direction} does not "
+                "go with it. Leave direction out, or set candidates: documents."
             )
         if self.direction in ("d2q", "q2q") and self.candidates == "all":
             raise ValueError(
@@ -77,19 +76,21 @@ class ScoreKL(Streamed):
 
     @property
     def _own(self) -> bool:
-        """Whether a row is scored against its own documents alone."""
+        """Whether a row is scored against its own documents only."""
         return self.targets == "scores" or self.candidates == "own"
 
     def needs(self) -> Needs:
-        """The teacher's vectors, in any width, unless scores are given, and the batch unless a row's own suffice."""
+        """The teacher's vectors, of any width, unless scores are given; the batch, unless candidates are the row's
+        own.
+        """
         return Needs(teacher=self.targets == "vectors", batch=not self._own)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Divergence of each row.
 
         Raises:
-          UserError: if scores are to be given and the rows have none or too few, or if the candidates need queries or
-            hard negatives that the rows lack.
+          UserError: if given scores are missing or too few, or the candidates need queries or hard negatives that the
+            rows lack.
         """
         how = {
             "temperature": self.temperature,
@@ -101,8 +102,8 @@ class ScoreKL(Streamed):
             theirs = target_scores(view, self.targets, self.kind, similarity=self.similarity)
             if theirs.shape[1] == 1:
                 raise UserError(
-                    "score_kl with targets: scores or candidates: own shares out probability between a row's "
-                    "documents, but these rows have one each. Name columns of hard negatives under "
+                    "score_kl with targets: scores or candidates: own needs several documents per row, but these rows "
+                    "have one each. Name columns of hard negatives under "
                     "data.<source>.columns, or set targets: vectors and candidates: documents to compare a row with "
                     "the batch."
                 )
@@ -147,29 +148,29 @@ class ScoreKL(Streamed):
 
 
 class _Logits(NamedTuple):
-    """How one side's scores become logits: over the temperature, and counted from the score of each row's own document.
+    """One side's logits: scores minus that of the row's own document, over the temperature.
 
-    Rows are `(texts [b, d], score of the own document [b], its number [b])`.
+    Rows are `(texts [b, d], score of the own document [b], its column [b])`.
     """
 
     similarity: Similarity
     temperature: float
 
     def of_batch(self, rows: Any, candidates: Any) -> Float[Array, "b k"]:
-        """Of candidates that all rows share, `(vectors [k, d], numbers [k])`; -inf at a row's own document."""
+        """Logits of candidates that all rows share, `(vectors [k, d], columns [k])`; -inf at a row's own document."""
         (texts, own, number), (vectors, numbers) = rows, candidates
         scores = matmul(unit(texts, self.similarity) / self.temperature, unit(vectors, self.similarity).T)
         return jnp.where(number[:, None] == numbers[None], -jnp.inf, scores - self._first(own))
 
     def of_each(self, rows: Any, candidates: Float[Array, "b k d"]) -> Float[Array, "b k"]:
-        """Of candidates that one row alone has."""
+        """Logits of candidates specific to one row."""
         texts, own, _ = rows
         texts = unit(texts, self.similarity) / self.temperature
         candidates = unit(candidates, self.similarity)
         return jnp.einsum("bd,bkd->bk", texts, candidates, precision=lax.Precision.HIGHEST) - self._first(own)
 
     def of_own(self, rows: Any) -> Float[Array, "b 1"]:
-        """Of the own document: 0, with the derivative of its score."""
+        """Logit of the own document: 0, with the derivative of its score."""
         own = rows[1]
         return own[:, None] / self.temperature - self._first(own)
 
@@ -207,37 +208,35 @@ def score_kl(
     block: int = 512,
     sweep: Sweep = HERE,
 ) -> Float[Array, " b"]:
-    """Share out a text's probability over the batch's candidates as the teacher does.
+    """Match the student's softmax over the batch's candidates to the teacher's.
 
-    Against one-hot targets as in InfoNCE it has no false negatives: a candidate is as wrong as the teacher says.
+    Unlike InfoNCE with its one-hot targets, it has no false negatives: the teacher grades every candidate.
         loss_i = T^2 KL(p_i || q_i),   p_i = softmax_j(t_i.u_j / T_t),   q_i = softmax_j(s_i.c_j / T)
     The factor T^2 keeps the size of the gradient nearly independent of the student's temperature.
 
     Args:
       texts: the student's vectors of this shard's rows, `[b, d]`, any float; maths runs in float32.
-      candidates: the student's vectors of what they are scored against, of the whole batch, `[m, d]`; or this device's
-        share of them.
+      candidates: the student's vectors of the candidates, of the whole batch, `[m, d]`; or this device's share.
       teacher_texts: the teacher's vectors of `texts`; they get no gradient.
       teacher_candidates: the teacher's vectors of `candidates`.
-      positives: column of each row's own document, `[b]`, values in `[0, m)`. Scores are counted from it, so that
-        float32 keeps digits; the result is that of any other column. None where the candidates are the texts
-        themselves, in their order.
+      positives: column of each row's own document, `[b]`, values in `[0, m)`. Its score is subtracted from the others
+        for precision, which does not change the result. None if the candidates are the texts themselves, in order.
       temperature: T, divides the student's scores, > 0.
       teacher_temperature: T_t, divides the teacher's scores, > 0.
-      numbers: of each row's own document, `[b]`, and of each candidate, `[m]`, in the whole batch, where the candidates
-        are a device's share; left out, columns are counted from 0.
-      own: the student's and the teacher's vectors of further candidates that one row alone has, such as its hard
+      numbers: columns in the whole batch of each row's own document, `[b]`, and of each candidate, `[m]`, if the
+        candidates are a device's share; by default counted from 0.
+      own: the student's and the teacher's vectors of further candidates specific to each row, such as its hard
         negatives, `[b, k, d]` and `[b, k, t]`, k >= 1.
       similarity: `"cosine"`, or `"dot"` for raw inner products.
       divergence: `"kl"`; `"cross_entropy"`, -sum_j p_ij log q_ij; or `"mse"`, sum_j (q_ij - p_ij)^2.
-      block: candidates scored at a time; decides memory only.
-      sweep: brings the shares of all devices together.
+      block: candidates scored at a time; affects memory and speed only.
+      sweep: pairs the rows with the candidates of all devices.
 
     Returns:
       Divergence of each row, times T^2, `[b]`; >= 0.
 
     Source:
-      Hinton et al. 2015, arXiv:1503.02531, section 2, over the batch in place of classes.
+      Hinton et al. 2015, arXiv:1503.02531, section 2, over the batch instead of classes.
       Parity: InfoNCEDistillLoss of NVIDIA NeMo Automodel, whose hard negatives are `own`, and with `"mse"` between the
       texts of one side its ScoreDistillLoss, both without T^2.
 
@@ -256,8 +255,8 @@ def score_kl(
     )
     rows = (texts, own_scores[0], numbers[0]), (teacher_texts, own_scores[1], numbers[0])
     columns = (candidates, numbers[1]), (teacher_candidates, numbers[1])
-    # A row's own document is the first of the candidates that the row alone has, and none of the batch's. Counted from
-    # it, its logit is 0 and the normaliser log(1 + others), which keeps the digits that 1 - 1e-9 would lose.
+    # The own document is treated as the first of the row-specific candidates and masked among the batch's. Its logit,
+    # relative to itself, is 0, and the normaliser log(1 + others), which stays precise for probabilities near 1.
     further = [logits.of_own(row) for logits, row in zip((ours, theirs), rows, strict=True)]
     if own is not None:
         pairs = zip(further, (ours, theirs), rows, own, strict=True)
@@ -294,12 +293,13 @@ def _own_score(
     positives: Int[Array, " b"] | None,
     similarity: Similarity,
 ) -> Float[Array, " b"]:
-    """Similarity of each text with its own document; the cosine of a text with itself is exactly 1, or 0 at zero."""
+    """Similarity of each text with its own document; cosine of a text with itself is exactly 1, or 0 for zero."""
     if positives is not None:
         return paired(texts, candidates[positives], similarity)
     squares = paired(texts, texts, similarity)
     if similarity == "dot":
         return squares
-    # The derivative of this 1 is 0 too, but only in the sum over a row does it cancel with that of equal texts.
+    # Exactly 1, but with the derivative of the computed cosine, which cancels with that of equal texts in the row's
+    # sum.
     value = lax.stop_gradient(squares)
     return jnp.sign(value) + (squares - value)

@@ -20,9 +20,9 @@ def listwise_kl(
     divergence: Divergence = "kl",
     excluded_from: Literal["teacher", "both"] = "teacher",
 ) -> Float[Array, " b"]:
-    """Share out a query's probability over its own documents as the teacher's scores do.
+    """Match the student's softmax over a query's own documents to the teacher's.
 
-    The usual way to learn from a cross-encoder, whose scores say nothing about other rows' documents.
+    The usual loss for scores of a cross-encoder, which exist for the row's own documents only.
         loss_i = T^2 KL(softmax_j(teacher_ij / T_t) || softmax_j(student_ij / T))
 
     Args:
@@ -30,9 +30,8 @@ def listwise_kl(
       teacher: the teacher's, on any scale; -inf excludes a document. A row whose documents are all excluded gives 0.
       temperature: T, divides the student's scores, > 0.
       teacher_temperature: T_t, divides the teacher's scores, > 0.
-      divergence: as of `score_kl`.
-      excluded_from: `"teacher"` leaves an excluded document out of the teacher's distribution only, `"both"` out of the
-        student's too.
+      divergence: as for `score_kl`.
+      excluded_from: whether documents are excluded from the `"teacher"`'s distribution only, or from `"both"`.
 
     Returns:
       Divergence of each row, times T^2, `[b]`; >= 0.

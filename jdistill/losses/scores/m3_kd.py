@@ -1,4 +1,4 @@
-"""Contrast each of a row's documents with the batch, as much as the teacher thinks of it."""
+"""Contrast each of a row's documents with the batch, weighted by the teacher's score."""
 
 from typing import Any, Literal
 
@@ -23,35 +23,36 @@ from jdistill.losses.temperature import Temperature, temperature_of, temperature
 from jdistill.types import Columns, Sweep, View
 
 ABSENT = -1e30
-"""Logit that no other is small beside: log of the sum over no candidates at all, but with a gradient."""
+"""Replaces -inf, the log of a sum over no candidates, by a negligible finite logit, so that gradients are not NaN."""
 
 
 class M3KD(Streamed):
-    """Cross-entropy of each of a row's documents among the batch, earlier ones taken out, weighted by the teacher."""
+    """Teacher-weighted cross-entropy of each of a row's documents among the batch, earlier documents excluded."""
 
     kind: Literal["m3_kd"] = "m3_kd"
     targets: Targets = "scores"
-    """Where the teacher's scores of a row's documents come from: the data, or the teacher's vectors on disk."""
+    """Source of the teacher's scores of a row's documents: the data (scores), or the teacher's vectors on disk
+    (vectors)."""
     similarity: Similarity = "cosine"
     """How two texts are scored."""
     temperature: Temperature = 0.02
     """Divides the student's scores."""
     teacher_temperature: PositiveFloat = 1.0
-    """Divides the teacher's scores; 1 suits a cross-encoder's, and 0.01 to 0.1 cosines of a teacher's vectors."""
+    """Divides the teacher's scores: about 1 for a cross-encoder's, 0.01 to 0.1 for cosines of a teacher's vectors."""
 
     def needs(self) -> Needs:
-        """The teacher's vectors, in any width, unless scores are given."""
+        """The teacher's vectors, of any width, unless scores are given."""
         return Needs(teacher=self.targets == "vectors")
 
     def parameters(self) -> dict[str, Array]:
-        """The temperature, where it is learned."""
+        """The temperature, if it is learned."""
         return temperature_parameters(self.temperature)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Loss of each row.
 
         Raises:
-          UserError: if the rows have no queries, or not the scores that are to be given.
+          UserError: if the rows have no queries, or given scores are missing.
         """
         return m3_kd(
             queries_of(view.student.queries, self.kind),
@@ -68,7 +69,7 @@ class M3KD(Streamed):
         )
 
     def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
-        """Whether the teacher's scores are no numbers, or vanish in the softmax."""
+        """Report NaN in the teacher's scores, and scores that underflow in the softmax."""
         what, logits = "the given scores", scores
         if self.targets == "vectors":
             what, logits = "the scores of its vectors", sample_of_scores(teacher, "own", self.similarity)
@@ -91,27 +92,27 @@ def m3_kd(
     owners: Int[Array, " m"] | None = None,
     sweep: Sweep = HERE,
 ) -> Float[Array, " b"]:
-    """Rank a query's documents as the teacher does, all of them above the rest of the batch.
+    """Rank a query's documents as the teacher does, and all of them above the rest of the batch.
 
-    InfoNCE and score distillation in one: every document of the row is a positive as far as the teacher thinks so, and
-    is a negative only of those before it, so documents should come in the order of their merit.
+    Combines InfoNCE with score distillation: every document of the row is a positive, weighted by the teacher, and a
+    negative only of those before it, so documents should be ordered from best to worst.
         loss_i = sum_a p_ia (log(sum_{a' >= a} exp z_ia' + sum_{j not of row i} exp z_ij) - z_ia)
         p_i = softmax_a(teacher_ia / T_t),   z = sim / T
 
     Args:
       queries: of this shard's rows, `[b, d]`, any float; maths runs in float32.
       documents: of each row, its own, then its hard negatives, `[b, c, d]`.
-      candidates: documents and hard negatives of the whole batch, all documents first, `[m, d]`, m = n c.
-        Or this device's share of them.
+      candidates: documents and hard negatives of the whole batch, all documents first, `[m, d]`, m = n c; or this
+        device's share.
       positives: index of each row in the batch, `[b]`, which is the column of its own document.
-      teacher: score of each of the row's documents, `[b, c]`; -inf gives a document no weight, but leaves it a negative
-        of those before it. A row whose scores are all -inf gives 0.
+      teacher: score of each of the row's documents, `[b, c]`; a document with -inf has weight 0, but is still a
+        negative of those before it. A row whose scores are all -inf gives 0.
       temperature: T, divides the student's scores, > 0.
       teacher_temperature: T_t, divides the teacher's scores, > 0.
       similarity: `"cosine"`, or `"dot"` for raw inner products.
-      block: candidates scored at a time; decides memory only.
-      owners: index of the row that each candidate belongs to, `[m]`; that of all candidates if left out.
-      sweep: brings the shares of all devices together.
+      block: candidates scored at a time; affects memory and speed only.
+      owners: index of the row that each candidate belongs to, `[m]`; by default for all candidates of the batch.
+      sweep: pairs the rows with the candidates of all devices.
 
     Returns:
       Loss of each row in nats, `[b]`; >= 0.
@@ -131,13 +132,13 @@ def m3_kd(
     q, documents, candidates = (unit(x, similarity) for x in (queries, documents, candidates))
     q = q / temperature
     own = jnp.einsum("bd,bcd->bc", q, documents, precision=lax.Precision.HIGHEST)
-    # Only differences of logits count: those from the row's largest are small, and keep their digits in sums.
+    # Only differences of logits matter; relative to the row's largest they are small, which keeps sums precise.
     largest = lax.stop_gradient(jnp.max(own, axis=1))
     own = own - largest[:, None]
 
     rows, columns = {"q": q, "row": positives, "from": largest}, {"c": candidates, "row": owners}
     others = jnp.maximum(logsumexp_over(_others, rows, columns, (), block=block, sweep=sweep), ABSENT)
-    # What document a is picked out of, besides itself: all documents after it in the row, and the other rows'.
+    # The negatives of document a: all documents after it in the row, and the other rows' candidates.
     rest = lax.cumlogsumexp(jnp.concatenate([own[:, 1:], others[:, None]], axis=1), axis=1, reverse=True)
 
     t = logits_of(lax.stop_gradient(float32(teacher)), teacher_temperature)
@@ -146,6 +147,6 @@ def m3_kd(
 
 
 def _others(rows: Any, candidates: Any, shared: Any) -> Array:
-    """Scores of the candidates that belong to another row."""
+    """Scores of the candidates of other rows; -inf for the row's own."""
     scores = matmul(rows["q"], candidates["c"].T) - rows["from"][:, None]
     return jnp.where(rows["row"][:, None] == candidates["row"][None], -jnp.inf, scores)

@@ -1,4 +1,4 @@
-"""Match how much better a document suits its query than a hard negative does."""
+"""Match the margin between the scores of a query's document and a hard negative."""
 
 from typing import Literal
 
@@ -18,20 +18,20 @@ class ScoreMarginMSE(LossConfig):
 
     kind: Literal["score_margin_mse"] = "score_margin_mse"
     targets: Targets = "vectors"
-    """Where the teacher's margins come from: its vectors on disk, or the data's given scores, one per document or one
-    margin per hard negative."""
+    """Source of the teacher's margins: its vectors on disk (vectors), or the data (scores): one score per document, or
+    one margin per hard negative."""
     similarity: Similarity = "dot"
-    """How two texts are scored. Margins of cosines never exceed 2, so they cannot follow a cross-encoder's."""
+    """How two texts are scored. Margins of cosines never exceed 2, so they cannot match a cross-encoder's."""
 
     def needs(self) -> Needs:
-        """The teacher's vectors, in any width, unless scores are given."""
+        """The teacher's vectors, of any width, unless scores are given."""
         return Needs(teacher=self.targets == "vectors", batch=False)
 
     def __call__(self, view: View) -> Float[Array, " b"]:
         """Mean over the hard negatives of each row.
 
         Raises:
-          UserError: if the rows have no queries, no hard negatives, or not the scores that are to be given.
+          UserError: if the rows have no queries or hard negatives, or given scores are missing.
         """
         if not view.student.negatives.shape[1]:
             raise UserError(
@@ -57,15 +57,15 @@ def margins(
 ) -> Float[Array, "b k"]:
     """How much higher each query scores its document than each of its hard negatives, float32.
 
-    The vectors are subtracted before they are multiplied: where a hard negative is nearly the document, the difference
-    of two scores would have lost its digits.
+    Vectors are subtracted before the product: if a hard negative is close to the document, the difference of two scores
+    would cancel.
     """
     q, documents, negatives = (unit(x, similarity) for x in (queries, documents, negatives))
     return jnp.sum(q[:, None] * (documents[:, None] - negatives), axis=-1)
 
 
 def given_margins(view: View) -> Float[Array, "b k"]:
-    """The data's margins; of scores per document, the first minus each other. NaN where a score is -inf.
+    """The data's margins; from scores per document, the first minus each other. Not finite where a score is -inf.
 
     Raises:
       UserError: if there are no scores, or neither one per document nor one per hard negative.
@@ -84,17 +84,17 @@ def given_margins(view: View) -> Float[Array, "b k"]:
 
 
 def score_margin_mse(student: Float[Array, "b k"], teacher: Float[Array, "b k"]) -> Float[Array, " b"]:
-    """Learn the teacher's margins, not its scores.
+    """Match the teacher's margins, not its scores.
 
-    Scores of a cross-encoder have an offset of their own for every query; margins do not.
+    The scores of a cross-encoder have a different offset for every query; margins do not.
         loss_i = mean_j ((s_i+ - s_ij) - (t_i+ - t_ij))^2
 
     Args:
       student: the student's score of each row's document minus that of each hard negative, `[b, k]`.
-      teacher: the teacher's, in the same units. Infinity or NaN leaves a hard negative out, as if it were not there.
+      teacher: the teacher's, in the same units. Hard negatives with infinity or NaN are excluded.
 
     Returns:
-      Mean over the row's hard negatives, `[b]`; 0 where all are left out.
+      Mean over the row's hard negatives, `[b]`; 0 if all are excluded.
 
     Source:
       Hofstaetter et al. 2020, arXiv:2010.02666, the Margin-MSE loss.

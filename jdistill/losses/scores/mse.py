@@ -1,8 +1,7 @@
 """Match similarity matrices entry by entry.
 
-The value is summed block by block. The gradient of a sum of squares is linear in the scores, so it needs no scores at
-all: it follows from products of the vectors with each other (Gram matrices), which are as large as the vectors are
-wide, not as the batch.
+The value is summed in blocks. The gradient of a sum of squares is linear in the scores, so it needs no score matrix: it
+follows from Gram matrices of the vectors, whose size is the vectors' width squared, not the batch size squared.
 """
 
 from collections.abc import Callable
@@ -30,7 +29,7 @@ class ScoreMSE(Streamed):
     similarity: Similarity = "cosine"
     """How two texts are scored."""
     candidates: Candidates = "documents"
-    """Columns of the matrix: every row's document, or the hard negatives too."""
+    """Columns of the matrix: every row's document, or also the hard negatives."""
 
     def needs(self) -> Needs:
         """The teacher; widths may differ."""
@@ -59,27 +58,27 @@ def score_mse(
     block: int = 512,
     derivative: Derivative = "auto",
 ) -> Float[Array, " b"]:
-    """Give every two texts of the batch the similarity that the teacher gives them.
+    """Match the similarity of every two texts of the batch to the teacher's.
 
-    Teacher and student may differ in width, so no projection has to be learned. Squared differences of cosines are
-    small: next to embed_cosine with weight 10, Stella gives this term weight 200.
+    Teacher and student may differ in width, so no projection is needed. Squared differences of cosines are small:
+    beside embed_cosine with weight 10, Stella uses weight 200.
         loss_i = mean_j (s_i.c_j - t_i.u_j)^2
 
     Args:
       texts: the student's vectors of this shard's rows, `[b, d]`, any float; maths runs in float32.
-      candidates: the student's vectors of what they are scored against, of the whole batch, `[m, d]`.
+      candidates: the student's vectors of the candidates, of the whole batch, `[m, d]`.
       teacher_texts: the teacher's vectors of `texts`; they get no gradient.
       teacher_candidates: the teacher's vectors of `candidates`.
       similarity: `"cosine"`, or `"dot"` for raw inner products.
-      block: candidates scored at a time; decides memory only.
-      derivative: through Gram matrices, or by scoring all blocks again; `"auto"` takes what costs less.
+      block: candidates scored at a time; affects memory and speed only.
+      derivative: from Gram matrices, or by recomputing the scores of all blocks; `"auto"` uses the cheaper one.
 
     Returns:
       Mean over the columns of each row, `[b]`; in [0, 4] for cosines.
 
     Source:
       Zhang et al. 2024, arXiv:2412.19048, the similarity loss L_sim.
-      Parity: pair_inbatch_similarity_loss of RAG-Retrieval's Stella distillation, there on plain texts.
+      Parity: pair_inbatch_similarity_loss of RAG-Retrieval's Stella distillation, for plain texts.
 
     Example:
       >>> x, t = jnp.eye(2), jnp.array([[1.0, 0.0], [0.6, 0.8]])
@@ -105,13 +104,13 @@ def mean_squared_gap(
     """`mean_j (q_i.c_j - sim(t_i, u_j))^2` of each row, with no gradient for `t` and `u`.
 
     Args:
-      q: rows of one matrix, factored, `[b, d]`, float32.
-      c: its columns.
-      t: rows of the other, any float.
-      u: its columns.
-      similarity: how `t` and `u` make their matrix.
-      block: columns at a time; decides memory only.
-      derivative: as of `score_mse`.
+      q: row factor of the first matrix, `[b, d]`, float32.
+      c: its column factor, `[m, d]`.
+      t: row factor of the second matrix, any float.
+      u: its column factor.
+      similarity: of `t` and `u`.
+      block: columns at a time; affects memory and speed only.
+      derivative: as for `score_mse`.
     """
     (b, d), (m, width) = q.shape, u.shape
     cheaper = "gram" if gram_cost(b, m, d, width) < blocks_cost(b, m, d, width) else "blocks"
@@ -126,12 +125,12 @@ def gram_cost(b: int, m: int, d: int, t: int) -> int:
 
 
 def blocks_cost(b: int, m: int, d: int, t: int) -> int:
-    """Multiplications of the backward pass through scores: the scores again, then their two products with vectors."""
+    """Multiplications of the backward pass through scores: recomputing them, then their two products with vectors."""
     return b * m * (d + t + 2 * d)
 
 
 def _squares(similarity: Similarity, block: int, q: Array, c: Array, t: Array, u: Array) -> Float[Array, " b"]:
-    """`sum_j (q_i.c_j - sim(t_i, u_j))^2`; the teacher's vectors are as they came, to save a copy of them."""
+    """`sum_j (q_i.c_j - sim(t_i, u_j))^2`; the teacher's vectors are normalised per tile, to avoid a copy of them."""
     return sum_over(partial(_squared_difference, similarity=similarity), (q, t), (c, u), (), block=block)
 
 
@@ -146,8 +145,8 @@ def _squares_by_gram(similarity: Similarity, block: int, q: Array, c: Array, t: 
 
 
 def _forward(similarity: Similarity, block: int, *vectors: Array) -> tuple[Array, tuple[Array, ...]]:
-    # The value could come from Gram matrices too, z_i^T (W^T W) z_i with z = [q, -t] and W = [c, u]. But it is the
-    # small difference of large squares when the student is good, and float32 would keep two or three digits of it.
+    # The value could be computed from Gram matrices too, z_i^T (W^T W) z_i with z = [q, -t] and W = [c, u]. But for a
+    # good student it is a small difference of large squares, of which float32 would keep two or three digits.
     return _squares(similarity, block, *vectors), vectors
 
 
@@ -156,8 +155,8 @@ def _backward(
 ) -> tuple[Array, ...]:
     """With residuals r_ij = q_i.c_j - t_i.u_j: dq_i = 2 g_i sum_j r_ij c_j and dc_j = 2 sum_i g_i r_ij q_i.
 
-    Means are taken out of what is multiplied with the vectors, and their part of r is subtracted where it is one number
-    per row or column: what is left for the Gram matrices is small where all similarities are large.
+    The factors are centred before the Gram products, and the contribution of their means is added separately, as one
+    number per row or column. So the Gram products stay small, and precise, even if all similarities are large.
     """
     q, c, t, u = kept
     t, u = unit(t, similarity), unit(u, similarity)

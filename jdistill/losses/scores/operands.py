@@ -1,6 +1,6 @@
-"""Which texts a row is scored against: the batch's candidates, or the row's own document and hard negatives.
+"""Operands of score matrices: the row's text, and the batch's candidates or the row's own documents.
 
-Rows of plain texts have no query; the text itself takes its place and is scored against the others.
+In rows of plain texts, which have no query, the text takes its place and is scored against the others.
 """
 
 from typing import Literal, NamedTuple
@@ -20,22 +20,22 @@ Candidates = Literal["documents", "all"]
 Targets = Literal["vectors", "scores"]
 
 SAMPLE = 256
-"""Rows of a batch that are enough to see how a teacher's scores are spread."""
+"""Number of rows from which the spread of a teacher's scores is estimated."""
 
 
 class Operands(NamedTuple):
-    """What is multiplied to a score matrix."""
+    """The factors of a score matrix."""
 
     rows: Float[Array, "b d"]
     """The texts of this shard's rows."""
     texts: Float[Array, "n d"]
-    """The same of the whole batch."""
+    """The same texts of the whole batch."""
     candidates: Float[Array, "m d"]
-    """What they are scored against, of the whole batch."""
+    """The candidates, of the whole batch."""
 
 
 def operands(side: Side, candidates: Candidates) -> Operands:
-    """The batch's texts and their candidates: every row's document, or the hard negatives too."""
+    """The batch's texts and their candidates: every row's document, or also the hard negatives."""
     n = side.all_documents.shape[0] // (1 + side.negatives.shape[1])
     documents = side.all_documents[:n]
     columns = side.all_documents if candidates == "all" else documents
@@ -47,13 +47,13 @@ def operands(side: Side, candidates: Candidates) -> Operands:
 def share_of_operands(
     side: Side, candidates: Candidates, direction: Direction, kind: str
 ) -> tuple[Float[Array, "b d"], Float[Array, "p d"]]:
-    """The texts of this device's rows, and its share of what they are scored against.
+    """The texts of this device's rows, and its share of their candidates.
 
     Args:
       side: the student or a teacher.
-      candidates: where they are documents, whether hard negatives are among them.
-      direction: from which texts to which; rows of plain texts have `q2d` and `d2d`, which are the same there.
-      kind: of the loss, for the message.
+      candidates: whether document candidates include hard negatives.
+      direction: from the rows' texts to the candidates; for plain texts only `q2d` and `d2d`, which are equal there.
+      kind: of the loss, for the error message.
 
     Raises:
       UserError: if the rows are plain texts and the direction needs queries.
@@ -91,7 +91,7 @@ def given_scores(view: View, kind: str) -> Float[Array, "b c"]:
     """The data's score of each document of a row.
 
     Raises:
-      UserError: if the data have no scores, or not one per document.
+      UserError: if the data has no scores, or not one per document.
     """
     c = 1 + view.student.negatives.shape[1]
     advice = "or set targets: vectors to take the scores from the teacher's vectors"
@@ -113,8 +113,8 @@ def target_scores(view: View, targets: Targets, kind: str, *, similarity: Simila
     """The teacher's score of each document of a row: given by the data, or from the teacher's vectors.
 
     Raises:
-      UserError: if the data lack queries or scores.
-      ValueError: if the vectors of the teacher are needed and missing.
+      UserError: if the data has no queries or no scores.
+      ValueError: if the teacher's vectors are needed and missing.
     """
     if targets == "scores":
         return given_scores(view, kind)
@@ -129,13 +129,13 @@ def sample_of_scores(
     similarity: Similarity,
     direction: Direction = "q2d",
 ) -> np.ndarray | None:
-    """The teacher's scores of some rows of a batch, `[rows, candidates]`, to look at; None without vectors.
+    """A sample of the teacher's scores in a batch, `[rows, candidates]`, for checks; None without vectors.
 
     Args:
       teacher: the teacher's vectors.
-      candidates: as of `operands`; or the documents of the row itself; or both.
+      candidates: as for `operands`; or the documents of the row itself; or both.
       similarity: how two texts are scored.
-      direction: from which texts to which.
+      direction: from the rows' texts to the candidates.
     """
     if teacher is None:
         return None

@@ -1,6 +1,6 @@
-"""Match the order of similarities: which two pairs of texts are closer, not how close they are.
+"""Match the order of similarities: which of two pairs of texts is closer, not how close.
 
-A batch of n rows has about n^4 comparisons of two pairs. A few per row, drawn anew in every step, have the same mean.
+A batch of n rows has about n^4 comparisons of two pairs. A few random ones per row in each step have the same mean.
 """
 
 from typing import Literal, NamedTuple
@@ -17,14 +17,15 @@ from jdistill.losses.scores.operands import Candidates, operands
 from jdistill.types import View
 
 ROUNDING = 1e-6
-"""Scores of the teacher that differ by less than this share of what they are made of differ by rounding only."""
+"""Teacher scores are tied if they differ by less than this, relative to the norms in their products (rounding
+error)."""
 
 
 class Comparisons(NamedTuple):
-    """Of each row's text with a candidate, against another text with another candidate; `[b, s]`, s for each row."""
+    """Comparisons of (row's text, candidate) with (other text, other candidate); `[b, s]`, s for each row."""
 
     candidates: Int[Array, "*b"]
-    """Candidate with which the row's own text makes a pair, in `[0, m)`."""
+    """Candidate paired with the row's own text, in `[0, m)`."""
     other_texts: Int[Array, "*b"]
     """Text of the other pair, in `[0, n)`."""
     other_candidates: Int[Array, "*b"]
@@ -32,17 +33,17 @@ class Comparisons(NamedTuple):
 
 
 class ScoreRank(LossConfig):
-    """Hinge on the order of two similarities, for comparisons drawn at random."""
+    """Hinge loss on the order of two similarities, for random comparisons."""
 
     kind: Literal["score_rank"] = "score_rank"
     margin: NonNegativeFloat = 0.015
-    """By how much the student's similarities are to differ; in units of the similarity."""
+    """Required difference of the student's similarities."""
     pairs: PositiveInt = 16
-    """Other pairs that each row's pairs are compared with in a step."""
+    """Comparisons per row in a step."""
     similarity: Similarity = "cosine"
     """How two texts are scored."""
     candidates: Candidates = "documents"
-    """What a text makes a pair with: every row's document, or the hard negatives too."""
+    """Texts that a text is paired with: every row's document, or also the hard negatives."""
 
     def needs(self) -> Needs:
         """The teacher; widths may differ."""
@@ -63,14 +64,14 @@ class ScoreRank(LossConfig):
 
 
 def draw_comparisons(key: Array, n: int, m: int, pairs: int, *, among_themselves: bool) -> Comparisons:
-    """Comparisons of every row of the batch, each pair of texts equally likely; the same on every device.
+    """Random comparisons for every row of the batch, uniform over pairs of texts; the same on every device.
 
     Args:
-      key: of the step and term.
+      key: PRNG key of the step and term.
       n: rows of the batch.
       m: candidates.
       pairs: comparisons per row.
-      among_themselves: the texts are the first candidates, and none makes a pair with itself.
+      among_themselves: the texts are the first candidates, and no text is paired with itself.
     """
     of_own, of_text, of_other = jax.random.split(key, 3)
     others = jax.random.randint(of_text, (n, pairs), 0, n)
@@ -78,7 +79,7 @@ def draw_comparisons(key: Array, n: int, m: int, pairs: int, *, among_themselves
     own, other = (jax.random.randint(k, (n, pairs), skipped, m) for k in (of_own, of_other))
     if not skipped:
         return Comparisons(own, others, other)
-    # The drawn numbers are steps to the right of the text itself.
+    # The drawn numbers are offsets from the text itself, at least 1, so that it is never its own candidate.
     return Comparisons((jnp.arange(n)[:, None] + own) % m, others, (others + other) % m)
 
 
@@ -94,22 +95,22 @@ def score_rank(
     margin: float = 0.015,
     similarity: Similarity = "cosine",
 ) -> Float[Array, " b"]:
-    """Put two pairs of texts in the order that the teacher puts them in.
+    """Order pairs of texts by similarity as the teacher does.
 
-    It says nothing of the size of similarities, so it neither fights a student whose cosines all lie in a narrow band
-    nor rewards it. It is noisy, and meant beside score_mse.
+    Independent of the size of similarities, so a narrow range of cosines is neither penalised nor rewarded. Noisy, and
+    meant to be combined with score_mse.
         loss_i = mean over s of relu(margin - sign(T_ij - T_kl) (S_ij - S_kl)),   (j, k, l) = comparison s of row i
     A tie of the teacher counts as 0.
 
     Args:
       rows: the student's vectors of this shard's rows, `[b, d]`, any float; maths runs in float32.
       texts: the same of the whole batch, `[n, d]`.
-      candidates: the student's vectors of what texts make pairs with, of the whole batch, `[m, d]`.
-      teacher_rows: the teacher's vectors of `rows`; the teacher's get no gradient.
+      candidates: the student's vectors of the candidates, of the whole batch, `[m, d]`.
+      teacher_rows: the teacher's vectors of `rows`; the teacher gets no gradient.
       teacher_texts: the teacher's vectors of `texts`.
       teacher_candidates: the teacher's vectors of `candidates`.
       comparisons: indices, `[b, s]` each.
-      margin: how far apart the student's similarities are to be, >= 0, in units of the similarity.
+      margin: required difference of the student's similarities, >= 0.
       similarity: `"cosine"`, or `"dot"` for raw inner products.
 
     Returns:
@@ -118,7 +119,7 @@ def score_rank(
     Source:
       Zhang et al. 2024, arXiv:2412.19048, the relative similarity loss L_resim, over a sample.
       Parity: pair_inbatch_triplet_loss of RAG-Retrieval's Stella distillation, in expectation over comparisons and
-      where the teacher has no ties, which are put in an arbitrary order there.
+      without ties of the teacher, whose order is arbitrary there.
 
     Example:
       >>> x, t = jnp.eye(2), jnp.array([[1.0, 0.0], [0.6, 0.8]])
@@ -126,7 +127,7 @@ def score_rank(
       >>> score_rank(x[:1], x, x, t[:1], t, t, opposite, margin=1.5).tolist()
       [0.5]
     """
-    rows, texts, candidates = float32(rows), float32(texts), float32(candidates)  # gradients are summed up in float32
+    rows, texts, candidates = float32(rows), float32(texts), float32(candidates)  # gradients are summed in float32
     steps = Comparisons(*(x.T for x in comparisons))
 
     def order(step: Comparisons) -> Float[Array, " b"]:
@@ -152,7 +153,7 @@ def _difference(
     step: Comparisons,
     similarity: Similarity,
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """Similarity of the row's pair minus that of the other pair, one per row; and how large they could be together."""
+    """Similarity of the row's pair minus that of the other pair, per row; and the bound on their sum from the norms."""
     pairs = (rows, candidates[step.candidates]), (texts[step.other_texts], candidates[step.other_candidates])
     (a, b), (c, d) = ((unit(x, similarity), unit(y, similarity)) for x, y in pairs)
     return jnp.sum(a * b, axis=-1) - jnp.sum(c * d, axis=-1), norm(a) * norm(b) + norm(c) * norm(d)

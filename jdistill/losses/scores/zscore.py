@@ -1,7 +1,7 @@
-"""Match z-scored similarity matrices: how the batch's texts lie to each other, not where they lie.
+"""Match z-scored similarity matrices, that is, up to their mean and standard deviation.
 
-The mean and standard deviation belong to the whole batch's matrix, which no device holds. They follow from the means
-and Gram matrices of the gathered vectors, so a device computes only its own rows of scores and talks to no other.
+These are of the whole batch's matrix, which no device stores. They follow from the means and Gram matrices of the
+gathered vectors, so a device computes only its own rows of scores, without further communication.
 """
 
 from typing import Literal
@@ -17,7 +17,7 @@ from jdistill.losses.scores.operands import Candidates, operands
 from jdistill.types import View
 
 ROUNDING = 1e-6
-"""Scores that deviate less than this share of their mean differ by float32 rounding only."""
+"""Scores whose deviation relative to their mean is below this differ by float32 rounding only."""
 
 
 class ScoreZscore(Streamed):
@@ -27,9 +27,9 @@ class ScoreZscore(Streamed):
     similarity: Similarity = "cosine"
     """How two texts are scored."""
     candidates: Candidates = "documents"
-    """Columns of the matrix: every row's document, or the hard negatives too."""
+    """Columns of the matrix: every row's document, or also the hard negatives."""
     eps: PositiveFloat = 1e-6
-    """Added to the standard deviation of the scores, which bounds the gradient of a student that collapses."""
+    """Added to the standard deviation of the scores; bounds the gradient if the student collapses."""
 
     def needs(self) -> Needs:
         """The teacher; widths may differ."""
@@ -54,26 +54,26 @@ def zscores(
 ) -> Float[Array, "b m"]:
     """Some rows of the batch's `n x m` similarity matrix, minus the whole matrix's mean, over its standard deviation.
 
-    The mean squared difference of two such matrices is the loss `score_zscore`: it compares a student with a teacher of
-    another width and another spread of scores, since every matrix has mean 0 and deviation 1. With S = T C^T,
+    The mean squared difference of two such matrices is the loss `score_zscore`: both have mean 0 and standard deviation
+    1, so the teacher may have another width and another spread of scores. With S = T C^T,
     T = 1 t^T + T' and C = 1 c^T + C', where t and c are means over rows:
         S_ij - mean(S) = t'_i.c_j + t.c'_j
         sum_ij (S_ij - mean(S))^2 = m sum_i (t'_i.c)^2 + n sum_j (t.c'_j)^2 + <T'^T T', C'^T C'>
-    None of the three sums is negative, so nothing cancels even where all scores are nearly equal.
+    All three sums are non-negative, so nothing cancels even if all scores are nearly equal.
 
     Args:
       texts: vectors of the whole batch's queries, `[n, d]`, any float; maths runs in float32.
-      candidates: vectors they are scored against, of the whole batch, `[m, d]`.
+      candidates: vectors of the candidates, of the whole batch, `[m, d]`.
       rows: which rows of the matrix to return, `[b]`, values in `[0, n)`.
       similarity: `"cosine"`, or `"dot"` for raw inner products.
       eps: added to the (unbiased) standard deviation; in units of the scores, > 0.
 
     Returns:
-      `[b, m]`; zeros with no gradient if all scores of the batch are equal, as they are in a batch of one.
+      `[b, m]`; zeros with no gradient if all scores of the batch are equal, as in a batch of one.
 
     Source:
-      The loss of the embedding-distillation project by approximated-intelligence, which has no `eps` and whose columns
-      are the batch's passages; there a batch of one, or of equal rows, divides by zero.
+      The loss of the embedding-distillation project by approximated-intelligence, without `eps`, and with the
+      batch's passages as columns; there a batch of one, or of equal rows, divides by zero.
 
     Example:
       >>> print(zscores(jnp.eye(2), jnp.eye(2), jnp.arange(2)).round(2))
@@ -92,7 +92,7 @@ def factors(
     similarity: Similarity,
     eps: float,
 ) -> tuple[Float[Array, "b e"], Float[Array, "m e"]]:
-    """Vectors of rows and candidates, `e = d + 1`, whose inner products are `zscores`; arguments as there."""
+    """Vectors of rows and candidates, `e = d + 1`, whose inner products are the `zscores`; same arguments."""
     texts, candidates = unit(texts, similarity), unit(candidates, similarity)
     n, m = texts.shape[0], candidates.shape[0]
     text_mean, candidate_mean = texts.mean(axis=0, keepdims=True), candidates.mean(axis=0, keepdims=True)
@@ -112,9 +112,9 @@ def factors(
 
 
 def _sum_of_squared_products(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, ""]:
-    """`sum_ij (a_i.b_j)^2`, through the scores or, where they would be the larger, through Gram matrices `d x d`.
+    """`sum_ij (a_i.b_j)^2`, from the scores or from `d x d` Gram matrices, whichever are smaller.
 
-    Vectors over a vocabulary are 30,000 to 250,000 wide: a Gram matrix of those would take 4 to 250 GB.
+    Sparse vectors over a vocabulary are 30,000 to 250,000 wide: their Gram matrix would take 4 to 250 GB.
     """
     if a.shape[0] * b.shape[0] < a.shape[1] ** 2:
         return jnp.sum(jnp.square(matmul(a, b.T)))
