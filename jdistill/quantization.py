@@ -1,4 +1,4 @@
-"""Vectors in fewer bits, for indexes: a byte or a bit per number, as sentence-transformers' `quantize_embeddings`."""
+"""Quantisation of embeddings to int8 or binary, as in sentence-transformers' `quantize_embeddings`."""
 
 from typing import Any, Literal
 
@@ -8,28 +8,30 @@ from jaxtyping import Float, Shaped
 from jdistill.config import UserError
 
 Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
-"""A number as float32, as a byte (-128 to 127, or 0 to 255), or as a bit; eight bits are a byte, signed or not."""
+"""float32; a byte per element, -128 to 127 (int8) or 0 to 255 (uint8); or a bit per element, packed into signed
+(binary) or unsigned (ubinary) bytes."""
 
 
 def quantize(
     vectors: Float[np.ndarray, "n d"], precision: Precision, ranges: Float[np.ndarray, "2 d"] | None = None
 ) -> Shaped[np.ndarray, "n e"]:
-    """The vectors in another precision.
+    """Convert vectors to another precision.
 
-        byte_i = floor((x_i - low_i) / ((high_i - low_i) / 255)), cut to [0, 255]          (less 128 for int8)
-        bit_i  = x_i > 0                                                                   (of 8, the first is highest)
+        byte_i = floor((x_i - low_i) / ((high_i - low_i) / 255)), clipped to [0, 255]      (minus 128 for int8)
+        bit_i  = x_i > 0                                                                   (8 to a byte, first is
+        highest)
 
     Args:
       vectors: `[n, d]` float32.
-      precision: of the result; a float32 one is returned as it is.
-      ranges: lowest and highest value of each dimension, for bytes: those of a few thousand vectors such as will be
-        indexed (`value_ranges`). Queries and documents need the same. By default those of `vectors` themselves.
+      precision: of the result; float32 returns the vectors unchanged.
+      ranges: lowest and highest value of each dimension, for int8 and uint8; by default those of `vectors`. Compute
+        them with `value_ranges` from a few thousand typical vectors, and use the same for queries and documents.
 
     Returns:
-      `[n, d]`, or `[n, ceil(d / 8)]` of bits.
+      `[n, d]`, or `[n, ceil(d / 8)]` for binary and ubinary.
 
     Raises:
-      UserError: if ranges would have to come from a single vector, or are not of its width.
+      UserError: if `ranges` is missing for a single vector, or has the wrong shape.
 
     Source:
       Parity: sentence_transformers.util.quantize_embeddings.
@@ -55,18 +57,18 @@ def value_ranges(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "2 d"]:
     """The lowest and the highest value of each dimension, float32.
 
     Raises:
-      UserError: if there are fewer than two vectors, whose ranges are empty.
+      UserError: if there is only one vector, whose ranges are empty.
     """
     if len(vectors) == 0:
         return np.zeros((2, vectors.shape[1]), np.float32)
     if len(vectors) == 1:
         raise UserError(
-            "encode: int8 and uint8 need the range of each dimension, which one vector has not. Give `ranges`, such as "
-            "jdistill.value_ranges(model.encode(many_texts))."
+            "encode: int8 and uint8 need the range of each dimension, which a single vector does not have. Pass "
+            "`ranges`, such as jdistill.value_ranges(model.encode(many_texts))."
         )
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
 
 
 def _signed(unsigned: Any) -> Any:
-    """0 to 255 as -128 to 127."""
+    """Map 0..255 to -128..127."""
     return (unsigned.astype(np.int16) - 128).astype(np.int8)

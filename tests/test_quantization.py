@@ -45,7 +45,7 @@ def test_a_constant_dimension_is_finite():
 
 
 def test_one_vector_has_no_range():
-    with pytest.raises(UserError, match="one vector has not"):
+    with pytest.raises(UserError, match="a single vector does not have"):
         quantize(VECTORS[:1], "int8")
     assert quantize(VECTORS[:1], "int8", value_ranges(VECTORS)).shape == (1, 20)
 

@@ -1,4 +1,4 @@
-"""The only place that knows about devices."""
+"""Meshes, sharding, collectives and processes: the only package that handles devices."""
 
 from jdistill.parallel.accumulate import accumulated
 from jdistill.parallel.agreement import as_process_0, check_shared, host_share, local_copy, process_0_first

@@ -1,8 +1,8 @@
-"""Plain gradient accumulation, for losses that look at one row at a time.
+"""Gradient accumulation, for losses in which rows are independent.
 
-A piece of the batch is encoded, judged and differentiated before the next is begun, so nothing is computed twice. Each
-device adds up the gradient of its own rows; it crosses the devices once, after the last piece. There is no collective
-in the loop, which is also why no compiler can move one out of it wrongly (openxla/xla#49143 did).
+Forward and backward pass of one piece of the batch are complete before the next piece starts, so nothing is recomputed.
+Each device sums the gradient of its own rows; one reduction over devices follows the last piece. The loop contains no
+collective, so it cannot be affected by the compiler bug openxla/xla#49143, which moved one out of a loop.
 """
 
 from collections.abc import Callable
@@ -35,12 +35,12 @@ def accumulated(
     """Mean of `loss_fn` over a batch and its gradient, computed in `count` pieces on each device.
 
     Args:
-      loss_fn: `(params, some rows of the batch, a key for each, shared) -> (loss, more)`, means over these rows, in
-        which no row looks at another. It runs inside a shard_map.
-      params: split over `mesh` as `state_sharding` does; so is their gradient.
+      loss_fn: `(params, some rows of the batch, a key for each, shared) -> (loss, more)`, means over these rows, which
+        must be independent of each other. It runs inside a shard_map.
+      params: sharded over `mesh` as by `state_sharding`; so is their gradient.
       batch: arrays as the `inputs` of `in_microbatches`.
-      key: decides the rows' keys, as in `in_microbatches`.
-      shared: what all rows have in common.
+      key: PRNG key from which the rows' keys are derived, as in `in_microbatches`.
+      shared: values common to all rows.
       count: number of pieces.
       mesh: the devices.
 
@@ -48,7 +48,7 @@ def accumulated(
       `((loss, more), gradient)`, as `jax.value_and_grad(loss_fn, has_aux=True)` would for the whole batch.
 
     Raises:
-      UserError: if the rows do not divide.
+      UserError: if the rows do not divide evenly into the pieces.
     """
     check_pieces(jax.tree.leaves(batch)[0].shape[0], count, mesh)
     specs = state_specs(params, mesh)

@@ -1,4 +1,4 @@
-"""What the processes of one run agree on: turns, numbers, files, and whose rows are whose. Alone, it is plain."""
+"""Synchronisation of a run's processes: barriers, numbers, files and shares of a batch. Trivial with one process."""
 
 import itertools
 import time
@@ -16,16 +16,16 @@ from jaxtyping import Array, PyTree
 from jdistill.config import UserError
 
 WAIT_SECONDS = 24 * 3600
-"""Longest wait for process 0 where it makes something for all. It may take hours, and if it dies, everyone is ended."""
+"""Longest wait for process 0 to prepare something for all. It may take hours; if it dies, all processes are ended."""
 SEEN_SECONDS = 60
-"""So long a file that process 0 has written may stay unseen elsewhere: NFS remembers for a while what was not there."""
+"""Seconds to wait until a file written by process 0 is visible: NFS caches for a while that a file did not exist."""
 
-_calls = itertools.count()  # every process waits at the same places in the same order, so the numbers are equal
+_calls = itertools.count()  # all processes reach the barriers in the same order, so the numbers agree
 
 
 @contextmanager
 def process_0_first() -> Iterator[None]:
-    """Process 0 does what is inside before all others: what it writes on a shared disk, they find there."""
+    """Process 0 runs the body before all others, which then find what it has written to a shared disk."""
     if jax.process_index() != 0:
         wait_for_all()
     yield
@@ -34,34 +34,34 @@ def process_0_first() -> Iterator[None]:
 
 
 def wait_for_all() -> None:
-    """Return when every process has called this as often as this one, without a word to the devices."""
+    """Barrier over all processes, without using the devices."""
     call = next(_calls)
     if jax.process_count() == 1:
         return
-    from orbax.checkpoint import multihost  # it speaks to JAX's coordination service, which has no public barrier
+    from orbax.checkpoint import multihost  # uses JAX's coordination service, which has no public barrier
 
     multihost.get_barrier_sync_fn()(key=f"jdistill/{call}", timeout_ms=WAIT_SECONDS * 1000)
 
 
 def check_shared(path: Path) -> None:
-    """Every process sees a file that process 0 has just written; all must call this.
+    """Check that this process sees a file that process 0 has just written; all processes must call this.
 
     Raises:
-      UserError: if it does not appear here.
+      UserError: if the file does not appear within `SEEN_SECONDS`.
     """
     wait_for_all()
     end = time.monotonic() + SEEN_SECONDS
     while not path.is_file():
         if time.monotonic() > end:
             raise UserError(
-                f"run at {path.parent}: process 0 has written {path.name} there, but here it is not to be seen. Put "
-                "`run` on a disk that all hosts share, and give all of them the same path."
+                f"run at {path.parent}: process 0 has written {path.name} there, but this process cannot see it. Put "
+                "`run` on a disk that all hosts share, and use the same path on all of them."
             )
         time.sleep(0.5)
 
 
 def as_process_0(values: Mapping[str, float]) -> dict[str, float]:
-    """The numbers of process 0, bit by bit, on every process; all of them give the same names."""
+    """Process 0's numbers, bitwise equal on every process; all must pass the same names."""
     if jax.process_count() == 1:
         return dict(values)
     bits = np.asarray([*values.values()], np.float64).view(np.uint32)  # JAX would round a float64
@@ -70,9 +70,9 @@ def as_process_0(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def local_copy(tree: PyTree[Array]) -> PyTree[Array]:
-    """The whole arrays on one device of this process, wherever their parts lie; every process must call it.
+    """The whole arrays on one device of this process, however they are sharded; every process must call it.
 
-    Computing with them needs no other process: what is done to them may differ from process to process.
+    Computations with the copy involve no other process, so they may differ between processes.
     """
 
     def local(x: Array) -> Array:
@@ -85,19 +85,20 @@ def local_copy(tree: PyTree[Array]) -> PyTree[Array]:
 
 
 def host_share(mesh: Mesh) -> tuple[int, int]:
-    """Which contiguous part of a batch's rows lies on this process's devices: `(index, count)`.
+    """The contiguous part of a batch's rows that is on this process's devices: `(index, count)`.
 
-    A mesh may order devices otherwise than processes are numbered, such as along a ring of a TPU slice.
+    The index may differ from the process index, since a mesh may order devices differently, for example along a ring of
+    a TPU slice.
 
     Raises:
-      UserError: if the devices of a process do not stand next to each other in `mesh`, or are fewer than another's.
+      UserError: if the devices of a process are not adjacent in `mesh`, or processes have different numbers of devices.
     """
     owners = [device.process_index for device in mesh.devices.flat]
     order = list(dict.fromkeys(owners))
     each = len(owners) // len(order)
     if owners != [process for process in order for _ in range(each)]:
         raise UserError(
-            f"devices: the {len(order)} processes do not hold equal, contiguous parts of the mesh's {len(owners)} "
+            f"devices: the {len(order)} processes do not have equal, contiguous parts of the mesh's {len(owners)} "
             f"devices (owners in order: {owners}). Start one process per host on equal hosts."
         )
     return order.index(jax.process_index()), len(order)

@@ -1,8 +1,8 @@
-"""THE shard_map: gather the batch's vectors, show each loss its View, average.
+"""The objective's shard_map: gather the batch's vectors, call each loss on its View, average over devices.
 
-Only here and in sweeps.py are collectives written. The loss leaves as a mean over all devices, and gradients are taken
-*outside*: then the all-gathers turn into reduce-scatters and every gradient is that of the whole batch's mean, neither
-multiplied by the number of devices nor divided by it.
+The collectives of the losses are here and in sweeps.py. The loss is returned as a mean over all devices, and gradients
+are taken *outside* the shard_map: all-gathers then transpose to reduce-scatters, and every gradient is that of the
+whole batch's mean, neither multiplied nor divided by the number of devices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,20 +30,20 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_byte
     """The weighted sum of `terms` as a function of a whole batch of vectors; differentiate it from outside.
 
     Args:
-      terms: name -> loss. Each that learns from a teacher has the teacher's name filled in.
-      mesh: the devices over which rows lie.
-      gathered_bytes: the most that candidates and their gradients may take on a device; above it, losses that can have
-        them handed round a ring instead.
+      terms: name -> loss. Each that learns from a teacher has the teacher's name set.
+      mesh: the devices over which rows are sharded.
+      gathered_bytes: maximum size of gathered candidates and their gradients on a device; above it, losses that support
+        it pass them round a ring instead.
 
     Returns:
       `objective(vectors, batch, parameters, progress, key) -> (loss, {term: mean before its weight})`, to be called
-      under `jax.jit`. `vectors` are the student's, rows first; of `batch` everything but the tokens is read;
-      `parameters` maps a term to its learnable values and may leave out terms that have none; `progress` is the share
-      of training done; `key` is this step's. It raises UserError if the rows do not divide over the devices, and
-      ValueError if vectors that a term needs are missing.
+      under `jax.jit`. `vectors` are the student's, rows first; of `batch` everything but the tokens is used;
+      `parameters` maps a term to its learnable values and may omit terms without any; `progress` is the fraction of
+      training done; `key` is this step's PRNG key. It raises UserError if the rows do not divide evenly over the
+      devices, and ValueError if vectors that a term needs are missing.
 
     Raises:
-      ValueError: if a term's teacher is not filled in.
+      ValueError: if a term's teacher is not set.
     """
     taught = sorted({teacher for term in terms.values() for teacher in term.teachers})
     per_device = make_device_objective(terms, mesh, gathered_bytes=gathered_bytes)
@@ -51,8 +51,8 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_byte
     def whole_batch(
         vectors: Vectors, targets: Any, ids: Any, scores: Any, labels: Any, parameters: Any, *rest: Array
     ) -> Any:
-        # Values that are whole on every device are marked as each device's own: the gradient of that is a sum over
-        # the devices, taken here once, whatever a loss does with them.
+        # Mark replicated values as device-varying. The transpose of pcast is a psum, so their gradients are summed over
+        # the devices exactly once, here, whatever a loss does with them.
         projections, parameters = lax.pcast((vectors.projections, parameters), AXES, to="varying")
         vectors = vectors._replace(projections=projections)
         return lax.pmean(per_device(vectors, targets, ids, scores, labels, parameters, *rest), AXES)
@@ -85,14 +85,14 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_byte
 def make_device_objective(
     terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_bytes: int = GATHERED_BYTES
 ) -> Callable:
-    """The objective as one device computes it, inside a shard_map over `mesh`; arguments as of `make_objective`.
+    """The objective of one device, for use inside a shard_map over `mesh`; arguments as for `make_objective`.
 
     Returns:
       `(vectors, targets, (query ids, document ids), scores, labels, parameters, progress, key) ->
-      (loss, {term: mean})`: the means over this device's rows. Projections and parameters come marked as its own.
+      (loss, {term: mean})`: the means over this device's rows. Projections and parameters must be device-varying.
     """
     teachers = {name: term.teachers for name, term in terms.items()}
-    # Where no row looks at another, a device's rows are a whole batch to it.
+    # If rows are independent, nothing needs to be gathered: each device treats its rows as the whole batch.
     axes = AXES if any(term.needs().batch for term in terms.values()) else ()
 
     def per_device(
@@ -140,12 +140,12 @@ def make_device_objective(
 
 
 def side_by_side(teachers: Sequence[Side]) -> Side | None:
-    """One Side of all teachers' vectors, concatenated along their width; None of none."""
+    """All teachers' vectors concatenated along their width; None without teachers."""
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *teachers) if teachers else None
 
 
 def one_projection(projections: Sequence[Projection | None], student: Side) -> Projection | None:
-    """The map into the teachers' spaces side by side; where only some have one, the others' is the identity."""
+    """The projection into the concatenated teacher spaces; teachers without a projection get the identity."""
     if all(projection is None for projection in projections):
         return None
     width = student.documents.shape[-1]
@@ -154,12 +154,12 @@ def one_projection(projections: Sequence[Projection | None], student: Side) -> P
 
 
 def gather(columns: Columns, axes: tuple[str, ...] = AXES) -> Side:
-    """One side of the View of this device: its own rows, and those of the whole batch, gathered with gradients.
+    """One Side of this device's View: its own rows, and those of the whole batch, gathered with gradients.
 
-    Everything is gathered here whether or not a term reads it: what none reads, the compiler leaves out, so a loss
-    need not declare what it looks at, and cannot declare it wrongly. Hard negatives travel apart from the documents for
-    that reason. In `A[n_X, d]` notation, `all_gather` turns rows split over the mesh, `n_X`, into whole ones, `n`; its
-    transpose is a reduce-scatter. Over no `axes` the device's rows are the batch.
+    Everything is gathered, whether or not a term reads it: XLA removes what is unused, so losses need not declare their
+    inputs. Hard negatives are gathered separately from documents for that reason. In `A[n_X, d]` notation, `all_gather`
+    turns rows sharded over the mesh, `n_X`, into all rows, `n`; its transpose is a reduce-scatter. Without `axes` the
+    device's rows are the batch.
     """
     queries, documents, negatives = columns.queries, columns.documents[:, 0], columns.documents[:, 1:]
     all_documents = _whole(documents, axes)
@@ -176,7 +176,7 @@ def gather(columns: Columns, axes: tuple[str, ...] = AXES) -> Side:
 
 
 def gather_ids(queries: Int[Array, " b"] | None, documents: Int[Array, "b c"], axes: tuple[str, ...] = AXES) -> TextIds:
-    """The numbers of the texts, laid out as `gather` lays out their vectors."""
+    """The ids of the texts, laid out as `gather` lays out their vectors."""
     return TextIds(
         queries=queries,
         documents=documents[:, 0],
@@ -187,15 +187,15 @@ def gather_ids(queries: Int[Array, " b"] | None, documents: Int[Array, "b c"], a
 
 
 def _whole(rows: Shaped[Array, "b *d"], axes: tuple[str, ...]) -> Shaped[Array, "n *d"]:
-    # On one device the batch is its rows; the compiler would copy them.
+    # On one device the rows are the batch; all_gather would copy them.
     return rows if lax.axis_size(axes) == 1 else lax.all_gather(rows, axes, tiled=True)
 
 
 def check_rows(rows: int, mesh: Mesh) -> None:
-    """Refuse a batch that does not split evenly.
+    """Raise if a batch does not divide evenly over the devices.
 
     Raises:
-      UserError: naming the rows and the devices.
+      UserError: with the numbers of rows and devices.
     """
     if rows % mesh.size:
         near = " or ".join(str(n) for n in (rows - rows % mesh.size, rows + mesh.size - rows % mesh.size) if n)

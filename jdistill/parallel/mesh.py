@@ -1,4 +1,4 @@
-"""The devices as one mesh, and where a batch and a replicated value lie on it."""
+"""The device mesh, and the shardings of a batch and of a replicated value."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,23 +12,23 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jdistill.config import UserError
 
 AXES = ("data", "fsdp")
-"""Both axes carry rows of the batch; "fsdp" also splits parameters, see sharding.py."""
+"""Both axes shard the rows of the batch; "fsdp" also shards parameters, see sharding.py."""
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:  # pyright: ignore[reportInvalidTypeForm]
-    """The devices as `[data, fsdp]`, so laid out that neighbours on the mesh are near each other on the wires.
+    """The devices as a mesh `[data, fsdp]`, laid out so that neighbours on the mesh are physically close.
 
-    Devices in several slices, TPU pods or CUDA nodes joined by a slower network, are split so that an fsdp group lies
-    within one: weights are gathered along "fsdp" at every step, while along "data" only gradients travel, once.
+    With several slices (TPU slices or CUDA nodes connected by a slower network), an fsdp group is always within one
+    slice: weights are gathered along "fsdp" in every step, while only gradients are reduced along "data", once.
 
-    The axes are Auto, stated because JAX's own default is Explicit, under which a model must name every intermediate.
+    The axes are Auto; with JAX's default, Explicit, a model would have to give the sharding of every intermediate.
 
     Args:
       devices: by default every device of every host.
-      fsdp: devices over which parameters and optimizer state are split; 1 holds them whole on each.
+      fsdp: number of devices over which parameters and optimizer state are sharded; 1 replicates them.
 
     Raises:
-      UserError: if the devices, or those of one slice, do not divide into groups of `fsdp`.
+      UserError: if the devices, or those of one slice, do not divide evenly into groups of `fsdp`.
     """
     grid = lay_out(jax.devices() if devices is None else devices, fsdp)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto, AxisType.Auto))
@@ -41,7 +41,9 @@ def lay_out(devices: Sequence[Any], fsdp: int) -> np.ndarray:
     if each % fsdp:
         having = f"{each} devices" if len(slices) == 1 else f"{each} devices of each of {len(slices)} slices"
         near = ", ".join(str(n) for n in range(1, each + 1) if each % n == 0)
-        raise UserError(f"train.fsdp={fsdp}: the {having} do not divide into such groups. Choose one of {near}.")
+        raise UserError(
+            f"train.fsdp={fsdp}: the {having} do not divide into groups of that size. Choose one of {near}."
+        )
     shape = (each // fsdp, fsdp)
     if len(slices) == 1:
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
@@ -51,9 +53,9 @@ def lay_out(devices: Sequence[Any], fsdp: int) -> np.ndarray:
 
 
 def _by_process(grid: np.ndarray) -> np.ndarray:
-    """The same with the devices of each process next to each other: its rows are one contiguous part of a batch.
+    """The grid with the devices of each process adjacent, so that its rows are one contiguous part of a batch.
 
-    On a TPU slice the shortest way over all chips passes by a host twice; the hosts stay in the order of that way.
+    On a TPU slice the shortest path over all chips visits a host twice; hosts are ordered by their first visit.
     """
     order = {process: i for i, process in enumerate(dict.fromkeys(device.process_index for device in grid.flat))}
     return np.array(sorted(grid.flat, key=lambda device: order[device.process_index])).reshape(grid.shape)
@@ -64,10 +66,10 @@ def _slice(device: Any) -> int:
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows, the first axis, split over all devices."""
+    """Sharding of rows, the first axis, over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole value on every device."""
+    """Sharding of a value that is replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -1,12 +1,12 @@
-"""Encoding on every device at once, in one piece or several: GradCache.
+"""Data-parallel encoding, in one piece or several (GradCache).
 
-Each device encodes its own rows with its own copy of the parameters, so that no activation ever travels, and however
-many pieces there are, the gradient crosses the devices once, after the last.
+Each device encodes its own rows with its own copy of the parameters, so no activations are communicated, and the
+gradient is reduced over devices once, after the last piece.
 
-In several pieces memory holds the activations of one piece only, while the loss still sees all vectors of the batch at
-once. JAX's rematerialisation does what Gao et al. 2021 (arXiv:2101.06983) do by hand: the forward pass keeps nothing of
-a piece but its vectors, and the backward pass encodes each piece again, with the same dropout, when it needs the
-gradient. One more forward pass is the whole price.
+With several pieces, only the activations of one piece are in memory, while the loss still uses all vectors of the batch
+at once. This is Gao et al. 2021 (arXiv:2101.06983) by means of JAX's rematerialisation: the forward pass keeps only a
+piece's vectors, and the backward pass encodes each piece again, with the same dropout. The cost is one more forward
+pass.
 """
 
 from collections.abc import Callable
@@ -39,18 +39,18 @@ def in_microbatches(
     """`encode(params, inputs, keys)`, computed in `count` pieces.
 
     Args:
-      encode: pure, row by row: `(params, inputs, keys) -> arrays` with as many rows, in their order. It has all
-        parameters, some rows and a key for each, which follows from the row's place in the whole batch: what it draws
-        from that depends neither on the pieces nor on the devices.
-      params: split over `mesh` as `state_sharding` does.
-      inputs: arrays whose first axis is split over `mesh`; the first of them has a row for each of the vectors, others,
-        such as packed tokens, may have more or fewer. A piece takes equally many of each device's.
-      key: decides the rows' keys.
+      encode: pure, rows independent: `(params, inputs, keys) -> arrays` with one row per key, in order. It receives all
+        parameters, some rows and a key for each. A row's key depends only on its index in the whole batch, so dropout
+        does not depend on the number of pieces or devices.
+      params: sharded over `mesh` as by `state_sharding`.
+      inputs: arrays whose first axis is sharded over `mesh`; the first has one row per vector, others, such as packed
+        tokens, may have more or fewer. Each piece has the same number of rows on each device.
+      key: PRNG key from which the rows' keys are derived.
       count: number of pieces; 1 computes everything at once.
       mesh: the devices.
 
     Raises:
-      UserError: if the rows do not divide.
+      UserError: if the rows do not divide evenly into the pieces.
     """
     rows = jax.tree.leaves(inputs)[0].shape[0]
     check_rows(rows, mesh) if count == 1 else check_pieces(rows, count, mesh)
@@ -60,14 +60,14 @@ def in_microbatches(
         params, keys = gather_params(params, specs), row_keys(key, inputs)
         if count == 1:
             return encode(params, inputs, keys)
-        # The parameters are closed over, so that the backward pass adds up one gradient of them over the pieces.
+        # Close over the parameters, so that the backward pass accumulates a single gradient of them over the pieces.
         piece = jax.checkpoint(lambda piece: encode(params, *piece))
         encoded = lax.map(piece, split(count, (inputs, keys)))
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), encoded)
 
     by_rows = PartitionSpec(AXES)
-    # Unchecked, since attention kernels do not tell on which devices their results vary. The derivative with respect to
-    # parameters then is summed over the axes they are whole on, here at the boundary, as it must be.
+    # check_vma=False, since attention kernels do not declare over which mesh axes their results vary. The gradient of
+    # the parameters is then summed at this boundary over the axes on which they are replicated, as it must be.
     encode_all = jax.shard_map(
         per_device, mesh=mesh, in_specs=(specs, by_rows, PartitionSpec()), out_specs=by_rows, check_vma=False
     )
@@ -75,22 +75,22 @@ def in_microbatches(
 
 
 def row_keys(key: Array, inputs: Any) -> Array:
-    """Inside a shard_map: a key for each of the rows, of the first array of `inputs`, that lie on this device."""
+    """Inside a shard_map: a key for each of this device's rows, which are those of the first array of `inputs`."""
     rows = jax.tree.leaves(inputs)[0].shape[0]
     places = lax.axis_index(AXES) * rows + jnp.arange(rows)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, places)
 
 
 def split(count: int, rows: PyTree[Array]) -> PyTree[Array]:
-    """Rows `[n, ...]` of each array in pieces `[count, n / count, ...]`."""
+    """Reshape the rows `[n, ...]` of each array to pieces `[count, n / count, ...]`."""
     return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), rows)
 
 
 def check_pieces(rows: int, count: int, mesh: Mesh) -> None:
-    """Refuse pieces that are not of one size.
+    """Raise if the pieces would not be of equal size.
 
     Raises:
-      UserError: naming rows, pieces and devices.
+      UserError: with the numbers of rows, pieces and devices.
     """
     if rows % (count * mesh.size):
         raise UserError(

@@ -1,7 +1,7 @@
-"""Being told to stop: a machine that is about to be taken away sends SIGTERM first.
+"""Preemption: a machine that is about to be reclaimed sends SIGTERM first.
 
-One process keeps a flag. Several must stop after the same step, though the signal reaches them at different times, or
-only one of them: JAX's coordination service then names a step that none of them has passed.
+A single process sets a flag. Several processes must stop after the same step, although the signal arrives at different
+times, or at only one of them: JAX's coordination service then chooses a step that none of them has passed.
 """
 
 import signal
@@ -14,14 +14,14 @@ from jax.experimental import multihost_utils
 
 
 class PreemptedError(Exception):
-    """The run was told to stop, has saved where it stands and can go on from there."""
+    """The run was preempted; it has saved a checkpoint and can be resumed."""
 
 
 class Preemption:
-    """Whether SIGTERM has come; a context manager, inside of which the signal ends nothing by itself.
+    """Context manager that catches SIGTERM and reports it through `reached`.
 
-    Where the runtime of several processes runs, JAX has taken the signal over already. In a thread other than the main
-    one, Python allows no handler: there the signal acts as before.
+    With several processes, JAX's runtime already handles the signal. Outside the main thread Python allows no handler,
+    and the signal acts as before.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Preemption:
         self._own = not jax.distributed.is_initialized() and threading.current_thread() is threading.main_thread()
 
     def reached(self, step: int) -> bool:
-        """Whether to stop after this step; every process must ask at every step, and all get the same answer."""
+        """Whether to stop after this step. Every process must call it in every step; the result is the same on all."""
         return self._told or multihost_utils.reached_preemption_sync_point(step)
 
     def __enter__(self) -> "Preemption":

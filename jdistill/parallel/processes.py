@@ -1,8 +1,8 @@
-"""Several processes, one program: JAX's multi-controller runtime, begun before any device is touched and left in order.
+"""Multi-process runs: start JAX's distributed runtime before any device is used, and shut it down in order.
 
-Every process runs the same program on its own devices and its own rows, and process 0 alone prints and writes files.
-JAX's coordination service, which process 0 hosts, notices a process that is gone within `HEARTBEAT_SECONDS` and ends
-the others, whatever they wait for.
+Every process runs the same program on its own devices and rows; only process 0 prints and writes files. JAX's
+coordination service, hosted by process 0, notices a lost process within `HEARTBEAT_SECONDS` and ends the others,
+whatever they wait for.
 """
 
 import os
@@ -19,38 +19,38 @@ from jdistill.config import UserError
 from jdistill.parallel.preemption import PreemptedError
 
 HEARTBEAT_SECONDS = 30
-"""A process that was silent for so long is dead. Heartbeats come from a thread of the runtime, which a busy Python or
-a long program does not hold up; a collective that lost a partner would otherwise wait for ever."""
+"""A process without heartbeats for this long is lost. Heartbeats come from a runtime thread, which neither busy Python
+code nor a long XLA program blocks. Without them, a collective would wait forever for a lost process."""
 CONNECT_SECONDS = 300
-"""So long the first processes wait for the last one to start."""
+"""Seconds that processes wait for all others to start."""
 LAST_SECONDS = 2
-"""So long process 0 stays after an error: the coordination service ends with it, and would end the others before they
-have told of theirs."""
+"""Seconds that process 0 stays after an error: the coordination service ends with it, and would end the others before
+they have reported their own errors."""
 
-# A line of this text is the runtime's sign that a partner is gone, rather than that this process did something wrong.
+# Substrings of runtime errors that mean that another process is lost, rather than that this one failed.
 _LOST = ("gloo", "nccl", "connection closed by peer", "connection reset", "socket closed", "heartbeat", "unavailable")
 
-# Reads one word; told none, it speaks for the process that can no longer do so itself.
+# Shell script: waits for a line on stdin; if the pipe closes without one, prints the message in $1.
 _LAST_WORDS = 'trap "" INT TERM HUP; read -r word || printf "%s\\n" "$1" >&2'
 
 
 class Address(NamedTuple):
-    """Where a process stands among all: what `--coordinator`, `--processes` and `--process` give."""
+    """Address of a process in a run: the values of `--coordinator`, `--processes` and `--process`."""
 
     coordinator: str
-    """`HOST:PORT` of process 0, as the others reach it; any free port."""
+    """`HOST:PORT` at which the others reach process 0; any free port."""
     processes: int
-    """How many there are."""
+    """Number of processes."""
     process: int
-    """Which one this is, from 0."""
+    """Index of this process, from 0."""
 
 
 class LostProcessError(Exception):
-    """Another process is gone, so this one cannot go on; it was told, and started again, all of them can."""
+    """Another process was lost, so this one cannot continue; already reported. The run can be resumed."""
 
 
 def address(coordinator: str | None, processes: int | None, process: int | None) -> Address | None:
-    """The three options as one value; None where none is given.
+    """The three options as one value; None if none is given.
 
     Raises:
       UserError: if one is missing or out of range.
@@ -60,36 +60,36 @@ def address(coordinator: str | None, processes: int | None, process: int | None)
     if coordinator is None or processes is None or process is None:
         if len(missing) < len(given):
             raise UserError(
-                f"{' and '.join(missing)}: missing. Give all of {', '.join(given)}, or none of them: then a TPU slice, "
-                "a GKE JobSet or a SLURM step is found by itself, and anything else is one process."
+                f"{' and '.join(missing)}: missing. Give all of {', '.join(given)}, or none of them: TPU slices, GKE "
+                "JobSets and SLURM steps are detected automatically, anything else runs as one process."
             )
         return None
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(
-            f"--coordinator: is '{coordinator}', expected HOST:PORT of process 0 as the others reach it, "
+            f"--coordinator: is '{coordinator}', expected HOST:PORT at which the others reach process 0, "
             "such as 10.0.0.2:8476."
         )
     if not 0 <= process < processes:
         raise UserError(
-            f"--process: is {process} of --processes {processes}, expected 0 to {processes - 1}, each of them once."
+            f"--process: is {process} of --processes {processes}, expected 0 to {processes - 1}, each used once."
         )
     return Address(coordinator, processes, process)
 
 
 @contextmanager
 def joined(given: Address | None) -> Iterator[None]:
-    """Within it, this process is one of those that belong together; with nothing given and none found, it is alone.
+    """Context manager that connects this process to the others of the run; does nothing for a single process.
 
-    To be entered before anything touches a device. Left without an error, or for a preemption, it waits until all
-    others have come to the end too. Left with another error, it does not: `leave` must be called next.
+    Enter it before any device is used. On exit without an error, or by a preemption, it waits until all others have
+    finished too. On exit with another error it does not wait: `leave` must be called next.
 
     Args:
-      given: from the command line; None looks at the environment. Looking costs nothing where there is no cluster.
+      given: from the command line; None detects a cluster from the environment.
 
     Raises:
-      UserError: if the others cannot be reached; those from inside are told with the number of the process.
-      LostProcessError: if a collective failed because another process is gone.
+      UserError: if the others cannot be reached; UserErrors from the body get the index of the process prepended.
+      LostProcessError: if a collective failed because another process was lost.
     """
     if given is None and not _in_cluster():
         yield
@@ -107,16 +107,16 @@ def joined(given: Address | None) -> Iterator[None]:
         except Exception as error:
             if not _is_loss(error):
                 raise
-            # Told here, while the last words are still waiting: the runtime may end this process any moment now.
+            # Report it now, while `_last_words` is still active: the runtime may end this process at any moment.
             print(f"error: {_lost_text()} (JAX: {str(error).splitlines()[0]})", file=sys.stderr, flush=True)
             raise LostProcessError from error
         jax.distributed.shutdown()
 
 
 def leave(code: int) -> None:
-    """End this process with `code` where others may be waiting for it: at once, without waiting for them.
+    """End this process with `code` at once, without waiting for the others.
 
-    Does nothing where this process is alone, or has parted from the others in order.
+    Does nothing for a single process, or after the runtime was shut down in order.
     """
     if not jax.distributed.is_initialized():
         return
@@ -128,7 +128,7 @@ def leave(code: int) -> None:
 
 
 def _begin(given: Address | None) -> None:
-    """Start the runtime, and wait for all processes."""
+    """Start the distributed runtime, and wait for all processes."""
     try:
         jax.distributed.initialize(
             coordinator_address=None if given is None else given.coordinator,
@@ -138,22 +138,22 @@ def _begin(given: Address | None) -> None:
             initialization_timeout=CONNECT_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
-    except (ValueError, jax.errors.JaxRuntimeError) as error:  # nothing found, or nobody there
+    except (ValueError, jax.errors.JaxRuntimeError) as error:  # nothing detected, or no process reachable
         raise UserError(
             f"{'the cluster around this process' if given is None else '--coordinator ' + given.coordinator}: the "
-            f"processes did not find each other: {str(error).splitlines()[0]}. Start as many as there should be, "
-            f"within {CONNECT_SECONDS} s, each with its own number and the same address of process 0; or say all of "
-            "it with --coordinator, --processes and --process."
+            f"processes did not find each other: {str(error).splitlines()[0]}. Start all of them within "
+            f"{CONNECT_SECONDS} s, each with its own index and the same address of process 0; or set everything "
+            "explicitly with --coordinator, --processes and --process."
         ) from error
 
 
 def _in_cluster() -> bool:
-    """Whether JAX will find the other processes by itself, by what a scheduler tells those it starts.
+    """Whether the environment is that of a cluster in which JAX can detect the other processes.
 
-    JAX's own detection is asked only then: elsewhere it would wait for a metadata server or a Kubernetes API.
+    JAX's own detection is used only then: elsewhere it would wait for a metadata server or a Kubernetes API.
     """
     environment = os.environ
-    # Set by JAX itself where it sees TPU chips, unless the user chose others.
+    # JAX sets this itself if it finds TPU chips, unless the user chose a platform.
     platforms: str = jax.config.jax_platforms or ""  # pyright: ignore[reportAttributeAccessIssue]
     return (
         ("SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1)
@@ -164,7 +164,7 @@ def _in_cluster() -> bool:
 
 
 def _is_loss(error: Exception) -> bool:
-    """Whether the runtime told of a partner that is gone, directly or, as orbax does, under another error's name."""
+    """Whether the error means that another process was lost; orbax wraps such errors in others."""
     runtime = error if isinstance(error, jax.errors.JaxRuntimeError) else error.__cause__
     text = str(runtime).lower()
     return isinstance(runtime, jax.errors.JaxRuntimeError) and any(sign in text for sign in _LOST)
@@ -173,22 +173,21 @@ def _is_loss(error: Exception) -> bool:
 def _lost_text() -> str:
     return (
         f"process {jax.process_index()} of {jax.process_count()}: stopped, because another process died or cannot be "
-        "reached. Look for its error in its own log; then start the same command on every host again: the run goes on "
-        "from its last checkpoint."
+        "reached. Look for an error in its log; then rerun the same command on every host to resume from the last "
+        "checkpoint."
     )
 
 
 @contextmanager
 def _last_words(name: str) -> Iterator[None]:
-    """Tell of the end of this process even where the runtime aborts it from C++, which no Python code outlives.
+    """Report the end of this process even if the runtime aborts it from C++, after which no Python code runs.
 
-    A shell waits for a word from here, and prints the message if the pipe closes without one.
+    A shell process waits for a line on a pipe, and prints the message if the pipe closes without one.
     """
     text = (
-        f"error: {name}: ended without a word of its own: it was killed, or JAX stopped it because another process "
-        f"died, was silent for {HEARTBEAT_SECONDS} s or did not start within {CONNECT_SECONDS} s. Look for an error in "
-        "the logs of the others; then start the same command on every host again: the run goes on from its last "
-        "checkpoint."
+        f"error: {name}: exited without an error message: it was killed, or JAX stopped it because another process "
+        f"died, did not respond for {HEARTBEAT_SECONDS} s or did not start within {CONNECT_SECONDS} s. Look for an "
+        "error in the logs of the others; then rerun the same command on every host to resume from the last checkpoint."
     )
     with subprocess.Popen(
         ["/bin/sh", "-c", _LAST_WORDS, "sh", text],
@@ -199,13 +198,13 @@ def _last_words(name: str) -> Iterator[None]:
         assert shell.stdin is not None
         try:
             yield
-        finally:  # an error has words of its own
+        finally:  # Python errors are reported elsewhere
             shell.stdin.write(b"done\n")
             shell.stdin.close()
 
 
 def _quiet_stdout() -> None:
-    """What C++ libraries print, such as gloo on connecting, goes nowhere; what Python prints goes where it went."""
+    """Discard what C++ libraries print to stdout, such as gloo on connecting, but keep Python's output."""
     sys.stdout.flush()
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     null = os.open(os.devnull, os.O_WRONLY)

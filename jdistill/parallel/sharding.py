@@ -1,6 +1,6 @@
-"""Which parameters are split over the axis "fsdp", by one rule; how a device gets them whole and gives gradients back.
+"""Sharding of parameters over the "fsdp" axis: one rule, gathering of parameters, reduction of gradients.
 
-Optimizer state has the shapes of the parameters, so the same rule puts each moment beside its parameter, and the update
+Optimizer state has the shapes of the parameters, so the same rule shards each moment like its parameter, and the update
 needs no communication.
 """
 
@@ -16,26 +16,26 @@ from jdistill.parallel.mesh import AXES
 Tree = TypeVar("Tree")
 
 SMALLEST = 2**16
-"""Elements from which on an array is split. All matrices and tables of a 384-wide encoder are larger; biases and norms
-are smaller, and to gather one would take longer than the memory is worth: 256 KiB in float32."""
+"""Minimum number of elements of a sharded array: 256 KiB in float32. All matrices and tables of a 384-wide encoder are
+larger; biases and norms are smaller, and gathering them would cost more than the memory saved is worth."""
 
 
 def state_sharding(tree: Tree, mesh: Mesh) -> Tree:
-    """Where each array of a state lies: its largest axis that divides is split over "fsdp", if it is large.
+    """Sharding of each array of a state: large arrays are split over "fsdp" along their longest divisible axis.
 
     Args:
       tree: arrays, or anything with their shapes.
       mesh: the devices.
 
     Returns:
-      A NamedSharding for each: whole on every device where the array has fewer than `SMALLEST` elements, or no axis
-      that divides. Of equally long axes the first is split.
+      A NamedSharding for each: replicated if the array has fewer than `SMALLEST` elements or no divisible axis. Of
+      equally long axes the first is split.
     """
     return jax.tree.map(lambda x: NamedSharding(mesh, _spec(x.shape, mesh)), tree)
 
 
 def state_specs(tree: Tree, mesh: Mesh) -> Tree:
-    """The same as PartitionSpecs, for a shard_map."""
+    """`state_sharding` as PartitionSpecs, for a shard_map."""
     return jax.tree.map(lambda x: _spec(x.shape, mesh), tree)
 
 
@@ -51,11 +51,11 @@ def _spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def gather_params(params: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
-    """Inside a shard_map: this device's part of the parameters -> all of them, as the device's own copy.
+    """Inside a shard_map: gather this device's shards of the parameters into whole, device-varying ones.
 
     Args:
-      params: as `state_sharding` splits them.
-      specs: of each; `state_specs` of the whole parameters.
+      params: shards as by `state_sharding`.
+      specs: `state_specs` of the whole parameters.
     """
 
     def whole(x: Array, spec: PartitionSpec) -> Array:
@@ -65,10 +65,9 @@ def gather_params(params: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree
 
 
 def reduce_gradients(gradients: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
-    """Inside a shard_map: each device's gradient of all parameters -> the sum over devices, of this device's part.
+    """Inside a shard_map: each device's gradient of all parameters -> this device's shard of the sum over devices.
 
-    What a derivative through `gather_params` does too: a reduce-scatter along "fsdp" and, of the one part in `fsdp`
-    that is left, an all-reduce along "data".
+    The transpose of `gather_params`: a reduce-scatter along "fsdp", then an all-reduce of the shard along "data".
     """
 
     def part(x: Array, spec: PartitionSpec) -> Array:

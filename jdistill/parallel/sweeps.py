@@ -1,9 +1,9 @@
-"""How the rows of each device meet the candidates of all devices: gathered while they are few, else round a ring.
+"""Sweeps: pair the rows of each device with the candidates of all devices, by gathering or round a ring.
 
-Gathered, every device holds all candidates at once. Round a ring it holds two devices' shares: the one it works on, and
-the one that is on its way to it. What a device finds for a share (log-sum-exps forward, gradients backward) follows the
-share round the ring, one hop behind it, so that no transfer has to wait for the work of its step: each transfer goes on
-while the device computes, in both directions of the derivative. (Ring attention, Liu et al. 2023, arXiv:2310.01889, and
+Gathered, every device has all candidates at once. Round a ring it has two devices' shares: the current one, and the one
+being received. The results for a share (log-sum-exps forward, gradients backward) follow it round the ring one hop
+behind, so no transfer depends on the computation of its step, and all transfers overlap with computation, forward and
+backward. (Ring attention, Liu et al. 2023, arXiv:2310.01889, and
 Inf-CL, Cheng et al. 2024, arXiv:2410.17243, send what was just computed.)
 """
 
@@ -22,8 +22,8 @@ from jdistill.parallel.mesh import AXES
 from jdistill.types import LogSum, Merge, Sweep, Visit
 
 GATHERED_BYTES = 2**29
-"""Up to here candidates are gathered. That takes two collectives where a ring takes two hops per device, each of which
-hides behind the work only if a device has thousands of rows."""
+"""Size up to which candidates are gathered. Gathering takes two collectives; a ring takes two hops per device, which
+are hidden by computation only if a device has thousands of rows."""
 
 
 @jax.tree_util.register_static
@@ -32,7 +32,7 @@ class Gathered:
     """A Sweep by all-gather and reduce-scatter."""
 
     def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
-        """See Sweep."""
+        """Gather all shares, visit them at once, reduce-scatter the results."""
         everything = jax.tree.map(lambda x: lax.all_gather(x, AXES, tiled=True), share)
         staying, found = visit(everything, staying)
         return staying, _SCATTER[merge](found)
@@ -45,10 +45,10 @@ class Gathered:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Ring:
-    """A Sweep by neighbours handing shares on, in as many steps as there are devices."""
+    """A Sweep that passes shares from neighbour to neighbour, in one step per device."""
 
     def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
-        """See Sweep."""
+        """Visit one share per step, while the next share and the results of the previous step are transferred."""
 
         def step(carry: tuple[Any, Any, Any], _: None) -> tuple[tuple[Any, Any, Any], None]:
             at_hand, found_before, staying = carry
@@ -69,9 +69,9 @@ def make_sweep(mesh: Mesh, candidates: int, widths: int, *, gathered_bytes: int 
 
     Args:
       mesh: the devices.
-      candidates: documents and hard negatives of the whole batch.
-      widths: of the student's vectors, and of the teacher's where a loss scores those too.
-      gathered_bytes: the most that gathered candidates and their gradients may take on a device.
+      candidates: number of documents and hard negatives of the whole batch.
+      widths: width of the student's vectors, plus the teacher's if there is one.
+      gathered_bytes: maximum size of gathered candidates and their gradients on a device.
     """
     if mesh.size == 1:
         return HERE
@@ -79,7 +79,7 @@ def make_sweep(mesh: Mesh, candidates: int, widths: int, *, gathered_bytes: int 
 
 
 def _hand_on(tree: Any) -> Any:
-    """To the next device. Arrays of one shape go together: a TPU has only five transfers under way at a time."""
+    """Send to the next device. Arrays of equal shape are stacked, since a TPU has only five transfers in flight."""
     size = lax.axis_size(AXES)
     onward = [(i, (i + 1) % size) for i in range(size)]
     leaves, form = jax.tree.flatten(tree)
@@ -94,7 +94,7 @@ def _hand_on(tree: Any) -> Any:
 
 
 _INTEGERS = {2: jnp.int16, 4: jnp.int32}
-"""Bytes of a number -> an integer of as many."""
+"""Item size in bytes -> integer dtype of that size."""
 
 
 def _is_logsum(x: Any) -> bool:

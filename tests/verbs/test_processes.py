@@ -128,7 +128,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(folder: Pat
     assert seconds < HEARTBEAT_SECONDS + 15, told
     assert f"process {survivor} of 2" in told
     assert "another process died" in told
-    assert "start the same command on every host again" in told
+    assert "rerun the same command on every host to resume" in told
     assert max(complete_steps(folder / name)) < STEPS
     if victim:  # the other way round is the same from here on
         assert_equal(train_alone(folder, name), alone, tolerance=1e-5)
