@@ -1,4 +1,4 @@
-"""Rows of a store -> batches of static shapes; the batch of a step is a pure function of (seed, step, store)."""
+"""Batches of static shapes from the rows of a store; a step's batch is a pure function of (seed, step, store)."""
 
 from jdistill.loader.buckets import Shape
 from jdistill.loader.config import LoaderConfig, PerSide

@@ -1,4 +1,4 @@
-"""Rows sorted by the padded shape that holds them."""
+"""Buckets: rows grouped by the padded shape they fit into."""
 
 from typing import NamedTuple
 
@@ -7,23 +7,23 @@ from jaxtyping import Bool, Int
 
 
 class Shape(NamedTuple):
-    """Padded lengths of a batch in tokens, or its packed rows."""
+    """Padded lengths of a batch in tokens, or its numbers of packed rows."""
 
     query: int
-    """0 where the rows are plain texts."""
+    """0 if the rows are plain texts."""
     document: int
 
 
 class Lengths(NamedTuple):
-    """Tokens of each row's texts."""
+    """Number of tokens of each row's texts."""
 
     queries: Int[np.ndarray, " n"]
-    """Zeros where the rows are plain texts."""
+    """Zeros if the rows are plain texts."""
     documents: Int[np.ndarray, "n c"]
 
 
 class Buckets(NamedTuple):
-    """The bucket of each row, and what a bucket is padded to."""
+    """The bucket of each row, and the padded shape of each bucket."""
 
     of_row: Int[np.ndarray, " n"]
     shapes: Int[np.ndarray, "buckets 2"]
@@ -33,12 +33,12 @@ class Buckets(NamedTuple):
 def make_buckets(
     queries: Int[np.ndarray, " n"], documents: Int[np.ndarray, " n"], shapes: Int[np.ndarray, "buckets 2"]
 ) -> Buckets:
-    """Put each row into the cheapest shape that holds it.
+    """Assign each row to the cheapest shape it fits into.
 
     Args:
-      queries: tokens of each row's query, `[n]`.
-      documents: tokens of each row's longest document, `[n]`.
-      shapes: cheapest first; the last holds every row.
+      queries: number of tokens of each row's query, `[n]`.
+      documents: number of tokens of each row's longest document, `[n]`.
+      shapes: cheapest first; every row must fit into the last.
     """
     of_row = np.zeros(len(queries), np.int32)
     left = np.ones(len(queries), bool)
@@ -47,10 +47,10 @@ def make_buckets(
         of_row[here] = bucket
         left &= ~here
     if left.any():
-        raise ValueError("the last shape must hold every row")
+        raise ValueError("every row must fit into the last shape")
     return Buckets(of_row, shapes)
 
 
 def holding(shapes: Int[np.ndarray, "k 2"], wanted: Int[np.ndarray, "m 2"]) -> Bool[np.ndarray, "m k"]:
-    """Which of the shapes are at least as long as what is wanted, on both sides."""
+    """Which shapes are at least as long as the wanted ones, on both sides."""
     return np.all(shapes[None, :, :] >= wanted[:, None, :], axis=-1)

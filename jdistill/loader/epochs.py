@@ -1,9 +1,9 @@
-"""Plans of successive epochs: another order each time, but always the same number of steps and the same shapes.
+"""Plans of successive epochs: a different order each time, with the same number of steps and the same shapes.
 
-Only so is a step's batch known from its number alone, and the length of an epoch, of a schedule and of a progress bar
-true. Without equal texts this holds by itself. With them, how many batches a random order needs may vary: an
-order that needs more is refused and another is drawn, and if none will do, the batches of epoch 0 come again in another
-order. Numbers of packed rows are not among these shapes: they depend on the devices, batches do not (layouts.py).
+So a step's batch follows from its number alone, and the lengths of epochs and schedules are exact. Without duplicate
+texts this is always the case. With them, the number of batches may depend on the random order: an order that needs more
+is rejected and another drawn, and if none fits, the batches of epoch 0 are repeated in another order. Numbers of packed
+rows are not part of these shapes, since they depend on the devices, while batches do not (layouts.py).
 """
 
 import threading
@@ -17,18 +17,18 @@ from jdistill.loader.buckets import Shape
 from jdistill.loader.plan import Plan
 
 Planner = Callable[[Int[np.ndarray, " n"]], Plan]
-"""A random order of all rows -> the epoch's batches."""
+"""Random order of all rows -> the epoch's batches."""
 
 _ATTEMPTS = 3
-"""Orders that are tried per epoch before the batches of epoch 0 come again."""
+"""Orders tried per epoch before the batches of epoch 0 are repeated."""
 _REPEATED = 50
-"""Where an order needs fewer batches than epoch 0 did, up to one in this many of its batches comes twice."""
+"""If an order needs fewer batches than epoch 0, up to one in this many of its batches is used twice."""
 _KEPT = 2
-"""Plans kept in memory: prefetching reaches into the next epoch before this one ends."""
+"""Plans kept in memory: prefetching starts the next epoch before the current one ends."""
 
 
 class Epochs:
-    """The plan of each epoch, computed once; safe to call from several threads."""
+    """The plan of each epoch, computed once; thread-safe."""
 
     def __init__(self, planner: Planner, rows: int, *, keep_last: bool, seed: int):
         self._planner = planner
@@ -39,10 +39,10 @@ class Epochs:
         self._plans: OrderedDict[int, Plan] = OrderedDict()
         self.first = self._shuffled(self._attempt(0, 0), 0)
         self.shapes = tuple(Shape(int(q), int(d)) for q, d in np.unique(self.first.shapes, axis=0))
-        """Every planned shape that a batch of any epoch has, ascending."""
+        """All planned shapes of the batches, the same in every epoch, ascending."""
 
     def plan(self, epoch: int) -> Plan:
-        """The plan of this epoch; the last two asked for are kept."""
+        """The plan of this epoch; the two most recently used are cached."""
         if epoch == 0:
             return self.first
         with self._lock:
@@ -64,7 +64,7 @@ class Epochs:
         return self._planner(permutation(self._rows, self._seed, epoch, attempt))
 
     def _fitted(self, plan: Plan) -> Plan | None:
-        """The plan with exactly the steps and shapes of epoch 0, or None where that cannot be."""
+        """The plan adjusted to the steps and shapes of epoch 0, or None if that is impossible."""
         steps = len(self.first.rows)
         missing = steps - len(plan.rows)
         if self._keep_last and 0 < missing <= steps // _REPEATED:
@@ -83,10 +83,10 @@ class Epochs:
 
 
 def permutation(n: int, *key: int) -> Int[np.ndarray, " n"]:
-    """A random order of `n` things, fixed by the key.
+    """A random permutation of `n` elements, determined by the key.
 
-    Sorts raw random bits, because NumPy promises those, not `Generator.permutation`, to be the same in every release:
-    a run resumed after an upgrade must see the rows it would have seen.
+    Sorts raw random bits, because NumPy guarantees those, but not `Generator.permutation`, to be the same in every
+    release: a run resumed after an upgrade must continue with the same batches.
     """
     bits = np.random.Philox(np.random.SeedSequence([part % 2**64 for part in key])).random_raw(n)
     return np.argsort(bits, kind="stable")

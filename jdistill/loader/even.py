@@ -1,12 +1,12 @@
-"""Rows change places until batches, and the parts of each batch, hold nearly equally many tokens.
+"""Exchange rows until batches, and the parts of each batch, have nearly equal numbers of tokens.
 
-Each part of a batch is packed for itself, and the fullest decides how many packed rows all have. Random batches of 64
-texts differ by a fifth. Batches are paired, the heaviest with the lightest, and each pair exchanges the two rows that
-make it most nearly equal; after a dozen rounds all are equal up to a few tokens, and nearly all rows are where chance
-put them. The parts of a batch come from halving it again and again, so any number of equal parts will do, and the
-order of a batch's rows does not depend on how many there are.
+Each part of a batch is packed separately, and the fullest decides how many packed rows all have. Random batches of 64
+texts differ by about 20 %. Batches are paired, the heaviest with the lightest, and each pair exchanges the two rows
+that equalise it best; after a dozen rounds all are equal up to a few tokens, and nearly all rows are still in their
+random batch. The parts of a batch result from repeated halving, so any number of equal parts works, and the order of a
+batch's rows does not depend on that number.
 
-Only sums and products decide, in a fixed order, so every host comes to the same batches.
+Only sums and products in a fixed order are used, so every host computes the same batches.
 """
 
 import numpy as np
@@ -14,17 +14,17 @@ from jaxtyping import Bool, Int
 
 _ROUNDS = 64
 _TOLERANCE = 512
-"""Batches that differ by less than one token in this many are equal."""
+"""Batches that differ by less than one token in this many count as equal."""
 _TRIED = 32
-"""Rows of each side that are tried for an exchange; others in the next round."""
+"""Rows of each side tried for an exchange in a round."""
 _HALVES = 2
-"""Rounds for two halves, which differ little to begin with."""
+"""Rounds for two halves, whose difference is small from the start."""
 _CHUNK = 256
-"""Pairs that are looked at together, which bounds memory."""
+"""Pairs processed together; bounds memory."""
 
 Rows = Int[np.ndarray, "groups rows"]
 Tokens = Int[np.ndarray, "n sides"]
-"""Of every row of the store: tokens of its query, where there are queries, and of its documents."""
+"""For every row of the store, the number of tokens of its query, if any, and of its documents."""
 
 
 def even_batches(rows: Rows, tokens: Tokens, free: Bool[np.ndarray, " n"]) -> Rows:
@@ -33,7 +33,7 @@ def even_batches(rows: Rows, tokens: Tokens, free: Bool[np.ndarray, " n"]) -> Ro
     Args:
       rows: the rows of each batch.
       tokens: of all rows.
-      free: which rows fit any batch.
+      free: rows that may be moved to any batch.
     """
     rows = rows.copy()
     half, tolerance = len(rows) // 2, np.maximum(tokens[rows].sum(axis=(0, 1)) // (len(rows) * _TOLERANCE), 1)
@@ -51,7 +51,7 @@ def even_batches(rows: Rows, tokens: Tokens, free: Bool[np.ndarray, " n"]) -> Ro
 
 
 def even_parts(rows: Rows, tokens: Tokens) -> Rows:
-    """Each batch's rows in an order of which any equal contiguous parts have texts of all lengths, and like sums."""
+    """Reorder each batch's rows so that equal contiguous parts have texts of all lengths, and similar sums."""
     count, size = rows.shape
     if size == 1:
         return rows
@@ -71,7 +71,9 @@ def even_parts(rows: Rows, tokens: Tokens) -> Rows:
 def _exchanged(
     ones: Rows, others: Rows, tokens: Tokens, turn: int, free: Bool[np.ndarray, " n"] | None = None
 ) -> tuple[Rows, Rows]:
-    """Each pair of groups after the exchange of one row for one that leaves the least difference, if any helps."""
+    """Exchange one row of each pair of groups such that their difference becomes smallest, if any exchange reduces
+    it.
+    """
     ones, others = ones.copy(), others.copy()
     weights = 1.0 / np.maximum(tokens.sum(axis=0), 1)
     for start in range(0, len(ones), _CHUNK):
@@ -90,11 +92,11 @@ def _exchanged(
         best = then.reshape(len(a), -1).argmin(axis=1)
         pairs = np.flatnonzero(then.reshape(len(a), -1)[np.arange(len(a)), best] < now)
         p, q = i[best[pairs] // len(j)], j[best[pairs] % len(j)]
-        a[pairs, p], b[pairs, q] = b[pairs, q], a[pairs, p]  # views: `ones` and `others` change
+        a[pairs, p], b[pairs, q] = b[pairs, q], a[pairs, p]  # in-place on views of `ones` and `others`
     return ones, others
 
 
 def _tried(size: int, turn: int) -> Int[np.ndarray, " tried"]:
-    """Places that are looked at: all of a small group, else evenly spaced ones, others each turn."""
+    """Indices to try: all of a small group, else evenly spaced ones, different in each round."""
     count = min(size, _TRIED)
     return (np.arange(count) * size // count + turn) % size

@@ -1,8 +1,8 @@
-"""Folding: a long and a short text share a row, so that rows of few lengths hold texts of all lengths.
+"""Folding: a long and a short text share a row, so that few row lengths suffice for texts of all lengths.
 
-Where each text has a row to itself, six lengths waste a sixth on ordinary sentences at least, however rows are sorted.
-Two by two, the longest with the shortest, they are nearly equally long, and as many lengths waste a twentieth. Packing
-wastes less still where a piece has many texts; folding never needs more of them than two.
+With one text per row and six lengths, at least about 17 % of the tokens of ordinary sentences are padding, however rows
+are sorted. Pairs of a long and a short text are nearly equally long, and the same number of lengths leaves about 5 %.
+Packing leaves less still if a piece has many texts; folding only needs two.
 """
 
 from typing import NamedTuple
@@ -17,17 +17,17 @@ from jdistill.loader.plan import Plan, plan_epoch
 from jdistill.loader.waiting import Texts
 
 _WINDOWS = 32
-"""Parts of the folds, by their rows' totals, within which rows may change partners."""
+"""Number of windows, by the rows' total lengths, within which rows may be paired differently."""
 _TWICE = -1
-"""Stands for the row that comes twice in an epoch, among the texts that may not meet in a batch."""
+"""Pseudo text id that keeps the two occurrences of a repeated row out of one batch."""
 
 
 class Folds(NamedTuple):
-    """Rows two by two."""
+    """Pairs of rows."""
 
     rows: Int[np.ndarray, "folds 2"]
     texts: Texts
-    """Of both rows of a fold: texts that may not meet in a batch."""
+    """Texts of both rows of a fold that must not occur twice in a batch."""
 
 
 def plan_folded(
@@ -40,16 +40,16 @@ def plan_folded(
     batch_rows: int,
     keep_last: bool,
 ) -> Plan:
-    """Batches of folds, in which the two rows of a fold follow each other.
+    """Batches of folds; the two rows of a fold are adjacent.
 
     Args:
-      lengths: tokens of each row.
-      texts: texts of rows that may not meet in a batch; empty where duplicates are allowed.
-      shapes: what folds are padded to, cheapest first; the last is made larger if some fold needs it.
+      lengths: number of tokens of each row's texts.
+      texts: texts that must not occur in two rows of a batch; empty if duplicates are allowed.
+      shapes: padded shapes of folds, cheapest first; the last is enlarged if a fold needs it.
       multiples: padded lengths are multiples of these.
       order: a permutation of all rows.
       batch_rows: rows per batch, an even number.
-      keep_last: as of `plan_epoch`.
+      keep_last: as for `plan_epoch`.
     """
     folds = fold(lengths, texts, order, keep_last=keep_last)
     queries, documents = folded_lengths(lengths, folds.rows)
@@ -70,25 +70,25 @@ def plan_folded(
 
 
 def fold(lengths: Lengths, texts: Texts, order: Int[np.ndarray, " n"], *, keep_last: bool) -> Folds:
-    """Pair the shortest row with the longest, the next with the next, and none with one that shares a text with it.
+    """Pair the shortest row with the longest, the second shortest with the second longest, and so on.
 
-    Which rows of like lengths are paired is random; how long the folds are is the same in every epoch, but for an odd
-    row.
+    Rows that share a text are not paired. Pairing is random among rows of similar length; the lengths of the folds are
+    the same in every epoch, except for that of an odd row.
 
     Args:
-      lengths: tokens of each row.
-      texts: texts of rows that may not meet.
+      lengths: number of tokens of each row's texts.
+      texts: texts that must not occur in both rows of a fold.
       order: a permutation of all rows.
-      keep_last: pair an odd row with a row of another fold; otherwise leave it out.
+      keep_last: pair an odd last row with a row of another fold; otherwise skip it.
 
     Raises:
-      UserError: if a text stands in so many rows that they cannot all be paired.
+      UserError: if a text occurs in too many rows to pair all of them.
     """
     even = len(order) // 2 * 2
     rest, odd = order[:even], order[even:].tolist()
     queries, documents = lengths.queries[rest], lengths.documents[rest]
     ascending = rest[np.lexsort((*documents.T, queries, queries + documents.sum(axis=1)))]
-    # Among rows of like totals, long queries go with short ones, so that both sides of a fold are like other folds'.
+    # Among rows of similar total length, pair long queries with short ones, so that both sides of folds are balanced.
     lean = lengths.queries - lengths.documents.sum(axis=1)
     short = _by_windows(ascending[: even // 2], lean).tolist()
     long = _by_windows(ascending[::-1][: even // 2], -lean).tolist()
@@ -109,17 +109,17 @@ def fold(lengths: Lengths, texts: Texts, order: Int[np.ndarray, " n"], *, keep_l
 def folded_lengths(
     lengths: Lengths, rows: Int[np.ndarray, "folds 2"]
 ) -> tuple[Int[np.ndarray, " folds"], Int[np.ndarray, " folds"]]:
-    """Tokens that each fold needs: of its queries, and of its documents, the longest of its columns."""
+    """Length of each fold in tokens: of its queries, and of its documents, the longest of its columns."""
     return lengths.queries[rows].sum(axis=1), lengths.documents[rows].sum(axis=1).max(axis=1)
 
 
 def places(lengths: Int[np.ndarray, "k c"], *, padded: int, size: int) -> Int[np.ndarray, "rows size"]:
-    """For each place of the shared rows, which of the `k * c * padded` padded places it holds; -1 where empty, int32.
+    """For each slot of the shared rows, the flat index into the `k * c * padded` padded tokens, -1 = empty, int32.
 
     Args:
-      lengths: tokens of the `c` texts of each row; each two rows that follow each other are a fold, and share `c` rows.
-      padded: places of a text, padded.
-      size: places of a shared row.
+      lengths: number of tokens of the `c` texts of each row; two adjacent rows are a fold, and share `c` rows.
+      padded: padded length of a text.
+      size: length of a shared row.
     """
     k, c = lengths.shape
     pairs = lengths.reshape(k // 2, 2, c)[..., None]
@@ -130,12 +130,12 @@ def places(lengths: Int[np.ndarray, "k c"], *, padded: int, size: int) -> Int[np
 
 
 def _by_windows(rows: Int[np.ndarray, " m"], keys: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
-    """Each part of the rows sorted by its keys."""
+    """Sort the rows by key within each window."""
     return rows[np.lexsort((keys[rows], np.arange(len(rows)) * _WINDOWS // max(len(rows), 1)))]
 
 
 def _part(short: list[int], long: list[int], texts: Texts) -> None:
-    """Rows paired with one that shares a text change places with the nearest that does not, in place."""
+    """Swap rows that are paired with one sharing a text with the nearest that resolves the conflict, in place."""
     for i in range(len(short)):
         if _apart(short[i], long[i], texts):
             continue
@@ -154,7 +154,7 @@ def _apart(row: int, other: int, texts: Texts) -> bool:
 
 def _too_frequent() -> UserError:
     return UserError(
-        "loader.folding: rows are folded two by two, and some text stands in so many of them that loader.no_duplicates "
-        "leaves no partner for each. Remove those rows from the data, or set loader.folding or loader.no_duplicates to "
+        "loader.folding: rows are paired, but some text occurs in so many of them that loader.no_duplicates leaves a "
+        "row without a partner. Remove those rows from the data, or set loader.folding or loader.no_duplicates to "
         "false."
     )

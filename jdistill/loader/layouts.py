@@ -1,8 +1,8 @@
-"""How the texts of a batch lie in the rows that an encoder computes on: padded, folded two by two, or packed.
+"""Layouts of a batch's texts in the encoder's rows: padded, folded (two per row) or packed.
 
-A layout plans epochs, says which shape a batch has, and makes its tokens. Texts always come padded; folded and packed
-batches also say where each token stands among the rows, and are padded to the longest text of all, which costs nothing:
-the encoder never sees that padding.
+A layout plans epochs, determines the shape of a batch, and makes its tokens. Token arrays are always padded; folded and
+packed batches also have the position of each token in the encoder's rows. They are padded to the longest text of all,
+which is free, since the encoder does not compute on that padding.
 """
 
 from functools import partial
@@ -25,39 +25,39 @@ from jdistill.types import Tokens
 Side = Literal["query", "document"]
 
 _WORTH = 0.02
-"""Share of all places that a second number of packed rows, and a second program, must save."""
+"""Fraction of all slots that a second number of packed rows must save to be worth a second program."""
 
 
 class TokenTable(Protocol):
-    """What the loader needs of a token cache."""
+    """Interface of a token cache, as used by the loader."""
 
     @property
     def lengths(self) -> Int[np.ndarray, " texts"]:
-        """Tokens of each text."""
+        """Number of tokens of each text."""
         ...
 
     def pad(
         self, ids: Int[np.ndarray, "..."], length: int
     ) -> tuple[Int[np.ndarray, "... l"], Bool[np.ndarray, "... l"]]:
-        """Tokens of these texts and which of them are real, padded to `length`."""
+        """Tokens of these texts, padded to `length`, and the mask of real ones."""
         ...
 
 
 class Layout(Protocol):
-    """What the loader needs of a layout."""
+    """Interface of a layout."""
 
     @property
     def plan(self) -> Planner:
-        """A random order of all rows -> the epoch's batches."""
+        """Random order of all rows -> the epoch's batches."""
         ...
 
     @property
     def pieces(self) -> int | None:
-        """Into how many parts batches are cut, each of which is laid out for itself; None if any number will do."""
+        """Number of parts of a batch that are laid out separately; None if any number works."""
         ...
 
     def begin(self, first: Plan) -> list[Shape]:
-        """The shapes of the first epoch's batches; asked before any other batch is."""
+        """The shapes of the first epoch's batches; must be called before `shape`."""
         ...
 
     def shape(self, rows: Int[np.ndarray, " n"], planned: Shape) -> Shape:
@@ -65,23 +65,23 @@ class Layout(Protocol):
         ...
 
     def places(self, shape: Shape) -> int:
-        """Tokens that an encoder computes on for a batch of this shape, padding included."""
+        """Number of tokens the encoder computes on for a batch of this shape, including padding."""
         ...
 
     def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
-        """Tokens of whole pieces of a batch of this shape, as NumPy arrays `[b, c, l]`."""
+        """Tokens of one or more whole pieces of a batch of this shape, as NumPy arrays `[b, c, l]`."""
         ...
 
     def describe(self, shapes: tuple[Shape, ...]) -> str:
-        """For people."""
+        """Description for logs."""
         ...
 
 
 def make_layout(config: LoaderConfig, lengths: Lengths, texts: Texts, *, batch_rows: int, pieces: int) -> Layout:
-    """The layout that the configuration asks for.
+    """The layout selected by the config.
 
     Raises:
-      UserError: if a batch cannot be cut into so many pieces, or a text is too long.
+      UserError: if a batch does not divide into `pieces`, or a text is too long.
     """
     if config.packing is not None:
         _check_pieces(batch_rows, pieces, 1)
@@ -93,7 +93,7 @@ def make_layout(config: LoaderConfig, lengths: Lengths, texts: Texts, *, batch_r
 
 
 class Padded:
-    """One text per row, in buckets of like lengths."""
+    """One text per row, in buckets of similar length."""
 
     pieces = None
 
@@ -107,28 +107,28 @@ class Padded:
         self._columns = lengths.documents.shape[1]
 
     def begin(self, first: Plan) -> list[Shape]:
-        """See Layout: the planned ones."""
+        """The planned shapes."""
         return _planned(first)
 
     def shape(self, rows: Int[np.ndarray, " n"], planned: Shape) -> Shape:
-        """See Layout: the planned one."""
+        """The planned shape."""
         return planned
 
     def places(self, shape: Shape) -> int:
-        """See Layout."""
+        """Number of tokens the encoder computes on, including padding."""
         return self._batch_rows * (shape.query + self._columns * shape.document)
 
     def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
-        """See Layout."""
+        """Tokens padded to the shape."""
         return Tokens(*cast(Any, table.pad(ids, getattr(shape, side))))
 
     def describe(self, shapes: tuple[Shape, ...]) -> str:
-        """See Layout."""
+        """Description for logs."""
         return "lengths " + _listed(shapes)
 
 
 class Folded:
-    """A long and a short text per row, in buckets of like lengths."""
+    """A long and a short text per row, in buckets of similar length."""
 
     def __init__(self, config: LoaderConfig, lengths: Lengths, texts: Texts, *, batch_rows: int, pieces: int):
         rows, self._columns = lengths.documents.shape
@@ -143,19 +143,19 @@ class Folded:
         self._longest = _longest(config, lengths)
 
     def begin(self, first: Plan) -> list[Shape]:
-        """See Layout: the planned ones."""
+        """The planned shapes."""
         return _planned(first)
 
     def shape(self, rows: Int[np.ndarray, " n"], planned: Shape) -> Shape:
-        """See Layout: the planned one."""
+        """The planned shape."""
         return planned
 
     def places(self, shape: Shape) -> int:
-        """See Layout."""
+        """Number of tokens the encoder computes on, including padding."""
         return self._batch_rows // 2 * (shape.query + self._columns * shape.document)
 
     def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
-        """See Layout."""
+        """Tokens, with the positions of two texts per row."""
         longest = getattr(self._longest, side)
         own = len(ids) * self.pieces // self._batch_rows
         lengths = table.lengths[ids].reshape(own, len(ids) // own, -1)
@@ -163,12 +163,12 @@ class Folded:
         return Tokens(*cast(Any, (*table.pad(ids, longest), np.concatenate(shared))))
 
     def describe(self, shapes: tuple[Shape, ...]) -> str:
-        """See Layout."""
+        """Description for logs."""
         return f"two texts in lengths {_listed(shapes)}"
 
 
 class Packed:
-    """As many texts per row as there is room for, in every piece of a batch for itself."""
+    """As many texts per row as fit, separately for every piece of a batch."""
 
     def __init__(
         self, config: LoaderConfig, lengths: Lengths, texts: Texts, capacity: int, *, batch_rows: int, pieces: int
@@ -183,7 +183,7 @@ class Packed:
         self._shapes: list[Shape] = []
 
     def begin(self, first: Plan) -> list[Shape]:
-        """See Layout: one shape for all, or two where a few batches would make all others much larger."""
+        """One shape for all batches, or two if a few large batches would enlarge all others too much."""
         needed = np.array([self._needed(rows, Shape(0, 0)) for rows in first.rows], np.int64)
         shapes = static_shapes(needed[:, 0], needed[:, 1], multiples=Shape(1, 1), at_most=2, columns=1)
         buckets = make_buckets(needed[:, 0], needed[:, 1], shapes)
@@ -193,11 +193,11 @@ class Packed:
         return [self._holding(Shape(*rows)) for rows in needed.tolist()]
 
     def shape(self, rows: Int[np.ndarray, " n"], planned: Shape) -> Shape:
-        """See Layout: one of the first epoch, unless a batch of a later one needs a row more."""
+        """A shape of the first epoch, unless a later batch needs one more row."""
         return self._holding(self._needed(rows, self._shapes[0]))
 
     def _needed(self, rows: Int[np.ndarray, " n"], enough: Shape) -> Shape:
-        """The packed rows that the fullest piece takes, of each side; ways with fewer than `enough` are not sought."""
+        """Number of packed rows of the fullest piece, of each side; does not search for fewer than `enough`."""
         sides = (self._lengths.queries[rows], enough.query), (self._lengths.documents[rows], enough.document)
         return Shape(
             *(
@@ -213,11 +213,11 @@ class Packed:
         return Shape(*(max(pair) for pair in zip(self._shapes[-1], needed, strict=True)))
 
     def places(self, shape: Shape) -> int:
-        """See Layout."""
+        """Number of tokens the encoder computes on, including padding."""
         return self.pieces * sum(shape) * self._capacity
 
     def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
-        """See Layout."""
+        """Tokens, with their positions in the packed rows."""
         longest, rows = getattr(self._longest, side), getattr(shape, side)
         own = len(ids) * self.pieces // self._batch_rows
         lengths = table.lengths[ids].reshape(own, -1)
@@ -225,7 +225,7 @@ class Packed:
         return Tokens(*cast(Any, (*table.pad(ids, longest), np.concatenate(packed))))
 
     def describe(self, shapes: tuple[Shape, ...]) -> str:
-        """See Layout."""
+        """Description for logs."""
         pieces = f"{self.pieces} x " if self.pieces > 1 else ""
         rows = " ".join(f"{query}+{document}" if query else f"{document}" for query, document in shapes)
         return f"{pieces}{rows} rows of {self._capacity} tokens"

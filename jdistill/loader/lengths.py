@@ -1,11 +1,11 @@
-"""Which few padded lengths waste the fewest tokens: exact, by dynamic programming over the length histogram."""
+"""Padded lengths with the least padding: exact, by dynamic programming over the length histogram."""
 
 import numpy as np
 from jaxtyping import Float, Int
 
 
 def static_lengths(lengths: Int[np.ndarray, " n"], *, multiple: int, at_most: int) -> tuple[int, ...]:
-    """The padded lengths that minimise the number of tokens when each text is padded to the next one.
+    """The padded lengths that minimise the total number of tokens if each text is padded to the next length.
 
     With texts sorted by length and cut into `at_most` groups, a group costs `count * longest`; the best cut for
     `k` groups follows from the best cuts for `k - 1`:
@@ -13,9 +13,9 @@ def static_lengths(lengths: Int[np.ndarray, " n"], *, multiple: int, at_most: in
         best_k(j) = min_{i<j} best_{k-1}(i) + edge_j * (texts up to j - texts up to i)
 
     Args:
-      lengths: real tokens of each text, `[n]`, `n >= 1`, values >= 0.
+      lengths: number of tokens of each text, `[n]`, `n >= 1`, values >= 0.
       multiple: every padded length is a multiple of this.
-      at_most: how many lengths there may be; fewer are returned where more would save nothing.
+      at_most: maximum number of lengths; fewer are returned if more would save nothing.
 
     Returns:
       Ascending padded lengths; the last is no shorter than the longest text.
@@ -42,12 +42,12 @@ def _walk_back(edges: Int[np.ndarray, " edges"], cuts: list[Int[np.ndarray, " ed
     j, kept = len(edges) - 1, []
     kept.append(int(edges[j]))
     for chosen in reversed(cuts):
-        if chosen[j] >= 0:  # -1: this many groups save nothing over one fewer
+        if chosen[j] >= 0:  # -1: one group fewer is as good
             j = int(chosen[j])
             kept.append(int(edges[j]))
     return tuple(reversed(kept))
 
 
 def round_up(lengths: Int[np.ndarray, " n"], multiple: int) -> Int[np.ndarray, " n"]:
-    """Each length as the next multiple, at least one multiple."""
+    """Round each length up to a multiple, at least to one."""
     return np.maximum(-(-lengths.astype(np.int64) // multiple), 1) * multiple

@@ -19,31 +19,31 @@ from jdistill.types import Batch, Columns, Tokens
 
 
 class Rows(Protocol):
-    """What the loader needs of a store's rows; texts are numbers into the store."""
+    """Interface of a store's rows, as used by the loader; texts are given by their ids in the store."""
 
     @property
     def queries(self) -> Int[np.ndarray, " n"] | None:
-        """The query of each row, None where rows are plain texts."""
+        """The query of each row; None if rows are plain texts."""
         ...
 
     @property
     def documents(self) -> Int[np.ndarray, "n c"]:
-        """Of each row its document, then its hard negatives."""
+        """For each row, its document, then its hard negatives."""
         ...
 
     @property
     def scores(self) -> Float[np.ndarray, "n s"] | None:
-        """The scores of each row, None where there are none."""
+        """The scores of each row, if any."""
         ...
 
     @property
     def labels(self) -> Int[np.ndarray, " n"] | None:
-        """The class of each row, None where there are none."""
+        """The class of each row, if any."""
         ...
 
 
 class TeacherVectors(Protocol):
-    """What the loader needs of a teacher."""
+    """Interface of a teacher, as used by the loader."""
 
     def take(self, ids: Int[np.ndarray, "..."], side: Literal["query", "document"]) -> Float[np.ndarray, "... d"]:
         """The vectors of these texts, float32."""
@@ -51,15 +51,15 @@ class TeacherVectors(Protocol):
 
 
 class HiddenTable(Protocol):
-    """What the loader needs of a cache of hidden states."""
+    """Interface of a cache of hidden states, as used by the loader."""
 
     @property
     def fingerprint(self) -> str:
-        """Equal for tables that hold the same."""
+        """Equal for tables with the same contents."""
         ...
 
     def pad(self, ids: Int[np.ndarray, "..."], length: int) -> Float[np.ndarray, "... l d"]:
-        """The hidden states of these texts, filled up to `length` with zeros."""
+        """The hidden states of these texts, padded to `length` with zeros."""
         ...
 
 
@@ -68,21 +68,21 @@ class Loader:
 
     Args:
       config: composition and padding.
-      rows: which texts form a row.
-      queries: tokens of the texts as queries; None where rows are plain texts.
+      rows: the texts of each row.
+      queries: tokens of the texts as queries; None if rows are plain texts.
       documents: tokens of the texts as documents.
       teachers: name -> the teacher's vectors.
       global_batch_size: rows per step over all devices and hosts.
-      seed: decides the order of the rows.
-      pieces: parts of a batch that are encoded at once, devices times microbatches: each is packed or folded for
-        itself. The rows of a batch and their order do not depend on it.
-      prompts: side -> tokens of its prompt that pooling passes over, where there are any.
-      hidden: side -> hidden states of the texts of that side, which batches then carry; of every side that the rows
-        have, or of none. Not for packed or folded rows.
+      seed: determines the order of the rows.
+      pieces: number of parts of a batch, devices times microbatches, each of which is packed or folded separately. The
+        rows of a batch and their order do not depend on it.
+      prompts: side -> number of prompt tokens that pooling excludes, if any.
+      hidden: side -> hidden states of the texts of that side, to be included in batches; for every side that the rows
+        have, or none. Not with packing or folding.
 
     Raises:
-      UserError: if there are fewer rows than `global_batch_size`, if equal texts rule out `no_duplicates`, or if a
-        batch does not divide into `pieces` where that matters.
+      UserError: if there are fewer rows than `global_batch_size`, if duplicate texts make `no_duplicates` impossible,
+        or if a packed or folded batch does not divide into `pieces`.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class Loader:
         hidden: Mapping[Side, HiddenTable] | None = None,
     ):
         if (queries is None) != (rows.queries is None):
-            raise ValueError("the queries' token table must be given exactly where the rows have queries")
+            raise ValueError("a token table of queries must be given if, and only if, the rows have queries")
         if hidden and (config.packing is not None or config.folding):
-            raise ValueError("hidden states are of padded rows, not of packed or folded ones")
+            raise ValueError("hidden states cannot be combined with packing or folding")
         require_rows(len(rows.documents), global_batch_size)
         self.config = config
         self.global_batch_size = global_batch_size
@@ -121,14 +121,14 @@ class Loader:
         shapes = self._layout.begin(self._epochs.first)
         self._places = sum(self._layout.places(shape) for shape in shapes)
         self.shapes = tuple(sorted(set(shapes)))
-        """Every pair of padded lengths that occurs, or of numbers of packed rows, ascending: one program each. With
-        packing a batch of a later epoch may need a row more, and a program of its own."""
+        """All shapes of batches, in tokens or packed rows, ascending; XLA compiles one program for each. With packing,
+        a batch of a later epoch may need one more row, and another program."""
         self.fingerprint = _fingerprint(config, rows, lengths, global_batch_size, seed, self._prompts, self._hidden)
-        """Equal for two loaders exactly if they yield the same batches (teacher vectors aside)."""
+        """Equal for two loaders if, and only if, they yield the same batches, apart from teacher vectors."""
 
     @property
     def row_count(self) -> int:
-        """Rows of the store that this loader draws from."""
+        """Number of rows of the store."""
         return len(self._rows.documents)
 
     @property
@@ -138,21 +138,21 @@ class Loader:
 
     @property
     def pieces(self) -> int | None:
-        """Into how many parts batches are cut, each of which is laid out for itself; None if any number will do."""
+        """Number of parts of a batch that are laid out separately; None if any number works."""
         return self._layout.pieces
 
     @property
     def layout(self) -> str:
-        """How texts lie in a batch, for people."""
+        """Description of the layout for logs."""
         return self._layout.describe(self.shapes)
 
     @property
     def padding(self) -> float:
-        """Share of padding among all tokens of the first epoch, in [0, 1): of those that the encoder computes on."""
+        """Fraction of padding among the tokens the encoder computes on in the first epoch, in [0, 1)."""
         return 1.0 - int(self._tokens[self._epochs.first.rows].sum()) / self._places
 
     def batch_padding(self, step: int) -> float:
-        """Share of padding among the tokens of this step's batch, in [0, 1)."""
+        """Fraction of padding among the tokens of this step's batch, in [0, 1)."""
         rows, shape = self._planned(step)
         return 1.0 - int(self._tokens[rows].sum()) / self._layout.places(shape)
 
@@ -161,11 +161,11 @@ class Loader:
 
         Args:
           step: number of updates done before, >= 0.
-          host: `(index, count)` yields this host's contiguous share of the rows of the same global batch.
+          host: `(index, count)`; returns this host's contiguous share of the rows of the global batch.
         """
         all_rows, shape = self._planned(step)
         rows = all_rows[_share(self.global_batch_size, host, self.pieces)]
-        # Any: NumPy arrays here; the shared types name what they are once they lie on the devices.
+        # Any: NumPy arrays here; the shared types describe them as JAX arrays.
         document_ids: Any = np.asarray(self._rows.documents[rows])
         documents = self._tokens_of(self._documents, document_ids, shape, "document")
         query_ids: Any = None
@@ -173,7 +173,7 @@ class Loader:
         if self._rows.queries is not None and self._queries is not None:
             query_ids = np.asarray(self._rows.queries[rows])
             queries = self._tokens_of(self._queries, query_ids[:, None], shape, "query")
-            # All but `packed` have a column for each text of a row; a row has one query.
+            # All arrays but `packed` have an axis for the texts of a row; drop it, since a row has one query.
             alone = {name: x[:, 0] for name, x in queries._asdict().items() if x is not None and name != "packed"}
             queries = queries._replace(**alone)
         scores: Any = None if self._rows.scores is None else np.asarray(self._rows.scores[rows])
@@ -189,9 +189,9 @@ class Loader:
         )
 
     def examples(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """The first batch of each shape among steps `start` to `stop - 1`: what must be compiled, in order of need.
+        """The first batch of each shape in steps `start` to `stop - 1`: programs to compile, in order of use.
 
-        Looks no farther than an epoch ahead, within which nearly every shape comes.
+        Looks at most one epoch ahead, in which nearly every shape occurs.
         """
         seen: set[Shape] = set()
         for step in range(start, min(stop, start + self.steps_per_epoch)):
@@ -203,7 +203,7 @@ class Loader:
                 yield self.batch(step, host)
 
     def stream(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """The batches of steps `start` to `stop - 1`, in order, `config.prefetch` of them prepared ahead."""
+        """The batches of steps `start` to `stop - 1`, in order, with `config.prefetch` of them prepared ahead."""
         if start >= stop:
             return
         ahead = self.config.prefetch
@@ -227,7 +227,7 @@ class Loader:
 
 
 class _Steps:
-    """Element `i` is the batch of step `i`: what grain calls a random-access source."""
+    """Random-access source for grain: element `i` is the batch of step `i`."""
 
     def __init__(self, loader: Loader, stop: int, host: tuple[int, int]):
         self._loader = loader
@@ -248,16 +248,16 @@ def _targets(teacher: TeacherVectors, query_ids: Any, document_ids: Any) -> Colu
 
 
 def require_rows(rows: int, global_batch_size: int) -> None:
-    """Refuse a batch that is larger than the data.
+    """Raise if a batch is larger than the data.
 
     Raises:
-      UserError: naming both numbers.
+      UserError: with both numbers.
     """
     if rows == 0:
         raise UserError("store: there are no rows to train on. Give at least one data source the role 'train'.")
     if rows < global_batch_size:
         raise UserError(
-            f"train.global_batch_size={global_batch_size}: the store holds only {rows} rows to train on. "
+            f"train.global_batch_size={global_batch_size}: the store has only {rows} rows to train on. "
             f"Use at most {rows}, or add data."
         )
 

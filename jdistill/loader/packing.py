@@ -1,7 +1,7 @@
-"""Packing: texts fill rows of one fixed length, so that hardly any place is without a token.
+"""Packing: several texts per row of one fixed length, with hardly any padding.
 
-Every piece of a batch, what a device encodes at once, is packed for itself. Pieces hold nearly equally many tokens
-(even.py), so all need nearly the same number of rows: one compiled program. Padding needs a program per length.
+Every piece of a batch, which a device encodes at once, is packed separately. Pieces have nearly equal numbers of tokens
+(even.py), so all need nearly the same number of rows, and one compiled program. Padding needs one per length.
 """
 
 import numpy as np
@@ -14,23 +14,24 @@ from jdistill.loader.plan import Plan, plan_epoch
 from jdistill.loader.waiting import Texts
 
 _FEW = 64
-"""Up to so many rows one row more is worth a longer search: it would be empty, in every batch."""
+"""Up to this many rows a longer search for one row fewer is worthwhile."""
 
 
 def plan_packed(
     lengths: Lengths, texts: Texts, order: Int[np.ndarray, " n"], *, batch_rows: int, keep_last: bool
 ) -> Plan:
-    """Batches of nearly equally many tokens, whatever their rows are packed into.
+    """Batches with nearly equal numbers of tokens.
 
     Args:
-      lengths: tokens of each row.
-      texts: texts of rows that may not meet in a batch; empty where duplicates are allowed.
+      lengths: number of tokens of each row's texts.
+      texts: texts that must not occur in two rows of a batch; empty if duplicates are allowed.
       order: a permutation of all rows.
       batch_rows: rows per batch.
-      keep_last: as of `plan_epoch`.
+      keep_last: as for `plan_epoch`.
 
     Returns:
-      The plan. Its shapes say nothing: how many packed rows a batch needs depends on its pieces; the plan does not.
+      The plan. Its shapes are placeholders, since the number of packed rows depends on the pieces, and the plan does
+      not.
     """
     one = Buckets(np.zeros(len(order), np.int32), np.zeros((1, 2), np.int32))
     plan = plan_epoch(one, texts, order, batch_rows=batch_rows, keep_last=keep_last)
@@ -42,29 +43,29 @@ def plan_packed(
 
 
 def packed_rows(lengths: Int[np.ndarray, " k"], capacity: int, enough: int = 0) -> int:
-    """How many rows `assign` takes; 0 where there are no tokens."""
+    """Number of rows used by `assign`; 0 if there are no tokens."""
     return int(assign(lengths, capacity, enough)[0].max(initial=-1)) + 1 if lengths.any() else 0
 
 
 def assign(
     lengths: Int[np.ndarray, " k"], capacity: int, enough: int = 0
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
-    """Row and first place of each text.
+    """Row and start position of each text.
 
-    Texts go, longest first, into the fullest row that has room (best fit). Where that takes more rows than the tokens
-    must, rows are filled one by one instead, if that takes fewer.
+    Texts are placed, longest first, into the fullest row with enough room (best fit). If that needs more rows than the
+    number of tokens implies, rows are filled one by one instead, if that needs fewer.
 
     Args:
-      lengths: tokens of each text.
-      capacity: places of a row.
-      enough: so many rows are there anyway, and fewer no better.
+      lengths: number of tokens of each text.
+      capacity: tokens per row.
+      enough: number of rows that are available anyway: do not search for fewer.
 
     Raises:
       UserError: if a text is longer than a row.
     """
     if lengths.max(initial=0) > capacity:
         raise UserError(
-            f"loader.packing={capacity}: a text has {lengths.max()} tokens, which no row can hold. Raise it to "
+            f"loader.packing={capacity}: a text has {lengths.max()} tokens and does not fit into a row. Raise it to "
             f"at least {lengths.max()}, or lower student.max_length."
         )
     fitted = _best_fit(lengths, capacity)
@@ -78,8 +79,8 @@ def assign(
 
 def _best_fit(lengths: Int[np.ndarray, " k"], capacity: int) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     row, first = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
-    having: dict[int, list[int]] = {}  # places left -> rows
-    some, rows = 0, 0  # bit i of `some`: there is a row with i places left
+    having: dict[int, list[int]] = {}  # free slots -> rows
+    some, rows = 0, 0  # bit i of `some`: there is a row with i free slots
     sizes = lengths.tolist()
     for text in np.argsort(-lengths, kind="stable").tolist():
         length = sizes[text]
@@ -99,11 +100,11 @@ def _best_fit(lengths: Int[np.ndarray, " k"], capacity: int) -> tuple[Int[np.nda
 def _filled(
     lengths: Int[np.ndarray, " k"], capacity: int, least: int
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
-    """Each row begins with the longest text that is left, and is filled up by as few others as will do.
+    """Start each row with the longest text left, and fill it with as few others as possible.
 
-    It may stay as empty as `least` rows would be on average: to fill the first rows to the brim takes the short texts
-    that are missed in the last. After Gupta and Ho 1999, "A new heuristic algorithm for the one-dimensional bin-packing
-    problem", which does fill them to the brim; here the sums of all subsets are the bits of a number.
+    A row may keep the average free space of `least` rows: filling the first rows completely would use up the short
+    texts that the last rows need. After Gupta and Ho 1999, "A new heuristic algorithm for the one-dimensional
+    bin-packing problem", which fills rows completely. The possible sums of subsets are stored as bits of an integer.
     """
     row, first = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
     sizes = lengths.tolist()
@@ -111,13 +112,13 @@ def _filled(
     empty, rows = least * capacity - sum(sizes), 0
     while left:
         room = capacity - sizes[left[0]]
-        possible = [1]  # bit s of the i-th: some of the texts 1 to i have s tokens together
+        possible = [1]  # bit s of entry i: some subset of texts 1 to i has s tokens
         for text in left[1:]:
             possible.append((possible[-1] | possible[-1] << sizes[text]) & ((1 << (room + 1)) - 1))
         fullest = possible[-1].bit_length() - 1
         enough = min(fullest, room - max(empty, 0) // max(least - rows, 1))
         ways = [_subset(left, sizes, possible, s) for s in range(max(enough, 0), fullest + 1) if possible[-1] >> s & 1]
-        # Of ways with equally few texts that with the longest ones.
+        # Prefer few texts, then long ones.
         others = min(ways, key=lambda way: (len(way), [-sizes[text] for text in way]))
         place = 0
         for text in (left[0], *others):
@@ -129,10 +130,10 @@ def _filled(
 
 
 def _subset(left: list[int], sizes: list[int], possible: list[int], total: int) -> list[int]:
-    """Of the texts after the first some that have so many tokens together, long ones if it can, longest first."""
+    """A subset of the texts after the first with `total` tokens, preferring long texts, longest first."""
     taken = []
     for i in range(len(left) - 1, 0, -1):
-        if not possible[i - 1] >> total & 1:  # not without it
+        if not possible[i - 1] >> total & 1:  # impossible without this text
             taken.append(left[i])
             total -= sizes[left[i]]
     return taken[::-1]
@@ -141,7 +142,7 @@ def _subset(left: list[int], sizes: list[int], possible: list[int], total: int) 
 def places(
     lengths: Int[np.ndarray, " k"], *, padded: int, rows: int, capacity: int
 ) -> Int[np.ndarray, "rows capacity"]:
-    """For each place of the packed rows, which of the `k * padded` padded places it holds; -1 where empty, int32."""
+    """For each slot of the packed rows, the flat index into the `k * padded` padded tokens, -1 = empty, int32."""
     row, first = assign(lengths, capacity, rows)
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     source = np.repeat(np.arange(len(lengths)) * padded, lengths) + within

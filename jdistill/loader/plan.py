@@ -1,8 +1,8 @@
-"""The plan of an epoch: which rows form which batch, and to which lengths each batch is padded.
+"""The plan of an epoch: the rows of each batch, and the lengths it is padded to.
 
-A row belongs to the bucket of its padded lengths. Full batches come from one bucket each; what is left over in the
-buckets is combined, short rows first, into mixed batches of a shape that holds them all. All of it is arithmetic on
-lengths and text numbers, so that a plan costs no data access, and depends on nothing but its arguments.
+A row belongs to the bucket of its padded lengths. Full batches are formed within buckets; leftover rows are combined,
+short ones first, into mixed batches of a shape large enough for all. Plans are computed from lengths and text ids only,
+without access to the data, and depend on nothing but the arguments.
 """
 
 from itertools import pairwise
@@ -32,13 +32,13 @@ def plan_epoch(
 
     Args:
       buckets: the bucket of each row.
-      texts: texts of rows that may not meet in a batch; empty where duplicates are allowed.
+      texts: texts that must not occur in two rows of a batch; empty if duplicates are allowed.
       order: a permutation of all rows.
       batch_rows: rows per batch, at most the number of rows.
-      keep_last: complete short batches with rows of other batches; otherwise leave their rows out.
+      keep_last: complete short batches with rows of other batches; otherwise skip their rows.
 
     Raises:
-      UserError: if equal texts make batches without duplicates impossible, or nearly all repeats.
+      UserError: if duplicate texts make batches without duplicates impossible, or mostly repeats.
     """
     batches, left = _full_batches(buckets, texts, order, batch_rows)
     mixed, short = _mixed_batches(left, texts, batch_rows)
@@ -52,7 +52,7 @@ def plan_epoch(
     batches += mixed
     if not batches:
         raise UserError(
-            "train.global_batch_size: no batch can be filled without a text standing in two of its rows. Lower it, or "
+            "train.global_batch_size: no batch can be filled without a text occurring in two of its rows. Lower it, or "
             "set loader.no_duplicates to false."
         )
     rows = np.stack([np.asarray(batch, np.int32) for batch in batches])
@@ -63,7 +63,7 @@ def plan_epoch(
 def _full_batches(
     buckets: Buckets, texts: Texts, order: Int[np.ndarray, " n"], batch_rows: int
 ) -> tuple[list[list[int]], Int[np.ndarray, " left"]]:
-    """Batches of one bucket each, and the rows that are left over, short ones first."""
+    """Full batches of one bucket each, and the leftover rows, short ones first."""
     batches: list[list[int]] = []
     left: list[Int[np.ndarray, " rows"]] = []
     grouped = order[np.argsort(buckets.of_row[order], kind="stable")]
@@ -81,7 +81,7 @@ def _full_batches(
 def _mixed_batches(
     left: Int[np.ndarray, " left"], texts: Texts, batch_rows: int
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Batches across buckets: those that are full, and those that are not."""
+    """Batches across buckets: full ones, and short ones."""
     waiting = Waiting(left, texts)
     batches: list[list[int]] = []
     while len(waiting):
@@ -92,12 +92,12 @@ def _mixed_batches(
 def _completed(
     short: list[list[int]], buckets: Buckets, texts: Texts, order: Int[np.ndarray, " n"], batch_rows: int
 ) -> list[list[int]]:
-    """Short batches filled up with rows that are no longer than theirs, each time other ones."""
+    """Complete short batches with rows that are no longer than theirs, with different rows for each batch."""
     completed, start = [], 0
     for batch in short:
         shape = buckets.shapes[buckets.of_row[batch]].max(axis=0)
         fits = (buckets.shapes <= shape[None, :]).all(axis=1)[buckets.of_row[order]]
-        # Rows that fit come first; only where they do not suffice, longer ones make the batch longer.
+        # Rows that fit the shape first; longer rows, which enlarge the batch, only if those do not suffice.
         candidates = np.concatenate([np.roll(order[fits], -start), order[~fits]]).tolist()
         inside, seen = set(batch), {text for row in batch for text in texts.get(row, ())}
         rows = list(batch)
@@ -110,8 +110,8 @@ def _completed(
                 break
         else:
             raise UserError(
-                "train.global_batch_size: the last batch of an epoch cannot be filled without a text standing in two "
-                "of its rows. Lower it, or set loader.last_batch to drop or loader.no_duplicates to false."
+                "train.global_batch_size: the last batch of an epoch cannot be filled without a text occurring in "
+                "two of its rows. Lower it, or set loader.last_batch to drop or loader.no_duplicates to false."
             )
         completed.append(rows)
     return completed
@@ -121,7 +121,7 @@ def _check_not_mostly_repeats(batches: int, rows: int, batch_rows: int) -> None:
     enough = -(-rows // batch_rows)
     if batches > 2 * enough:
         raise UserError(
-            f"loader.no_duplicates: {batches} batches are needed where {enough} would hold all rows, most of them "
-            "repeats, because some texts stand in very many rows. Remove those rows from the data, lower "
+            f"loader.no_duplicates: {batches} batches are needed where {enough} would suffice for all rows. Most are "
+            "repeats, because some texts occur in very many rows. Remove those rows from the data, lower "
             "train.global_batch_size, or set loader.last_batch to drop or loader.no_duplicates to false."
         )

@@ -1,7 +1,7 @@
-"""Which few pairs of padded lengths waste the fewest tokens, for queries and documents together.
+"""Pairs of padded lengths with little padding, for queries and documents jointly.
 
-Long queries come with long documents more often than not, so a grid of all pairs of lengths would have shapes that
-hardly a row needs, and too few in between. Shapes chosen as pairs waste a third less with as many programs.
+Query and document lengths are correlated, so a grid of all pairs of lengths would have shapes that hardly any row
+needs, and too few in between. Shapes chosen as pairs need a third less padding with the same number of programs.
 """
 
 import numpy as np
@@ -11,9 +11,9 @@ from jdistill.loader.buckets import Shape
 from jdistill.loader.lengths import static_lengths
 
 _GRID = 24
-"""Lengths per side out of which shapes are made: enough that more change nothing, few enough for a moment's work."""
+"""Candidate lengths per side: more would not improve the result, and this many are fast to search."""
 _ROUNDS = 20
-"""How often each shape is moved, at most; a few rounds settle."""
+"""Maximum number of rounds of moving each shape; a few suffice."""
 
 
 def static_shapes(
@@ -24,21 +24,20 @@ def static_shapes(
     at_most: int,
     columns: int,
 ) -> Int[np.ndarray, "shapes 2"]:
-    """Shapes for which the padded tokens are few, when each row is padded to the cheapest one that holds it.
+    """Shapes with few padding tokens, if each row is padded to the cheapest shape it fits into.
 
-    For plain texts they are the fewest there can be. For pairs the best choice is out of reach, and a good one is made:
-    the shape that saves most is added until there are enough, then each in turn is moved to where it saves most, as
-    long as that helps.
+    Optimal for plain texts. For pairs, greedy with local search: add the shape that saves most until there are enough,
+    then move each in turn to where it saves most, as long as that helps.
 
     Args:
-      queries: tokens of each row's query, zeros where rows are plain texts, `[n]`.
-      documents: tokens of each row's longest document, `[n]`.
+      queries: number of tokens of each row's query, zeros if rows are plain texts, `[n]`.
+      documents: number of tokens of each row's longest document, `[n]`.
       multiples: every padded length is a multiple of its side's.
-      at_most: how many shapes there may be; fewer are returned where more would save nothing.
-      columns: documents of a row.
+      at_most: maximum number of shapes; fewer are returned if more would save nothing.
+      columns: number of documents per row.
 
     Returns:
-      Query and document length of each shape, cheapest first; the last holds every row.
+      Query and document length of each shape, cheapest first; every row fits into the last.
     """
     if not queries.any():
         lengths = static_lengths(documents, multiple=multiples.document, at_most=at_most)
@@ -56,14 +55,16 @@ def static_shapes(
 def _chosen(
     grid: Int[np.ndarray, "cells 2"], rows: Float[np.ndarray, " cells"], weights: Int[np.ndarray, " 2"], at_most: int
 ) -> list[int]:
-    """Numbers of the cells that become shapes. All sums are of whole numbers, so every machine finds the same."""
+    """Indices of the grid cells chosen as shapes. All sums are of integers, so the result is the same on every
+    machine.
+    """
     filled = rows > 0
     rows = rows[filled]
     holds = (grid[:, None, :] >= grid[None, filled, :]).all(axis=-1)
     cost = np.where(holds, (grid @ weights).astype(np.float64)[:, None], np.inf)
 
     def with_one_more(shapes: list[int]) -> Float[np.ndarray, " cells"]:
-        """Padded tokens for each cell that might join these shapes, of which one holds every row."""
+        """Total padded tokens if a cell were added to these shapes, for each cell."""
         return np.minimum(cost, cost[shapes].min(axis=0)[None, :]) @ rows
 
     chosen, best = [len(grid) - 1], with_one_more([len(grid) - 1])[-1]

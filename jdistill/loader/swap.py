@@ -1,7 +1,7 @@
-"""Rows that found no place change places with rows that have one.
+"""Exchange rows that do not fit into the last batches with rows of earlier batches.
 
-Towards the end of an epoch the rows that still wait are those whose texts are frequent, so they fit beside each other
-badly and would need several short batches. Nearly every row of the batches before could stand in their stead.
+Towards the end of an epoch the waiting rows are those with frequent texts, which conflict with each other and would
+need several short batches. Almost any row of an earlier batch can be exchanged with one of them.
 """
 
 from jdistill.loader.buckets import Buckets
@@ -9,17 +9,17 @@ from jdistill.loader.waiting import Texts
 
 _DONORS = 64
 _PARTNERS = 64
-"""How many batches, and how many rows of each, are tried for a row: enough unless texts are in most batches."""
+"""Number of batches, and of rows in each, tried for a row; enough unless a text is in most batches."""
 
 
 def merge(short: list[list[int]], full: list[list[int]], buckets: Buckets, texts: Texts, *, batch_rows: int) -> None:
-    """Empty the later short batches into the earlier ones as far as possible, in place.
+    """Move rows of the later short batches into the earlier ones as far as possible, in place.
 
     Args:
-      short: batches that are not full, in which rows move.
-      full: batches that are full and stay so; rows of theirs are exchanged.
-      buckets: a row only moves into a batch that is padded to its length anyway.
-      texts: texts that may not meet in a batch.
+      short: batches that are not full.
+      full: full batches, which stay full; their rows may be exchanged.
+      buckets: a row only moves into a batch that is already padded to its length.
+      texts: texts that must not occur in two rows of a batch.
       batch_rows: rows of a full batch.
     """
     donors = _Donors(full, buckets, texts)
@@ -35,7 +35,7 @@ def merge(short: list[list[int]], full: list[list[int]], buckets: Buckets, texts
 
 
 class _Batch:
-    """A batch whose rows change: what it holds, and how long its rows may be."""
+    """A batch whose rows change: its texts, and its maximum lengths."""
 
     def __init__(self, rows: list[int], buckets: Buckets, texts: Texts):
         self._rows = rows
@@ -45,24 +45,24 @@ class _Batch:
         self._seen = {text for row in rows for text in texts.get(row, ())}
 
     def takes(self, row: int) -> bool:
-        """Whether the row would neither meet a text of its own here nor make the batch longer."""
+        """Whether the row neither shares a text with the batch nor makes it longer."""
         shorter = self._buckets.shapes[self._buckets.of_row[row]] <= self._lengths
         return self._seen.isdisjoint(self._texts.get(row, ())) and bool(shorter.all())
 
     def add(self, row: int) -> None:
-        """One more row."""
+        """Append the row."""
         self._rows.append(row)
         self._seen.update(self._texts.get(row, ()))
 
     def exchange(self, place: int, row: int) -> None:
-        """Put the row where another one is."""
+        """Replace the row at index `place`."""
         self._seen.difference_update(self._texts.get(self._rows[place], ()))
         self._seen.update(self._texts.get(row, ()))
         self._rows[place] = row
 
 
 class _Donors:
-    """Full batches that give one row and take another."""
+    """Full batches that can exchange a row for another."""
 
     def __init__(self, batches: list[list[int]], buckets: Buckets, texts: Texts):
         self._batches = batches
@@ -72,7 +72,7 @@ class _Donors:
         self._turn = 0
 
     def place(self, row: int, target: _Batch) -> bool:
-        """Add to the target the row, or one whose place it takes; false where neither is found."""
+        """Add to the target the row itself, or a donor's row that it replaces; False if neither is possible."""
         if target.takes(row):
             target.add(row)
             return True

@@ -1,8 +1,8 @@
-"""Rows that wait for a batch, handed out so that no text stands in two rows of a batch.
+"""Queue of rows for batches in which no text occurs twice.
 
-A row that meets one of its texts in the batch being filled is parked under that text. The next batch looks once at
-the head of each parked line instead of at every parked row, so the work per batch is bounded by the batch, not by the
-number of duplicates.
+A row that shares a text with the batch being filled is parked in a queue for that text. The next batch checks the head
+of each such queue instead of every parked row, so the work per batch is bounded by the batch, not by the number of
+duplicates.
 """
 
 from collections import deque
@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Int
 
 Texts = Mapping[int, tuple[int, ...]]
-"""Row -> its texts that other rows hold too. A row that shares no text is absent: it fits every batch."""
+"""Row -> those of its texts that occur in other rows too. Rows without such texts are absent: they fit every batch."""
 
 
 def shared_texts(texts: Int[np.ndarray, "n t"]) -> Texts:
-    """Which rows hold a text that another row holds too.
+    """The texts of each row that occur in other rows too.
 
     Args:
-      texts: numbers of all texts of each row, `[n, t]`; a row may hold a text twice.
+      texts: ids of all texts of each row, `[n, t]`; a row may contain a text twice.
     """
     ordered = np.sort(texts, axis=1)
     first = np.ones_like(ordered, bool)
@@ -36,7 +36,7 @@ def shared_texts(texts: Int[np.ndarray, "n t"]) -> Texts:
 
 
 class Waiting:
-    """A queue of rows; batches leave it in order, except that rows wait while a text of theirs is taken."""
+    """A queue of rows; batches take them in order, except rows that share a text with the batch."""
 
     def __init__(self, rows: Int[np.ndarray, " n"], texts: Texts):
         self._rows = rows
@@ -49,7 +49,7 @@ class Waiting:
         return max(len(self._rows) - self._next, 0) + self._parked_rows
 
     def take(self, size: int) -> list[int]:
-        """The next batch: `size` rows, or fewer where no other waiting row fits beside them."""
+        """The next batch: `size` rows, or fewer if no other waiting row fits."""
         if not self._texts:
             self._next += size
             return self._rows[self._next - size : self._next].tolist()
@@ -62,14 +62,14 @@ class Waiting:
         return batch
 
     def rest(self) -> Int[np.ndarray, " rows"]:
-        """Every row that still waits; the queue is empty afterwards."""
+        """All remaining rows; the queue is empty afterwards."""
         parked = [row for line in self._parked.values() for row in line]
         rest = np.concatenate([np.array(parked, np.int32), self._rows[self._next :].astype(np.int32)])
         self._parked, self._parked_rows, self._next = {}, 0, len(self._rows)
         return rest
 
     def _from_parked(self, batch: list[int], seen: set[int], size: int) -> None:
-        for text in list(self._parked):  # in the order in which lines were opened: who waits longest goes first
+        for text in list(self._parked):  # in order of creation: the longest waiting first
             line = self._parked[text]
             while line and text not in seen and len(batch) < size:
                 self._parked_rows -= 1
@@ -80,7 +80,7 @@ class Waiting:
                 return
 
     def _place(self, row: int, batch: list[int], seen: set[int]) -> None:
-        """Put the row into the batch, or park it under the text that stands in its way."""
+        """Add the row to the batch, or park it under the text that conflicts."""
         texts = self._texts.get(row, ())
         for text in texts:
             if text in seen:

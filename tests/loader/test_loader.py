@@ -273,7 +273,7 @@ def test_hopeless_duplicates_are_refused() -> None:
     documents = np.arange(100)
     documents[:90] = 0
     rows = FakeRows(None, documents[:, None].astype(np.int32))
-    with pytest.raises(UserError, match="most of them repeats"):
+    with pytest.raises(UserError, match="Most are repeats"):
         make_loader(rows=rows, lengths=np.full(100, 5), batch=10, no_duplicates=True)
     alike = FakeRows(None, np.zeros((100, 1), np.int32))
     with pytest.raises(UserError, match="no_duplicates"):
