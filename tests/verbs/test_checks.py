@@ -161,8 +161,8 @@ def test_export_to_a_projection_that_there_is_not(
         ({"losses": {"k": {"kind": "score_margin_mse"}}}, "compares a document with hard negatives"),
         ({"losses": {"k": {"kind": "batch_triplet"}}}, "losses.k: batch_triplet learns from the class of each row"),
         ({"losses": {"k": {"kind": "matryoshka", "dims": [64], "loss": {"kind": "info_nce"}}}}, "dims has 64"),
-        ({"train": {"global_batch_size": 64}}, "train.global_batch_size=64: the store holds only 48 rows"),
-        ({"train": {"global_batch_size": 10**15}}, "the store holds only 48 rows"),
+        ({"train": {"global_batch_size": 64}}, "train.global_batch_size=64: the store has only 48 rows"),
+        ({"train": {"global_batch_size": 10**15}}, "the store has only 48 rows"),
     ],
 )
 def test_terms_and_batches_that_do_not_fit_the_data(

@@ -96,7 +96,7 @@ def test_batch_that_does_not_divide(embedded, capsys, tmp_path):
 
 def test_batch_larger_than_the_data(embedded, capsys, tmp_path):
     recipe = embedded.write("large.yaml", run=str(tmp_path / "run"))
-    assert "holds only 48 rows" in refused(capsys, "train", recipe, "train.global_batch_size=64")
+    assert "has only 48 rows" in refused(capsys, "train", recipe, "train.global_batch_size=64")
 
 
 @pytest.mark.parametrize("text", ["", "   ", None])
