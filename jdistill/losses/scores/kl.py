@@ -129,13 +129,13 @@ class ScoreKL(Streamed):
 
     @property
     def target_temperature(self) -> float:
-        """What divides the teacher's scores."""
+        """The temperature of the teacher's scores."""
         if self.teacher_temperature is not None:
             return self.teacher_temperature
         return 1.0 if self.targets == "scores" else self.temperature
 
     def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
-        """Whether the teacher's scores are no numbers, or vanish in the softmax."""
+        """Report NaN in the teacher's scores, and scores that underflow in the softmax."""
         what, logits = "the given scores", scores
         if self.targets == "vectors":
             what = "the scores of its vectors"
