@@ -1,4 +1,4 @@
-"""A finished model: `load` takes a folder or a hub id, `Model.encode` turns texts into vectors."""
+"""Inference: `load` reads a model from a folder or the hub, `Model.encode` turns texts into vectors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,17 +22,17 @@ from jdistill.student.lora import merge_lora
 from jdistill.types import Tokens
 
 _CHUNK = 8192
-"""Texts that are tokenised at once."""
+"""Number of texts tokenized at once."""
 
 _MANY = 512
-"""So many texts repay the compilation of more programs that pad less."""
+"""Above this many texts, compiling more padded lengths pays off, since they waste less padding."""
 
 
 _TOKENS = 512
-"""Tokens for each text of a batch, at most."""
+"""A batch has at most `batch_size` times this many tokens."""
 
 _PAIRS = 2**17
-"""Pairs of tokens, such as attention compares, for each text of a batch, at most."""
+"""A batch has at most `batch_size` times this many attention scores per head."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Model:
     student: Student
     params: PyTree[Array]
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """Name -> what is put in front of every text; left out: the student's own."""
+    """Name -> text prepended to every input. Default: the student's prompts."""
     default_prompt_name: str | None = None
-    """Prompt of a call that names none."""
+    """Prompt used when `encode` is called without one."""
     truncate_dim: int | None = None
-    """Width of the vectors of a call that names none; None: whole."""
+    """Vectors are truncated to this width unless `encode` is called with another; None: not truncated."""
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -69,27 +69,31 @@ class Model:
         ranges: Float[np.ndarray, "2 d"] | None = None,
         progress: bool = False,
     ) -> Shaped[np.ndarray, "n d"]:
-        """One vector per text, in the order of the texts; of unit length where the model normalises.
+        """Encode texts as vectors, in input order; they have unit length if the model normalizes.
 
-        Texts are sorted by length and padded to one of a fixed series of lengths, so that only a few programs are ever
-        compiled. The first call with texts of a new length takes seconds longer than the next. Equal texts are encoded
-        once, so that their vectors are equal to the last bit.
+        Texts are sorted by length and padded to a few fixed lengths, so that only a few programs are compiled. The
+        first batch of each padded length takes seconds longer, for compilation. Duplicate texts are encoded once and
+        get bit-identical vectors.
 
         Args:
           texts: `n` strings; may be empty.
-          batch_size: texts per program run, >= 1; fewer of more than 362 tokens, to bound memory (`static_rows`).
-          prompt_name: which of `prompts` to put in front of each text.
-          prompt: put this in front instead.
-          truncate_dim: keep this many leading numbers, at unit length again where the model normalises.
-          precision: of the numbers: float32, bytes or bits, see `jdistill.quantize`.
-          ranges: lowest and highest value of each dimension, `[2, d]`, for bytes; by default those of these vectors.
+          batch_size: texts per batch, >= 1; smaller for texts over 362 tokens, to bound memory (`static_rows`).
+          prompt_name: which of `prompts` to prepend to each text.
+          prompt: text to prepend instead of a named prompt.
+          truncate_dim: keep this many leading dimensions, normalized again if the model normalizes.
+          precision: number format of the result: float32, bytes or bits, see `jdistill.quantize`.
+          ranges: lowest and highest value of each dimension, `[2, d]`, for bytes. Default: those of these vectors.
           progress: show a progress bar.
+
+        Returns:
+          `[n, d]`, or `[n, ceil(d / 8)]` for bits.
+
         Raises:
-          UserError: if there is no prompt of that name, `texts` is one string, a number is out of range, or bytes are
-            asked for of one text without ranges.
+          UserError: if the prompt name is unknown, `texts` is a single string, a number is out of range, or bytes are
+            requested for a single text without `ranges`.
         """
         if isinstance(texts, str):
-            raise UserError("encode: texts is one string; give a list of strings, such as ['some text'].")
+            raise UserError("encode: texts is a single string; pass a list of strings, such as ['some text'].")
         if batch_size < 1 or (truncate_dim is not None and truncate_dim < 1):
             raise UserError(f"encode: batch_size {batch_size} and truncate_dim {truncate_dim} must be at least 1.")
         before = self._prompt(prompt_name, prompt)
@@ -112,7 +116,7 @@ class Model:
                 pad_id = self.student.tokenizer.pad_id
                 tokens = _pad([ids[i] for i in rows], most, length, pad_id, prompt=prompt_tokens)
                 result = _encode(self.student, params, tokens)
-                _keep(vectors, waiting, bar)  # the device works on `result` meanwhile
+                _keep(vectors, waiting, bar)  # copies the previous batch while the device computes `result`
                 waiting = (rows, result)
             _keep(vectors, waiting, bar)
         if len(places) < len(texts):
@@ -125,7 +129,7 @@ class Model:
         if name is None:
             return self.prompts.get(self.default_prompt_name or "", "")
         if name not in self.prompts:
-            raise UserError(f"encode: no prompt is called {name!r}. Known: {', '.join(self.prompts) or 'none'}.")
+            raise UserError(f"encode: unknown prompt_name {name!r}. Known: {', '.join(self.prompts) or 'none'}.")
         return self.prompts[name]
 
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
@@ -135,14 +139,15 @@ class Model:
 
 
 def load(path: str | Path, *, revision: str | None = None, dtype: Dtype = "float32") -> Model:
-    """The model in a run folder, an exported folder, any supported Hugging Face folder, or behind a hub id.
+    """Load a model from a run folder, an exported folder, any supported Hugging Face folder, or a hub id.
 
     Args:
       path: folder or hub id.
       revision: branch, tag or commit on the hub.
-      dtype: in which the encoder computes; vectors are float32 all the same.
+      dtype: dtype of the encoder's computation; vectors are always float32.
+
     Raises:
-      UserError: if there is no such model, or it is of a kind that is not supported.
+      UserError: if there is no such model, or its architecture is not supported.
     """
     if (Path(path) / "architecture").is_dir():
         return _load_run(Path(path), dtype)
@@ -166,10 +171,10 @@ def _encode(student: Student, params: PyTree[Array], tokens: Tokens) -> Float[Ar
 
 
 def _pad(rows: list[np.ndarray], most: int, length: int, pad_id: int, *, prompt: int) -> Tokens:
-    """Rows of one static shape: `length` places each, as many rows as the next power of two or `most`."""
+    """Pad to a static shape: `length` tokens per row, and the next power of two rows, at most `most`."""
     count = min(most, 1 << (len(rows) - 1).bit_length())
     ids = np.full((count, length), pad_id, np.int32)
-    lengths = np.ones(count, np.int64)  # filling rows have one token, so that they give numbers
+    lengths = np.ones(count, np.int64)  # empty rows get one token, so that pooling does not give NaN
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
         lengths[i] = len(row)
@@ -178,30 +183,30 @@ def _pad(rows: list[np.ndarray], most: int, length: int, pad_id: int, *, prompt:
 
 
 def static_length(length: int, *, fine: bool) -> int:
-    """The padded length of a text: a multiple of 16, from 64 on of ever larger steps; twice as many when `fine`.
+    """The padded length of a text: steps of 16 up to 64, then larger steps; `fine` halves the steps.
 
-    Up to 512 tokens these are 10 lengths, or 20: so many programs at most are compiled, whatever is encoded.
+    Up to 512 tokens there are 10 lengths, or 20 with `fine`, which bounds the number of compiled programs.
     """
     step = max(16, (1 << max(length - 1, 1).bit_length()) // 4) // (2 if fine else 1)
     return max(-(-length // step), 1) * step
 
 
 def static_rows(length: int, batch_size: int, *, attends: bool) -> int:
-    """How many texts of a padded length are computed at once: fewer where they are long, so that memory is bounded.
+    """The batch size for a padded length: smaller for long texts, so that memory is bounded.
 
-    A batch has at most as many tokens as `batch_size` texts of 512, and where the encoder attends, at most as many
-    scores as `batch_size` texts of 362: with 16 heads and a batch size of 32 these take 256 MiB. What is longer comes
-    one text at a time, where attention may go in blocks.
+    A batch has at most as many tokens as `batch_size` texts of 512 tokens. If the encoder has attention, it also has
+    at most as many attention scores as `batch_size` texts of 362 tokens: 256 MiB with 16 heads and a batch size of 32.
+    Still longer texts are encoded one at a time, possibly with blockwise attention.
 
     Args:
-      length: of the padded texts, in tokens.
-      batch_size: texts at once where they are short.
-      attends: whether the encoder compares all pairs of a text's tokens.
+      length: padded length, in tokens.
+      batch_size: batch size for short texts.
+      attends: whether the encoder has attention, whose memory is quadratic in the length.
     """
     fitting = batch_size * _TOKENS // length
     if attends:
         fitting = min(fitting, batch_size * _PAIRS // length**2)
-    # Of a power of two, so that each length is one program.
+    # A power of two, so that each length compiles to one program.
     return batch_size if fitting >= batch_size else 1 << (max(fitting, 1).bit_length() - 1)
 
 

@@ -131,9 +131,9 @@ def test_default_prompt(model):
 
 
 def test_mistakes_are_told(model):
-    with pytest.raises(UserError, match=r"no prompt is called 'nope'.*query, other"):
+    with pytest.raises(UserError, match=r"unknown prompt_name 'nope'.*query, other"):
         model.encode(TEXTS, prompt_name="nope")
-    with pytest.raises(UserError, match="one string"):
+    with pytest.raises(UserError, match="a single string"):
         model.encode("text")
     with pytest.raises(UserError, match="at least 1"):
         model.encode(TEXTS, batch_size=0)

@@ -1,4 +1,4 @@
-"""What a user writes under `export:`."""
+"""The `export:` section of a config."""
 
 from typing import Literal
 
@@ -10,17 +10,18 @@ Projection = Literal["drop", "dense"]
 
 
 class ExportConfig(Config):
-    """How the student is handed over."""
+    """How the student is exported."""
 
     projection: Projection = Field(
         default="drop",
-        description="What becomes of the projection to the teacher's space: 'drop' exports the student's own vectors; "
-        "'dense' adds it as a module, so that the vectors can be compared with the teacher's.",
+        description="What to do with the projection to the teacher's space: 'drop' exports the student's own vectors; "
+        "'dense' appends it as a Dense module, so that the vectors can be compared with the teacher's.",
     )
     teacher: str | None = Field(
-        default=None, description="Whose projection, with 'dense'; may be left out where there is one."
+        default=None, description="Teacher whose projection 'dense' exports; optional if there is only one."
     )
     tolerance: PositiveFloat = Field(
         default=1e-5,
-        description="Largest difference of any number between the exported and the trained model's vectors.",
+        description="Largest allowed difference of any number between the vectors of the exported and of the trained "
+        "model.",
     )

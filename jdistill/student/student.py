@@ -1,4 +1,4 @@
-"""A Student: everything about the model but its weights, which are a plain dict that travels separately."""
+"""A Student: everything about the model except its weights, which are a separate dict of arrays."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from jdistill.student.tokenizer import Tokenizer
 from jdistill.types import Tokens
 
 NO_LIMIT = 1_000_000
-"""`max_length` of a student that never cuts a text, for callers that need a number."""
+"""`max_length` of a student that never truncates, for callers that need a number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Student:
     _graph: nnx.GraphDef = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.tokenizer is not None:  # a plan has no texts, so it reads none
+        if self.tokenizer is not None:  # `jdistill plan` needs no texts, and passes no tokenizer
             object.__setattr__(self, "tokenizer", self.tokenizer.within(self.config.encoder.vocab_size))
         module = nnx.eval_shape(lambda: make_module(self.config, jax.random.key(0)))
         object.__setattr__(self, "_graph", nnx.split(module)[0])
@@ -48,17 +48,17 @@ class Student:
 
     @property
     def sparse(self) -> bool:
-        """Whether vectors have a number for each token of the vocabulary, most of them zero."""
+        """Whether vectors have a weight for each token of the vocabulary, most of them zero."""
         return is_sparse(self.config.pooling) and all(isinstance(module, Normalize) for module in self.config.head)
 
     @property
     def prompts(self) -> Prompts:
-        """What is put in front of the texts of each side."""
+        """Text prepended to queries and to documents."""
         return self.config.prompts
 
     @property
     def all_prompts(self) -> dict[str, str]:
-        """Name -> prompt: `query` and `document` as texts of these sides have them, then others that `init` has."""
+        """Name -> prompt: `query` and `document` as used in training, and the other prompts of `init`."""
         inherited, sides = self.config.inherited.prompts, self.prompts.model_dump()
         changed = self.prompts.document != GivenPrompts().resolved(inherited).document
         names = NAMES["document"] if changed else ()
@@ -66,11 +66,11 @@ class Student:
 
     @property
     def max_length(self) -> int:
-        """Tokens after which texts are cut, special ones included."""
+        """Texts are truncated to this many tokens, special tokens included."""
         return NO_LIMIT if self.config.max_length is None else self.config.max_length
 
     def passed_over(self, prompt: str) -> int:
-        """How many tokens at the start of a text with this prompt pooling passes over, special ones included."""
+        """How many tokens pooling skips at the start of a text with this prompt, special tokens included."""
         return 0 if self.config.include_prompt or not prompt else self.tokenizer.prompt_length(prompt)
 
     @property
@@ -84,26 +84,26 @@ class Student:
         return self.config.encoder.depth
 
     def encode(self, params: PyTree[Array], tokens: Tokens, *, dropout_key: Array | None = None) -> Float[Array, "n d"]:
-        """One float32 vector per row of tokens, pooled, and of unit length where the student normalises.
+        """One float32 vector per text, pooled, with unit length if the student normalizes.
 
         Args:
-          params: `{"encoder": ..., "lora": ..., "pooling": ..., "head": ...}`; more is not looked at.
-          tokens: `[n, l]` each.
-          dropout_key: while training, a key for this call or one for each row `[n]`, but one where rows are packed;
-            without one nothing is dropped.
+          params: `{"encoder": ..., "lora": ..., "pooling": ..., "head": ...}`; other keys are ignored.
+          tokens: arrays `[n, l]`.
+          dropout_key: one key, or one per row `[n]` unless rows are packed; None disables dropout.
         """
         return self.encode_layers(params, tokens, (self.layers,), dropout_key=dropout_key)[self.layers]
 
     def encode_layers(
         self, params: PyTree[Array], tokens: Tokens, layers: Sequence[int], *, dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "n d"]]:
-        """What `encode` would return if the encoder ended after each of `layers`, counted as layers done.
+        """What `encode` would return if the encoder ended after each of `layers`.
 
         Args:
-          params: as of `encode`.
-          tokens: `[n, l]` each. The encoder does not run where they hold its hidden states.
-          layers: from 0, the embeddings, to `self.layers`, which alone may be asked for with hidden states.
-          dropout_key: as of `encode`.
+          params: as in `encode`.
+          tokens: arrays `[n, l]`. If they contain hidden states, the encoder does not run.
+          layers: numbers of layers to run, from 0 (embeddings only) to `self.layers`. With given hidden states, only
+            `self.layers` is possible.
+          dropout_key: as in `encode`.
         """
         rows, params = rows_of(tokens), merge_lora(self.config.lora, params)
         if tokens.hidden is None:
@@ -111,15 +111,15 @@ class Student:
         elif {*layers} == {self.layers} and tokens.packed is None:
             hidden = {self.layers: tokens.hidden}
         else:
-            raise ValueError(f"known hidden states are of padded rows and of the last layer, not of layers {layers}")
+            raise ValueError(f"cached hidden states are padded and of the last layer only; got layers {layers}")
         return {layer: self._pooled(params, hidden[layer], rows, tokens.prompt) for layer in layers}
 
     def hidden_states(self, params: PyTree[Array], tokens: Tokens) -> Float[Array, "n l d"]:
-        """The encoder's last hidden states, one vector per token, as `Tokens.hidden` holds them.
+        """The encoder's last hidden states, one vector per token, as in `Tokens.hidden`.
 
         Args:
-          params: as of `encode`.
-          tokens: `[n, l]` each, not packed.
+          params: as in `encode`.
+          tokens: arrays `[n, l]`, not packed.
         """
         encoder = self._encoder(merge_lora(self.config.lora, params))
         return encoder(rows_of(tokens), layers=(self.layers,))[self.layers]
@@ -135,7 +135,7 @@ class Student:
         return apply_head(config.head, params.get("head", {}), pooled)
 
     def project(self, params: PyTree[Array], embeddings: Float[Array, "n d"], teacher: str) -> Float[Array, "n t"]:
-        """The student's vectors in a teacher's space; unchanged where the student has no projection to it."""
+        """The student's vectors in a teacher's space; unchanged if the student has no projection to it."""
         if teacher not in self.config.projections:
             return embeddings
         return project(params["projection"][teacher], embeddings)
@@ -166,7 +166,7 @@ def to_hf_tensors(student: Student, params: Mapping[str, Any]) -> dict[str, np.n
 
 
 def save_architecture(student: Student, folder: str | Path) -> None:
-    """Write everything but the weights: `student.json` and the tokenizer's files."""
+    """Write everything except the weights: `student.json` and the tokenizer's files."""
     folder = Path(folder)
     student.tokenizer.save(folder)
     text = json.dumps(student.config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
@@ -174,13 +174,13 @@ def save_architecture(student: Student, folder: str | Path) -> None:
 
 
 def load_architecture(folder: str | Path) -> Student:
-    """The student that `save_architecture` wrote.
+    """Read a student that `save_architecture` wrote.
 
     Raises:
-      UserError: if the folder does not hold one.
+      UserError: if the folder has no `student.json`, or it is invalid.
     """
     path = Path(folder) / "student.json"
     if not path.is_file():
-        raise UserError(f"{folder}: has no student.json, so it is not the architecture of a run.")
+        raise UserError(f"{folder}: has no student.json. Expected the architecture folder of a run.")
     config = parse(Architecture, json.loads(path.read_text(encoding="utf-8")), where=str(path))
     return Student(config, Tokenizer.from_folder(folder, special_tokens=config.encoder.special_tokens))

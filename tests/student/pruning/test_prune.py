@@ -134,8 +134,8 @@ def test_cuts_that_do_not_fit_are_refused(bert, options, words):
     ("options", "words"),
     [
         ({"init": "x", "tokenizer": "y", "vocabulary": {"size": 5}}, "rebuilds the tokenizer of 'init'"),
-        ({"encoder": {"kind": "bert"}, "tokenizer": "y", "width": {"to": 5}}, "'width' makes 'init' smaller"),
-        ({"encoder": {"kind": "bert"}, "tokenizer": "y", "vocabulary": {"size": 5}}, "'vocabulary' makes 'init'"),
+        ({"encoder": {"kind": "bert"}, "tokenizer": "y", "width": {"to": 5}}, "'width' shrinks 'init'"),
+        ({"encoder": {"kind": "bert"}, "tokenizer": "y", "vocabulary": {"size": 5}}, "'vocabulary' shrinks 'init'"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, words):
