@@ -1,4 +1,4 @@
-"""What follows the pooling: a list of normalisations, dense layers and layer norms, in any order."""
+"""The head: modules after the pooling, in any order: dense layers, layer norms and normalization."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from jdistill.config import Config, UserError
 from jdistill.student.layers import dense, gelu, layer_norm
 
 HeadParams = dict[str, Array]
-"""Of one module, float32; empty for one without any."""
+"""Parameters of one module, float32; empty if it has none."""
 
 HEAD_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
@@ -22,7 +22,7 @@ HEAD_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "sigmoid": jax.nn.sigmoid,
 }
-"""Name -> function of each number; `gelu` is the exact one."""
+"""Name -> elementwise function; `gelu` is exact, not the tanh approximation."""
 
 
 class Normalize(Config):
@@ -35,29 +35,29 @@ class Normalize(Config):
         return before
 
     def init(self, before: int, key: Array) -> HeadParams:
-        """None."""
+        """No parameters."""
         return {}
 
     def __call__(self, x: Float[Array, "n d"], params: Mapping[str, Array]) -> Float[Array, "n d"]:
-        """`normalize`."""
+        """`x / max(||x||, 1e-12)`, see `normalize`."""
         return normalize(x)
 
 
 class Dense(Config):
-    """A linear layer with an activation, `act(x W + b)`: sentence-transformers' Dense module."""
+    """A linear layer with an activation, `act(x W + b)`, as sentence-transformers' Dense module."""
 
     kind: Literal["dense"] = "dense"
     in_features: int | None = Field(default=None, ge=1)
-    """Width before; may be left out, since it follows from what stands before."""
+    """Input width. Default: inferred from the module before."""
     out_features: int = Field(ge=1)
-    """Width after."""
+    """Output width."""
     bias: bool = True
-    """Whether `b` is added."""
+    """Whether to add `b`."""
     activation: Literal["identity", "tanh", "relu", "gelu", "silu", "sigmoid"] = "identity"
-    """Applied to each number."""
+    """Elementwise activation."""
     residual: bool = False
-    """Whether `x` is added to what comes out, through a matrix of its own where the widths differ. Exported, it needs
-    sentence-transformers 6 or later."""
+    """Whether to add `x` to the output, through a separate matrix if the widths differ. Loading the export then
+    requires sentence-transformers 6 or later."""
 
     def width(self, before: int) -> int:
         """`out_features`."""
@@ -66,7 +66,7 @@ class Dense(Config):
     def init(self, before: int, key: Array) -> HeadParams:
         """`kernel [before, out]` with orthonormal rows or columns, `bias [out]` of zeros, and `residual [before, out]`.
 
-        Towards a wider space a random layer without activation thus keeps every length and angle.
+        So a random layer to a larger width, without activation, preserves norms and angles.
         """
         draw = jax.nn.initializers.orthogonal()
         kernel_key, residual_key = jax.random.split(key)
@@ -79,7 +79,7 @@ class Dense(Config):
         return params
 
     def __call__(self, x: Float[Array, "n d"], params: Mapping[str, Array]) -> Float[Array, "n e"]:
-        """As the class says."""
+        """`act(x W + b)`, plus the residual."""
         out = HEAD_ACTIVATIONS[self.activation](dense(x, params["kernel"], params.get("bias")))
         if not self.residual:
             return out
@@ -87,7 +87,7 @@ class Dense(Config):
 
 
 class LayerNorm(Config):
-    """Each vector with mean 0 and variance 1, scaled and shifted: sentence-transformers' LayerNorm module."""
+    """Layer normalization with scale and bias, as sentence-transformers' LayerNorm module."""
 
     kind: Literal["layer_norm"] = "layer_norm"
 
@@ -100,7 +100,7 @@ class LayerNorm(Config):
         return {"scale": jnp.ones(before, jnp.float32), "bias": jnp.zeros(before, jnp.float32)}
 
     def __call__(self, x: Float[Array, "n d"], params: Mapping[str, Array]) -> Float[Array, "n d"]:
-        """As torch's LayerNorm."""
+        """As torch.nn.LayerNorm, with epsilon 1e-5."""
         return layer_norm(x, params["scale"], params["bias"], 1e-5)
 
 
@@ -112,7 +112,7 @@ HeadModule = Annotated[Head, Field(discriminator="kind")]
 def apply_head(
     modules: Sequence[Head], params: Mapping[str, Mapping[str, Array]], x: Float[Array, "n d"]
 ) -> Float[Array, "n e"]:
-    """Send pooled vectors through every module in turn; `params` holds a module's weights under its index."""
+    """Apply the modules in turn; `params` maps a module's index to its parameters."""
     for i, module in enumerate(modules):
         x = module(x, params.get(str(i), {}))
     return x
@@ -126,17 +126,17 @@ def head_width(modules: Sequence[Head], before: int) -> int:
 
 
 def with_widths(modules: Sequence[Head], before: int, *, where: str) -> list[Head]:
-    """The same modules, `in_features` filled in.
+    """The same modules with `in_features` filled in.
 
     Raises:
-      UserError: if a dense layer expects another width than it gets.
+      UserError: if a dense layer's `in_features` differs from the width of its input.
     """
     filled: list[Head] = []
     for i, module in enumerate(modules):
         if isinstance(module, Dense):
             if module.in_features not in (None, before):
                 raise UserError(
-                    f"{where}: dense layer {i} expects vectors of width {module.in_features}, but gets {before}. "
+                    f"{where}: dense layer {i} has in_features {module.in_features}, but its input has width {before}. "
                     "Leave in_features out, or choose another pooling."
                 )
             module = module.model_copy(update={"in_features": before})
@@ -146,7 +146,7 @@ def with_widths(modules: Sequence[Head], before: int, *, where: str) -> list[Hea
 
 
 def init_head(modules: Sequence[Head], before: int, key: Array) -> dict[str, HeadParams]:
-    """Random parameters of all modules that have some, by their index."""
+    """Random parameters of the modules that have any, by index."""
     params = {}
     for i, module in enumerate(modules):
         if weights := module.init(before, jax.random.fold_in(key, i)):
@@ -158,7 +158,7 @@ def init_head(modules: Sequence[Head], before: int, key: Array) -> dict[str, Hea
 def normalize(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     """`x / max(||x||, 1e-12)`, in float32.
 
-    A vector of zeros stays one, and its gradient passes unchanged (the formula's own would be 1e12 times as large).
+    A zero vector stays zero, and its gradient passes unchanged (the formula's gradient would be 1e12 times as large).
     """
     wide = x.astype(jnp.float32)
     squares = (wide * wide).sum(-1, keepdims=True)

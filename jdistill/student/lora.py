@@ -1,10 +1,10 @@
-"""LoRA: the encoder's own matrices are frozen, and each chosen one learns an addition of low rank.
+"""LoRA: the encoder's matrices are frozen, and selected ones learn a low-rank update.
 
-What an encoder computes uses the merged matrices, so no encoder knows of it: its parameters are merged just before it
-runs, and once and for all when a finished model is loaded or exported.
+Encoders need no support for it: updates are merged into the parameters before each run of the encoder, and permanently
+when a finished model is loaded or exported.
 
-Source: Hu et al. 2021, arXiv:2106.09685, eq. 3, whose matrices are `[out, in]`; ours are `[in, out]`, so that their
-`B A` is our `A B`. Their `r` and `alpha` are `rank` and `alpha` here.
+Source: Hu et al. 2021, arXiv:2106.09685, eq. 3. Its matrices are `[out, in]` and ours `[in, out]`, so its `B A` is our
+`A B`. Its `r` and `alpha` are `rank` and `alpha` here.
 """
 
 import re
@@ -22,41 +22,41 @@ Params = dict[str, Any]
 
 
 class LoraConfig(Config):
-    """Train the encoder by additions of low rank to some of its matrices, whose own values are frozen."""
+    """Freeze the encoder and train low-rank updates of some of its matrices."""
 
     rank: int = Field(default=16, ge=1)
-    """Inner width of an addition: a matrix `[in, out]` learns `rank * (in + out)` numbers."""
+    """Rank of the update: a matrix `[in, out]` has `rank * (in + out)` trainable numbers."""
     alpha: float = Field(default=32.0, gt=0)
-    """An addition is multiplied by `alpha / rank`."""
+    """The update is multiplied by `alpha / rank`."""
     targets: list[re.Pattern[str]] = Field(
         default=[re.compile(r".*/query/kernel"), re.compile(r".*/value/kernel")], min_length=1
     )
-    """Regular expressions of whole paths within the encoder, such as `layers/[0-2]/up/kernel`; each must match at least
-    one matrix. Left out: queries and values of attention, as in the paper."""
+    """Regular expressions that match full paths in the encoder, such as `layers/[0-2]/up/kernel`; each must match at
+    least one matrix. Default: queries and values of attention, as in the paper."""
 
     @property
     def scale(self) -> float:
-        """By which `A B` is multiplied."""
+        """The factor `alpha / rank` of `A B`."""
         return self.alpha / self.rank
 
 
 def make_lora(config: LoraConfig, encoder: Mapping[str, Any], key: Array) -> Params:
-    """The additions before the first step, which are zero.
+    """Initial low-rank updates, whose products are zero.
 
     Args:
-      config: which matrices, and of which rank.
+      config: which matrices to update, and the rank.
       encoder: the encoder's parameters, nested dicts.
-      key: decides A.
+      key: random key for A.
 
     Returns:
-      Nested dicts like the encoder's that hold, in place of each chosen matrix `[in, out]`, `a [in, rank]`, uniform in
-      `±1 / sqrt(in)`, and `b [rank, out]`, zeros; float32.
+      Nested dicts like the encoder's, with `a [in, rank]`, uniform in `±1 / sqrt(in)`, and `b [rank, out]`, zeros, in
+      place of each selected matrix `[in, out]`; float32.
 
     Raises:
       UserError: if a pattern matches no matrix.
 
     Source:
-      Kaiming uniform with a gain of `sqrt(1 / 3)`, as the authors' own code and peft initialise A.
+      Kaiming uniform with gain `sqrt(1 / 3)` for A, as in the authors' code and in peft.
     """
     shapes = chosen_matrices(config, encoder)
     lora: Params = {}
@@ -71,10 +71,10 @@ def make_lora(config: LoraConfig, encoder: Mapping[str, Any], key: Array) -> Par
 
 
 def chosen_matrices(config: LoraConfig, encoder: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Path -> shape of each matrix that learns an addition.
+    """Path -> shape of each matrix that gets an update.
 
     Raises:
-      UserError: naming every pattern that matches no matrix, and the matrices that there are.
+      UserError: if a pattern matches no matrix.
     """
     matrices = {
         "/".join(path.key for path in where): x.shape
@@ -83,29 +83,29 @@ def chosen_matrices(config: LoraConfig, encoder: Mapping[str, Any]) -> dict[str,
     }
     unmatched = [t.pattern for t in config.targets if not any(t.fullmatch(path) for path in matrices)]
     if unmatched:
-        # Layers are alike, so one pattern for all of them tells more than a long list.
+        # Layers are alike, so one pattern for all of them is shorter than a list.
         forms = dict.fromkeys(re.sub(r"(?<=/)\d+(?=/)", r"\\d+", path) for path in matrices)
-        there_are = f"They are: {', '.join(forms)}." if forms else "This encoder has none, so leave student.lora out."
+        there_are = f"Matrices: {', '.join(forms)}." if forms else "This encoder has none; remove student.lora."
         named = f"{' and '.join(map(repr, unmatched))} {'matches' if len(unmatched) == 1 else 'match'}"
         raise UserError(
-            f"student.lora.targets: {named} no matrix of the encoder. A pattern must match the whole path of a matrix. "
+            f"student.lora.targets: {named} no matrix of the encoder. A pattern must match the full path of a matrix. "
             f"{there_are}"
         )
     return {path: shape for path, shape in matrices.items() if any(t.fullmatch(path) for t in config.targets)}
 
 
 def merged_encoder(config: LoraConfig | None, params: Mapping[str, Any]) -> Params:
-    """The encoder's parameters as it is to compute with them: `W + alpha / rank A B` for every `W` that learns.
+    """The encoder's parameters with updates merged: `W + alpha / rank A B` for every selected `W`.
 
     Args:
-      config: None where nothing is merged.
-      params: the student's, with the additions under `"lora"`.
+      config: None for a student without LoRA.
+      params: the student's parameters, with the updates under `"lora"`.
     """
     return params["encoder"] if config is None else _merged(params["encoder"], params["lora"], config.scale)
 
 
 def merge_lora(config: LoraConfig | None, params: Mapping[str, Any]) -> Params:
-    """The parameters of a student without LoRA that computes the same; arguments as of `merged_encoder`."""
+    """The parameters of an equivalent student without LoRA; arguments as in `merged_encoder`."""
     rest = {name: values for name, values in params.items() if name not in ("encoder", "lora")}
     return {"encoder": merged_encoder(config, params), **rest}
 
@@ -120,5 +120,5 @@ def _merged(encoder: Mapping[str, Any], lora: Mapping[str, Any], scale: float) -
 
 
 def _product(a: Float[Array, "i r"], b: Float[Array, "r o"]) -> Float[Array, "i o"]:
-    # Accelerators multiply float32 in fewer bits unless told otherwise: merged once or in each step, it is the same.
+    # Accelerators round float32 products by default. Full precision makes merging once equal to merging in each step.
     return jnp.matmul(jnp.asarray(a), jnp.asarray(b), precision="highest")

@@ -1,6 +1,6 @@
-"""The projection: a linear map from the student's space to a teacher's, used while training.
+"""The projection: a linear map from the student's space to a teacher's, used during training.
 
-It is part of the student's parameters, so it is sharded, checkpointed and optimised with them; the export drops it or
+It is one of the student's parameters, so it is sharded, checkpointed and optimized with them. The export drops it or
 writes it as a Dense module.
 """
 
@@ -14,9 +14,8 @@ from jdistill.student.layers import dense
 def make_projection(key: Array, width: int, teacher_width: int) -> dict[str, Array]:
     """Initial weights: `kernel [width, teacher_width]` and `bias [teacher_width]`, float32.
 
-    The kernel is the identity where the widths are equal, otherwise random with orthonormal rows (or columns, if the
-    teacher is narrower). Towards a wider teacher it thus keeps every length and angle: training starts from the
-    student's own geometry. The bias starts at zero.
+    The kernel is the identity for equal widths, otherwise random with orthonormal rows (or columns, if the teacher is
+    narrower). So the map to a wider teacher preserves norms and angles. The bias is zero.
     """
     if width == teacher_width:
         kernel = jnp.eye(width, dtype=jnp.float32)

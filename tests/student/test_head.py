@@ -113,7 +113,7 @@ def test_widths_follow_from_what_stands_before():
         "2": {"kernel": (12, 5), "bias": (5,)},
         "3": {"scale": (5,), "bias": (5,)},
     }
-    with pytest.raises(UserError, match="dense layer 0 expects vectors of width 4, but gets 3"):
+    with pytest.raises(UserError, match="dense layer 0 has in_features 4, but its input has width 3"):
         with_widths([Dense(in_features=4, out_features=5)], 3, where="student.head")
 
 

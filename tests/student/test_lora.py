@@ -182,7 +182,7 @@ def test_queries_and_values_are_the_default(folder: Path) -> None:
     [
         (
             ["layers/0/up/kernel", "query/kernel", ".*/bias"],
-            r"student\.lora\.targets: 'query/kernel' and '\.\*/bias' match no matrix of the encoder\..* They are: "
+            r"student\.lora\.targets: 'query/kernel' and '\.\*/bias' match no matrix of the encoder\..* Matrices: "
             r"layers/\\d\+/down/kernel, .*layers/\\d\+/value/kernel\.$",
         ),
         ([], r"lora\.targets: is \[\]"),
@@ -197,7 +197,7 @@ def test_targets_without_a_matrix_are_refused(folder: Path, targets: list[str], 
 
 def test_an_encoder_without_matrices_is_refused() -> None:
     words = {"words": jax.ShapeDtypeStruct((9, 4), jnp.float32)}
-    with pytest.raises(UserError, match=r"This encoder has none, so leave student\.lora out\."):
+    with pytest.raises(UserError, match=r"This encoder has none; remove student\.lora\."):
         make_lora(LoraConfig(), words, jax.random.key(0))
 
 

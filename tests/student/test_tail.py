@@ -112,7 +112,7 @@ def test_a_pooling_that_init_has_keeps_its_parameters(bert, tmp_path):
         ({"pooling": "median"}, "should be 'mean', 'cls'"),
         ({"pooling": {"kind": "activatoin"}}, "Did you mean 'activation'"),
         ({"pooling": {"kind": "latent_attention", "heads": 5}}, "5 heads"),
-        ({"head": [{**NARROW, "in_features": 7}]}, "expects vectors of width 7, but gets 16"),
+        ({"head": [{**NARROW, "in_features": 7}]}, "has in_features 7, but its input has width 16"),
         ({"head": [{"kind": "normalize"}], "normalize": False}, "ends with 'normalize'"),
         ({"head": [{**NARROW, "activation": "step"}]}, r"head\.0\.activation: is 'step'"),
     ],

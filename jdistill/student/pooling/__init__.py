@@ -1,4 +1,4 @@
-"""Pooling: from one vector per token to one per text. Modes without parameters, and one file for each that has some."""
+"""Pooling: from one vector per token to one per text. `modes` has no parameters; each parametric pooling has a file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Pooling = Mode | Annotated[Activation | LatentAttention | SparseVocabulary | Splade, Field(discriminator="kind")]
-"""What may be listed under `pooling`: the name of a mode, or a module with its options."""
+"""An entry of `pooling`: the name of a mode, or a module with its options."""
 
 
 def pool(
@@ -45,19 +45,20 @@ def pool(
     encoder_params: Mapping[str, Any],
     prompts: Int[Array, " n"] | None = None,
 ) -> Float[Array, "n e"]:
-    """What each pooling gives, side by side, float32.
+    """The results of all poolings, concatenated, float32.
 
     Args:
-      hidden: one vector per place, any float; the maths runs in float32.
-      rows: what the places hold.
+      hidden: one vector per position, any float dtype; computed in float32.
+      rows: which token of which text is at each position.
       poolings: at least one.
-      params: number of a pooling in the list -> its parameters; those without any are left out.
+      params: index of a pooling in the list -> its parameters; poolings without parameters have no entry.
       encoder: the architecture of the encoder.
       encoder_params: its parameters.
-      prompts: how many first tokens of each text the modes pass over; poolings with parameters see all tokens.
+      prompts: how many leading tokens of each text the modes skip; poolings with parameters see all tokens.
+
     Source:
-      Parity: sentence-transformers Pooling, whose name for `mean_sqrt_len` is `mean_sqrt_len_tokens`; `prompts` are
-      what it leaves out with `include_prompt: false`.
+      Parity: sentence-transformers Pooling, which calls `mean_sqrt_len` `mean_sqrt_len_tokens`, and skips the prompt
+      with `include_prompt: false`.
     """
     wide, behind = hidden.astype(jnp.float32), rows if prompts is None else rows.behind(prompts)
     return jnp.concatenate(
@@ -72,15 +73,15 @@ def pool(
 
 
 def pooled_width(poolings: Sequence[Pooling], encoder: EncoderConfig) -> int:
-    """Width of the pooled vectors of all of them side by side."""
+    """Width of the concatenated pooled vectors."""
     return sum(pooling.width(encoder) if isinstance(pooling, PoolingModule) else encoder.width for pooling in poolings)
 
 
 def is_sparse(poolings: Sequence[Pooling]) -> bool:
-    """Whether the pooled vectors have a number for each token of the vocabulary."""
+    """Whether the pooled vectors have a weight for each token of the vocabulary."""
     return any(isinstance(pooling, PoolingModule) and pooling.sparse for pooling in poolings)
 
 
 def names_of(poolings: Sequence[Pooling]) -> list[str]:
-    """Modes and kinds, for messages and cards."""
+    """Names of modes and kinds, for messages and model cards."""
     return [pooling.kind if isinstance(pooling, PoolingModule) else pooling for pooling in poolings]

@@ -1,4 +1,4 @@
-"""The activation head: each token says by itself how much it counts, and may say not at all."""
+"""Activation pooling: a mean in which each token is weighted by a learned, non-negative activation."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -16,39 +16,39 @@ from jdistill.student.weights import Weight
 
 
 class Activation(PoolingModule):
-    """Sum of the token vectors, each times its activation, divided by the number of tokens.
+    """Sum of the token vectors, each scaled by its activation, divided by the number of tokens.
 
         out = sum_t w_t h_t / max(count, 1),   w_t = relu(h_t . v + c)
 
-    A token without activation is left out, though it counts in the divisor. The weights need not add up to 1, so the
-    length of the vector says how much of the text mattered; normalised, only its direction is left.
+    A token with activation 0 contributes nothing but is counted in the divisor. The weights do not sum to 1, so the
+    norm of the vector reflects how much of the text was relevant; a `normalize` in the head removes this.
 
     Source:
-      The activation head of github.com/approximated-intelligence/embedding-distillation, there on a frozen ModernBERT
-      and without `c`.
+      The activation head of github.com/approximated-intelligence/embedding-distillation, which has a frozen ModernBERT
+      and no `c`.
     """
 
     module: ClassVar[str] = "ActivationPooling"
 
     kind: Literal["activation"] = "activation"
     bias: bool = True
-    """Whether `c` is added. It starts at 1 and `v` at 0: training starts from the mean. Without it `v` starts at
-    random, and of every text about half of the tokens start without activation."""
+    """Whether to add `c`, initialised to 1 with `v` at 0, so that training starts from the mean. Without it `v` is
+    random, and about half of each text's tokens start with activation 0."""
 
     def width(self, encoder: EncoderConfig) -> int:
-        """The encoder's."""
+        """The encoder's width."""
         return encoder.width
 
     def init(self, encoder: EncoderConfig, key: Array) -> PoolingParams:
-        """`linear`: `kernel [d, 1]`, and `bias [1]` if there is one."""
+        """`linear`: `kernel [d, 1]`, and `bias [1]` with `bias: true`."""
         shape = (encoder.width, 1)
         if self.bias:
             return {"linear": {"kernel": jnp.zeros(shape, jnp.float32), "bias": jnp.ones(1, jnp.float32)}}
-        bound = encoder.width**-0.5  # as of torch's Linear
+        bound = encoder.width**-0.5  # as in torch.nn.Linear
         return {"linear": {"kernel": jax.random.uniform(key, shape, jnp.float32, -bound, bound)}}
 
     def weights(self) -> list[Weight]:
-        """The linear layer."""
+        """The linear layer's."""
         return linear_rows("linear", "linear", bias=self.bias)
 
     def to_module(self, encoder: EncoderConfig) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Activation(PoolingModule):
 
     @classmethod
     def from_module(cls, config: Mapping[str, Any]) -> "Activation":
-        """From the bias."""
+        """From `bias`."""
         return cls(bias=config["bias"])
 
     def __call__(
@@ -68,11 +68,11 @@ class Activation(PoolingModule):
         encoder: EncoderConfig,
         encoder_params: Mapping[str, Any],
     ) -> Float[Array, "n d"]:
-        """As the class says; zeros for a text without any token."""
+        """`[n, d]` vectors; zeros for a text without tokens."""
         counts = jnp.maximum(rows.counts, 1).astype(jnp.float32)
         return rows.total(hidden * activations(hidden, params)[:, :, None]) / counts[:, None]
 
 
 def activations(hidden: Float[Array, "r p d"], params: PoolingParams) -> Float[Array, "r p"]:
-    """`relu(h . v + c)` of every place."""
+    """`relu(h . v + c)` at every position."""
     return jax.nn.relu(dense(hidden, params["linear"]["kernel"], params["linear"].get("bias"))[:, :, 0])

@@ -1,4 +1,4 @@
-"""What a pooling with parameters is: a configuration that can make them and knows how to use them."""
+"""Base class of poolings with parameters: a config that initialises and applies them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,16 +12,16 @@ from jdistill.student.packing import Rows
 from jdistill.student.weights import Weight
 
 PoolingParams = dict[str, Any]
-"""Of one pooling: nested, float32."""
+"""Parameters of one pooling: nested dicts, float32."""
 
 
 class PoolingModule(Config):
-    """A subclass adds `kind`, its options and the members below, all in one file."""
+    """A pooling with parameters. A subclass adds `kind`, its options and the members below, all in one file."""
 
     sparse: ClassVar[bool] = False
-    """Whether it gives a number for each token of the vocabulary, most of them zero. Such a pooling stands alone."""
+    """Whether it gives a weight for each token of the vocabulary, most of them zero. Cannot be concatenated."""
     module: ClassVar[str]
-    """Class that computes the same in sentence-transformers: its own, or one of export/modules/jdistill_pooling.py."""
+    """The equivalent torch class, in sentence-transformers or in export/modules/jdistill_pooling.py."""
 
     kind: str
 
@@ -36,19 +36,20 @@ class PoolingModule(Config):
     def from_pretrained(
         self, encoder: EncoderConfig, tensors: Mapping[str, np.ndarray], *, where: str
     ) -> PoolingParams | None:
-        """Initial parameters out of the tensors of the model that a student starts from; None: they are random.
+        """Initial parameters from the tensors of the model that a student starts from; None: use `init`.
 
         Args:
           encoder: the architecture of the model.
-          tensors: all of the model's, as named in its file.
-          where: the model's folder, for the message.
+          tensors: all tensors of the model, as named in its file.
+          where: the model's folder, for error messages.
+
         Raises:
-          UserError: if the model does not have what this pooling needs.
+          UserError: if the model lacks tensors that this pooling requires.
         """
         return None
 
     def weights(self) -> list[Weight]:
-        """The weight table of `module`; empty where the encoder's file holds the weights."""
+        """The weight table of `module`; empty if the weights are in the encoder's file."""
         raise NotImplementedError
 
     def to_module(self, encoder: EncoderConfig) -> dict[str, Any]:
@@ -57,11 +58,11 @@ class PoolingModule(Config):
 
     @classmethod
     def from_module(cls, config: Mapping[str, Any]) -> "PoolingModule":
-        """What a `config.json` of `module` describes; raises KeyError if something is missing there."""
+        """The pooling that a `config.json` of `module` describes; raises KeyError if a key is missing."""
         raise NotImplementedError
 
     def with_special_tokens(self, ids: Sequence[int]) -> "PoolingModule":
-        """The same with all left out that the tokenizer's special tokens decide, now that they are known."""
+        """The same, with defaults that depend on the tokenizer's special tokens filled in."""
         return self
 
     def __call__(
@@ -75,10 +76,10 @@ class PoolingModule(Config):
         """The pooled vectors.
 
         Args:
-          hidden: one float32 vector per place.
-          rows: what the places hold.
-          params: as `init` makes them.
+          hidden: one float32 vector per position.
+          rows: which token of which text is at each position.
+          params: structured as from `init`.
           encoder: the architecture of the encoder.
-          encoder_params: its parameters, of which a pooling may use a table.
+          encoder_params: its parameters, such as word embeddings for a tied decoder.
         """
         raise NotImplementedError

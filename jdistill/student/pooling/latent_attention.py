@@ -1,4 +1,4 @@
-"""Latent attention: every token is described anew by a dictionary of trained vectors, then the mean is taken."""
+"""Latent attention pooling: tokens attend to a trained array of latents, then the mean is taken (NV-Embed)."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -22,41 +22,40 @@ EPSILON = 1e-5
 
 
 class LatentAttention(PoolingModule):
-    """Token vectors attend `latents` trained vectors, go through a gated feed-forward part, and are averaged.
+    """Token vectors attend to `latents` trained vectors, pass a gated feed-forward layer, and are averaged.
 
         a_t = h_t + sum_j softmax_j(q(h_t) . k(z_j) / sqrt(width / heads)) v(z_j) O,   for each head
         m_t = a_t + (x * gelu(g)) D + e,   (x, g) = halves of norm(a_t) U + f
         out = mean_t m_t
 
-    with `q(h) = norm(h) Q`, `k(z) = norm(z) K`, `v(z) = norm(z) V`. The latents are the same for every text, so
-    the cost grows with the number of tokens, not with its square. `O`, `D` and `e` start at 0: training starts from
-    the mean.
+    with `q(h) = norm(h) Q`, `k(z) = norm(z) K`, `v(z) = norm(z) V`. The latents are the same for every text, so the
+    cost is linear in the number of tokens. `O`, `D` and `e` are initialised to 0, so training starts from the mean.
 
     Source:
-      Lee et al. 2024 (NV-Embed), arXiv:2405.17428, eq. 1 and 2; norms, residuals and the gate, which the paper leaves
-      out, as in the code that was published with it. There are 512 latents, 8 heads and a width of 8 x 4096.
+      Lee et al. 2024 (NV-Embed), arXiv:2405.17428, eq. 1 and 2. Norms, residuals and the gate, which the paper omits,
+      follow its published code, which has 512 latents, 8 heads and a width of 8 x 4096.
     """
 
     module: ClassVar[str] = "LatentAttentionPooling"
 
     kind: Literal["latent_attention"] = "latent_attention"
     latents: int = Field(default=64, ge=1)
-    """How many trained vectors there are."""
+    """Number of trained latent vectors."""
     heads: int = Field(default=8, ge=1)
-    """Heads of the attention."""
+    """Number of attention heads."""
     attention_width: int | None = Field(default=None, ge=1)
-    """Width of queries, keys and values, all heads together. Left out: the encoder's."""
+    """Width of queries, keys and values, summed over heads. Default: the encoder's width."""
     inner: int = Field(default=4, ge=1)
-    """Width inside the feed-forward part, as a multiple of the encoder's."""
+    """Width of the feed-forward layer, as a multiple of the encoder's width."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "LatentAttention":
         if self.attention_width is not None and self.attention_width % self.heads:
-            raise ValueError(f"attention_width {self.attention_width} does not divide over {self.heads} heads.")
+            raise ValueError(f"attention_width {self.attention_width} is not divisible by heads {self.heads}.")
         return self
 
     def width(self, encoder: EncoderConfig) -> int:
-        """The encoder's."""
+        """The encoder's width."""
         return encoder.width
 
     def init(self, encoder: EncoderConfig, key: Array) -> PoolingParams:
@@ -79,7 +78,7 @@ class LatentAttention(PoolingModule):
         }
 
     def weights(self) -> list[Weight]:
-        """Every layer under its own name; the latents are called `table`."""
+        """Every layer under its name here; the latents are called `table`."""
         rows = [Weight("table", "latents")]
         for name in ("token_norm", "latent_norm", "inner_norm"):
             rows += norm_rows(name, name)
@@ -112,8 +111,8 @@ class LatentAttention(PoolingModule):
         wide = self.attention_width or encoder.width
         if wide % self.heads:
             raise UserError(
-                f"student.pooling: latent_attention has {self.heads} heads, over which the encoder's width {wide} does "
-                "not divide. Choose another number of heads, or set attention_width."
+                f"student.pooling: latent_attention has {self.heads} heads, but the encoder's width {wide} is not "
+                "divisible by that. Choose another number of heads, or set attention_width."
             )
         return wide
 
@@ -125,7 +124,7 @@ class LatentAttention(PoolingModule):
         encoder: EncoderConfig,
         encoder_params: Mapping[str, Any],
     ) -> Float[Array, "n d"]:
-        """As the class says; zeros for a text without any token."""
+        """`[n, d]` vectors; zeros for a text without tokens."""
         attended = hidden + self._attention(hidden, params)
         x = dense(_norm(attended, params["inner_norm"]), params["up"]["kernel"], params["up"]["bias"])
         x, gate = jnp.split(x, 2, axis=-1)
@@ -148,6 +147,6 @@ def _norm(x: Float[Array, "*n d"], params: Mapping[str, Array]) -> Float[Array, 
 
 
 def _linear(key: Array, inputs: int, outputs: int) -> Float[Array, "i o"]:
-    """Random as of torch's Linear."""
+    """Initialised as in torch.nn.Linear."""
     bound = inputs**-0.5
     return jax.random.uniform(key, (inputs, outputs), jnp.float32, -bound, bound)

@@ -1,7 +1,7 @@
-"""Pooling without parameters: from one vector per token to one per text, exactly as sentence-transformers does it.
+"""Pooling modes without parameters, equal to those of sentence-transformers.
 
-Each mode is a function `(hidden [r, p, d], rows) -> [n, d]` in float32. Padding may lie on either side. A text without
-any token gives zeros, except for `cls` (some place's vector) and `max` (minus infinity), as it does there.
+Each mode is a function `(hidden [r, p, d], rows) -> [n, d]` in float32. Padding may be on either side. For a text
+without tokens the result is zeros, except for `cls` (the vector of some position) and `max` (minus infinity).
 """
 
 from collections.abc import Callable
@@ -37,12 +37,12 @@ def weightedmean(hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d
 
 
 def cls(hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d"]:
-    """The first token, wherever it stands."""
+    """The first token, after any padding on the left."""
     return rows.first(hidden)
 
 
 def lasttoken(hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d"]:
-    """The last token; zeros where there is none."""
+    """The last token; zeros if there is none."""
     return rows.last(hidden) * (rows.counts > 0).astype(jnp.float32)[:, None]
 
 

@@ -1,4 +1,4 @@
-"""The sparse vocabulary head: a text is a weight for each token that occurs in it, as an inverted index stores it."""
+"""Sparse vocabulary pooling: a weight for each token that occurs in the text, as in an inverted index."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,13 +17,13 @@ from jdistill.student.weights import Weight
 
 
 class SparseVocabulary(PoolingModule):
-    """The largest activation of each token of the vocabulary over its places in the text; 0 where it does not occur.
+    """The largest activation of each vocabulary token over its occurrences in the text; 0 if it does not occur.
 
         out[v] = max over t with token_t = v of relu(h_t . w + c)
 
-    A matching word counts as much as the context says it matters, and a text's vector has no more elements than the
-    text has tokens. Tokens that occur twice are counted once, by their larger activation; where several places have
-    the largest, its gradient is shared equally among them. Memory is `[n, vocabulary]`, never times the tokens.
+    The weight of a matching word depends on its context, and a vector has at most as many non-zero elements as the
+    text has tokens. If several occurrences share the maximum, its gradient is split equally among them. Memory is
+    `[n, vocabulary]`, independent of the number of tokens.
 
     Source:
       The lexical head of Chen et al. 2024 (BGE-M3), arXiv:2402.03216, section 3.2; the sparse head of
@@ -36,24 +36,24 @@ class SparseVocabulary(PoolingModule):
 
     kind: Literal["sparse_vocabulary"] = "sparse_vocabulary"
     bias: bool = True
-    """Whether `c` is added. It starts at 1 and the weights at 0: training starts from the set of the text's tokens."""
+    """Whether to add `c`, initialised to 1 with `w` at 0, so that training starts from the set of the text's tokens."""
     excluded: list[int] | None = None
-    """Ids of tokens that never get a weight. Left out: the tokenizer's special tokens; `[]`: none."""
+    """Ids of tokens whose weight is always 0. Default: the tokenizer's special tokens; `[]`: none."""
 
     def width(self, encoder: EncoderConfig) -> int:
         """The size of the vocabulary."""
         return encoder.vocab_size
 
     def init(self, encoder: EncoderConfig, key: Array) -> PoolingParams:
-        """As `activation`."""
+        """As for `activation`."""
         return Activation(bias=self.bias).init(encoder, key)
 
     def weights(self) -> list[Weight]:
-        """The linear layer."""
+        """The linear layer's."""
         return linear_rows("linear", "linear", bias=self.bias)
 
     def to_module(self, encoder: EncoderConfig) -> dict[str, Any]:
-        """Widths, bias and what is excluded."""
+        """Widths, `bias` and `excluded`."""
         return {
             "token_width": encoder.width,
             "vocab_size": encoder.vocab_size,
@@ -63,11 +63,11 @@ class SparseVocabulary(PoolingModule):
 
     @classmethod
     def from_module(cls, config: Mapping[str, Any]) -> "SparseVocabulary":
-        """From bias and what is excluded."""
+        """From `bias` and `excluded`."""
         return cls(bias=config["bias"], excluded=config["excluded"])
 
     def with_special_tokens(self, ids: Sequence[int]) -> "SparseVocabulary":
-        """These are excluded, unless the configuration says which are."""
+        """Excludes them, unless `excluded` is set."""
         return self if self.excluded is not None else self.model_copy(update={"excluded": sorted(ids)})
 
     def __call__(
@@ -78,7 +78,7 @@ class SparseVocabulary(PoolingModule):
         encoder: EncoderConfig,
         encoder_params: Mapping[str, Any],
     ) -> Float[Array, "n v"]:
-        """As the class says."""
+        """`[n, vocabulary]` weights."""
         counted = rows.held & ~jnp.isin(rows.ids, jnp.asarray(self.excluded or [], rows.ids.dtype))
 
         def largest(texts: Array, n: int, values: Array, ids: Array, counted: Array) -> Array:
@@ -91,16 +91,16 @@ class SparseVocabulary(PoolingModule):
 def largest_of_tokens(
     values: Float[Array, " p"], texts: Int[Array, " p"], ids: Int[Array, " p"], n: int, size: int
 ) -> Float[Array, "n v"]:
-    """Largest value of each token id over its places in each text; 0 where there is none.
+    """Largest value of each token id over its positions in each text; 0 if it does not occur.
 
-    Its backward pass is written out because that of JAX's own scatter-max fills five arrays `[n, v]` instead of one.
+    Has a custom backward pass, because that of JAX's scatter-max allocates five arrays `[n, v]` instead of one.
 
     Args:
-      values: of each place, >= 0, float32.
-      texts: the text of each place, in [0, n), or n for a place to leave out.
-      ids: the token of each place, in [0, size).
-      n: texts.
-      size: of the vocabulary.
+      values: value at each position, >= 0, float32.
+      texts: index of the text at each position, in [0, n), or n to ignore the position.
+      ids: token id at each position, in [0, size).
+      n: number of texts.
+      size: vocabulary size.
     """
     return jnp.zeros((n, size), values.dtype).at[texts, ids].max(values, mode="drop")
 

@@ -1,4 +1,4 @@
-"""SPLADE: a masked language model says of every token of the vocabulary how well it would fit the text."""
+"""SPLADE pooling: a masked language model's scores of the vocabulary, pooled over the tokens of a text."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -19,22 +19,22 @@ from jdistill.student.pooling.base import PoolingModule, PoolingParams
 from jdistill.student.weights import Weight
 
 HELD = 1 << 22
-"""Scores that are held at a time: 16 MiB, and as much of a few intermediate results. Larger blocks are not faster."""
+"""Scores per block, 16 MiB; a few intermediate results take as much each. Larger blocks are not faster."""
 
 
 class Splade(PoolingModule):
-    """The scores of a masked language model at each token of the text, saturated, and of these the largest.
+    """The maximum over the text's tokens of a masked language model's saturated scores.
 
         out[v] = max_t log(1 + relu(z_tv)),   z = scores of the vocabulary at the text's tokens
 
-    Other than `sparse_vocabulary` it gives weight to words that the text does not have. Scores are computed for some
-    of the vocabulary at a time, forward and backward: no more than 16 MiB of them are ever held, while all of them
-    would take tokens x vocabulary x 4 bytes, 2 GB for 64 texts of 256 tokens.
+    Unlike `sparse_vocabulary` it also gives weight to words that do not occur in the text. Scores are computed in
+    blocks of the vocabulary, forward and backward, of at most 16 MiB; all at once they would take tokens x vocabulary
+    x 4 bytes, 2 GB for 64 texts of 256 tokens.
 
     Source:
       Formal et al. 2021 (SPLADE v2), arXiv:2109.10086, eq. 1 and 6; `strategy: sum` is arXiv:2107.05720.
-      Parity: sentence-transformers SpladePooling on a masked language model, whose names for the options are
-      `pooling_strategy` and `activation_function`.
+      Parity: sentence-transformers SpladePooling, which calls the options `pooling_strategy` and
+      `activation_function`.
     """
 
     sparse: ClassVar[bool] = True
@@ -42,47 +42,45 @@ class Splade(PoolingModule):
 
     kind: Literal["splade"] = "splade"
     strategy: Literal["max", "sum"] = "max"
-    """How the tokens' values become one."""
+    """How to reduce over the tokens of a text."""
     activation: Literal["relu", "log1p_relu"] = "relu"
-    """`log1p_relu` takes the logarithm twice, `log(1 + log(1 + relu(z)))`, for vectors that are sparser still
-    (arXiv:2504.14839)."""
+    """`log1p_relu` takes the logarithm twice, `log(1 + log(1 + relu(z)))`, for sparser vectors (arXiv:2504.14839)."""
     random_head: bool = False
-    """Whether a student may start with a random head where `init` has none. Its scores mean nothing at first, and it
-    needs far more training than a head that has been trained as a language model."""
+    """Whether to start from a random language model head if `init` has none. It needs far more training than a
+    pretrained head."""
 
     def width(self, encoder: EncoderConfig) -> int:
         """The size of the vocabulary."""
         return encoder.vocab_size
 
     def init(self, encoder: EncoderConfig, key: Array) -> PoolingParams:
-        """A random head, tied to the table of words."""
+        """A random head, with a decoder tied to the word embeddings."""
         return masked_lm(encoder, where="student.pooling: splade").init(encoder.width, encoder.vocab_size, key)
 
     def from_pretrained(
         self, encoder: EncoderConfig, tensors: Mapping[str, np.ndarray], *, where: str
     ) -> PoolingParams | None:
-        """The head of a masked language model.
+        """The masked language model head of the model.
 
         Raises:
-          UserError: if the model has none, and `random_head` is not set.
+          UserError: if the model has none and `random_head` is not set.
         """
         head = masked_lm(encoder, where="student.pooling: splade")
         words = next(row.key for row in encoder.weights() if row.path == "embeddings.words")
         params = head.read(tensors, words, where=where)
         if params is None and not self.random_head:
             raise UserError(
-                f"student.pooling: splade needs the head of a masked language model, and {where} has none: its file "
-                f"holds no {head.dense}. Start from a {head.architecture}, or set random_head: true to train one from "
-                "the beginning."
+                f"student.pooling: splade needs the head of a masked language model, but {where} has no "
+                f"{head.dense}. Start from a {head.architecture}, or set random_head: true to train one from scratch."
             )
         return params
 
     def weights(self) -> list[Weight]:
-        """None: the head lies with the encoder."""
+        """None: the head's weights are in the encoder's file."""
         return []
 
     def to_module(self, encoder: EncoderConfig) -> dict[str, Any]:
-        """With the names of sentence-transformers."""
+        """The options under their names in sentence-transformers."""
         return {
             "pooling_strategy": self.strategy,
             "activation_function": self.activation,
@@ -91,7 +89,7 @@ class Splade(PoolingModule):
 
     @classmethod
     def from_module(cls, config: Mapping[str, Any]) -> "Splade":
-        """From the names of sentence-transformers."""
+        """From the options under their names in sentence-transformers."""
         return cls(strategy=config.get("pooling_strategy", "max"), activation=config.get("activation_function", "relu"))
 
     def __call__(
@@ -102,7 +100,7 @@ class Splade(PoolingModule):
         encoder: EncoderConfig,
         encoder_params: Mapping[str, Any],
     ) -> Float[Array, "n v"]:
-        """As the class says; zeros for a text without any token."""
+        """`[n, vocabulary]` weights; zeros for a text without tokens."""
         x = masked_lm(encoder, where="student.pooling: splade").transform(hidden, params)
         table = params["decoder"] if "decoder" in params else encoder_params["embeddings"]["words"]
         size = table.shape[0]
@@ -121,10 +119,10 @@ class Splade(PoolingModule):
     def _largest(
         self, x: Float[Array, "r p d"], part: tuple[Float[Array, "k d"], Float[Array, " k"]], rows: Rows
     ) -> Float[Array, "n k"]:
-        """Of some of the vocabulary: the value of the token whose score is the largest, of equal ones the first.
+        """The maximum over tokens, for a block of the vocabulary; ties go to the first token.
 
-        Saturation rises, so it is taken of the largest score alone. The backward pass needs to know which token that
-        was and nothing else, so this is what is kept; the scores are not computed again.
+        Saturation is monotonic, so it is applied to the largest score only. The backward pass needs only the position
+        of the maximum, so only that is saved, and the scores are not recomputed.
         """
 
         @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names("first"), prevent_cse=False)
@@ -138,7 +136,7 @@ class Splade(PoolingModule):
     def _sum(
         self, x: Float[Array, "r p d"], part: tuple[Float[Array, "k d"], Float[Array, " k"]], rows: Rows
     ) -> Float[Array, "n k"]:
-        """Of some of the vocabulary: the sum over the tokens. The backward pass computes the scores again."""
+        """The sum over tokens, for a block of the vocabulary. The backward pass recomputes the scores."""
 
         @partial(jax.checkpoint, prevent_cse=False)
         def total(x: Array, words: Array, bias: Array) -> Array:
@@ -148,6 +146,6 @@ class Splade(PoolingModule):
 
 
 def _saturated(scores: Float[Array, "*n"], activation: str) -> Float[Array, "*n"]:
-    """`log(1 + relu(z))`, for `log1p_relu` twice; rises with `z`, so it may be taken of the largest alone."""
+    """`log(1 + relu(z))`, or its double logarithm for `log1p_relu`; monotonic in `z`."""
     once = jnp.log1p(jax.nn.relu(scores))
     return jnp.log1p(once) if activation == "log1p_relu" else once

@@ -1,4 +1,4 @@
-"""Making a smaller model out of a trained one: fewer layers, heads and neurons, a narrower width, a smaller vocabulary.
+"""Pruning a trained model: fewer layers, heads and neurons, a smaller width, a smaller vocabulary.
 
-`prune` does it; what it needs to know of the training texts is a `Corpus`.
+The entry point is `prune`; it reads training texts through a `Corpus`.
 """

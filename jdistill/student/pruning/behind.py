@@ -1,4 +1,4 @@
-"""What stands behind an encoder that became smaller: poolings and heads that were trained with the whole one."""
+"""Adapts poolings and heads that were trained with the full encoder to the pruned one, or rejects them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,31 +16,31 @@ from jdistill.student.pooling import Pooling, PoolingModule
 from jdistill.student.weights import flatten
 
 BY_TOKEN = ("bias", "decoder")
-"""Parameters of a masked language model's head that have a row for each token."""
+"""Parameters of a masked language model head with one row per token."""
 
 
 def check_head(config: StudentConfig, found: Pretrained) -> None:
-    """Refuse a head of the whole model behind narrower vectors.
+    """Reject the model's own head if `width` shrinks its input.
 
     Raises:
-      UserError: if the model has one, and the configuration gives no other.
+      UserError: if the model has such a head and the config does not replace it.
     """
     if config.width is None or config.head is not None:
         return
     reads = [module.kind for module in found.head if isinstance(module, Dense | LayerNorm)]
     if reads:
         raise UserError(
-            f"student.width: {found.where} has a {reads[0]} module behind its encoder, which reads vectors of the "
-            "whole width. Give student.head to have another in its place, or [] to have none; or leave width out."
+            f"student.width: {found.where} has a {reads[0]} module in its head, which expects vectors of the original "
+            "width. Set student.head to replace the head, or to [] for none; or leave width out."
         )
 
 
 def tokens_behind(pooling: Mapping[str, Any], tokens: Int[np.ndarray, " v"] | None) -> dict[str, Any]:
-    """Parameters of poolings after the vocabulary became smaller.
+    """Parameters of the poolings, with only the rows of the kept tokens.
 
     Args:
-      pooling: number of a pooling -> its parameters.
-      tokens: old ids of the tokens that were kept; None where all were.
+      pooling: index of a pooling -> its parameters.
+      tokens: old ids of the kept tokens; None if all were kept.
     """
     if tokens is None:
         return dict(pooling)
@@ -56,10 +56,10 @@ def tokens_behind(pooling: Mapping[str, Any], tokens: Int[np.ndarray, " v"] | No
 
 
 def check_behind(pooling: Sequence[Pooling], params: Mapping[str, Any], encoder: EncoderConfig, *, where: str) -> None:
-    """Refuse poolings whose parameters came from the whole model and do not fit the smaller one.
+    """Reject poolings whose parameters come from the full model and do not fit the pruned one.
 
     Raises:
-      UserError: naming the first.
+      UserError: if there is one.
     """
     for i, module in enumerate(pooling):
         if not isinstance(module, PoolingModule):
@@ -68,6 +68,6 @@ def check_behind(pooling: Sequence[Pooling], params: Mapping[str, Any], encoder:
         given = flatten(params[str(i)])
         if any(np.shape(given[path]) != fitting[path].shape for path in fitting if path in given):
             raise UserError(
-                f"student.width: the pooling '{module.kind}' would take its parameters from {where}, where vectors are "
-                "wider. Leave width out, or take another pooling."
+                f"student.width: the pooling '{module.kind}' takes its parameters from {where}, where vectors are "
+                "wider. Leave width out, or choose another pooling."
             )

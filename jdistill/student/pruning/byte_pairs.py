@@ -1,4 +1,4 @@
-"""BPE: a word's characters or bytes are merged pair by pair, the pair that was learned first before all others."""
+"""BPE: a word's characters or bytes are merged pair by pair, in the order in which the merges were learned."""
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -10,9 +10,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 class BytePairs:
     """The `model` section of a BPE tokenizer.json.
 
-    A text whose tokens are all kept is cut as before: every merge on the way to them is one of `parts`, and so still
-    there, while none was added that could come first. Merges within a token do not depend on what stands beside it,
-    since no merge over its borders was made.
+    A text whose tokens are all kept is split as before: `parts` keeps every merge that leads to them, and no merge is
+    added that could take precedence. Merges within a token do not depend on its neighbours, since no merge crossed its
+    boundaries.
     """
 
     def __init__(self, model: Mapping[str, Any]) -> None:
@@ -24,7 +24,7 @@ class BytePairs:
         self._ranks = {pair: rank for rank, pair in reversed(list(enumerate(self._pairs)))}
 
     def always(self) -> set[str]:
-        """The unknown token and all bytes, where texts are spelled in bytes in the end."""
+        """The unknown token, and all bytes if the tokenizer falls back to bytes."""
         tokens = {self._model.get("unk_token") or ""}
         if self._byte_level:
             tokens |= self.letters(ByteLevel.alphabet())
@@ -33,11 +33,11 @@ class BytePairs:
         return tokens & self.ids.keys()
 
     def letters(self, characters: Iterable[str]) -> set[str]:
-        """In every place of a word."""
+        """Tokens of these characters at every position of a word."""
         return {form for c in characters for form in self._forms(c)} & self.ids.keys()
 
     def parts(self, token: str) -> set[str]:
-        """Every token on the way; none if no merges lead to it, as where whole words are looked up first."""
+        """Every intermediate token; none if no merges lead to it, as when whole words are looked up first."""
         symbols, seen = self._symbols(token), set()
         while len(symbols) > 1:
             seen |= {*symbols}
@@ -50,11 +50,11 @@ class BytePairs:
         return seen & self.ids.keys() if symbols == [token] else set()
 
     def plain(self, token: str) -> str:
-        """Without the marks of places in a word."""
+        """The token without prefix and suffix marks."""
         return token.removeprefix(self._mark).removesuffix(self._end)
 
     def rebuilt(self, kept: Collection[str], new: Mapping[str, int]) -> dict[str, Any]:
-        """The section with these tokens alone, and the merges that are between them."""
+        """The section with only these tokens and the merges among them."""
         known = set(kept)
         merges = [
             merge
@@ -69,7 +69,7 @@ class BytePairs:
 
     @property
     def _byte_level(self) -> bool:
-        """Whether every byte is a token by itself, which only a vocabulary of bytes has."""
+        """Whether every byte is a token, as in a byte-level vocabulary."""
         return set(ByteLevel.alphabet()) <= {self.plain(token) for token in self.ids if len(self.plain(token)) == 1}
 
     def _forms(self, character: str) -> tuple[str, ...]:
@@ -90,6 +90,6 @@ class BytePairs:
 
 
 def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
-    """Of either form that tokenizer.json has had: `"a b"` or `["a", "b"]`."""
+    """A merge in either form of tokenizer.json, `"a b"` or `["a", "b"]`."""
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
     return left, right

@@ -1,4 +1,4 @@
-"""What a user writes about a student that is to be smaller than the model it starts from."""
+"""Options under `student:` that shrink the model given by `init`."""
 
 from typing import Literal, NamedTuple
 
@@ -8,46 +8,46 @@ from jdistill.config import Config
 
 
 class Width(Config):
-    """A narrower vector for every token, fitted to a sample of the training texts; no training takes place.
+    """A smaller hidden size, fitted to a sample of the training texts, without training.
 
-    Every matrix that reads the vectors gets the linear map that loses least on the sample, and every norm is fitted
-    anew, since its mean and variance are those of fewer numbers: the result is close, not exact.
+    Matrices that read the hidden states are adjusted by least squares on the sample, and norms are refitted, since the
+    mean and variance of fewer dimensions differ. The result is close to the original, not exact.
     """
 
     to: int = Field(ge=1)
-    """Numbers per token. Where heads share the width equally, as in BERT, it must be a multiple of a head's width, and
-    the least important heads go, so that the others keep theirs."""
+    """New hidden size. In encoders whose heads divide the hidden size equally, such as BERT, it must be a multiple of
+    the head width; the least important heads are then removed and the others keep their width."""
     by: Literal["importance", "pca"] | None = None
-    """How the smaller space is found. `importance`, where nothing is said: by keeping the dimensions with the largest
-    activations. `pca`: by turning to the principal directions; the only way for a static embedding, and exact there if
-    the table has no higher rank.
-    Of all-MiniLM-L6-v2, cut from 384 to 256 and not trained, importance has 0.854 on STS-B dev and pca 0.847, of 0.867
-    whole; the cosines of the whole model come out alike by 0.957 and 0.961 (rank correlation)."""
+    """How to choose the smaller space. `importance`, the default for encoders with layers: keep the dimensions with the
+    largest activations. `pca`: rotate to the principal directions. Static embeddings support only `pca`, which is exact
+    if the rank of the table is at most `to`.
+    all-MiniLM-L6-v2, reduced from 384 to 256 and not trained, scores 0.854 (importance) and 0.847 (pca) on STS-B dev,
+    against 0.867 at full width; its cosines have a rank correlation with the original's of 0.957 and 0.961."""
 
 
 class Vocabulary(Config):
-    """A smaller vocabulary: the tokens that the training texts use most, with the tokenizer rebuilt to match.
+    """A smaller vocabulary: the most frequent tokens of the training texts, with the tokenizer rebuilt to match.
 
-    Texts whose tokens are all kept have the same tokens and vectors as before; elsewhere a missing token becomes
-    several smaller ones. Special tokens, every character of the training texts, and bytes are kept in any case.
+    Texts whose tokens are all kept have the same tokens and vectors as before; a removed token is split into several
+    smaller ones. Special tokens, bytes, and every character of the training texts are always kept.
     """
 
     size: int | None = Field(default=None, ge=1)
-    """Tokens to keep. Give this or `min_count`."""
+    """Number of tokens to keep. Set either this or `min_count`."""
     min_count: int | None = Field(default=None, ge=1)
-    """Keep the tokens that occur at least so often in the training texts. Of more than a million texts, a random
-    million is counted."""
+    """Keep tokens that occur at least this often in the training texts. Counts a random million texts if there are
+    more."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> "Vocabulary":
         if (self.size is None) == (self.min_count is None):
             given = "neither is" if self.size is None else "both are"
-            raise ValueError(f"size and min_count: {given} given. Give exactly one, such as size: 8000.")
+            raise ValueError(f"size and min_count: {given} set. Set exactly one, such as size: 8000.")
         return self
 
 
 class Cuts(NamedTuple):
-    """Everything about a student that calls for training texts while it is made."""
+    """The options that are fitted to training texts."""
 
     width: Width | None = None
     heads: int | None = None
@@ -56,10 +56,10 @@ class Cuts(NamedTuple):
 
     @property
     def any(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether any option is set."""
         return self.narrows or self.vocabulary is not None
 
     @property
     def narrows(self) -> bool:
-        """Whether matrices get smaller, for which a sample of texts is read."""
+        """Whether matrices shrink, which requires running the encoder on a sample of texts."""
         return (self.width, self.heads, self.intermediate) != (None, None, None)

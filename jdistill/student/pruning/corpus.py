@@ -1,4 +1,4 @@
-"""The training texts, as far as making a student needs them: a sample to read, and all of them to count tokens."""
+"""The training texts that pruning reads: a sample to run the encoder on, and all of them to count tokens."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Self
@@ -7,27 +7,27 @@ import numpy as np
 from jaxtyping import Int
 
 COUNTED = 1_000_000
-"""So many texts are counted at most."""
+"""At most this many texts are counted."""
 
 _CHUNK = 8192
 
 
 class Side(NamedTuple):
-    """Texts that have one prompt."""
+    """Texts with the same prompt."""
 
     ids: Int[np.ndarray, "..."]
-    """Numbers of the texts; repetitions count once."""
+    """Ids of the texts; duplicates count once."""
     prompt: str
-    """In front of each."""
+    """Prepended to each text."""
 
 
 class Corpus:
-    """Training texts by number, each side with its prompt. What is drawn follows from the seed and the texts alone.
+    """Training texts by id, each side with its prompt. Sampling depends only on the seed and the texts.
 
     Args:
-      take: numbers -> texts.
+      take: ids -> texts.
       sides: such as queries and documents.
-      seed: decides which texts are drawn.
+      seed: random seed of the samples.
     """
 
     def __init__(self, take: Callable[[Int[np.ndarray, " n"]], list[str]], sides: Sequence[Side], *, seed: int) -> None:
@@ -36,18 +36,18 @@ class Corpus:
 
     @classmethod
     def of(cls, texts: Sequence[str], *, seed: int = 0) -> Self:
-        """A corpus of texts that have their prompts already."""
+        """A corpus of texts that already include their prompts."""
         listed = list(texts)
         return cls(lambda ids: [listed[i] for i in ids], [Side(np.arange(len(listed)), "")], seed=seed)
 
     def sample(self, count: int) -> list[str]:
-        """At most `count` random texts, sides in turn."""
+        """At most `count` random texts, alternating between the sides."""
         drawn = [self._texts(self._draw(side, -(-count // len(self._sides))), side.prompt) for side in self._sides]
         longest = max(len(texts) for texts in drawn)
         return [texts[i] for i in range(longest) for texts in drawn if i < len(texts)][:count]
 
     def chunks(self) -> Iterator[list[str]]:
-        """All texts, some thousand at a time; of more than COUNTED a random share of each side."""
+        """All texts, in chunks of a few thousand; beyond COUNTED, a random fraction of each side."""
         share = min(1.0, COUNTED / max(1, sum(len(side.ids) for side in self._sides)))
         for side in self._sides:
             ids = side.ids if share == 1.0 else np.sort(self._draw(side, int(share * len(side.ids))))

@@ -1,4 +1,4 @@
-"""Which attention heads of each layer are kept."""
+"""Selecting which attention heads of each layer to keep."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,24 +12,24 @@ from jdistill.student.pruning.sizes import Sizes
 
 
 class HeadChoice(NamedTuple):
-    """Numbers of the heads that a layer keeps, ascending."""
+    """Indices of the heads that a layer keeps, ascending."""
 
     queries: Int[np.ndarray, " h"]
     shared: Int[np.ndarray, " s"]
-    """Of keys and values; neighbouring heads of queries go on sharing one."""
+    """Key-value heads; neighbouring query heads still share one."""
 
 
 def choose_heads(
     flat: Mapping[str, Float[np.ndarray, "..."]], moments: Mapping[str, Moments], old: Sizes, new: Sizes, depth: int
 ) -> list[HeadChoice]:
-    """The heads that add most to the output of attention, in each layer by itself.
+    """The heads that contribute most to the attention output, chosen per layer.
 
-    Where all layers share a table with a column for each head, as the distances of MPNet, all keep the same ones: those
-    with the largest share of what is added, summed over the layers.
+    If all layers share a table with a column per head, such as MPNet's relative bias, all keep the same heads: those
+    with the largest share of the contribution, summed over layers.
 
     Args:
       flat: parameters by path.
-      moments: of the input of each `layers.<i>.out`.
+      moments: moments of the input of each `layers.<i>.out`.
       old: sizes before.
       new: sizes after, with fewer heads.
       depth: number of layers.

@@ -1,10 +1,9 @@
-"""An encoder with fewer heads, neurons and dimensions, chosen on a sample; what is left takes over from what is gone.
+"""Prunes heads, neurons and hidden dimensions on a sample, and adjusts the remaining weights to compensate.
 
-Halving the neurons of all-MiniLM-L6-v2, its vectors keep a cosine of 0.91 to the whole model's, and 0.78 where nothing
-takes over from those that are gone.
+With half the neurons of all-MiniLM-L6-v2, vectors have a cosine of 0.91 to the original's; without compensation, 0.78.
 
-Source: Muralidharan et al. 2024 (Minitron), arXiv:2407.14679, for what is cut; Kwon et al. 2022, arXiv:2204.09656, for
-taking over by least squares.
+Source: Muralidharan et al. 2024 (Minitron), arXiv:2407.14679, for what to prune; Kwon et al. 2022, arXiv:2204.09656,
+for compensation by least squares.
 """
 
 from collections.abc import Mapping
@@ -34,14 +33,14 @@ READERS = {"query": ("query", "key", "value"), "out": ("out",), "up": ("up", "ga
 def narrow(
     before: EncoderConfig, after: EncoderConfig, params: Mapping[str, Any], sample: Sample, *, by: str
 ) -> dict[str, Any]:
-    """The parameters of the smaller encoder, float32.
+    """The parameters of the pruned encoder, float32.
 
     Args:
       before: the architecture of `params`.
-      after: the same with other sizes, see `cut_encoder`.
-      params: not changed.
-      sample: `before` with `params`, reading.
-      by: how the width is cut, `importance` or `pca`.
+      after: the same with new sizes, see `cut_encoder`.
+      params: not modified.
+      sample: `before` and `params` with the texts to run on.
+      by: how to prune the width, `importance` or `pca`.
     """
     flat = {path: np.asarray(value, np.float64) for path, value in flatten(params).items()}
     old, new, depth = sizes_of(before), sizes_of(after), before.depth
@@ -92,14 +91,14 @@ def _neurons(flat: Flat, path: str, moments: Mapping[str, Moments], count: int) 
 
 
 def _columns(kept: Any, size: int, groups: int) -> Float[np.ndarray, "w k"]:
-    """Columns of the identity: those of `kept` groups of `size`, of so many groups."""
+    """The columns of the identity that belong to the `kept` of `groups` groups of `size` dimensions."""
     return np.eye(groups * size)[:, (kept[:, None] * size + np.arange(size)).ravel()]
 
 
 def _cut_input(
     flat: Flat, layer: str, source: str, moments: Mapping[str, Moments], kept: Float[np.ndarray, "w k"]
 ) -> None:
-    """The matrices that read what `source` reads take over from what is gone of it."""
+    """Restrict the input of the matrices in `READERS[source]` to `kept`, and compensate for what is lost."""
     for name in READERS[source]:
         kernel, bias = f"{layer}.{name}.kernel", f"{layer}.{name}.bias"
         if kernel not in flat:

@@ -1,4 +1,4 @@
-"""Norms of a narrower stream: they see the mean and variance of fewer numbers, so scale and shift are fitted anew."""
+"""Refits scale and bias of norms after pruning the width, since mean and variance of fewer dimensions differ."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,14 +15,14 @@ from jdistill.student.pruning.observe import Sample
 def fitted_norms(
     flat: Mapping[str, Float[np.ndarray, "..."]], sample: Sample, encode: Float[np.ndarray, "d k"]
 ) -> dict[str, Float[np.ndarray, " k"]]:
-    """Scale and bias, by path, with which norms of the narrower stream give what comes nearest to the old ones' output.
+    """Scale and bias, by path, with which norms of the pruned stream best approximate the old norms' output.
 
-    In the mean square over the sample, for each number by itself: `z s + b ~ y P`, where `z` is `x P` normalised, and
-    `x` and `y` are what goes into the old norm and comes out. A norm without a bias has no `b`.
+    Least squares over the sample, per dimension: `z s + b ~ y P`, where `z` is `x P` normalized, and `x` and `y` are
+    input and output of the old norm. Norms without a bias have no `b`.
 
     Args:
       flat: parameters by path.
-      sample: the old encoder, reading.
+      sample: the old encoder with the texts to run on.
       encode: P.
     """
     norms, P = sample.norms(), jnp.asarray(encode, jnp.float32)

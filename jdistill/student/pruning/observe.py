@@ -1,6 +1,6 @@
-"""What goes through an encoder's modules when it reads a sample of texts: second moments, from which parts are chosen.
+"""Statistics of an encoder's activations on a sample of texts, on which pruning decisions are based.
 
-The modules that are asked about are wrapped for this purpose alone; the encoder computes as ever, in float32.
+Observed modules are temporarily wrapped; the encoder computes as usual, in float32.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,27 +19,27 @@ from jdistill.student.packing import rows_of
 from jdistill.types import Tokens
 
 SAMPLE_TOKENS = 16_384
-"""So many tokens are looked at: some ten for each dimension of a feed-forward part of 1,536."""
+"""Size of the sample: about ten tokens per dimension of a feed-forward layer of 1,536."""
 
 LONGEST = 128
-"""Tokens after which texts of the sample are cut."""
+"""Texts of the sample are truncated to this many tokens."""
 
 _BATCH_TOKENS = 4096
-"""Padded tokens that are looked at at once."""
+"""Tokens per batch, padding included."""
 
 Through = dict[str, tuple[Array, Array]]
-"""Name of a module -> what went in and what came out, `[n, l, w]` each."""
+"""Name of a module -> its input and output, `[n, l, w]` each."""
 
 
 class Moments(NamedTuple):
     """Sums over the tokens of a sample, float64."""
 
     count: float
-    """Tokens."""
+    """Number of tokens."""
     total: Float[np.ndarray, " w"]
-    """Of the vectors."""
+    """Sum of the vectors."""
     products: Float[np.ndarray, "w w"]
-    """Of their outer products."""
+    """Sum of their outer products."""
 
     @property
     def second(self) -> Float[np.ndarray, "w w"]:
@@ -48,17 +48,17 @@ class Moments(NamedTuple):
 
     @property
     def mean(self) -> Float[np.ndarray, " w"]:
-        """Of the vectors."""
+        """Mean of the vectors."""
         return self.total / self.count
 
     @property
     def covariance(self) -> Float[np.ndarray, "w w"]:
-        """About the mean."""
+        """Covariance of the vectors."""
         return self.second - np.outer(self.mean, self.mean)
 
 
 class _Heard(nnx.Module):
-    """A module that tells a listener what goes in and what comes out."""
+    """A module that passes its input and output to a listener."""
 
     def __init__(self, module: Any, name: str, listener: Callable[[str, Array, Array], None]) -> None:
         self.module, self.name, self.listener = module, name, listener
@@ -70,13 +70,13 @@ class _Heard(nnx.Module):
 
 
 class Sample:
-    """An encoder that reads some texts, as often as it is asked to.
+    """An encoder and a sample of texts to run it on.
 
     Args:
       encoder: the architecture.
       params: its parameters.
-      ids: the tokens of each text, cut at LONGEST; read up to SAMPLE_TOKENS of them.
-      pad_id: of the tokenizer.
+      ids: the tokens of each text; truncated to LONGEST each, and SAMPLE_TOKENS in total.
+      pad_id: padding id of the tokenizer.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Sample:
         self._ids, self._pad_id = _some(ids, SAMPLE_TOKENS), pad_id
 
     def norms(self) -> dict[str, LayerNorm | RMSNorm]:
-        """The norms of the vectors that go from layer to layer, by their place among the parameters."""
+        """The norms of the residual stream, by path; not those of queries and keys."""
         return {name: m for name, m in self._modules() if isinstance(m, LayerNorm | RMSNorm) and not _of_heads(name)}
 
     def moments(self, names: Sequence[str]) -> dict[str, Moments]:
-        """Of what goes into the linear layers of these names, and as `hidden` of what the encoder gives."""
+        """Moments of the inputs of these linear layers, and as `hidden` of the encoder's output."""
 
         def summed(through: Through, hidden: Array, held: Bool[Array, "n l"]) -> dict[str, Any]:
             inputs = {name: x for name, (x, _) in through.items()} | {"hidden": hidden}
@@ -102,7 +102,7 @@ class Sample:
         return {name: Moments(float(sums[name][0]), sums[name][1], sums[name][2]) for name in [*names, "hidden"]}
 
     def along(self, names: Sequence[str], of: Callable[[str, Array, Array], Any]) -> dict[str, Any]:
-        """Sums over tokens of what `of` makes of a module's name, input and output, `[places, w]` each."""
+        """Sums over tokens of `of(name, input, output)` for each module; input and output are `[positions, w]`."""
 
         def summed(through: Through, hidden: Array, held: Bool[Array, "n l"]) -> dict[str, Any]:
             real = held.reshape(-1, 1)
@@ -155,14 +155,14 @@ def _sums(x: Float[Array, "n l w"], held: Bool[Array, "n l"]) -> tuple[Array, Ar
 
 
 def _some(ids: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
-    """The first of them that have so many tokens together, at least one; those without any left out."""
+    """The first non-empty texts that have this many tokens in total; at least one text."""
     full = [list(row[:LONGEST]) for row in ids if row]
     ends = np.cumsum([len(row) for row in full])
     return full[: max(1, int(np.searchsorted(ends, tokens)) + 1)]
 
 
 def _batches(ids: list[list[int]], pad_id: int) -> Iterator[Tokens]:
-    """By length, padded to 16, 32, 64 or 128 tokens, so that four programs are compiled at most."""
+    """Batches by length, padded to 16, 32, 64 or 128 tokens, so that at most four programs are compiled."""
     by_length: dict[int, list[list[int]]] = {}
     for row in ids:
         by_length.setdefault(max(16, 1 << (len(row) - 1).bit_length()), []).append(row)

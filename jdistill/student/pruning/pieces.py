@@ -1,4 +1,4 @@
-"""What a vocabulary is made of, whichever kind of tokenizer it belongs to: which tokens depend on which others."""
+"""A common interface to tokenizer models: which tokens depend on which others."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
@@ -13,41 +13,41 @@ class Pieces(Protocol):
     """The `model` section of a tokenizer.json."""
 
     ids: Mapping[str, int]
-    """Token -> id, added tokens apart."""
+    """Token -> id, without added tokens."""
 
     def always(self) -> set[str]:
-        """Tokens without which other texts would be cut differently, or not at all."""
+        """Tokens that must be kept, or other texts would be split differently or not at all."""
         ...
 
     def letters(self, characters: Iterable[str]) -> set[str]:
-        """Tokens of one character each, of these characters."""
+        """The single-character tokens of these characters."""
         ...
 
     def parts(self, token: str) -> set[str]:
-        """Tokens that it is merged from, one merge after the other, itself left out."""
+        """All intermediate tokens that the token is merged from, without itself."""
         ...
 
     def plain(self, token: str) -> str:
-        """The token without marks of where in a word it stands."""
+        """The token without marks of its position in a word."""
         ...
 
     def rebuilt(self, kept: Collection[str], new: Mapping[str, int]) -> dict[str, Any]:
-        """The section with these tokens alone; `new` has the ids of all tokens, added ones too."""
+        """The section with only these tokens; `new` maps all tokens, added ones included, to their new ids."""
         ...
 
 
 def pieces_of(definition: Mapping[str, Any], *, where: str) -> Pieces:
-    """The pieces of a tokenizer.json.
+    """The model of a tokenizer.json.
 
     Raises:
-      UserError: if it is of a kind that cannot be made smaller.
+      UserError: if its type is not supported.
     """
     model = definition["model"]
     kinds = {"WordPiece": WordPiece, "BPE": BytePairs, "Unigram": Unigram}
     kind = model.get("type")
     if kind not in kinds:
         raise UserError(
-            f"student.vocabulary: the tokenizer of {where} is of type {kind}, whose vocabulary cannot be made smaller. "
-            f"Supported: {', '.join(kinds)}. Leave it out."
+            f"student.vocabulary: the tokenizer of {where} is of type {kind}, whose vocabulary cannot be reduced. "
+            f"Supported: {', '.join(kinds)}. Leave student.vocabulary out."
         )
     return kinds[kind](model)

@@ -1,4 +1,4 @@
-"""A trained encoder and its tokenizer, made smaller: first the vocabulary, then heads, neurons and width."""
+"""Prunes a trained encoder and its tokenizer: first the vocabulary, then heads, neurons and width."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,20 +20,20 @@ from jdistill.student.pruning.width import table_directions
 from jdistill.student.tokenizer import Tokenizer
 
 _TEXTS = SAMPLE_TOKENS // 4
-"""Texts that surely hold as many tokens as are looked at."""
+"""Number of texts to draw: at 4 or more tokens per text they cover the sample."""
 
 
 class Pruned(NamedTuple):
-    """A smaller encoder."""
+    """A pruned encoder."""
 
     encoder: EncoderConfig
     params: dict[str, Any]
     """Nested, float32."""
     tokenizer: Tokenizer
     tokens: Int[np.ndarray, " v"] | None
-    """The old id of each token; None where the vocabulary is whole."""
+    """The old id of each token; None if the vocabulary is unchanged."""
     kept: list[str]
-    """What was kept, in words."""
+    """Phrases that say what was kept, for the report."""
 
 
 def prune(
@@ -46,28 +46,27 @@ def prune(
     corpus: Corpus | None,
     where: str,
 ) -> Pruned:
-    """Make an encoder smaller, so that its vectors of the training texts change least.
+    """Prune an encoder so that its vectors of the training texts change as little as possible.
 
-    The same texts, seed and machine give the same student.
+    Deterministic for the same texts, seed and machine.
 
     Args:
-      cuts: what gets smaller.
+      cuts: what to prune.
       encoder: the architecture.
-      params: nested, float32; not changed.
+      params: nested, float32; not modified.
       tokenizer: that of the encoder.
-      max_length: tokens after which texts are cut.
-      corpus: the training texts; may be None where no cut needs any.
-      where: the model's folder, for messages.
+      max_length: texts are truncated to this many tokens.
+      corpus: the training texts; may be None if no cut needs them.
+      where: the model's folder, for error messages.
+
     Raises:
-      UserError: if the cuts do not fit the encoder or each other.
-      ValueError: if there is no corpus, but a cut needs it.
+      UserError: if the cuts are incompatible with the encoder or with each other.
+      ValueError: if a cut needs a corpus and there is none.
     """
     after = cut_encoder(encoder, cuts)
     needed = cuts.vocabulary is not None or (cuts.narrows and encoder.depth > 0)
     if needed and corpus is None:
-        raise ValueError(
-            "width, heads, intermediate and vocabulary are fitted to texts, so make_student needs a corpus"
-        )
+        raise ValueError("width, heads, intermediate and vocabulary are fitted to texts; pass a corpus to make_student")
     made = Pruned(encoder, dict(params), tokenizer, None, [])
     if cuts.vocabulary is not None and corpus is not None:
         made = _fewer_tokens(made, cuts.vocabulary, corpus, max_length=max_length, where=where)
@@ -97,14 +96,14 @@ def _fewer_tokens(made: Pruned, wanted: Vocabulary, corpus: Corpus, *, max_lengt
     padding = getattr(made.encoder, "pad_token_id", smaller.pad_id)
     if padding != smaller.pad_id:
         raise UserError(
-            f"student.vocabulary: the padding token of {where} would get another id than {padding}, from which this "
-            f"{made.encoder.kind} counts positions. Leave it out."
+            f"student.vocabulary: the padding token of {where} would lose its id {padding}, from which this "
+            f"{made.encoder.kind} counts positions. Leave student.vocabulary out."
         )
     tokens = np.asarray([ids[token] for token in kept])
     path = ("words",) if made.encoder.depth == 0 else ("embeddings", "words")
     params = _with(made.params, path, np.asarray(_at(made.params, path))[tokens])
     share = counts[tokens].sum() / max(1, counts.sum())
-    said = f"{len(kept):,} of {len(ids):,} tokens, which are {share:.2%} of those in the training texts"
+    said = f"{len(kept):,} of {len(ids):,} tokens, covering {share:.2%} of the training texts' tokens"
     encoder = made.encoder.model_copy(update={"vocab_size": len(kept)})
     return Pruned(encoder, params, smaller, tokens, [*made.kept, said])
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a smaller vocabulary: the same rules, fewer tokens, ids without gaps in the old order."""
+"""Rebuilds a tokenizer with fewer tokens: the same rules, and contiguous ids in the old order."""
 
 import copy
 import json
@@ -11,7 +11,7 @@ from jdistill.student.tokenizer import Tokenizer
 
 
 def special_tokens(tokenizer: Tokenizer) -> set[str]:
-    """Tokens that are referred to: added ones that are special, those named in the settings, those around texts."""
+    """Special added tokens, tokens named in the settings, and tokens that the post-processor adds to texts."""
     named = {
         content
         for settings in (tokenizer.settings, tokenizer.special_tokens_map)
@@ -25,14 +25,15 @@ def special_tokens(tokenizer: Tokenizer) -> set[str]:
 
 
 def rebuilt(tokenizer: Tokenizer, pieces: Pieces, kept: Sequence[str]) -> Tokenizer:
-    """The tokenizer with these tokens alone.
+    """The tokenizer with only these tokens.
 
     Args:
-      tokenizer: the whole one.
+      tokenizer: the full tokenizer.
       pieces: its model.
-      kept: in the order of their ids, which they keep.
+      kept: tokens to keep, in the order of their ids.
+
     Raises:
-      UserError: if the library gives the tokens other ids, as it does where added tokens lie among the others.
+      UserError: if the library assigns other ids, as it does if added tokens are interleaved with the others.
     """
     new = {token: i for i, token in enumerate(kept)}
     definition = copy.deepcopy(tokenizer.definition)
@@ -48,13 +49,13 @@ def rebuilt(tokenizer: Tokenizer, pieces: Pieces, kept: Sequence[str]) -> Tokeni
         differing = sorted(token for token in new.keys() | made.ids.keys() if new.get(token) != made.ids.get(token))
         raise UserError(
             f"student.vocabulary: the tokenizer cannot be rebuilt with fewer tokens, since {', '.join(differing[:3])} "
-            "would get other ids. Leave it out."
+            "would get different ids. Leave student.vocabulary out."
         )
     return made
 
 
 def _companions(tokenizer: Tokenizer, kept: Sequence[str], new: Mapping[str, int]) -> dict[str, str]:
-    """The files beside tokenizer.json, with the new ids."""
+    """The files next to tokenizer.json, with the new ids."""
     files = dict(tokenizer.companions)
     settings = dict(tokenizer.settings)
     if "added_tokens_decoder" in settings:
@@ -77,7 +78,7 @@ def _contents(value: Any) -> list[str]:
 
 
 def _referred(processor: Any) -> list[tuple[str, int]]:
-    """Tokens and ids that a post-processor puts around texts."""
+    """Tokens and ids that a post-processor adds to texts."""
     if processor is None:
         return []
     inner = [pair for each in processor.get("processors") or [] for pair in _referred(each)]

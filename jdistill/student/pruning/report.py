@@ -1,4 +1,4 @@
-"""How large a student is, in words."""
+"""The number of parameters of a student, for reports."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +12,7 @@ def parameters_of(params: Mapping[str, Any]) -> str:
     """`22.57M parameters, 11.72M of them words`.
 
     Args:
-      params: a student's, `encoder` and what stands behind it; a projection or LoRA, which no finished student has, is
-        not counted.
+      params: a student's parameters. The projection and LoRA, which a finished student does not have, are not counted.
     """
     finished = {name: tree for name, tree in params.items() if name not in ("projection", "lora")}
     total = sum(x.size for x in jax.tree.leaves(finished))

@@ -1,4 +1,4 @@
-"""The sizes of an encoder before and after it is cut, and which do not go together."""
+"""The sizes of an encoder before and after pruning, and checks that they are compatible."""
 
 from typing import Any, NamedTuple
 
@@ -10,22 +10,22 @@ from jdistill.student.pruning.config import Cuts
 
 
 class Sizes(NamedTuple):
-    """Of an encoder with layers."""
+    """Sizes of an encoder with layers."""
 
     width: int
-    """Of a token's vector."""
+    """Hidden size."""
     heads: int
-    """Of queries."""
+    """Query heads."""
     shared: int
-    """Heads of keys and values."""
+    """Key-value heads."""
     head_width: int
-    """Of each head."""
+    """Width of each head."""
     intermediate: int
-    """Neurons of the feed-forward part."""
+    """Feed-forward neurons."""
 
 
 def sizes_of(encoder: Any) -> Sizes:
-    """Those of an encoder."""
+    """The sizes of an encoder with layers."""
     heads = encoder.num_attention_heads
     head_width = getattr(encoder, "head_dim", None) or encoder.hidden_size // heads
     shared = getattr(encoder, "num_key_value_heads", None) or heads
@@ -33,17 +33,17 @@ def sizes_of(encoder: Any) -> Sizes:
 
 
 def cut_encoder(encoder: EncoderConfig, cuts: Cuts) -> EncoderConfig:
-    """The encoder with its new sizes. A vocabulary by `min_count` is not known from these and stays as it is.
+    """The encoder's config with its new sizes. With `vocabulary.min_count` the vocabulary size is left unchanged.
 
     Raises:
-      UserError: if a size is not smaller, or the sizes do not go together.
+      UserError: if a size is larger than before, or the sizes are incompatible.
     """
     changes = _vocabulary(encoder, cuts) | (_sizes(encoder, cuts) if cuts.narrows else {})
     try:
         return type(encoder).model_validate(encoder.model_dump() | changes)
     except ValidationError as error:
         said = "; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors())
-        raise UserError(f"student: the model cannot be cut to these sizes: {said}") from error
+        raise UserError(f"student: the model cannot be pruned to these sizes: {said}") from error
 
 
 def _vocabulary(encoder: EncoderConfig, cuts: Cuts) -> dict[str, int]:
@@ -60,7 +60,7 @@ def _sizes(encoder: EncoderConfig, cuts: Cuts) -> dict[str, int]:
     before = sizes_of(encoder)
     changes: dict[str, int] = {}
     if cuts.width is not None:
-        _smaller("width.to", cuts.width.to, before.width, "numbers per token")
+        _smaller("width.to", cuts.width.to, before.width, "dimensions")
         changes["hidden_size"] = cuts.width.to
     if cuts.intermediate is not None:
         _smaller("intermediate", cuts.intermediate, before.intermediate, "neurons in each layer")
@@ -71,14 +71,13 @@ def _sizes(encoder: EncoderConfig, cuts: Cuts) -> dict[str, int]:
 def _of_table(encoder: EncoderConfig, cuts: Cuts) -> dict[str, int]:
     for name, value in (("heads", cuts.heads), ("intermediate", cuts.intermediate)):
         if value is not None:
-            raise UserError(f"student.{name}: is {value}, but a static embedding has none. Leave it out.")
+            raise UserError(f"student.{name}: is {value}, but a static embedding has no layers. Leave it out.")
     assert cuts.width is not None
     if cuts.width.by == "importance":
         raise UserError(
-            "student.width.by: is 'importance', but a table of vectors is made narrower by its principal "
-            "directions. Set it to pca, or leave it out."
+            "student.width.by: is 'importance', but static embeddings support only pca. Set it to pca, or leave it out."
         )
-    _smaller("width.to", cuts.width.to, encoder.width, "numbers per token")
+    _smaller("width.to", cuts.width.to, encoder.width, "dimensions")
     return {"hidden_size": cuts.width.to}
 
 
@@ -87,18 +86,18 @@ def _heads(encoder: EncoderConfig, cuts: Cuts, before: Sizes) -> dict[str, int]:
     width = before.width if cuts.width is None else cuts.width.to
     heads = before.heads if cuts.heads is None else cuts.heads
     _smaller("heads", heads, before.heads, "heads in each layer")
-    if "head_dim" not in fields:  # heads share the width equally
+    if "head_dim" not in fields:  # heads divide the hidden size equally
         if width % before.head_width:
             near = max(1, width // before.head_width) * before.head_width
             raise UserError(
-                f"student.width.to: is {width}, but the heads of this {encoder.kind} share the width equally, "
-                f"{before.head_width} each. Give a multiple of that, such as {near}."
+                f"student.width.to: is {width}, but must be a multiple of the head width {before.head_width} of this "
+                f"{encoder.kind}. Choose a multiple, such as {near}."
             )
         if cuts.heads is not None and heads * before.head_width != width:
             raise UserError(
-                f"student.heads: is {heads}, but the heads of this {encoder.kind} share the width equally, "
-                f"{before.head_width} each, so {heads} of them need a width of {heads * before.head_width}. Set "
-                f"student.width.to to that, and leave heads out; or cut student.intermediate."
+                f"student.heads: is {heads}, but the heads of this {encoder.kind} divide the hidden size equally, "
+                f"{before.head_width} each, so {heads} heads need a width of {heads * before.head_width}. Set "
+                f"student.width.to to that and leave heads out, or set student.intermediate instead."
             )
         return {"num_attention_heads": width // before.head_width}
     changes = {"head_dim": before.head_width, "num_attention_heads": heads}
@@ -108,7 +107,7 @@ def _heads(encoder: EncoderConfig, cuts: Cuts, before: Sizes) -> dict[str, int]:
 
 
 def _shared(heads: int, before: Sizes) -> int:
-    """Heads of keys and values: as many as before with fewer queries each, or fewer with as many queries each."""
+    """Key-value heads: as many as before with fewer query heads each, or fewer with as many query heads each."""
     group = before.heads // before.shared
     if group == 1:
         return heads
@@ -117,11 +116,11 @@ def _shared(heads: int, before: Sizes) -> int:
     if heads % group == 0:
         return heads // group
     raise UserError(
-        f"student.heads: is {heads}, but each of {before.shared} heads of keys and values is shared by {group} of "
-        f"queries. Give a multiple of {before.shared}, to have fewer share each, or of {group}, to have fewer of them."
+        f"student.heads: is {heads}, but each of the {before.shared} key-value heads serves {group} query heads. "
+        f"Choose a multiple of {before.shared}, to keep all key-value heads, or of {group}, to keep fewer of them."
     )
 
 
 def _smaller(name: str, value: int, before: int, what: str) -> None:
     if value > before:
-        raise UserError(f"student.{name}: is {value}, but the model has {before} {what}. Give a smaller number.")
+        raise UserError(f"student.{name}: is {value}, but the model has {before} {what}. Choose a smaller number.")

@@ -1,4 +1,4 @@
-"""Which tokens a smaller vocabulary keeps, by how often the training texts use them."""
+"""Selects the tokens of a smaller vocabulary by their frequency in the training texts."""
 
 import re
 import string
@@ -14,19 +14,19 @@ from jdistill.student.pruning.pieces import Pieces
 from jdistill.student.tokenizer import Tokenizer
 
 PLACEHOLDER = re.compile(r"\[unused\d+\]|<unused\d+>|madeupword\d+")
-"""Tokens that stand for nothing yet: the last to fill a vocabulary."""
+"""Unused placeholder tokens; kept only after all others."""
 
 
 def count_tokens(
     tokenizer: Tokenizer, chunks: Iterable[list[str]], *, max_length: int | None, size: int
 ) -> Int[np.ndarray, " v"]:
-    """How often each token occurs in some texts, special tokens included, as far as the student reads them.
+    """How often each token occurs in texts as the student reads them, special tokens included.
 
     Args:
-      tokenizer: of the vocabulary.
-      chunks: the texts, with their prompts, some thousand at a time.
-      max_length: tokens after which texts are cut.
-      size: ids are below.
+      tokenizer: the tokenizer.
+      chunks: the texts with their prompts, in chunks of a few thousand.
+      max_length: texts are truncated to this many tokens.
+      size: length of the result; all ids are smaller.
     """
     counts = np.zeros(size, np.int64)
     for texts in tqdm(chunks, desc="count tokens", unit=" chunks", disable=None, leave=False):
@@ -42,20 +42,21 @@ def kept_tokens(
     special: Iterable[str],
     counts: Int[np.ndarray, " v"],
 ) -> list[str]:
-    """The tokens of the smaller vocabulary, by their ids.
+    """The tokens of the smaller vocabulary, ordered by id.
 
-    Special tokens, what the kind of tokenizer cannot do without, every character of the counted texts and of ASCII stay
-    in any case. Then the most frequent tokens, each with those that it is merged from; of equally frequent ones those
-    with the lower ids, which as a rule are the more common in the language.
+    Always kept: special tokens, tokens that the tokenizer model requires, and every character of the counted texts and
+    of ASCII. Then the most frequent tokens, each with the tokens it is merged from; ties go to the lower id, usually
+    the more common token in the language.
 
     Args:
-      vocabulary: how many, or how often a token must occur.
-      pieces: of the tokenizer.
-      ids: of all tokens, added ones too.
-      special: tokens that stay whatever their count.
-      counts: by id.
+      vocabulary: how many tokens to keep, or how often a token must occur.
+      pieces: model of the tokenizer.
+      ids: ids of all tokens, added tokens included.
+      special: tokens to keep whatever their count.
+      counts: count of each id.
+
     Raises:
-      UserError: if these alone are more than may stay.
+      UserError: if the tokens that are always kept exceed the size.
     """
     seen = {token for token in pieces.ids if counts[ids[token]]}
     characters = {c for token in seen for c in pieces.plain(token)} | set(string.printable) | {"▁"}
@@ -63,8 +64,8 @@ def kept_tokens(
     size, least = vocabulary.size or len(ids), vocabulary.min_count or 0
     if len(kept) > size:
         raise UserError(
-            f"student.vocabulary.size: is {size}, but {len(kept)} tokens have to stay: special tokens, bytes, and the "
-            "characters of the training texts. Give a larger number."
+            f"student.vocabulary.size: is {size}, but {len(kept)} tokens are required: special tokens, bytes, and the "
+            "characters of the training texts. Choose a larger size."
         )
     order = sorted(ids, key=lambda token: (-counts[ids[token]], bool(PLACEHOLDER.fullmatch(token)), ids[token]))
     for token in order:

@@ -1,4 +1,4 @@
-"""A narrower residual stream: the directions that are kept of the vectors that go from layer to layer."""
+"""Pruning the hidden size: which directions of the residual stream to keep."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,9 @@ def important_dimensions(stream: Sequence[Moments], width: int) -> Float[np.ndar
     """The columns of the identity at the `width` dimensions with the largest activations.
 
     Args:
-      stream: of the vectors at several depths, each counting the same.
-      width: dimensions to keep.
+      stream: moments of the residual stream at several depths, weighted equally.
+      width: number of dimensions to keep.
+
     Source:
       Muralidharan et al. 2024 (Minitron), arXiv:2407.14679, section 2.2.
     """
@@ -26,21 +27,22 @@ def important_dimensions(stream: Sequence[Moments], width: int) -> Float[np.ndar
 
 
 def principal_directions(stream: Sequence[Moments], width: int, *, centred: bool) -> Float[np.ndarray, "d k"]:
-    """A basis of the principal directions of the stream that is as close as can be to its most important dimensions.
+    """A basis of the principal subspace of the stream, as close as possible to its most important dimensions.
 
-    The subspace is that of the largest eigenvalues of the mean second moment. Any basis of it will do for matrices; but
-    norms scale every dimension by itself, so the one is taken that turns dimensions least (Procrustes). If nothing is
-    cut, it is the identity. Norms that subtract the mean of a vector find the same mean in the new basis, if the
-    direction of the mean is kept and becomes that of the new mean: so it is with `centred`.
+    The subspace belongs to the largest eigenvalues of the mean second moment. Matrices work with any basis of it, but
+    norms scale each dimension separately, so the basis that rotates the dimensions least is chosen (Procrustes). If
+    nothing is cut, it is the identity. With `centred`, the direction of the mean, `1 / sqrt(d)`, is kept and maps to
+    that of the new mean, so norms that subtract the mean subtract the same one in the new basis.
 
     Args:
-      stream: of the vectors at several depths, each counting the same.
-      width: dimensions to keep.
+      stream: moments of the residual stream at several depths, weighted equally.
+      width: number of dimensions to keep.
       centred: whether norms subtract the mean.
+
     Source:
-      Ashkboos et al. 2024 (SliceGPT), arXiv:2401.15024, section 3, with one rotation for all layers, since the layers
-      of a model in a standard format have none of their own between them. Schoenemann 1966, "A generalized solution of
-      the orthogonal Procrustes problem".
+      Ashkboos et al. 2024 (SliceGPT), arXiv:2401.15024, section 3, but with one rotation for all layers, since standard
+      model formats have no rotation between layers. Schoenemann 1966, "A generalized solution of the orthogonal
+      Procrustes problem".
     """
     C = sum((moments.second / np.trace(moments.second) for moments in stream), np.zeros(()))
     near = important_dimensions(stream, width)
@@ -55,14 +57,17 @@ def principal_directions(stream: Sequence[Moments], width: int, *, centred: bool
 
 
 def table_directions(table: Float[np.ndarray, "v d"], width: int) -> Float[np.ndarray, "d k"]:
-    """The principal directions of a table of vectors about the origin, largest first, so that angles stay as they are.
+    """The principal directions of a table of vectors, not centred, largest first.
+
+    Without centring, cosines of texts are preserved up to what the cut loses, and exactly if the rank of the table is
+    at most `width`.
 
     Args:
-      table: a vector for each token.
-      width: dimensions to keep.
+      table: one vector per token.
+      width: number of dimensions to keep.
+
     Source:
-      As model2vec (Tulkens and van Dongen 2024), which moves the vectors' mean to the origin besides; here a text's
-      vector is as it was but for what the cut loses, and exactly so if the table has no higher rank.
+      As in model2vec (Tulkens and van Dongen 2024), which also subtracts the mean.
     """
     wide = table.astype(np.float64)
     return np.linalg.eigh(wide.T @ wide)[1][:, ::-1][:, :width]

@@ -1,4 +1,4 @@
-"""WordPiece: a word is cut into the longest tokens that fit, from its beginning on, as in BERT."""
+"""WordPiece: a word is split greedily into the longest matching tokens, as in BERT."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -7,8 +7,8 @@ from typing import Any
 class WordPiece:
     """The `model` section of a WordPiece tokenizer.json.
 
-    A word whose tokens are all kept is cut as before: at each place the longest token that fits is the same, since
-    there are no new ones. A word that was unknown because of a character that no token has stays so.
+    A word whose tokens are all kept is split as before: no tokens are added, so the longest match stays the same. A
+    word that was unknown because of a character without a token stays unknown.
     """
 
     def __init__(self, model: Mapping[str, Any]) -> None:
@@ -21,17 +21,17 @@ class WordPiece:
         return {self._model["unk_token"]} & self.ids.keys()
 
     def letters(self, characters: Iterable[str]) -> set[str]:
-        """At the beginning of a word and within."""
+        """Tokens of these characters at the start of a word and within one."""
         return {form for c in characters for form in (c, self._mark + c)} & self.ids.keys()
 
     def parts(self, token: str) -> set[str]:
-        """None: tokens stand by themselves."""
+        """None: tokens do not depend on others."""
         return set()
 
     def plain(self, token: str) -> str:
-        """Without `##`."""
+        """The token without `##`."""
         return token.removeprefix(self._mark)
 
     def rebuilt(self, kept: Collection[str], new: Mapping[str, int]) -> dict[str, Any]:
-        """The section with these tokens alone."""
+        """The section with only these tokens."""
         return {**self._model, "vocab": {token: new[token] for token in sorted(kept, key=new.__getitem__)}}

@@ -167,7 +167,7 @@ def test_a_module_is_read_back_from_its_configuration(pooling):
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(UserError, match="5 heads"):
         LatentAttention(heads=5).init(ENCODER, jax.random.key(0))
-    with pytest.raises(ValueError, match="does not divide"):
+    with pytest.raises(ValueError, match="is not divisible"):
         LatentAttention(heads=4, attention_width=6)
 
 

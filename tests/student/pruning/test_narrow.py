@@ -212,10 +212,10 @@ def _cosines(x):
 
 
 @pytest.mark.parametrize(("label", "cuts", "words"), [
-    ("bert", Cuts(heads=2), "2 of them need a width of 16"),
-    ("bert", Cuts(width=Width(to=20)), "multiple of that, such as 16"),
-    ("bert", Cuts(width=Width(to=16), heads=3), "3 of them need a width of 24"),
-    ("bert", Cuts(width=Width(to=40)), "the model has 32 numbers per token"),
+    ("bert", Cuts(heads=2), "2 heads need a width of 16"),
+    ("bert", Cuts(width=Width(to=20)), "multiple, such as 16"),
+    ("bert", Cuts(width=Width(to=16), heads=3), "3 heads need a width of 24"),
+    ("bert", Cuts(width=Width(to=40)), "the model has 32 dimensions"),
     ("bert", Cuts(intermediate=100), "the model has 48 neurons"),
     ("nomicbert", Cuts(heads=5), "the model has 4 heads"),
     ("qwen3", Cuts(heads=3), "multiple of 2"),

@@ -119,7 +119,7 @@ def test_a_table_of_words_with_fewer_tokens_and_dimensions(bert, tmp_path):
     ("options", "words"),
     [
         ({"vocabulary": {"size": 500}}, "size: is 500, but the model has 113 tokens"),
-        ({"encoder": {"kind": "static"}, "heads": 2}, "static embedding has none"),
+        ({"encoder": {"kind": "static"}, "heads": 2}, "static embedding has no layers"),
         ({"encoder": {"kind": "static"}, "width": {"to": 8, "by": "importance"}}, "Set it to pca"),
         ({"keep_layers": 4}, "3 layers"),
         ({"encoder": {"kind": "static"}, "keep_layers": 1}, "no layers"),
@@ -144,14 +144,14 @@ def test_what_does_not_go_together_is_refused(options, words):
 
 
 def test_without_texts_nothing_is_fitted(bert):
-    with pytest.raises(ValueError, match="needs a corpus"):
+    with pytest.raises(ValueError, match="pass a corpus"):
         _make(bert, texts=None, intermediate=10)
 
 
 def test_a_head_that_reads_the_whole_width_is_refused(bert, tmp_path):
     student, params = _make(bert, head=[{"kind": "dense", "out_features": 8}])
     export_model(student, params, tmp_path / "dense")
-    with pytest.raises(UserError, match="has a dense module behind its encoder"):
+    with pytest.raises(UserError, match="has a dense module in its head"):
         _make(tmp_path / "dense", width={"to": 24})
     student, params = _make(tmp_path / "dense", width={"to": 24}, head=[{"kind": "dense", "out_features": 6}])
     assert params["head"]["0"]["kernel"].shape == (24, 6)
@@ -170,7 +170,7 @@ def test_the_head_of_a_language_model_loses_the_same_tokens_and_keeps_its_width(
     np.testing.assert_array_equal(fewer["0"]["decoder"], params["0"]["decoder"][::2])
     assert fewer["0"]["dense"] is params["0"]["dense"]
     check_behind([Splade()], fewer, encoder.model_copy(update={"vocab_size": 57}), where="x")
-    with pytest.raises(UserError, match="'splade' would take its parameters from x"):
+    with pytest.raises(UserError, match="'splade' takes its parameters from x"):
         check_behind([Splade()], fewer, encoder.model_copy(update={"hidden_size": 24}), where="x")
 
 

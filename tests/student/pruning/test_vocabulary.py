@@ -103,7 +103,7 @@ def test_tokens_by_how_often_they_occur(tmp_path):
 
 
 def test_too_small_a_vocabulary_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"is 20, but \d+ tokens have to stay"):
+    with pytest.raises(UserError, match=r"is 20, but \d+ tokens are required"):
         Case("wordpiece", tmp_path, size=20)
 
 
