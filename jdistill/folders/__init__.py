@@ -1,4 +1,4 @@
-"""A model's folder before anything in it is trusted: its JSON, weights, modules and identity. Imports no jax."""
+"""Reads untrusted model folders: JSON, weights, modules and identity. Does not import jax."""
 
 from jdistill.folders.files import read_json, read_list
 from jdistill.folders.identity import config_hash, tokenizer_hash, weight_hash

@@ -1,8 +1,8 @@
-"""Whether loading a folder with sentence-transformers and transformers would run code that is not theirs.
+"""Checks whether loading a folder with sentence-transformers or transformers would run third-party code.
 
-Releases differ in what they run of a folder unasked: sentence-transformers 5.1 imports the modules that modules.json
-names from Python files in a local folder, and calls what a Dense module names as its activation. So the folder's files
-are checked here, before any release of the libraries sees them.
+Releases differ in what they execute without asking: sentence-transformers 5.1 imports classes named in modules.json from
+Python files of a local folder, and calls whatever a Dense module names as its activation. So the files are checked here
+before the libraries see them.
 """
 
 from collections.abc import Iterator
@@ -19,34 +19,36 @@ KNOWN = (
     *("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "StaticEmbedding", "Router", "Asym"),
     *("WordEmbeddings", "BoW", "CNN", "LSTM", "WordWeights", "WeightedLayerPooling"),
 )
-"""Classes of sentence-transformers that make dense vectors of texts."""
+"""Classes of sentence-transformers in models with dense text vectors."""
 
 _ARGUMENTS = ("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs")
-"""Sections of a Transformer module's settings that go to transformers as they are."""
+"""Sections of a Transformer module's settings that are passed to transformers unchanged."""
 
 
 def refuse_foreign_code(folder: Path, *, where: str) -> None:
-    """Refuse a folder that would have code imported which neither of the two libraries holds.
+    """Reject a folder whose loading would import code from outside the two libraries.
 
-    Code named by `auto_map` in `config.json` or the tokenizer's settings is not checked here: transformers runs it only
-    with `trust_remote_code`, an option that sentence-transformers passes on unchanged.
+    Code named by `auto_map` in `config.json` or the tokenizer's settings is not checked: transformers runs it only with
+    `trust_remote_code`, which sentence-transformers passes on unchanged.
 
     Args:
-      folder: of the model.
-      where: the configuration's key, for the message.
+      folder: the model's folder.
+      where: the config key, for error messages.
 
     Raises:
-      UserError: naming what would be imported, and the option that allows it.
+      UserError: if it would import such code.
     """
     for module in all_modules(folder):
         for found in _foreign(module):
             raise UserError(
-                f"{where}: {folder}: names code that is not part of sentence-transformers or transformers: {found}. It "
-                "is not run unless you say so: set trust_remote_code: true if you trust the model's authors, or give "
-                "another model."
+                f"{where}: {folder}: requires code that is not part of sentence-transformers or transformers: {found}. "
+                "Set trust_remote_code: true if you trust the model's authors, or choose another model."
             )
     for found in _kernels(folder):
-        raise UserError(f"{where}: {folder}: {found}, code of its own. Take it out, or set trust_remote_code: true.")
+        raise UserError(
+            f"{where}: {folder}: {found}, a kernel from the hub. Remove the entry, or set trust_remote_code: true if you "
+            "trust its authors."
+        )
 
 
 def _foreign(module: Module) -> Iterator[str]:
@@ -67,7 +69,7 @@ def _foreign(module: Module) -> Iterator[str]:
 
 
 def _kernels(folder: Path) -> Iterator[str]:
-    """Attention that the hub's kernels would compute: an implementation named like a repository."""
+    """Attention implementations named like a hub repository, which transformers would download and run."""
     for path in (folder / "config.json", *sorted(folder.glob("sentence_*_config.json"))):
         content = read_json(path)
         for section in (content, *(content.get(name) for name in _ARGUMENTS)):

@@ -1,4 +1,4 @@
-"""JSON files of a model's folder, read so that a damaged one is an answer and not a crash."""
+"""Reads JSON files of a model's folder; damaged files raise a `UserError`."""
 
 import json
 from pathlib import Path
@@ -8,60 +8,62 @@ from jdistill.config import UserError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds; `{}` if there is no such file.
+    """The object in a JSON file; `{}` if the file does not exist.
 
     Raises:
-      UserError: if it cannot be read, is not JSON, or holds something else than an object.
+      UserError: if it cannot be read, is not JSON, or does not contain an object.
     """
     content = _content(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {_kind(content)}; expected a JSON object, {{...}}. {_RENEW}")
+        raise UserError(f"{path}: contains a {_kind(content)}; expected a JSON object, {{...}}. {_RENEW}")
     return content
 
 
 def read_list(path: Path) -> list[Any]:
-    """The list that a JSON file holds; `[]` if there is no such file.
+    """The list in a JSON file; `[]` if the file does not exist.
 
     Raises:
-      UserError: if it cannot be read, is not JSON, or holds something else than a list.
+      UserError: if it cannot be read, is not JSON, or does not contain a list.
     """
     content = _content(path)
     if content is None:
         return []
     if not isinstance(content, list):
-        raise UserError(f"{path}: holds a {_kind(content)}; expected a JSON list, [...]. {_RENEW}")
+        raise UserError(f"{path}: contains a {_kind(content)}; expected a JSON list, [...]. {_RENEW}")
     return content
 
 
 def indexed(index: Path) -> list[Path]:
-    """The files that an index of weights names, which lie beside it.
+    """The weight files that an index lists, in the same folder.
 
     Raises:
-      UserError: if the index does not name files, or some of them are not there.
+      UserError: if the index lists no files, or some are missing.
     """
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
         raise UserError(
-            f"{index}: has no weight_map of tensors to files. Copy or download it again, or save the weights again "
-            "with save_pretrained of transformers."
+            f"{index}: has no weight_map from tensors to files. Copy or download it again, or save the weights again "
+            "with transformers' save_pretrained."
         )
     files = sorted(set(named.values()))
     outside = [name for name in files if Path(name).name != name]
     if outside:
-        raise UserError(f"{index}: names {outside[0]!r}; expected names of files beside it. Copy the model again.")
+        raise UserError(
+            f"{index}: lists {outside[0]!r}; expected names of files in the same folder. Copy the model again."
+        )
     missing = [name for name in files if not (index.parent / name).is_file()]
     if missing:
         raise UserError(
-            f"{index.parent}: has no {', '.join(missing)}, which {index.name} names. Copy or download all parts of the "
-            "weights."
+            f"{index.parent}: {', '.join(missing)} missing, but listed in {index.name}. Copy or download all parts of "
+            "the weights."
         )
     return [index.parent / name for name in files]
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file is only the note that Git LFS leaves in place of a large one."""
+    """Whether a file is a Git LFS pointer instead of the actual file."""
     with path.open("rb") as file:
         return file.read(40).startswith(b"version https://git-lfs")
 
@@ -70,13 +72,13 @@ _RENEW = "Copy or download the file again."
 
 
 def _content(path: Path) -> Any:
-    """None where there is no file."""
+    """The parsed content; None if the file does not exist."""
     if not path.is_file():
         return None
     try:
         text = path.read_text(encoding="utf-8")
         if not text.strip():
-            raise UserError(f"{path}: is empty; expected JSON. An interrupted copy leaves such files. {_RENEW}")
+            raise UserError(f"{path}: is empty; expected JSON. The copy may have been interrupted. {_RENEW}")
         content = json.loads(text)
     except UserError:
         raise
@@ -88,4 +90,4 @@ def _content(path: Path) -> Any:
 
 
 def _kind(content: Any) -> str:
-    return {dict: "JSON object", list: "JSON list", str: "string", bool: "truth value"}.get(type(content), "number")
+    return {dict: "JSON object", list: "JSON list", str: "string", bool: "boolean"}.get(type(content), "number")

@@ -1,7 +1,6 @@
-"""What decides a model's vectors, as hashes: its weights, its tokenizer, its configuration.
+"""Hashes of what determines a model's vectors: weights, tokenizer and config.
 
-A hash follows content, not place: a folder that was moved keeps its own, and neither the layout of JSON nor the
-versions of libraries noted in it count.
+Hashes depend on content only: not on the folder's location, the formatting of JSON, or library versions noted in it.
 """
 
 import hashlib
@@ -13,25 +12,25 @@ from jdistill.folders.files import read_json
 from jdistill.folders.modules import all_modules
 
 PICKLES = "pytorch_model*.bin"
-"""Weights that are no safetensors."""
+"""Weights that are not safetensors."""
 
 _TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "*.model", "*tokenizer*_config.json", "*vocab*"),
 )
-"""Files that decide tokens."""
+"""Files that determine tokens."""
 
 _CONFIGURATION = (
     *("config.json", "sentence_*_config.json", "modules.json", "router_config.json"),
     *("wordembedding_config.json", "cnn_config.json", "lstm_config.json"),
 )
-"""Files that decide what is computed."""
+"""Files that determine what is computed."""
 
 _NO_MATTER = {
     *("transformers_version", "_name_or_path", "name_or_path", "__version__", "torch_dtype", "dtype", "_commit_hash"),
     *("prompts", "default_prompt_name", "similarity_fn_name"),
 }
-"""Keys that do not decide vectors, or, as prompts, are recorded by themselves."""
+"""Keys that do not affect vectors or, such as prompts, are recorded separately."""
 
 
 def weight_hash(folder: Path) -> str | None:
@@ -41,11 +40,11 @@ def weight_hash(folder: Path) -> str | None:
 
 
 def tokenizer_hash(folder: Path, *, only_json: bool = False) -> str | None:
-    """sha256 over the names and content of the files that decide tokens; None if there are none.
+    """sha256 over the names and content of the files that determine tokens; None if there are none.
 
     Args:
-      folder: of the model.
-      only_json: whether to leave out all files but JSON.
+      folder: the model's folder.
+      only_json: whether to hash JSON files only.
     """
     files = _matching(folder, *_TOKENIZER)
     files = {file for file in files if file.suffix == ".json" or not only_json}
@@ -53,14 +52,14 @@ def tokenizer_hash(folder: Path, *, only_json: bool = False) -> str | None:
 
 
 def config_hash(folder: Path, *, only_json: bool = False, code: bool = False) -> str | None:
-    """sha256 over the names and content of the files that decide what is computed; None if there are none.
+    """sha256 over the names and content of the files that determine what is computed; None if there are none.
 
-    Pickled weights of single modules are among them where others are safetensors, which alone `weight_hash` counts.
+    If some weights are safetensors, `weight_hash` covers only those, so pickles of other modules are included here.
 
     Args:
-      folder: of the model.
-      only_json: whether to leave out all files but JSON.
-      code: whether the folder's Python files are run, and so decide too.
+      folder: the model's folder.
+      only_json: whether to hash JSON files only.
+      code: whether the folder's Python files are run, and so included.
     """
     files = _matching(folder, *_CONFIGURATION, *(["*.py"] if code else [])) - _matching(folder, *_TOKENIZER)
     if _matching(folder, "*.safetensors"):
@@ -70,7 +69,7 @@ def config_hash(folder: Path, *, only_json: bool = False, code: bool = False) ->
 
 
 def _matching(folder: Path, *patterns: str) -> set[Path]:
-    """Files of these names in the folder and in those of its modules."""
+    """Files that match the patterns, in the folder and in those of its modules."""
     places = [folder, *(module.folder for module in all_modules(folder) if module.folder.is_dir())]
     return {file for place in places for pattern in patterns for file in place.glob(pattern) if file.is_file()}
 
@@ -88,7 +87,7 @@ def _of_bytes(file: Path) -> str:
 
 
 def _of_content(file: Path) -> str:
-    """Of settings what matters in them, however they are laid out; of other files the bytes."""
+    """The hash of a config's relevant keys, independent of formatting; of other files, of their bytes."""
     if not file.name.endswith(("config.json", "_map.json")):
         return _of_bytes(file)
     content = {key: value for key, value in read_json(file).items() if key not in _NO_MATTER}

@@ -1,4 +1,4 @@
-"""`modules.json` of a sentence-transformers folder: the classes of a model, and where each keeps its files."""
+"""`modules.json` of a sentence-transformers folder: the modules of a model and their folders."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from jdistill.config import UserError
 from jdistill.folders.files import read_json, read_list
 
 ROUTERS = ("Router", "Asym")
-"""Classes that hold modules of their own, by route."""
+"""Classes that contain further modules, by route."""
 
 
 class Module(NamedTuple):
@@ -17,9 +17,9 @@ class Module(NamedTuple):
     type: str
     """Dotted path of its class."""
     folder: Path
-    """Where its files lie; it need not exist where a module has none."""
+    """Folder with its files; may not exist if it has none."""
     name: str
-    """What it is called in the file."""
+    """Its name in `modules.json`."""
 
     @property
     def cls(self) -> str:
@@ -28,22 +28,22 @@ class Module(NamedTuple):
 
     @property
     def package(self) -> str:
-        """Name of the outermost package of its class."""
+        """Top-level package of its class."""
         return self.type.partition(".")[0]
 
 
 def modules_of(folder: Path) -> list[Module]:
-    """The modules in their order; `[]` for a folder of transformers alone.
+    """The modules in order; `[]` for a plain transformers folder.
 
     Raises:
-      UserError: if the file does not list modules, or a module's folder lies outside of the model's.
+      UserError: if the file is not a list of modules, or a module's folder is outside the model's.
     """
     path = folder / "modules.json"
     return [_module(folder, entry, path) for entry in read_list(path)]
 
 
 def all_modules(folder: Path) -> Iterator[Module]:
-    """The modules, and those that routers among them hold.
+    """The modules, including those inside routers.
 
     Raises:
       UserError: as `modules_of`.
@@ -64,7 +64,7 @@ def _routed(router: Module) -> list[Module]:
         path = router.folder / "config.json"
     types = read_json(path).get("types")
     if not isinstance(types, dict):
-        raise UserError(f"{path}: has no 'types' of the router's modules. Copy or download the model again.")
+        raise UserError(f"{path}: has no 'types', the router's modules. Copy or download the model again.")
     return [_module(router.folder, {"type": kind, "path": name}, path) for name, kind in types.items()]
 
 
@@ -72,9 +72,9 @@ def _module(folder: Path, entry: Any, path: Path) -> Module:
     kind, place = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
     if not isinstance(kind, str) or not isinstance(place, str):
         raise UserError(
-            f"{path}: expected of each module a 'type' and a 'path', as text; found {str(entry)[:80]}. Copy or "
+            f"{path}: expected a 'type' and a 'path' for each module, as strings; found {str(entry)[:80]}. Copy or "
             "download the model again."
         )
     if Path(place).is_absolute() or ".." in Path(place).parts:
-        raise UserError(f"{path}: path {place!r} leads out of the folder. Expected a folder inside the model's.")
+        raise UserError(f"{path}: path {place!r} is outside the model's folder. Expected a folder inside it.")
     return Module(kind, folder / place, str(entry.get("name", place)))

@@ -1,4 +1,4 @@
-"""Prompts of a sentence-transformers folder: which one stands in front of a query, and which of a document."""
+"""Prompts of a sentence-transformers folder: which one applies to queries and which to documents."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,37 +7,37 @@ from typing import Any, Literal
 from jdistill.config import UserError
 
 NAMES: Mapping[str, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
-"""Side -> names of its prompt, the first that is there counting."""
+"""Side -> names of its prompt; the first that exists is used."""
 
 
 def prompts_of(settings: Mapping[str, Any], *, where: Path) -> dict[str, str]:
-    """All prompts, by name; null is none, and so empty.
+    """All prompts by name; null becomes an empty string.
 
     Args:
-      settings: of config_sentence_transformers.json.
-      where: that file, for messages.
+      settings: content of config_sentence_transformers.json.
+      where: that file, for error messages.
 
     Raises:
-      UserError: if they are no names and texts, or there is none of the default's name.
+      UserError: if `prompts` is not a mapping of strings, or has no prompt of the default name.
     """
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
-        raise UserError(f"{where}: prompts is {prompts!r}; expected names and texts, such as {{'query': 'query: '}}.")
+        raise UserError(f"{where}: prompts is {prompts!r}; expected a mapping such as {{'query': 'query: '}}.")
     default = settings.get("default_prompt_name")
     if default is not None and default not in (*prompts, "query", "document"):
         raise UserError(
-            f"{where}: default_prompt_name is {default!r}, but prompts are called {', '.join(prompts) or 'nothing'}. "
-            "Correct either."
+            f"{where}: default_prompt_name is {default!r}, which is not in prompts ({', '.join(prompts) or 'none'}). "
+            "Correct one of them."
         )
     return {name: text or "" for name, text in prompts.items()}
 
 
 def prompt_name(prompts: Mapping[str, str | None], side: Literal["query", "document"]) -> str | None:
-    """Name of the prompt of a side, the first that is not empty; None if texts of this side have none.
+    """Name of the prompt of a side, the first that is not empty; None if it has none.
 
-    The default prompt is none of either side's. It stands before texts of which no side is known.
+    The default prompt is used for neither side, only for texts of unknown side.
 
-    Parity: `encode_query` and `encode_document` of sentence-transformers, as documented; release 6.2 itself puts an
-    empty `document` into every model, which then keeps it from looking for others.
+    Parity: `encode_query` and `encode_document` of sentence-transformers, as documented. Release 6.2 itself adds an
+    empty `document` prompt to every model, so that it never finds `passage` or `corpus`.
     """
     return next((name for name in NAMES[side] if prompts.get(name)), None)

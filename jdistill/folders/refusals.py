@@ -1,4 +1,4 @@
-"""Models that do not give one dense vector per text, or whose files alone do not make them: refused before any work."""
+"""Rejects unsupported models early: those without one dense vector per text, or with incomplete files."""
 
 from pathlib import Path
 from typing import Any
@@ -15,37 +15,37 @@ SPARSE = (
     "CSRSparsity",
     "SparseVocabulary",
 )
-"""Modules whose vectors are as wide as a vocabulary, or a dictionary, and mostly zeros."""
+"""Modules of models with sparse vectors."""
 
 TOKENWISE = ("MultiVectorMask", "HierarchicalTokenPooling", "LambdaTokenPooling")
-"""Modules of models that keep one vector per token."""
+"""Modules of multi-vector models, with one vector per token."""
 
 MODALITIES = ("vision_config", "audio_config", "image_config", "video_config")
-"""Sections of `config.json` of models that read more than text."""
+"""Sections of `config.json` of multimodal models."""
 
 
 VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken")
-"""A transformer's folder has at least one of them; without, transformers makes a tokenizer that knows no word."""
+"""Vocabulary files; without any, transformers silently creates an empty tokenizer."""
 
 
 def refuse_without_vocabulary(place: Path, *, where: str) -> None:
-    """Refuse a transformer's folder without any file that a tokenizer could be made of.
+    """Reject a transformer's folder without any vocabulary file.
 
     Raises:
       UserError: if there is none.
     """
     if not any(file.is_file() for pattern in VOCABULARIES for file in place.glob(pattern)):
         raise UserError(
-            f"{where}: {place} has no tokenizer.json and no other vocabulary. Expected the model's tokenizer beside "
-            "its weights. Copy or download all of its files."
+            f"{where}: {place} has no tokenizer.json and no other vocabulary. Expected the tokenizer next to the "
+            "weights. Copy or download all of the model's files."
         )
 
 
 def refuse_what_no_student_reads(folder: Path) -> None:
-    """Refuse a folder that no student can be read from, whatever its architecture.
+    """Reject a folder that no student can start from, whatever its architecture.
 
     Raises:
-      UserError: if it is an adapter, is quantised, or keeps a vector per token.
+      UserError: if it is an adapter, quantized, or multi-vector.
     """
     where = str(folder)
     for place in transformers_in(folder):
@@ -55,14 +55,14 @@ def refuse_what_no_student_reads(folder: Path) -> None:
 
 
 def refuse_what_no_teacher_gives(folder: Path, *, where: str) -> None:
-    """Refuse a folder whose model does not give one dense vector per text.
+    """Reject a folder whose model does not give one dense vector per text.
 
     Args:
-      folder: of the model.
-      where: the configuration's key, for the message.
+      folder: the model's folder.
+      where: the config key, for error messages.
 
     Raises:
-      UserError: if it is an adapter, quantised, sparse, multi-vector, a cross-encoder, or reads more than text.
+      UserError: if it is an adapter, quantized, sparse, multi-vector, a cross-encoder, or multimodal.
     """
     where = f"{where}: {folder}"
     for place in transformers_in(folder):
@@ -76,7 +76,7 @@ def refuse_what_no_teacher_gives(folder: Path, *, where: str) -> None:
 
 
 def transformers_in(folder: Path) -> list[Path]:
-    """Where a transformer lies, inside a router too: the folder itself where no module says otherwise."""
+    """The folders of Transformer modules, including those in routers; the folder itself if there are no modules."""
     modules = list(all_modules(folder))
     found = [module.folder for module in modules if module.cls in ("Transformer", "MLMTransformer")]
     return found if modules else [folder]
@@ -86,9 +86,9 @@ def _refuse_adapter(place: Path, where: str) -> None:
     if (place / "adapter_config.json").is_file():
         base = read_json(place / "adapter_config.json").get("base_model_name_or_path")
         raise UserError(
-            f"{where}: is an adapter of PEFT (adapter_config.json) on {base!r}, not a whole model. Merge it, and give "
-            "the folder that this writes: peft.AutoPeftModelForFeatureExtraction.from_pretrained(folder)"
-            ".merge_and_unload().save_pretrained(new_folder), and the tokenizer beside it."
+            f"{where}: is a PEFT adapter (adapter_config.json) for {base!r}, not a full model. Merge it with "
+            "peft.AutoPeftModelForFeatureExtraction.from_pretrained(folder).merge_and_unload()"
+            ".save_pretrained(new_folder), copy the tokenizer into new_folder, and use that folder."
         )
 
 
@@ -97,8 +97,8 @@ def _refuse_quantised(place: Path, where: str) -> None:
     found = [key for key in ("quantization_config", "compression_config") if config.get(key)]
     if found:
         raise UserError(
-            f"{where}: its config.json has a {found[0]}: the weights are quantised, which is not supported. Give the "
-            "model that was quantised, in float32, float16 or bfloat16."
+            f"{where}: its config.json has a {found[0]}: the weights are quantized, which is not supported. Use the "
+            "original model in float32, float16 or bfloat16."
         )
 
 
@@ -117,8 +117,7 @@ def _refuse_clip(folder: Path, where: str) -> None:
 def _refuse_more_than_text(found: list[str], where: str) -> None:
     if found:
         raise UserError(
-            f"{where}: reads more than text ({', '.join(found)}), which is not supported yet. Give a model of "
-            "text alone."
+            f"{where}: is multimodal ({', '.join(found)}), which is not supported yet. Choose a text-only model."
         )
 
 
@@ -126,8 +125,8 @@ def _refuse_sparse(folder: Path, where: str) -> None:
     found = [module.cls for module in all_modules(folder) if module.cls in SPARSE]
     if found or _model_type(folder) == "SparseEncoder":
         raise UserError(
-            f"{where}: gives sparse vectors ({', '.join(found) or 'SparseEncoder'}), and sparse teachers "
-            "are not supported yet. Give a model with dense vectors."
+            f"{where}: gives sparse vectors ({', '.join(found) or 'SparseEncoder'}); sparse teachers are not supported "
+            "yet. Choose a model with dense vectors."
         )
 
 
@@ -143,8 +142,8 @@ def _refuse_multi_vector(folder: Path, where: str) -> None:
         marks.append("a Dense module and no Pooling")
     if marks:
         raise UserError(
-            f"{where}: keeps one vector per token, as ColBERT does ({', '.join(marks)}), which is not supported yet. "
-            "Give a model with one vector per text."
+            f"{where}: gives one vector per token, as ColBERT does ({', '.join(marks)}), which is not supported yet. "
+            "Choose a model with one vector per text."
         )
 
 
@@ -154,7 +153,7 @@ def _refuse_cross_encoder(folder: Path, where: str) -> None:
     if _model_type(folder) == "CrossEncoder" or "LogitScore" in listed or (scores and not listed):
         raise UserError(
             f"{where}: is a cross-encoder ({', '.join(scores) or 'CrossEncoder'}), which scores pairs of texts and has "
-            "no vectors, so it cannot be a teacher. Give an embedding model."
+            "no vectors, so it cannot be a teacher. Choose an embedding model."
         )
 
 

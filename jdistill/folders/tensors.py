@@ -1,4 +1,4 @@
-"""Tensors of a model's folder: which files hold them, whether they are whole, and what they are called.
+"""Reads the weights of a model's folder.
 
 Safetensors are read with that library. Pickles (`pytorch_model.bin`) are read by `folders.pickles`, which needs torch.
 """
@@ -16,16 +16,16 @@ from jdistill.folders.files import indexed, is_lfs_pointer
 from jdistill.folders.names import FLOATS, canonical, is_buffer, refuse_types
 
 _OTHERS = ("tf_model.h5", "flax_model.msgpack", "*.gguf", "*.ckpt*", "*.onnx", "*.pt")
-"""Weights of other libraries."""
+"""Weight files of other libraries."""
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All weights of a folder under the names that transformers knows today; buffers are left out.
+    """All weights of a folder under their current names in transformers, without buffers.
 
-    They are read from safetensors, in one file or several with an index; else from pickles, where torch is installed.
+    Reads safetensors, as one file or several with an index; else pickles, if torch is installed.
 
     Raises:
-      UserError: if there are none, a file is missing or damaged, or numbers are of a type that weights do not have.
+      UserError: if there are no weights, a file is missing or damaged, or a dtype is not a float.
     """
     files = weight_files(folder)
     items = (item for file in files for item in _read(file)) if files else pickles.read_numpy(folder).items()
@@ -35,13 +35,13 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         if is_buffer(name):
             continue
         if name in tensors:
-            raise UserError(f"{folder}: its weights hold {name} twice, as {key} too. Expected each name once.")
+            raise UserError(f"{folder}: its weights contain {name} twice, also as {key}. Expected each name once.")
         tensors[name] = tensor
     return tensors
 
 
 def check_tensors(folder: Path) -> None:
-    """Refuse weights that are missing, damaged or of a type that weights do not have; reads hardly more than headers.
+    """Reject weights that are missing, damaged or not floats; reads little more than the headers.
 
     Raises:
       UserError: as `read_tensors`.
@@ -55,11 +55,10 @@ def check_tensors(folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The folder's safetensors, the single file before those that an index names, as transformers chooses; `[]` where
-    there are pickles instead.
+    """The folder's safetensors: the single file if it exists, else those in the index; `[]` if there are only pickles.
 
     Raises:
-      UserError: if there are no weights, or not all that the index names.
+      UserError: if there are no weights, or a file in the index is missing.
     """
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
@@ -69,10 +68,10 @@ def weight_files(folder: Path) -> list[Path]:
     if pickles.pickle_files(folder):
         return []
     others = sorted(path.name for pattern in _OTHERS for path in folder.glob(pattern))
-    found = f", only {', '.join(others)}, which no student or teacher here reads" if others else ""
+    found = f", only {', '.join(others)}, which is not supported" if others else ""
     raise UserError(
         f"{folder}: has no model.safetensors{found}. Expected a model's folder with safetensors weights: copy or "
-        "download it whole, or write one with save_pretrained of transformers."
+        "download all of its files, or write one with transformers' save_pretrained."
     )
 
 
@@ -88,10 +87,13 @@ def _opened(path: Path) -> Any:
         return safe_open(str(path), framework="numpy")
     except SafetensorError as error:
         pointer = path.is_file() and is_lfs_pointer(path)
-        do = "It is a note of Git LFS: run `git lfs pull` in its repository" if pointer else "Copy or download it again"
+        do = (
+            "It is a Git LFS pointer: run `git lfs pull` in its repository."
+            if pointer
+            else "The download may have been interrupted. Copy or download it again."
+        )
         raise UserError(
-            f"{path}: damaged, or no safetensors file: {error}, with {path.stat().st_size:,} bytes. An interrupted "
-            f"download leaves such files. {do}."
+            f"{path}: damaged, or not a safetensors file: {error}, with {path.stat().st_size:,} bytes. {do}"
         ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}. Check the file and its permissions.") from error

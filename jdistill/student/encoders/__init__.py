@@ -1,4 +1,4 @@
-"""Encoders, one file each: configuration, NNX module and weight table. A new one is a file and a line here."""
+"""Encoders, one file each: config, NNX module and weight table. To add one, add a file and a line here."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What an encoder is: a configuration that can build the module and knows its weights by their Hugging Face names."""
+"""Base class of encoders: a config that builds the NNX module and maps its weights to Hugging Face names."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -19,18 +19,18 @@ from jdistill.student.weights import Weight
 
 @dataclass(frozen=True)
 class Computing:
-    """How an encoder computes what configuration and weights say. Dropout aside, only speed and memory depend on it."""
+    """How an encoder computes. Apart from dropout and rounding, this affects only speed and memory."""
 
     dtype: jnp.dtype
-    """Of matrix products and of the hidden states that are given; statistics, softmax and parameters are float32."""
+    """Dtype of matrix products and hidden states; norm statistics, softmax and parameters are float32."""
     dropout: float = 0.0
-    """Rate, where a key is given."""
+    """Dropout rate, applied if a key is given."""
     attention: ChosenKernel = "auto"
-    """By which kernel."""
+    """Attention implementation."""
     remat: Remat = "none"
-    """What the backward pass computes again."""
+    """What the backward pass recomputes."""
     scan: bool = False
-    """Whether repeating layers are scanned."""
+    """Whether repeated layers run in `jax.lax.scan`."""
 
 
 class Module(Protocol):
@@ -39,33 +39,33 @@ class Module(Protocol):
     def __call__(
         self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
-        """One vector per place after each of `layers`, counted as layers done; 0 is the embeddings.
+        """One vector per position after each of `layers`, counted as layers run; 0 is the embeddings.
 
-        They are transformers' hidden states: where an encoder ends with a norm, only the last layer's have it.
+        Equal to transformers' `hidden_states`: a final norm is applied to the last layer's only.
         """
         ...
 
 
 class EncoderConfig(Config):
-    """One architecture. A subclass adds `kind`, its sizes and the members below, all in one file with its module."""
+    """An encoder architecture. A subclass adds `kind`, its sizes and the members below, in one file with its module."""
 
     hf_prefix: ClassVar[str] = ""
-    """Taken off tensor names where it is there: checkpoints with a task head have it, bare ones do not."""
+    """Prefix of tensor names in checkpoints with a task head; optional when reading."""
     hf_ignored: ClassVar[tuple[str, ...]] = ()
-    """Regular expressions of tensors that no text vector depends on."""
+    """Regular expressions of tensor names that are ignored, such as the pooler."""
     special_tokens: ClassVar[bool] = True
-    """Whether texts are tokenised with the tokenizer's special tokens around them."""
+    """Whether the tokenizer adds special tokens."""
     scaled_words: ClassVar[bool] = False
-    """Whether the vectors of words are multiplied by the square root of the width."""
+    """Whether word embeddings are multiplied by the square root of the hidden size."""
     sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {}
-    """Name of a published model -> the fields that make its size."""
+    """Name of a published model -> its sizes."""
 
     kind: str
     vocab_size: int
-    """Tokens."""
+    """Vocabulary size."""
     size: str | None = Field(default=None, exclude=True)
-    """Name of a published model of this kind, such as `tiny` of `bert` or `ettin-17m` of `modernbert`: it has what is
-    left out of depth, widths and heads. Once read, these stand in its place."""
+    """Name of a published model of this kind, such as `tiny` for `bert` or `ettin-17m` for `modernbert`; sets the
+    defaults of depth, widths and heads."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,7 +74,7 @@ class EncoderConfig(Config):
             return data
         name, given = data["size"], {field: value for field, value in data.items() if field != "size"}
         if not cls.sizes:
-            raise ValueError(f"size is {name!r}, but no sizes of this kind are known by name. State them one by one.")
+            raise ValueError(f"size is {name!r}, but this kind has no named sizes. Set the sizes one by one.")
         if name not in cls.sizes:
             near = difflib.get_close_matches(str(name), cls.sizes, n=1)
             hint = f"Did you mean '{near[0]}'? " if near else ""
@@ -83,31 +83,31 @@ class EncoderConfig(Config):
 
     @property
     def width(self) -> int:
-        """Width of a token's vector."""
+        """Hidden size."""
         raise NotImplementedError
 
     @property
     def depth(self) -> int:
-        """Layers; 0 if a token's vector depends on no other token."""
+        """Number of layers; 0 if token vectors have no context."""
         raise NotImplementedError
 
     @property
     def max_positions(self) -> int | None:
-        """Longest input in tokens; None without a limit."""
+        """Maximum input length in tokens; None: unlimited."""
         raise NotImplementedError
 
     @property
     def stored_positions(self) -> int | None:
-        """Longest input that a table has positions for; None where positions are computed, as rotary ones are."""
+        """Maximum length of the position embedding table; None if positions are computed, such as rotary ones."""
         stored = any(weight.path == "embeddings.positions" for weight in self.weights())
         return self.max_positions if stored else None
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "EncoderConfig":
-        """The architecture that a Hugging Face `config.json` describes.
+        """The architecture of a Hugging Face `config.json`.
 
         Raises:
-          UserError: if it describes a variant that is not implemented.
+          UserError: if the variant is not implemented.
         """
         raise NotImplementedError
 
@@ -124,25 +124,25 @@ class EncoderConfig(Config):
         raise NotImplementedError
 
     def with_layers(self, layers: Sequence[int]) -> "EncoderConfig":
-        """The shallower encoder that consists of some of the layers, in this order.
+        """The config of an encoder with only these layers, in this order.
 
         Raises:
-          UserError: if these cannot make an encoder of this kind.
+          UserError: if these layers do not form an encoder of this kind.
         """
         return self.model_copy(update={"num_hidden_layers": len(layers)})
 
     def keep_layers(self, params: dict[str, Any], layers: Sequence[int]) -> tuple["EncoderConfig", dict[str, Any]]:
-        """The same as `with_layers`, with its parameters.
+        """As `with_layers`, with the parameters.
 
         Raises:
-          UserError: if there are no layers to choose from, or not that many, or these cannot make an encoder.
+          UserError: if the encoder has no layers, a layer does not exist, or the layers do not form an encoder.
         """
         if not self.depth:
             raise UserError(f"student.keep_layers: an encoder of kind '{self.kind}' has no layers. Leave it out.")
         if any(not 0 <= layer < self.depth for layer in layers) or not layers:
             raise UserError(
                 f"student.keep_layers: is {list(layers)}, but the model has {self.depth} layers. "
-                f"Give at least one number from 0 to {self.depth - 1}."
+                f"List at least one number from 0 to {self.depth - 1}."
             )
         kept = {str(i): params["layers"][str(layer)] for i, layer in enumerate(layers)}
         return self.with_layers(layers), {**params, "layers": kept}

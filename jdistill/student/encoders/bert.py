@@ -1,6 +1,6 @@
 """BERT: post-norm transformer encoder with absolute positions.
 
-Source: Devlin et al. 2019, arXiv:1810.04805; layer by layer as transformers' `BertModel` computes it.
+Source: Devlin et al. 2019, arXiv:1810.04805; equivalent to transformers' `BertModel`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ SIZES: dict[str, dict[str, int]] = {
         ("minilm-l12", 12, 384, 1536, 12),
     )
 }
-"""Turc et al. 2019, arXiv:1908.08962, table 1; Wang et al. 2020, arXiv:2002.10957, and its cut to 6 layers."""
+"""Turc et al. 2019, arXiv:1908.08962, table 1; Wang et al. 2020, arXiv:2002.10957, and its 6-layer version."""
 
 
 class BertConfig(PostNormConfig):
@@ -53,11 +53,11 @@ class BertConfig(PostNormConfig):
 
     kind: Literal["bert"] = "bert"
     vocab_size: int = Field(default=30522, ge=1)
-    """Tokens."""
+    """Vocabulary size."""
     type_vocab_size: int = Field(default=2, ge=1)
-    """Rows of the token-type table, of which single texts use the first."""
+    """Rows of the token type table; single texts use the first."""
     layer_norm_eps: float = Field(default=1e-12, gt=0)
-    """Added to variances."""
+    """Epsilon of layer norms."""
 
     @property
     def max_positions(self) -> int | None:
@@ -76,7 +76,7 @@ class BertConfig(PostNormConfig):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "BertConfig":
-        """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
+        """Ignores dropout rates; set `student.dropout`."""
         refuse(hf, {"position_embedding_type": ("absolute",), "is_decoder": (False,)}, where=where)
         return parse(cls, {**BASE, **same_named(cls, hf)}, where=where)
 
@@ -85,7 +85,7 @@ class BertConfig(PostNormConfig):
         return {"architectures": ["BertModel"], "model_type": "bert", **self.model_dump(exclude={"kind"})}
 
     def weights(self) -> list[Weight]:
-        """Embeddings, then layer by layer. The pooler is not part of a text's vector."""
+        """Embeddings, then layer by layer, without the pooler."""
         return table(BERT_EMBEDDINGS, self.num_hidden_layers, "encoder.layer.{}", BERT_LAYER)
 
     def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> "Bert":
@@ -94,11 +94,11 @@ class BertConfig(PostNormConfig):
 
 
 class Bert(PostNorm):
-    """`Rows [r, p] -> hidden [r, p, d]` of each layer that is asked for."""
+    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
 
     def __call__(
         self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`, 0 being the embeddings."""
-        # Positions count from the start of the row, left padding included: so does BERT.
+        """Hidden states after each of `layers`; 0 is the embeddings."""
+        # As in BERT, positions count from the start of the row, including padding on the left.
         return self.run(rows, rows.positions, layers=layers, dropout_key=dropout_key)

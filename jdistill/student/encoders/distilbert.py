@@ -1,6 +1,6 @@
-"""DistilBERT: BERT without token types, and with names of its own.
+"""DistilBERT: BERT without token types, and with different names.
 
-Source: Sanh et al. 2019, arXiv:1910.01108; layer by layer as transformers' `DistilBertModel` computes it.
+Source: Sanh et al. 2019, arXiv:1910.01108; equivalent to transformers' `DistilBertModel`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ class DistilBertConfig(PostNormConfig):
 
     kind: Literal["distilbert"] = "distilbert"
     vocab_size: int = Field(default=30522, ge=1)
-    """Tokens."""
+    """Vocabulary size."""
 
     @property
     def max_positions(self) -> int | None:
@@ -57,12 +57,12 @@ class DistilBertConfig(PostNormConfig):
 
     @property
     def epsilon(self) -> float:
-        """The same in every DistilBERT."""
+        """Fixed in DistilBERT."""
         return 1e-12
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "DistilBertConfig":
-        """As the base class says. Left out are dropout rates and whether positions began as sines: both only train."""
+        """Ignores dropout rates (set `student.dropout`) and `sinusoidal_pos_embds`, an initialisation."""
         theirs = {ours: hf[name] for ours, name in NAMES.items() if name in hf}
         return parse(cls, {**BASE, "num_hidden_layers": 6, **same_named(cls, {**hf, **theirs})}, where=where)
 
@@ -92,10 +92,10 @@ class DistilBertConfig(PostNormConfig):
 
 
 class DistilBert(PostNorm):
-    """`Rows [r, p] -> hidden [r, p, d]` of each layer that is asked for."""
+    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
 
     def __call__(
         self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`, 0 being the embeddings."""
+        """Hidden states after each of `layers`; 0 is the embeddings."""
         return self.run(rows, rows.positions, layers=layers, dropout_key=dropout_key)

@@ -1,6 +1,6 @@
-"""EuroBERT: a Llama that attends both ways. Pre-norm, RMS norms, rotary positions, grouped queries, gated feed-forward.
+"""EuroBERT: a bidirectional Llama with pre-norm, RMS norms, rotary positions, grouped-query attention, and gates.
 
-Source: Boizard et al. 2025, arXiv:2503.05500; layer by layer as transformers' `EuroBertModel` computes it.
+Source: Boizard et al. 2025, arXiv:2503.05500; equivalent to transformers' `EuroBertModel`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,35 +37,35 @@ class EuroBertConfig(EncoderConfig):
 
     kind: Literal["eurobert"] = "eurobert"
     vocab_size: int = Field(default=128256, ge=1)
-    """Tokens."""
+    """Vocabulary size."""
     hidden_size: int = Field(default=768, ge=1)
-    """Width of a token's vector."""
+    """Hidden size."""
     num_hidden_layers: int = Field(default=12, ge=1)
-    """Depth."""
+    """Number of layers."""
     num_attention_heads: int = Field(default=12, ge=1)
-    """Heads of queries."""
+    """Query heads."""
     num_key_value_heads: int | None = Field(default=None, ge=1)
-    """Heads of keys and values, each shared by as many neighbouring ones of queries; left out: one for each."""
+    """Key-value heads, each shared by a group of query heads. Default: `num_attention_heads`."""
     head_dim: int | None = Field(default=None, ge=2)
-    """Width of a head; left out: heads share the width equally."""
+    """Width of a head. Default: `hidden_size / num_attention_heads`."""
     intermediate_size: int = Field(default=3072, ge=1)
-    """Width inside the feed-forward part."""
+    """Width of the feed-forward layer."""
     max_position_embeddings: int = Field(default=8192, ge=1)
-    """Longest input in tokens."""
+    """Maximum input length in tokens."""
     rope_theta: float = Field(default=250_000.0, gt=0)
-    """Base of the rotary wavelengths."""
+    """Rotary base."""
     rope_factor: float = Field(default=1.0, gt=0)
-    """Positions are divided by it."""
+    """Positions are divided by this factor (linear scaling)."""
     hidden_act: Activation = "silu"
-    """Activation of the gate."""
+    """Activation of the feed-forward gate."""
     rms_norm_eps: float = Field(default=1e-5, gt=0)
-    """Added to mean squares."""
+    """Epsilon of RMS norms."""
     attention_bias: bool = False
-    """Whether the matrices of attention have biases."""
+    """Whether attention projections have biases."""
     mlp_bias: bool = False
-    """Whether the matrices of the feed-forward part have biases."""
+    """Whether feed-forward matrices have biases."""
     initializer_range: float = Field(default=0.02, ge=0)
-    """Standard deviation of random weights."""
+    """Standard deviation of randomly initialised weights."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "EuroBertConfig":
@@ -90,12 +90,12 @@ class EuroBertConfig(EncoderConfig):
 
     @property
     def head_width(self) -> int:
-        """`head_dim`, or its share of the width."""
+        """`head_dim`, or `hidden_size / num_attention_heads`."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "EuroBertConfig":
-        """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
+        """Ignores dropout rates; set `student.dropout`."""
         theta = hf.get("rope_theta") or DEFAULT_THETA
         rope = read_rope(hf.get("rope_scaling") or hf.get("rope_parameters"), theta, where=where)
         given = same_named(cls, hf) | {"rope_theta": rope.theta, "rope_factor": rope.factor}
@@ -112,7 +112,7 @@ class EuroBertConfig(EncoderConfig):
         return self.model_copy(update={"num_key_value_heads": heads, "head_dim": self.head_width})
 
     def weights(self) -> list[Weight]:
-        """Embeddings, layer by layer, the last norm."""
+        """Embeddings, layer by layer, the final norm."""
         rows = [Weight("embed_tokens.weight", "embeddings.words")]
         for i in range(self.num_hidden_layers):
             at = f"layers.{i}"
@@ -130,7 +130,7 @@ class EuroBertConfig(EncoderConfig):
 
 
 class Layer(nnx.Module):
-    """Attention and gated feed-forward, each of its normalised input and added to it."""
+    """Attention and gated feed-forward with pre-norm residuals."""
 
     def __init__(self, config: EuroBertConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -154,7 +154,7 @@ class Layer(nnx.Module):
         *,
         dropout_key: Array | None,
     ) -> Float[Array, "r p d"]:
-        """The same shape; padding is not attended, nor is another text."""
+        """The same shape; tokens attend only to tokens of the same text."""
         weights_key, attended_key, output_key = keys(dropout_key, 3)
         rate, normed = self.computing.dropout, self.attention_norm(x)
         q, k, v = (part(normed).reshape(*x.shape[:2], -1, self.head_dim) for part in (self.query, self.key, self.value))
@@ -174,7 +174,7 @@ class Layer(nnx.Module):
 
 
 class EuroBert(nnx.Module):
-    """`Rows [r, p] -> hidden [r, p, d]` of each layer that is asked for."""
+    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
 
     def __init__(self, config: EuroBertConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -187,7 +187,7 @@ class EuroBert(nnx.Module):
     def __call__(
         self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`, 0 being the embeddings; the last layer's are normalised."""
+        """Hidden states after each of `layers`; 0 is the embeddings, and the last layer's pass the final norm."""
         depth = len(self.layers)
         first, *rest = keys(dropout_key, 1 + depth)
         by = turn(rows.positions, self.head_dim, self.theta, factor=self.factor)

@@ -1,10 +1,10 @@
-"""Gemma 3 for text, as in EmbeddingGemma: RMS norms before and after both parts of a layer, most layers with a window.
+"""Gemma 3 for text, as in EmbeddingGemma: RMS norms before and after attention and feed-forward, mostly windows.
 
-A language model attends what stands before a token; models that were made for embeddings attend both ways, which their
-`config.json` says as `use_bidirectional_attention: true`.
+Language models attend causally. Embedding models are bidirectional, with `use_bidirectional_attention: true` in
+`config.json`.
 
-Source: Gemma Team 2025, arXiv:2503.19786, section 2; Vera et al. 2025 (EmbeddingGemma), arXiv:2509.20354; layer by
-layer as transformers' `Gemma3TextModel` computes it.
+Source: Gemma Team 2025, arXiv:2503.19786, section 2; Vera et al. 2025 (EmbeddingGemma), arXiv:2509.20354; equivalent
+to transformers' `Gemma3TextModel`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ from jdistill.student.stack import run_layers
 from jdistill.student.weights import Weight
 
 FULL_EVERY = 6
-"""One in so many layers attends the whole text, the last of each turn, where a configuration does not list them."""
+"""Default interval of full attention layers, ending with the last of each six."""
 
 _DEFAULTS: dict[str, Any] = {
     "vocab_size": 262_208,
@@ -50,7 +50,7 @@ _DEFAULTS: dict[str, Any] = {
     "use_bidirectional_attention": False,
     "max_position_embeddings": 131_072,
 }
-"""What a `config.json` means that leaves these out, where it is not what we mean."""
+"""Hugging Face's defaults for missing keys of `config.json`, where they differ from the fields' defaults."""
 
 _NORMS = {
     "input_layernorm": "attention_norm",
@@ -61,7 +61,7 @@ _NORMS = {
 
 
 class Gemma3Config(EncoderConfig):
-    """Sizes of a Gemma 3, named as in Hugging Face's `config.json`, but for rotary positions."""
+    """Sizes of a Gemma 3, named as in Hugging Face's `config.json`, except for rotary positions."""
 
     hf_prefix: ClassVar[str] = "model."
     hf_ignored: ClassVar[tuple[str, ...]] = (r"lm_head\..*", r"score\..*", r"qa_outputs\..*")
@@ -70,44 +70,44 @@ class Gemma3Config(EncoderConfig):
 
     kind: Literal["gemma3"] = "gemma3"
     vocab_size: int = Field(default=262144, ge=1)
-    """Tokens."""
+    """Vocabulary size."""
     hidden_size: int = Field(default=768, ge=1)
-    """Width of a token's vector."""
+    """Hidden size."""
     num_hidden_layers: int = Field(default=24, ge=1)
-    """Depth."""
+    """Number of layers."""
     num_attention_heads: int = Field(default=3, ge=1)
-    """Heads of queries."""
+    """Query heads."""
     num_key_value_heads: int = Field(default=1, ge=1)
-    """Heads of keys and values, each shared by as many neighbouring ones of queries."""
+    """Key-value heads, each shared by a group of query heads."""
     head_dim: int = Field(default=256, ge=2)
     """Width of a head."""
     query_pre_attn_scalar: int = Field(default=256, ge=1)
-    """Scores are divided by its square root."""
+    """Attention scores are divided by its square root."""
     intermediate_size: int = Field(default=1152, ge=1)
-    """Width inside the feed-forward part."""
+    """Width of the feed-forward layer."""
     max_position_embeddings: int = Field(default=2048, ge=1)
-    """Longest input in tokens."""
+    """Maximum input length in tokens."""
     use_bidirectional_attention: bool = True
-    """Whether a token attends both ways; else only itself and what stands before it."""
+    """Whether attention is bidirectional; else causal."""
     layer_types: list[LayerType] | None = None
-    """Of each layer; left out: `full_attention` for every sixth, else `sliding_attention`."""
+    """Type of each layer. Default: `full_attention` for every sixth layer, else `sliding_attention`."""
     sliding_window: int = Field(default=512, ge=1)
-    """Of `sliding_attention` layers: places that a place attends, itself included; or, where it attends both ways, half
-    of them on each side."""
+    """Window of sliding layers. Causal: tokens attended to, including the token itself. Bidirectional: half of it on
+    each side."""
     rope_theta: float = Field(default=1_000_000.0, gt=0)
-    """Base of the rotary wavelengths where a layer attends the whole text."""
+    """Rotary base of full attention layers."""
     rope_factor: float = Field(default=1.0, gt=0)
-    """Positions are divided by it, in these layers."""
+    """In full attention layers, positions are divided by this factor (linear scaling)."""
     local_rope_theta: float = Field(default=10_000.0, gt=0)
-    """Base of the rotary wavelengths of sliding layers (`rope_local_base_freq` there)."""
+    """Rotary base of sliding layers (`rope_local_base_freq` in `config.json`)."""
     hidden_activation: Activation = "gelu_pytorch_tanh"
-    """Activation of the gate."""
+    """Activation of the feed-forward gate."""
     rms_norm_eps: float = Field(default=1e-6, gt=0)
-    """Added to mean squares."""
+    """Epsilon of RMS norms."""
     attention_bias: bool = False
-    """Whether the matrices of attention have biases."""
+    """Whether attention projections have biases."""
     initializer_range: float = Field(default=0.02, ge=0)
-    """Standard deviation of random weights."""
+    """Standard deviation of randomly initialised weights."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Gemma3Config":
@@ -133,11 +133,11 @@ class Gemma3Config(EncoderConfig):
 
     @property
     def types(self) -> list[LayerType]:
-        """`layer_types`, or the architecture's own pattern."""
+        """`layer_types`, or the architecture's default pattern."""
         return _pattern(self.num_hidden_layers, FULL_EVERY) if self.layer_types is None else self.layer_types
 
     def window(self, layer: int) -> Window:
-        """How far a layer attends, as `attention` takes it."""
+        """The attention window of a layer."""
         both = self.use_bidirectional_attention
         if self.types[layer] == "full_attention":
             return FULL if both else CAUSAL
@@ -145,8 +145,8 @@ class Gemma3Config(EncoderConfig):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "Gemma3Config":
-        """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
-        # With is_causal false, transformers' windows would be wider by one place than those of any published model.
+        """Ignores dropout rates; set `student.dropout`."""
+        # With is_causal false, transformers' windows are one token wider than in any published model.
         refuse(hf, {"attn_logit_softcapping": (), "is_causal": (True,)}, where=where)
         sections = hf.get("rope_parameters") or {}
         scaled = {**(sections.get("full_attention") or {}), **(hf.get("rope_scaling") or {})}
@@ -161,7 +161,7 @@ class Gemma3Config(EncoderConfig):
         return parse(cls, given | {"local_rope_theta": local.theta}, where=where)
 
     def to_hf(self) -> dict[str, Any]:
-        """`config.json` of a `Gemma3TextModel`, in a form that late releases of transformers 4 read too."""
+        """`config.json` of a `Gemma3TextModel`, in a format that late releases of transformers 4 can read."""
         plain = self.model_dump(exclude={"kind", "rope_factor", "local_rope_theta"})
         named = {"architectures": ["Gemma3TextModel"], "model_type": "gemma3_text"}
         changed = {
@@ -172,7 +172,7 @@ class Gemma3Config(EncoderConfig):
         return {**named, **plain, **changed}
 
     def weights(self) -> list[Weight]:
-        """Embeddings, layer by layer, the last norm."""
+        """Embeddings, layer by layer, the final norm."""
         rows = [Weight("embed_tokens.weight", "embeddings.words")]
         for i in range(self.num_hidden_layers):
             at = f"layers.{i}"
@@ -191,16 +191,15 @@ class Gemma3Config(EncoderConfig):
         return Gemma3(self, computing, rngs=rngs)
 
     def with_layers(self, layers: Sequence[int]) -> "Gemma3Config":
-        """As the base class says; each layer goes on attending as far as it did."""
+        """Each layer keeps its attention window."""
         kept = [self.types[layer] for layer in layers]
         return self.model_copy(update={"num_hidden_layers": len(layers), "layer_types": kept})
 
 
 class Layer(nnx.Module):
-    """Attention and gated feed-forward, each of its normalised input, normalised once more and added to it.
+    """Attention and gated feed-forward, with norms before and after each.
 
-    What goes from layer to layer is float32, whatever is computed in: each layer adds vectors of full length, and in
-    bfloat16 the whole sum would be rounded twice in each.
+    The residual stream is float32 in any dtype, since in bfloat16 each layer would round the whole sum twice.
     """
 
     def __init__(self, config: Gemma3Config, number: int, computing: Computing, *, rngs: nnx.Rngs) -> None:
@@ -228,7 +227,7 @@ class Layer(nnx.Module):
         *,
         dropout_key: Array | None,
     ) -> Float[Array, "r p d"]:
-        """The same shape; padding is not attended, nor is another text."""
+        """The same shape; tokens attend only to tokens of the same text."""
         weights_key, attended_key, output_key = keys(dropout_key, 3)
         rate, dtype = self.computing.dropout, self.computing.dtype
         normed = self.attention_norm(x, dtype)
@@ -251,7 +250,7 @@ class Layer(nnx.Module):
 
 
 class Gemma3(nnx.Module):
-    """`Rows [r, p] -> hidden [r, p, d]` of each layer that is asked for."""
+    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
 
     def __init__(self, config: Gemma3Config, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -269,7 +268,7 @@ class Gemma3(nnx.Module):
     def __call__(
         self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`, 0 being the embeddings; the last layer's are normalised."""
+        """Hidden states after each of `layers`; 0 is the embeddings, and the last layer's pass the final norm."""
         depth = len(self.layers)
         first, *rest = keys(dropout_key, 1 + depth)
         turns = {kind: turn(rows.positions, self.head_dim, rope.theta, factor=rope.factor) for kind, rope in self.ropes}

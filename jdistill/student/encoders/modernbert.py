@@ -1,11 +1,11 @@
-"""ModernBERT: pre-norm encoder with rotary positions and gated feed-forward, most layers attending a window only.
+"""ModernBERT: pre-norm encoder with rotary positions, gated feed-forward, and sliding windows in most layers.
 
-Queries, keys and values are one tensor in the files, and so are the two halves of the feed-forward: here they are
-parameters of their own, `gate` being the half that goes through the activation. The first layer's attention has no norm
-of its own, since embeddings are normed already.
+Files store queries, keys and values as one tensor, and likewise the two halves of the feed-forward layer. Here they are
+separate parameters; `gate` is the half with the activation. The first layer's attention has no norm, since embeddings
+are already normalized.
 
-Source: Warner et al. 2024, arXiv:2412.13663; sizes of Weller et al. 2025 (Ettin), arXiv:2507.11412; layer by layer as
-transformers' `ModernBertModel` computes it.
+Source: Warner et al. 2024, arXiv:2412.13663; sizes of Weller et al. 2025 (Ettin), arXiv:2507.11412; equivalent
+to transformers' `ModernBertModel`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,14 +49,14 @@ SIZES: dict[str, dict[str, int]] = {
         ("ettin-400m", 28, 1024, 2624, 16),
     )
 }
-"""Ettin's encoders; the two largest have the shapes of ModernBERT-base and -large."""
+"""Ettin's encoders; the two largest have the sizes of ModernBERT-base and -large."""
 
 GLOBAL_EVERY = 3
-"""One in so many layers, from the first on, attends the whole text, where a configuration does not list them."""
+"""Default interval of full attention layers, starting with the first."""
 
 
 class ModernBertConfig(EncoderConfig):
-    """Sizes of a ModernBERT, named as in Hugging Face's `config.json`, but for rotary positions."""
+    """Sizes of a ModernBERT, named as in Hugging Face's `config.json`, except for rotary positions."""
 
     sizes: ClassVar[Mapping[str, Mapping[str, int]]] = SIZES
     hf_prefix: ClassVar[str] = "model."
@@ -64,37 +64,37 @@ class ModernBertConfig(EncoderConfig):
 
     kind: Literal["modernbert"] = "modernbert"
     vocab_size: int = Field(default=50368, ge=1)
-    """Tokens."""
+    """Vocabulary size."""
     hidden_size: int = Field(default=768, ge=1)
-    """Width of a token's vector."""
+    """Hidden size."""
     num_hidden_layers: int = Field(default=22, ge=1)
-    """Depth."""
+    """Number of layers."""
     num_attention_heads: int = Field(default=12, ge=1)
-    """Heads; they share the width equally."""
+    """Attention heads; must divide `hidden_size`."""
     intermediate_size: int = Field(default=1152, ge=1)
-    """Width inside the feed-forward part."""
+    """Width of the feed-forward layer."""
     max_position_embeddings: int = Field(default=8192, ge=1)
-    """Longest input in tokens."""
+    """Maximum input length in tokens."""
     layer_types: list[LayerType] | None = None
-    """Of each layer; left out: `full_attention` for the first and every third after it, else `sliding_attention`."""
+    """Type of each layer. Default: `full_attention` for layers 0, 3, 6, ..., else `sliding_attention`."""
     local_attention: int = Field(default=128, ge=2)
-    """Places around itself that a place attends in a sliding layer, half of them on each side."""
+    """Window of sliding layers in tokens, half of it on each side."""
     rope_theta: float = Field(default=160_000.0, gt=0)
-    """Base of the rotary wavelengths where a layer attends the whole text (`global_rope_theta` there)."""
+    """Rotary base of full attention layers (`global_rope_theta` in `config.json`)."""
     local_rope_theta: float = Field(default=10_000.0, gt=0)
-    """The same of sliding layers."""
+    """Rotary base of sliding layers."""
     hidden_activation: Activation = "gelu"
-    """Activation of the gate."""
+    """Activation of the feed-forward gate."""
     norm_eps: float = Field(default=1e-5, gt=0)
-    """Added to variances."""
+    """Epsilon of layer norms."""
     norm_bias: bool = False
-    """Whether norms shift."""
+    """Whether norms have a bias."""
     attention_bias: bool = False
-    """Whether the matrices of attention have biases."""
+    """Whether attention projections have biases."""
     mlp_bias: bool = False
-    """Whether the matrices of the feed-forward part have biases."""
+    """Whether feed-forward matrices have biases."""
     initializer_range: float = Field(default=0.02, ge=0)
-    """Standard deviation of random weights; that of what is added to a layer's input is `sqrt(2 depth)` times less."""
+    """Standard deviation of randomly initialised weights; for output projections it is divided by `sqrt(2 depth)`."""
 
     @model_validator(mode="after")
     def _fits(self) -> "ModernBertConfig":
@@ -119,21 +119,21 @@ class ModernBertConfig(EncoderConfig):
 
     @property
     def types(self) -> list[LayerType]:
-        """`layer_types`, or the architecture's own pattern."""
+        """`layer_types`, or the architecture's default pattern."""
         return _pattern(self.num_hidden_layers, GLOBAL_EVERY) if self.layer_types is None else self.layer_types
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "ModernBertConfig":
-        """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
+        """Ignores dropout rates; set `student.dropout`."""
         refuse(hf, {"rope_scaling": ()}, where=where)
         sections = hf.get("rope_parameters") or {}
         theta = hf.get("global_rope_theta") or cls.model_fields["rope_theta"].default
         everywhere = read_rope(sections.get("full_attention"), theta, where=where)
-        # Null meant that of the other layers.
+        # Null means the base of full attention layers.
         local = hf.get("local_rope_theta", cls.model_fields["local_rope_theta"].default) or everywhere.theta
         nearby = read_rope(sections.get("sliding_attention"), local, where=where)
         if (everywhere.factor, nearby.factor) != (1.0, 1.0):
-            raise UserError(f"{where}: rope_type is linear, which ModernBERT is not supported with.")
+            raise UserError(f"{where}: rope_type is linear, which is not supported for ModernBERT.")
         given = {"rope_theta": everywhere.theta, "local_rope_theta": nearby.theta, **same_named(cls, hf)}
         if "layer_types" not in given:
             depth = hf.get("num_hidden_layers", cls.model_fields["num_hidden_layers"].default)
@@ -141,7 +141,7 @@ class ModernBertConfig(EncoderConfig):
         return parse(cls, given, where=where)
 
     def to_hf(self) -> dict[str, Any]:
-        """`config.json` of a `ModernBertModel`, in a form that transformers 4 reads too."""
+        """`config.json` of a `ModernBertModel`, in a format that transformers 4 can read."""
         renamed = {"global_rope_theta": self.rope_theta, "layer_types": self.types, "pad_token_id": None}
         every = next((n for n in range(1, self.depth + 1) if _pattern(self.depth, n) == self.types), None)
         if every is not None:
@@ -150,7 +150,7 @@ class ModernBertConfig(EncoderConfig):
         return {"architectures": ["ModernBertModel"], "model_type": "modernbert", **plain, **renamed}
 
     def weights(self) -> list[Weight]:
-        """Embeddings, layer by layer, the last norm."""
+        """Embeddings, layer by layer, the final norm."""
         rows = [Weight("embeddings.tok_embeddings.weight", "embeddings.words")]
         rows += norm_rows("embeddings.norm", "embeddings.norm", bias=self.norm_bias)
         for i in range(self.num_hidden_layers):
@@ -171,18 +171,18 @@ class ModernBertConfig(EncoderConfig):
         return ModernBert(self, computing, rngs=rngs)
 
     def with_layers(self, layers: Sequence[int]) -> "ModernBertConfig":
-        """As the base class says; each layer goes on attending as far as it did."""
+        """Each layer keeps its attention window."""
         if layers[0] != 0 or 0 in layers[1:]:
             raise UserError(
-                f"student.keep_layers: is {list(layers)}, but a ModernBERT begins with its layer 0, which alone has no "
-                "norm in front of its attention. Let the list begin with 0, and have 0 nowhere else."
+                f"student.keep_layers: is {list(layers)}, but a ModernBERT must start with layer 0, the only one "
+                "without a norm before its attention. Put 0 first, and only there."
             )
         kept = [self.types[layer] for layer in layers]
         return self.model_copy(update={"num_hidden_layers": len(layers), "layer_types": kept})
 
 
 class Embeddings(nnx.Module):
-    """Words, normalised."""
+    """Word embeddings, normalized."""
 
     def __init__(self, config: ModernBertConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -195,7 +195,7 @@ class Embeddings(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Attention and gated feed-forward, each of its normalised input and added to it."""
+    """Attention and gated feed-forward with pre-norm residuals."""
 
     def __init__(self, config: ModernBertConfig, number: int, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -222,7 +222,7 @@ class Layer(nnx.Module):
         *,
         dropout_key: Array | None,
     ) -> Float[Array, "r p d"]:
-        """The same shape; padding is not attended, nor is another text."""
+        """The same shape; tokens attend only to tokens of the same text."""
         weights_key, attended_key, output_key = keys(dropout_key, 3)
         rate = self.computing.dropout
         normed = x if self.attention_norm is None else self.attention_norm(x)
@@ -244,7 +244,7 @@ class Layer(nnx.Module):
 
 
 class ModernBert(nnx.Module):
-    """`Rows [r, p] -> hidden [r, p, d]` of each layer that is asked for."""
+    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
 
     def __init__(self, config: ModernBertConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -258,7 +258,7 @@ class ModernBert(nnx.Module):
     def __call__(
         self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`, 0 being the embeddings; the last layer's are normalised."""
+        """Hidden states after each of `layers`; 0 is the embeddings, and the last layer's pass the final norm."""
         depth = len(self.layers)
         first, *rest = keys(dropout_key, 1 + depth)
         turns = {kind: turn(rows.positions, self.head_dim, theta) for kind, theta in self.thetas}

@@ -1,7 +1,7 @@
-"""MPNet: BERT with positions that count tokens, no token types, and a learned bias of attention for each distance.
+"""MPNet: BERT with positions that skip padding, no token types, and a learned relative attention bias.
 
 Source: Song et al. 2020, arXiv:2004.09297; the bias is that of Raffel et al. 2020 (T5), arXiv:1910.10683, section 2.1;
-layer by layer as transformers' `MPNetModel` computes it.
+equivalent to transformers' `MPNetModel`.
 """
 
 import math
@@ -23,16 +23,16 @@ from jdistill.student.packing import Rows
 from jdistill.student.weights import Weight
 
 PADDING = 1
-"""Position of padding, whatever the tokenizer says; tokens count on from it."""
+"""Position of padding, independent of the tokenizer; positions of tokens start after it."""
 
 BUCKETS = 32
-"""Of distances, half of them for each direction; transformers takes as many, whatever `config.json` says."""
+"""Number of distance buckets, half for each direction; fixed in transformers, independent of `config.json`."""
 
 FARTHEST = 128
-"""Distance from which on all share the last bucket."""
+"""Distances from here on share the last bucket."""
 
 _DEFAULTS: Mapping[str, Any] = {**BASE, "max_position_embeddings": 512, "layer_norm_eps": 1e-12}
-"""What a `config.json` means that leaves these out."""
+"""Hugging Face's defaults for missing keys of `config.json`."""
 
 
 class MPNetConfig(PostNormConfig):
@@ -57,15 +57,15 @@ class MPNetConfig(PostNormConfig):
 
     kind: Literal["mpnet"] = "mpnet"
     vocab_size: int = Field(default=30527, ge=1)
-    """Tokens."""
+    """Vocabulary size."""
     max_position_embeddings: int = Field(default=514, ge=PADDING + 2)
-    """Rows of the table of positions: the longest input in tokens and two more."""
+    """Rows of the position embedding table: maximum input length + 2."""
     layer_norm_eps: float = Field(default=1e-5, gt=0)
-    """Added to variances."""
+    """Epsilon of layer norms."""
 
     @property
     def max_positions(self) -> int | None:
-        """`max_position_embeddings` without the two that no token has."""
+        """`max_position_embeddings - 2`."""
         return self.max_position_embeddings - PADDING - 1
 
     @property
@@ -75,7 +75,7 @@ class MPNetConfig(PostNormConfig):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "MPNetConfig":
-        """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
+        """Ignores dropout rates; set `student.dropout`."""
         refuse(hf, {"relative_attention_num_buckets": (BUCKETS,)}, where=where)
         return parse(cls, {**_DEFAULTS, **same_named(cls, hf)}, where=where)
 
@@ -84,7 +84,7 @@ class MPNetConfig(PostNormConfig):
         return {"architectures": ["MPNetModel"], "model_type": "mpnet", **self.model_dump(exclude={"kind"})}
 
     def weights(self) -> list[Weight]:
-        """Embeddings, layer by layer, then the bias they share. The pooler is not part of a text's vector."""
+        """Embeddings, layer by layer, then the shared attention bias, without the pooler."""
         embeddings = {"word_embeddings": "words", "position_embeddings": "positions"}
         layer = {
             "attention.attn.q": "query",
@@ -105,7 +105,7 @@ class MPNetConfig(PostNormConfig):
 
 
 class MPNet(PostNorm):
-    """`Rows [r, p] -> hidden [r, p, d]` of each layer that is asked for."""
+    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
 
     def __init__(self, config: MPNetConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, computing, rngs=rngs)
@@ -115,30 +115,31 @@ class MPNet(PostNorm):
     def __call__(
         self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`, 0 being the embeddings."""
-        # Texts stand without gaps, so that places are as far apart in a packed row as in their text.
+        """Hidden states after each of `layers`; 0 is the embeddings."""
+        # Packed texts have no gaps, so distances within a row equal distances within the text.
         bias = bias_of_distances(self.distance_bias[...], rows.ids.shape[1])
         return self.run(rows, positions_behind(rows, PADDING), layers=layers, dropout_key=dropout_key, bias=bias)
 
 
 def bias_of_distances(biases: Float[Array, "buckets h"], length: int) -> Float[Array, "h l l"]:
-    """What is added to the score of each head, query and key.
+    """The relative position bias of the attention scores, per head, query and key.
 
     Args:
-      biases: of each bucket of distances and head.
-      length: `l`, places of a row.
+      biases: bias of each distance bucket and head.
+      length: `l`, the length of a row.
     """
     distances = np.arange(1 - length, length)
-    # Neither a gather nor its gradient, which adds up into few rows and is slow where much runs at once.
+    # A product with a one-hot matrix instead of a gather, whose gradient scatters into few rows and is slow on
+    # parallel hardware.
     chosen = jnp.asarray(np.eye(BUCKETS, dtype=np.float32)[buckets_of(distances)])
     by_distance = jnp.pad((chosen @ biases).T, ((0, 0), (0, 1)))
-    # Rows of width 2l - 1 cut from a sequence of period 2l each begin one place later, and so are shifted diagonals.
+    # Toeplitz matrix by reshaping: rows of width 2l - 1, cut from a sequence of period 2l, shift by one per row.
     repeated = jnp.tile(by_distance, (1, length))[:, : length * (2 * length - 1)]
     return repeated.reshape(-1, length, 2 * length - 1)[:, :, length - 1 :]
 
 
 def buckets_of(distances: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """The bucket of each distance, key's place minus query's: each near one its own, then wider and wider ones.
+    """The bucket of each distance, key position minus query position: exact when near, then logarithmic.
 
     Source: `relative_position_bucket` of transformers' MPNet, in the same float32 arithmetic.
     """

@@ -1,9 +1,9 @@
 """NomicBERT: BERT with rotary positions and gated feed-forward, without biases in its matrices.
 
-Its `config.json` has GPT-2's names where the model came before transformers knew it, and BERT's since transformers 5;
-its tensors have one set of names, in which queries, keys and values are one tensor.
+`config.json` has GPT-2's names in older models and BERT's names since transformers 5. Tensor names are the same in
+both; queries, keys and values are one tensor.
 
-Source: Nussbaum et al. 2024, arXiv:2402.01613, section 3; layer by layer as transformers' `NomicBertModel` computes it.
+Source: Nussbaum et al. 2024, arXiv:2402.01613, section 3; equivalent to transformers' `NomicBertModel`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,40 +54,40 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "moe_every_n_layers": (0,),
     "num_experts": (0,),
 }
-"""Key of the old form -> values of the variant that transformers has, and so have we."""
+"""Key of the old format -> supported values, which are those of transformers' implementation."""
 
 
 class NomicBertConfig(EncoderConfig):
-    """Sizes of a NomicBERT, named as in the `config.json` of transformers 5, but for rotary positions."""
+    """Sizes of a NomicBERT, named as in the `config.json` of transformers 5, except for rotary positions."""
 
     hf_prefix: ClassVar[str] = "nomic_bert."
     hf_ignored: ClassVar[tuple[str, ...]] = (r"pooler\..*", r"cls\..*", r"classifier\..*")
 
     kind: Literal["nomicbert"] = "nomicbert"
     vocab_size: int = Field(default=30528, ge=1)
-    """Tokens."""
+    """Vocabulary size."""
     hidden_size: int = Field(default=768, ge=1)
-    """Width of a token's vector."""
+    """Hidden size."""
     num_hidden_layers: int = Field(default=12, ge=1)
-    """Depth."""
+    """Number of layers."""
     num_attention_heads: int = Field(default=12, ge=1)
-    """Heads."""
+    """Attention heads."""
     head_dim: int | None = Field(default=None, ge=2)
-    """Width of a head; left out: heads share the width equally."""
+    """Width of a head. Default: `hidden_size / num_attention_heads`."""
     intermediate_size: int = Field(default=3072, ge=1)
-    """Width inside the feed-forward part."""
+    """Width of the feed-forward layer."""
     max_position_embeddings: int = Field(default=2048, ge=1)
-    """Longest input in tokens."""
+    """Maximum input length in tokens."""
     type_vocab_size: int = Field(default=2, ge=1)
-    """Rows of the token-type table, of which single texts use the first."""
+    """Rows of the token type table; single texts use the first."""
     rope_theta: float = Field(default=1000.0, gt=0)
-    """Base of the rotary wavelengths."""
+    """Rotary base."""
     hidden_act: Activation = "silu"
-    """Activation of the gate."""
+    """Activation of the feed-forward gate."""
     layer_norm_eps: float = Field(default=1e-12, gt=0)
-    """Added to variances."""
+    """Epsilon of layer norms."""
     initializer_range: float = Field(default=0.02, ge=0)
-    """Standard deviation of random weights."""
+    """Standard deviation of randomly initialised weights."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "NomicBertConfig":
@@ -111,14 +111,14 @@ class NomicBertConfig(EncoderConfig):
 
     @property
     def head_width(self) -> int:
-        """`head_dim`, or its share of the width."""
+        """`head_dim`, or `hidden_size / num_attention_heads`."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "NomicBertConfig":
-        """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise.
+        """Ignores dropout rates; set `student.dropout`.
 
-        `rotary_scaling_factor` is passed over, as transformers does, which scales no positions of this model.
+        Also ignores `rotary_scaling_factor`, as transformers does.
         """
         refuse(hf, _PLAIN, where=where)
         given = {ours: hf[old] for old, ours in _OLD.items() if hf.get(old) is not None} | same_named(cls, hf)
@@ -129,12 +129,12 @@ class NomicBertConfig(EncoderConfig):
         theta = given.get("rope_theta", cls.model_fields["rope_theta"].default)
         rope = read_rope(hf.get("rope_scaling") or hf.get("rope_parameters"), theta, where=where)
         if rope.factor != 1:
-            raise UserError(f"{where}: rope_type is linear, which NomicBERT is not supported with.")
+            raise UserError(f"{where}: rope_type is linear, which is not supported for NomicBERT.")
         config = parse(cls, given | {"rope_theta": rope.theta}, where=where)
         return config.model_copy(update={"head_dim": config.head_width})
 
     def to_hf(self) -> dict[str, Any]:
-        """`config.json` of a `NomicBertModel`, which transformers 4 does not know."""
+        """`config.json` of a `NomicBertModel`, which requires transformers 5."""
         plain = {**self.model_dump(exclude={"kind", "rope_theta"}), "head_dim": self.head_width}
         rope = {"rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta}}
         return {"architectures": ["NomicBertModel"], "model_type": "nomic_bert", **plain, **rope}
@@ -161,7 +161,7 @@ class NomicBertConfig(EncoderConfig):
 
 
 class Embeddings(nnx.Module):
-    """Word + type, normalised."""
+    """Word + type embeddings, normalized."""
 
     def __init__(self, config: NomicBertConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -177,7 +177,7 @@ class Embeddings(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Attention and gated feed-forward, each added to its input and then normalised."""
+    """Attention and gated feed-forward with post-norm residuals."""
 
     def __init__(self, config: NomicBertConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -198,7 +198,7 @@ class Layer(nnx.Module):
         *,
         dropout_key: Array | None,
     ) -> Float[Array, "r p d"]:
-        """The same shape; padding is not attended, nor is another text."""
+        """The same shape; tokens attend only to tokens of the same text."""
         weights_key, attended_key, output_key = keys(dropout_key, 3)
         rate = self.computing.dropout
         q, k, v = (part(x).reshape(*x.shape[:2], -1, self.head_dim) for part in (self.query, self.key, self.value))
@@ -217,7 +217,7 @@ class Layer(nnx.Module):
 
 
 class NomicBert(nnx.Module):
-    """`Rows [r, p] -> hidden [r, p, d]` of each layer that is asked for."""
+    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
 
     def __init__(self, config: NomicBertConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -228,7 +228,7 @@ class NomicBert(nnx.Module):
     def __call__(
         self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`, 0 being the embeddings."""
+        """Hidden states after each of `layers`; 0 is the embeddings."""
         depth = len(self.layers)
         first, *rest = keys(dropout_key, 1 + depth)
         by = turn(rows.positions, self.head_dim, self.theta)

@@ -1,7 +1,6 @@
-"""What BERT and its kin have in common: embeddings and layers that add, then normalise.
+"""Shared by BERT-like encoders: embeddings and post-norm layers.
 
-They differ in names, in how they count positions, in whether there are token types, and in what is added to the scores
-of attention.
+They differ in tensor names, in how positions are counted, in token types, and in attention biases.
 
 Source: Devlin et al. 2019, arXiv:1810.04805; Vaswani et al. 2017, arXiv:1706.03762, section 3.1.
 """
@@ -25,28 +24,28 @@ from jdistill.student.weights import Weight
 
 
 class PostNormConfig(EncoderConfig):
-    """Sizes, named as in BERT's `config.json`. A subclass adds its table of words and the other members."""
+    """Sizes, named as in BERT's `config.json`. A subclass adds `vocab_size` and the other members."""
 
     hidden_size: int = Field(default=384, ge=1)
-    """Width of a token's vector."""
+    """Hidden size."""
     num_hidden_layers: int = Field(default=6, ge=1)
-    """Depth."""
+    """Number of layers."""
     num_attention_heads: int = Field(default=12, ge=1)
-    """Heads; they share the width equally."""
+    """Attention heads; must divide `hidden_size`."""
     intermediate_size: int = Field(default=1536, ge=1)
-    """Width inside the feed-forward part."""
+    """Width of the feed-forward layer."""
     max_position_embeddings: int = Field(default=512, ge=1)
-    """Rows of the table of positions."""
+    """Rows of the position embedding table."""
     hidden_act: Activation = "gelu"
-    """Activation; `gelu` is the exact one."""
+    """Activation; `gelu` is exact, not the tanh approximation."""
     initializer_range: float = Field(default=0.02, ge=0)
-    """Standard deviation of random weights."""
+    """Standard deviation of randomly initialised weights."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} does not divide over {self.num_attention_heads} attention heads. "
+                f"hidden_size {self.hidden_size} is not divisible by {self.num_attention_heads} attention heads. "
                 "Make it a multiple."
             )
         return self
@@ -63,17 +62,17 @@ class PostNormConfig(EncoderConfig):
 
     @property
     def types(self) -> int | None:
-        """Rows of the table of token types, of which single texts use the first; None where there is none."""
+        """Rows of the token type table; single texts use the first. None: no token types."""
         return None
 
     @property
     def epsilon(self) -> float:
-        """Added to variances."""
+        """Epsilon of layer norms."""
         raise NotImplementedError
 
 
 class Embeddings(nnx.Module):
-    """Word + position + type, normalised."""
+    """Word + position + type embeddings, normalized."""
 
     def __init__(self, config: PostNormConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -84,8 +83,8 @@ class Embeddings(nnx.Module):
         self.norm = LayerNorm(width, config.epsilon)
 
     def __call__(self, ids: Int[Array, "r p"], positions: Int[Array, "_ p"]) -> Float[Array, "r p d"]:
-        """`ids [r, p] -> [r, p, d]`; positions may be one row where all rows agree."""
-        # Padding may reach beyond the last position; what stands there is never looked at.
+        """`ids [r, p] -> [r, p, d]`; `positions` has one row if all rows are equal."""
+        # Padding may exceed the position table; its result is never used.
         added = self.positions[...][jnp.minimum(positions, self.positions.shape[0] - 1)]
         added = added if self.types is None else self.types[...][:1][None] + added
         dtype = self.computing.dtype
@@ -93,7 +92,7 @@ class Embeddings(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Attention and feed-forward, each added to its input and then normalised."""
+    """Attention and feed-forward with post-norm residuals."""
 
     def __init__(self, config: PostNormConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -112,7 +111,7 @@ class Layer(nnx.Module):
         bias: Float[Array, "h p p"] | None,
         dropout_key: Array | None,
     ) -> Float[Array, "r p d"]:
-        """The same shape; padding is not attended, nor is another text. `bias` is added to the scores."""
+        """The same shape; tokens attend only to tokens of the same text. `bias` is added to the scores."""
         weights_key, attended_key, output_key = keys(dropout_key, 3)
         rate = self.computing.dropout
         q, k, v = (part(x).reshape(*x.shape[:2], self.heads, -1) for part in (self.query, self.key, self.value))
@@ -125,7 +124,7 @@ class Layer(nnx.Module):
 
 
 class PostNorm(nnx.Module):
-    """Embeddings and layers; an encoder adds its positions."""
+    """Embeddings and layers; subclasses compute the positions."""
 
     def __init__(self, config: PostNormConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -141,14 +140,14 @@ class PostNorm(nnx.Module):
         dropout_key: Array | None,
         bias: Float[Array, "h p p"] | None = None,
     ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`, 0 being the embeddings.
+        """Hidden states after each of `layers`; 0 is the embeddings.
 
         Args:
           rows: the texts.
-          positions: row of the table of positions, of each place.
-          layers: counted as layers done.
-          dropout_key: None without dropout.
-          bias: added to every layer's scores.
+          positions: index into the position embedding table at each position.
+          layers: counted as layers run.
+          dropout_key: None disables dropout.
+          bias: added to the attention scores of every layer.
         """
         first, *rest = keys(dropout_key, 1 + len(self.layers))
         return run_layers(
@@ -163,9 +162,9 @@ class PostNorm(nnx.Module):
 
 
 def positions_behind(rows: Rows, padding: int) -> Int[Array, "r p"]:
-    """RoBERTa's positions: tokens count on from the padding token's id, which is also the position of padding.
+    """RoBERTa's positions: they start at `padding + 1`; `padding`, the id of the padding token, is its position.
 
-    A padding token inside a text, where somebody wrote `<pad>`, has that position too, and is not counted.
+    A padding token within a text, from a literal `<pad>`, also has position `padding` and is not counted.
 
     Parity: `create_position_ids_from_input_ids` of transformers' RoBERTa.
     """
@@ -180,9 +179,9 @@ def table(embeddings: Mapping[str, str], depth: int, layer: str, names: Mapping[
     """The weight table: embeddings with their norm, then layer by layer.
 
     Args:
-      embeddings: tables of the embeddings, Hugging Face's name -> ours.
+      embeddings: embedding tables, Hugging Face's name -> ours.
       depth: number of layers.
-      layer: Hugging Face's name of a layer, with `{}` for its number.
+      layer: Hugging Face's name of a layer, with `{}` for its index.
       names: parts of a layer, Hugging Face's name -> ours.
     """
     rows = [Weight(f"embeddings.{hf}.weight", f"embeddings.{ours}") for hf, ours in embeddings.items()]
@@ -195,7 +194,7 @@ def table(embeddings: Mapping[str, str], depth: int, layer: str, names: Mapping[
 
 
 BERT_EMBEDDINGS = {"word_embeddings": "words", "position_embeddings": "positions", "token_type_embeddings": "types"}
-"""Names of BERT's and RoBERTa's tables."""
+"""Names of BERT's and RoBERTa's embedding tables."""
 
 BERT_LAYER = {
     "attention.self.query": "query",

@@ -1,10 +1,9 @@
-"""Qwen3: pre-norm, RMS norms, rotary positions, grouped queries with a norm on each head, gated feed-forward.
+"""Qwen3: pre-norm, RMS norms, rotary positions, grouped-query attention with a norm per head, gated feed-forward.
 
-A language model, so a token attends what stands before it; models that were made for embeddings may attend both ways,
-which their `config.json` says as `is_causal: false`.
+Language models attend causally. Embedding models may be bidirectional, with `is_causal: false` in `config.json`.
 
-Source: Yang et al. 2025, arXiv:2505.09388, section 2; Zhang et al. 2025 (Qwen3-Embedding), arXiv:2506.05176; layer by
-layer as transformers' `Qwen3Model` computes it.
+Source: Yang et al. 2025, arXiv:2505.09388, section 2; Zhang et al. 2025 (Qwen3-Embedding), arXiv:2506.05176; equivalent
+to transformers' `Qwen3Model`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +41,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "head_dim": 128,
     "intermediate_size": 22016,
 }
-"""What a `config.json` means that leaves these out, where it is not what we mean."""
+"""Hugging Face's defaults for missing keys of `config.json`, where they differ from the fields' defaults."""
 
 
 class Qwen3Config(EncoderConfig):
@@ -53,40 +52,40 @@ class Qwen3Config(EncoderConfig):
 
     kind: Literal["qwen3"] = "qwen3"
     vocab_size: int = Field(default=151936, ge=1)
-    """Tokens."""
+    """Vocabulary size."""
     hidden_size: int = Field(default=1024, ge=1)
-    """Width of a token's vector."""
+    """Hidden size."""
     num_hidden_layers: int = Field(default=28, ge=1)
-    """Depth."""
+    """Number of layers."""
     num_attention_heads: int = Field(default=16, ge=1)
-    """Heads of queries."""
+    """Query heads."""
     num_key_value_heads: int = Field(default=8, ge=1)
-    """Heads of keys and values, each shared by as many neighbouring ones of queries."""
+    """Key-value heads, each shared by a group of query heads."""
     head_dim: int = Field(default=128, ge=2)
     """Width of a head."""
     intermediate_size: int = Field(default=3072, ge=1)
-    """Width inside the feed-forward part."""
+    """Width of the feed-forward layer."""
     max_position_embeddings: int = Field(default=32768, ge=1)
-    """Longest input in tokens."""
+    """Maximum input length in tokens."""
     rope_theta: float = Field(default=1_000_000.0, gt=0)
-    """Base of the rotary wavelengths."""
+    """Rotary base."""
     rope_factor: float = Field(default=1.0, gt=0)
-    """Positions are divided by it."""
+    """Positions are divided by this factor (linear scaling)."""
     hidden_act: Activation = "silu"
-    """Activation of the gate."""
+    """Activation of the feed-forward gate."""
     rms_norm_eps: float = Field(default=1e-6, gt=0)
-    """Added to mean squares."""
+    """Epsilon of RMS norms."""
     attention_bias: bool = False
-    """Whether the matrices of attention have biases."""
+    """Whether attention projections have biases."""
     is_causal: bool = True
-    """Whether a token attends only itself and what stands before it."""
+    """Whether attention is causal; else bidirectional."""
     layer_types: list[LayerType] | None = None
-    """Of each layer; left out: all `full_attention`."""
+    """Type of each layer. Default: all `full_attention`."""
     sliding_window: int | None = Field(default=None, ge=1)
-    """Of `sliding_attention` layers: places that a place attends, itself included; or, where it attends both ways, on
-    each side, itself not included."""
+    """Window of sliding layers. Causal: tokens attended to, including the token itself. Bidirectional: tokens on each
+    side, without itself."""
     initializer_range: float = Field(default=0.02, ge=0)
-    """Standard deviation of random weights."""
+    """Standard deviation of randomly initialised weights."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Qwen3Config":
@@ -112,18 +111,18 @@ class Qwen3Config(EncoderConfig):
 
     @property
     def types(self) -> list[LayerType]:
-        """`layer_types`, or the architecture's own pattern."""
+        """`layer_types`, or the architecture's default pattern."""
         return ["full_attention"] * self.num_hidden_layers if self.layer_types is None else self.layer_types
 
     def window(self, layer: int) -> Window:
-        """How far a layer attends, as `attention` takes it."""
+        """The attention window of a layer."""
         if self.types[layer] == "full_attention" or self.sliding_window is None:
             return CAUSAL if self.is_causal else FULL
         return (self.sliding_window - 1, 0) if self.is_causal else (self.sliding_window, self.sliding_window)
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "Qwen3Config":
-        """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
+        """Ignores dropout rates; set `student.dropout`."""
         theta = hf.get("rope_theta") or DEFAULT_THETA
         rope = read_rope(hf.get("rope_scaling") or hf.get("rope_parameters"), theta, where=where)
         heads = hf.get("num_attention_heads") if "num_key_value_heads" in hf else 32
@@ -137,13 +136,13 @@ class Qwen3Config(EncoderConfig):
         return parse(cls, given, where=where)
 
     def to_hf(self) -> dict[str, Any]:
-        """`config.json` of a `Qwen3Model`, in a form that transformers 4 reads too."""
+        """`config.json` of a `Qwen3Model`, in a format that transformers 4 can read."""
         plain = self.model_dump(exclude={"kind", "rope_factor"})
         named = {"architectures": ["Qwen3Model"], "model_type": "qwen3"}
         changed = {
             "layer_types": self.types,
             "use_sliding_window": self.sliding_window is not None,
-            # For releases that do not know layer_types.
+            # For releases without layer_types.
             "max_window_layers": [*self.types, "sliding_attention"].index("sliding_attention"),
             "rope_scaling": rope_scaling(self.rope_factor),
             "pad_token_id": None,
@@ -151,7 +150,7 @@ class Qwen3Config(EncoderConfig):
         return {**named, **plain, **changed}
 
     def weights(self) -> list[Weight]:
-        """Embeddings, layer by layer, the last norm."""
+        """Embeddings, layer by layer, the final norm."""
         rows = [Weight("embed_tokens.weight", "embeddings.words")]
         for i in range(self.num_hidden_layers):
             at = f"layers.{i}"
@@ -170,13 +169,13 @@ class Qwen3Config(EncoderConfig):
         return Qwen3(self, computing, rngs=rngs)
 
     def with_layers(self, layers: Sequence[int]) -> "Qwen3Config":
-        """As the base class says; each layer goes on attending as far as it did."""
+        """Each layer keeps its attention window."""
         kept = None if self.layer_types is None else [self.layer_types[layer] for layer in layers]
         return self.model_copy(update={"num_hidden_layers": len(layers), "layer_types": kept})
 
 
 class Layer(nnx.Module):
-    """Attention and gated feed-forward, each of its normalised input and added to it."""
+    """Attention and gated feed-forward with pre-norm residuals."""
 
     def __init__(self, config: Qwen3Config, number: int, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -200,7 +199,7 @@ class Layer(nnx.Module):
         *,
         dropout_key: Array | None,
     ) -> Float[Array, "r p d"]:
-        """The same shape; padding is not attended, nor is another text."""
+        """The same shape; tokens attend only to tokens of the same text."""
         weights_key, attended_key, output_key = keys(dropout_key, 3)
         rate, normed = self.computing.dropout, self.attention_norm(x)
         q, k, v = (part(normed).reshape(*x.shape[:2], -1, self.head_dim) for part in (self.query, self.key, self.value))
@@ -221,7 +220,7 @@ class Layer(nnx.Module):
 
 
 class Qwen3(nnx.Module):
-    """`Rows [r, p] -> hidden [r, p, d]` of each layer that is asked for."""
+    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
 
     def __init__(self, config: Qwen3Config, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
@@ -235,7 +234,7 @@ class Qwen3(nnx.Module):
     def __call__(
         self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`, 0 being the embeddings; the last layer's are normalised."""
+        """Hidden states after each of `layers`; 0 is the embeddings, and the last layer's pass the final norm."""
         depth = len(self.layers)
         first, *rest = keys(dropout_key, 1 + depth)
         by = turn(rows.positions, self.head_dim, self.theta, factor=self.factor)

@@ -1,9 +1,9 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that count tokens. They differ in vocabulary only.
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that skip padding. They differ only in the vocabulary.
 
-BGE-M3, multilingual-e5 and most multilingual models that make text vectors are XLM-RoBERTas.
+BGE-M3, multilingual-e5 and most multilingual embedding models are XLM-RoBERTas.
 
 Source: Liu et al. 2019, arXiv:1907.11692; Conneau et al. 2020, arXiv:1911.02116; Martin et al. 2020, arXiv:1911.03894;
-layer by layer as transformers' `RobertaModel` computes it.
+equivalent to transformers' `RobertaModel`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "type_vocab_size": 2,
     "layer_norm_eps": 1e-12,
 }
-"""What a `config.json` means that leaves these out."""
+"""Hugging Face's defaults for missing keys of `config.json`."""
 
 
 class RobertaConfig(PostNormConfig):
@@ -74,28 +74,28 @@ class RobertaConfig(PostNormConfig):
 
     kind: Kind = "roberta"
     vocab_size: int = Field(default=50265, ge=1)
-    """Tokens."""
+    """Vocabulary size."""
     max_position_embeddings: int = Field(default=514, ge=1)
-    """Rows of the table of positions: the longest input in tokens, `pad_token_id` and one more."""
+    """Rows of the position embedding table: maximum input length + `pad_token_id` + 1."""
     type_vocab_size: int = Field(default=1, ge=1)
-    """Rows of the token-type table, of which single texts use the first."""
+    """Rows of the token type table; single texts use the first."""
     layer_norm_eps: float = Field(default=1e-5, gt=0)
-    """Added to variances."""
+    """Epsilon of layer norms."""
     pad_token_id: int = Field(default=1, ge=0)
-    """Id of the tokenizer's padding token. The first token of a text has the position behind it."""
+    """Id of the tokenizer's padding token. Positions start at `pad_token_id + 1`."""
 
     @model_validator(mode="after")
     def _has_positions(self) -> Self:
         if self.max_position_embeddings <= self.pad_token_id + 1:
             raise ValueError(
-                f"max_position_embeddings {self.max_position_embeddings} leaves no position for a token, as the first "
-                f"has position {self.pad_token_id + 1}. Make it larger."
+                f"max_position_embeddings {self.max_position_embeddings} leaves no position for a token, since "
+                f"positions start at {self.pad_token_id + 1}. Make it larger."
             )
         return self
 
     @property
     def max_positions(self) -> int | None:
-        """`max_position_embeddings` without the positions that no token has."""
+        """`max_position_embeddings` without positions that are never used."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
     @property
@@ -110,7 +110,7 @@ class RobertaConfig(PostNormConfig):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "RobertaConfig":
-        """As the base class says. Dropout rates are left out: a student is trained without, unless told otherwise."""
+        """Ignores dropout rates; set `student.dropout`."""
         refuse(hf, {"position_embedding_type": ("absolute",), "is_decoder": (False,)}, where=where)
         kind = hf.get("model_type", "roberta")
         tokens = {} if kind == "roberta" else {"vocab_size": 30522}
@@ -121,7 +121,7 @@ class RobertaConfig(PostNormConfig):
         return {"architectures": [MODELS[self.kind]], "model_type": self.kind, **self.model_dump(exclude={"kind"})}
 
     def weights(self) -> list[Weight]:
-        """Embeddings, then layer by layer. The pooler is not part of a text's vector."""
+        """Embeddings, then layer by layer, without the pooler."""
         return table(BERT_EMBEDDINGS, self.num_hidden_layers, "encoder.layer.{}", BERT_LAYER)
 
     def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> "Roberta":
@@ -130,7 +130,7 @@ class RobertaConfig(PostNormConfig):
 
 
 class Roberta(PostNorm):
-    """`Rows [r, p] -> hidden [r, p, d]` of each layer that is asked for."""
+    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
 
     def __init__(self, config: RobertaConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, computing, rngs=rngs)
@@ -139,5 +139,5 @@ class Roberta(PostNorm):
     def __call__(
         self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`, 0 being the embeddings."""
+        """Hidden states after each of `layers`; 0 is the embeddings."""
         return self.run(rows, positions_behind(rows, self.padding), layers=layers, dropout_key=dropout_key)

@@ -1,7 +1,7 @@
-"""A static embedding: one trainable vector per token, no context. Averaged, it is the fastest student there is.
+"""Static embedding: one trainable vector per token without context, averaged. The fastest kind of student.
 
-Source: sentence-transformers' StaticEmbedding, whose semantics and file this follows: no special tokens, no length
-limit, the mean over all tokens, zeros for a text without any.
+Source: sentence-transformers' StaticEmbedding, with its semantics and file format: no special tokens, no length limit,
+the mean over all tokens, zeros for a text without tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,15 @@ from jdistill.student.weights import Weight
 
 
 class StaticConfig(EncoderConfig):
-    """Size of the table."""
+    """Sizes of the embedding table."""
 
     special_tokens: ClassVar[bool] = False
 
     kind: Literal["static"] = "static"
     vocab_size: int = Field(default=30522, ge=1)
-    """Tokens."""
+    """Vocabulary size."""
     hidden_size: int = Field(default=256, ge=1)
-    """Width of a token's vector."""
+    """Hidden size."""
 
     @property
     def width(self) -> int:
@@ -37,28 +37,28 @@ class StaticConfig(EncoderConfig):
 
     @property
     def depth(self) -> int:
-        """0: there is only the table."""
+        """0: there are no layers."""
         return 0
 
     @property
     def max_positions(self) -> int | None:
-        """None: no limit."""
+        """None: unlimited."""
         return None
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "StaticConfig":
-        """From `vocab_size` and `hidden_size`; a static embedding has no `config.json` of its own."""
+        """From `vocab_size` and `hidden_size`; static embeddings have no `config.json` in Hugging Face's formats."""
         try:
             return cls(vocab_size=hf["vocab_size"], hidden_size=hf["hidden_size"])
         except KeyError as error:
-            raise UserError(f"{where}: has no {error}, so the size of its table of words is unknown.") from error
+            raise UserError(f"{where}: has no {error}, which is the size of the embedding table.") from error
 
     def to_hf(self) -> dict[str, Any]:
         """The two sizes."""
         return {"vocab_size": self.vocab_size, "hidden_size": self.hidden_size}
 
     def weights(self) -> list[Weight]:
-        """One row: the table."""
+        """One row: the embedding table."""
         return [Weight("embedding.weight", "words")]
 
     def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> "Static":
@@ -76,6 +76,6 @@ class Static(nnx.Module):
     def __call__(
         self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
-        """A row of the table for each token; there is no layer but 0."""
+        """The embedding of each token; the only layer is 0."""
         hidden = lookup(self.words[...], rows.ids, self.computing.dtype)
         return dict.fromkeys(layers, dropout(hidden, self.computing.dropout, dropout_key))

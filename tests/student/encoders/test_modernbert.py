@@ -49,7 +49,7 @@ def test_kept_layers_attend_as_far_as_they_did() -> None:
 
 @pytest.mark.parametrize("layers", [[2, 3], [0, 2, 0], [1]])
 def test_the_first_layer_stays_the_first(layers: list[int]) -> None:
-    with pytest.raises(UserError, match="begins with its layer 0, which alone has no norm"):
+    with pytest.raises(UserError, match="must start with layer 0, the only one without a norm"):
         ModernBertConfig(size="ettin-17m").with_layers(layers)
 
 

@@ -219,7 +219,7 @@ def _cosines(x):
     ("bert", Cuts(intermediate=100), "the model has 48 neurons"),
     ("nomicbert", Cuts(heads=5), "the model has 4 heads"),
     ("qwen3", Cuts(heads=3), "multiple of 2"),
-    ("gemma3", Cuts(width=Width(to=30)), "30 does not divide over 4"),
+    ("gemma3", Cuts(width=Width(to=30)), "30 is not divisible by 4"),
 ])  # fmt: skip
 def test_sizes_that_do_not_go_together_are_refused(label, cuts, words):
     with pytest.raises(UserError, match=words):

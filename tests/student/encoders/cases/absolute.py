@@ -16,10 +16,13 @@ _BERT = Case(
     hf={"model_type": "bert", **SIZES},
     vocabulary=wordpiece(BERT),
     refused=(
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key', which is a variant"),
+        (
+            {"position_embedding_type": "relative_key"},
+            "position_embedding_type is 'relative_key', which is not",
+        ),
         ({"is_decoder": True}, "is_decoder is True"),
         ({"hidden_act": "quick_gelu"}, "hidden_act: is 'quick_gelu'"),
-        ({"hidden_size": 33}, "33 does not divide over 4"),
+        ({"hidden_size": 33}, "33 is not divisible by 4"),
     ),
 )
 
@@ -29,7 +32,7 @@ _ROBERTA = Case(
     vocabulary=byte_pairs(FAIRSEQ),
     refused=(
         *_BERT.refused,
-        ({"max_position_embeddings": 2}, "leaves no position for a token, as the first has position 2"),
+        ({"max_position_embeddings": 2}, "leaves no position for a token, since positions start at 2"),
     ),
 )
 
@@ -56,7 +59,7 @@ _DISTILBERT = Case(
     vocabulary=wordpiece(BERT),
     refused=(
         ({"activation": "quick_gelu"}, "hidden_act: is 'quick_gelu'"),
-        ({"n_heads": 5}, "32 does not divide over 5"),
+        ({"n_heads": 5}, "32 is not divisible by 5"),
     ),
 )
 
