@@ -1,6 +1,6 @@
-"""The student as a folder that sentence-transformers and transformers load, proven equal, with a model card.
+"""Exports the student as a folder for sentence-transformers and transformers, with a verification and a model card.
 
-`jdistill.export.verify` is imported by its own name: it may import torch.
+Import `jdistill.export.verify` explicitly: it may import torch.
 """
 
 from jdistill.export.card import CardInfo, TeacherInfo, make_card, write_card

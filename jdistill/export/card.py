@@ -1,4 +1,4 @@
-"""The model card: what this student is, where it comes from, how good it is, and how all that was measured."""
+"""The model card: describes the student, its teachers, training and evaluation."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from jdistill.yaml_text import write_yaml
 
 @dataclass(frozen=True)
 class TeacherInfo:
-    """One teacher, and what is known of its vectors."""
+    """A teacher, and how its vectors were obtained."""
 
     name: str
     model: str
@@ -24,45 +24,44 @@ class TeacherInfo:
     revision: str | None = None
     weight_hash: str | None = None
     vectors: Literal["embedded", "imported", "unverified"] = "unverified"
-    """`embedded`: this model gave them, and the store recorded its weights as it did. `imported`: they came without the
-    model, which is what whoever shared them says. `unverified`: the recipe names the model, and there was no store to
-    compare it with."""
+    """`embedded`: computed by this model, with its weight hash recorded in the store. `imported`: received without the
+    model, whose name is the provider's claim. `unverified`: named in the recipe, but there was no store to check."""
 
 
 @dataclass(frozen=True)
 class CardInfo:
-    """Everything a card tells. All numbers are measured; what is not known is left out, never guessed."""
+    """The content of a model card. All numbers are measured; unknown facts are omitted."""
 
     name: str
     teachers: Sequence[TeacherInfo]
     width: int
     max_length: int | None
-    """Tokens, special ones included; None where there is no limit."""
+    """Tokens, special tokens included; None: unlimited."""
     architecture: Mapping[str, Any]
     """Row -> value, such as `{"encoder": "BERT", "layers": 3}`."""
     losses: Mapping[str, Mapping[str, Any]]
     """Name of the term -> its options, with `kind` and `weight`."""
     methods: Sequence[str] = ()
-    """What is cited besides the losses, see `citations.OF_METHOD`."""
+    """Further citations, keys of `citations.OF_METHOD`."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Row -> value, such as `{"steps": 1000, "rows per step": 256}`."""
     results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Model -> `evaluator/metric` -> value. The student itself is under `name`; others, such as the teacher or the
-    student before training, under names of their own."""
+    """Model -> `evaluator/metric` -> value. The student is listed as `name`; others, such as the teacher or the student
+    before training, under other names."""
     kinds: Mapping[str, str] = field(default_factory=dict)
-    """Evaluator -> its `kind`, where it is in `results`."""
+    """Evaluator -> its `kind`, for evaluators in `results`."""
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """Side -> what is put in front of each text."""
+    """Side -> text prepended to each input."""
     sparse: bool = False
-    """Whether vectors have a number for each token of the vocabulary: then it is a SparseEncoder."""
+    """Whether the model is a SparseEncoder, with a weight for each token of the vocabulary."""
     own_modules: bool = False
-    """Whether it is loaded with `trust_remote_code=True` only, since a module file of ours lies beside it."""
+    """Whether loading needs `trust_remote_code=True`, for the module file in the folder."""
     initialised_from: str | None = None
     """Hub id or folder of the model that the student started from."""
     base_model: str | None = None
-    """Its hub id; None where it is none, or not known to be one: the hub refuses cards whose base model is a path."""
+    """Its hub id; None if it has none or it is unknown: the hub rejects cards whose base model is a path."""
     max_difference: float | None = None
-    """Largest difference between the exported and the trained model's vectors, as `verify` measured it."""
+    """Largest difference between the exported and the trained model's vectors, as measured by `verify`."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Package -> version."""
     recipe: str | None = None
@@ -79,7 +78,7 @@ def write_card(folder: str | Path, info: CardInfo) -> Path:
 
 
 def make_card(info: CardInfo) -> str:
-    """The card as Markdown with the YAML front matter that the Hugging Face hub reads."""
+    """The card as Markdown with YAML front matter for the Hugging Face hub."""
     sections = [
         f"---\n{write_yaml(_metadata(info).to_dict()).strip()}\n---",
         f"# {info.name}",
@@ -116,7 +115,7 @@ _TASKS = {
     "retrieval": ("information-retrieval", "Information Retrieval"),
     "fidelity": ("knowledge-distillation", "Knowledge Distillation"),
 }
-"""Kind of evaluator -> the hub's name of the task, and its title. Speed is no task: it belongs to a machine."""
+"""Kind of evaluator -> the hub's task type and title. Speed is omitted: it depends on the machine."""
 
 
 def _eval_results(info: CardInfo) -> Iterator[EvalResult]:
@@ -150,7 +149,7 @@ def _summary(info: CardInfo) -> str:
     made = f"distilled from {teachers}" if info.teachers else "trained"
     return (
         f"{what} It was {made}{start} with jdistill, which trains in JAX and "
-        "writes a folder that sentence-transformers and transformers load as it is."
+        "exports to sentence-transformers and transformers."
     )
 
 
@@ -163,8 +162,8 @@ def _usage(info: CardInfo) -> str:
     cls = "SparseEncoder" if info.sparse else "SentenceTransformer"
     trust = ", trust_remote_code=True" if info.own_modules else ""
     why = (
-        "\n\n`trust_remote_code=True` lets it run `jdistill_pooling.py`, which lies in this folder: a pooling that "
-        "sentence-transformers does not have, in plain PyTorch. It needs nothing else of jdistill. Read it first."
+        "\n\n`trust_remote_code=True` allows running `jdistill_pooling.py` in this folder: a pooling that "
+        "sentence-transformers does not have, in plain PyTorch and without further dependencies. Review it first."
         if info.own_modules
         else ""
     )
@@ -189,21 +188,21 @@ def _facts(info: CardInfo) -> dict[str, Any]:
 
 
 def _taught_by(teacher: TeacherInfo) -> str:
-    """A teacher in a sentence, with no more said of it than is known."""
+    """A teacher as part of a sentence, qualified by what is known."""
     name = _span(model_name(teacher.model))
     return {
         "embedded": name,
-        "imported": f"imported vectors that are said to be those of {name}",
-        "unverified": f"{name} (as the recipe says; not verified)",
+        "imported": f"imported vectors attributed to {name}",
+        "unverified": f"{name} (as named in the recipe; not verified)",
     }[teacher.vectors]
 
 
 _VECTORS = {
-    "embedded": "made by this model",
-    "imported": "imported as they were shared; nobody has verified that this model made them",
-    "unverified": "as the recipe says; the store was not available to verify it",
+    "embedded": "computed by this model",
+    "imported": "imported; not verified to be from this model",
+    "unverified": "as named in the recipe; not verified, since the store was not available",
 }
-"""`TeacherInfo.vectors` -> what the card says of them."""
+"""`TeacherInfo.vectors` -> its description in the card."""
 
 
 def _teachers(teachers: Sequence[TeacherInfo]) -> str:
@@ -243,7 +242,7 @@ def _training(info: CardInfo) -> str:
 
 
 def _weight(weight: float | Mapping[str, Any]) -> str:
-    """A number, or the way that a ramp takes."""
+    """A number, or a description of a ramp."""
     if not isinstance(weight, Mapping):
         return f"{weight:g}"
     way = f"{weight['start']:g} to {weight['stop']:g}"
@@ -255,8 +254,8 @@ def _recipe(recipe: str | None) -> str:
         return ""
     return (
         "## Recipe\n\n"
-        f"Made with jdistill {jdistill.__version__}; `jdistill train` on this file, with your own places of files and "
-        f"folders, repeats the run.\n\n{_fenced(recipe, 'yaml')}"
+        f"Made with jdistill {jdistill.__version__}. To reproduce the run, adapt the paths and pass this file to "
+        f"`jdistill train`.\n\n{_fenced(recipe, 'yaml')}"
     )
 
 
@@ -271,20 +270,20 @@ def _table(rows: Mapping[str, Any]) -> str:
 
 
 def _fenced(text: str, language: str) -> str:
-    """A block of code; its fence is longer than any row of backticks inside, which would else end it."""
+    """A code block whose fence is longer than any run of backticks inside."""
     fence = "`" * (1 + _backticks(text, least=3))
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def _span(text: str) -> str:
-    """Code within a line, whatever backticks and ends of lines are in it."""
+    """Inline code, safe for backticks and line breaks in the text."""
     ticks = "`" * (1 + _backticks(text, least=0))
     space = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{ticks}{space}{' '.join(text.splitlines())}{space}{ticks}"
 
 
 def _backticks(text: str, *, least: int) -> int:
-    """Length of the longest row of backticks, and no less than `least`."""
+    """Length of the longest run of backticks, at least `least`."""
     return max([least, *map(len, re.findall("`+", text))])
 
 
@@ -302,5 +301,5 @@ def _is_path(model: str) -> bool:
 
 
 def model_name(model: str) -> str:
-    """A hub id as it is; of a folder its name, since where it lay on one machine tells a reader nothing."""
+    """A hub id unchanged; for a folder only its name, since local paths are of no use to readers."""
     return Path(model).name if _is_path(model) else model

@@ -1,4 +1,4 @@
-"""Whom to thank: the papers behind losses, their options and the way of training, as BibTeX for the model card."""
+"""Citations for the model card: the papers behind losses, their options and training methods, as BibTeX."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from jdistill.export.papers import SENTENCE_BERT, bibtex
 
 Options = Mapping[str, Any]
-"""A loss as the recipe states it: its `kind` and its options."""
+"""A loss as in the config: its `kind` and its options."""
 
 OF_KIND: Mapping[str, tuple[str, ...]] = {
     "embed_cosine": ("arXiv:2301.12005",),
@@ -36,10 +36,10 @@ OF_KIND: Mapping[str, tuple[str, ...]] = {
     "matryoshka": ("arXiv:2205.13147",),
     "adaptive_layer": ("arXiv:2402.14776",),
 }
-"""Kind of a loss -> its papers, whatever its options; of `hidden`, these choose."""
+"""Kind of a loss -> papers cited for any options; those of `hidden` depend on its options."""
 
 WITHOUT_PAPER = ("online_contrastive", "score_zscore")
-"""Kinds of loss that no paper describes."""
+"""Kinds of loss without a paper."""
 
 _BY_OPTION: tuple[tuple[str, Callable[[Options], bool], str], ...] = (
     ("hidden", lambda loss: loss.get("distance", "cosine") == "cosine", "arXiv:1910.01108"),
@@ -56,7 +56,7 @@ _BY_OPTION: tuple[tuple[str, Callable[[Options], bool], str], ...] = (
     ("flops", lambda loss: loss.get("threshold") is not None, "arXiv:2504.14839"),
     ("l1", lambda loss: loss.get("threshold") is not None, "arXiv:2504.14839"),
 )
-"""Kind of a loss, whether its options take up a further paper, and that paper."""
+"""Kind of a loss, condition on its options, and the paper to cite if it holds."""
 
 OF_METHOD = {
     "grad_cache": "arXiv:2101.06983",
@@ -66,14 +66,14 @@ OF_METHOD = {
     "sparse_vocabulary": "arXiv:2402.03216",
     "splade": "arXiv:2109.10086",
 }
-"""What else a run may owe to a paper: a way of training, a pooling, or a student that is sparse."""
+"""Training method, pooling or kind of student -> paper."""
 
 
 def citations(losses: Iterable[Options], methods: Iterable[str] = ()) -> str:
     """BibTeX of Sentence-BERT and of the papers behind losses and methods, each once.
 
     Args:
-      losses: each with its `kind` and options; those inside others, such as a matryoshka's, count too.
+      losses: each with its `kind` and options; nested losses, such as matryoshka's, are included.
       methods: keys of `OF_METHOD`.
     """
     found = [SENTENCE_BERT, *(paper for loss in losses for paper in papers_of(loss))]
@@ -82,7 +82,7 @@ def citations(losses: Iterable[Options], methods: Iterable[str] = ()) -> str:
 
 
 def papers_of(loss: Options) -> Iterator[str]:
-    """Identifiers of the papers behind one loss, its options, and the loss inside it."""
+    """Identifiers of the papers for a loss, its options, and nested losses."""
     kind = loss["kind"]
     yield from OF_KIND.get(kind, ())
     yield from (paper for of, applies, paper in _BY_OPTION if of == kind and applies(loss))
@@ -92,7 +92,7 @@ def papers_of(loss: Options) -> Iterator[str]:
 
 
 def _guided(loss: Options) -> list[Options]:
-    """The filters of false negatives in which a model is the guide."""
+    """The filters of false negatives that use a model as guide."""
     return [each for each in loss.get("false_negatives", ()) if each.get("by") in ("teacher", "student")]
 
 

@@ -1,4 +1,4 @@
-"""Writing an export: JSON, tensors, and a folder that takes another's place all at once or not at all."""
+"""Writes the files of an export, and replaces the target folder atomically."""
 
 import fcntl
 import json
@@ -18,28 +18,28 @@ import jdistill
 from jdistill.config import UserError
 
 MARKER = "jdistill.json"
-"""Lists the files of an export; a folder without it is not ours to replace."""
+"""Lists the files of an export. A non-empty folder without it is never replaced."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Float32, each tensor contiguous: safetensors writes the memory as it lies."""
+    """Write float32 safetensors; arrays are made contiguous, since safetensors ignores strides."""
     plain = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
     save_file(plain, path, metadata={"format": "pt"})
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Indented, in UTF-8."""
+    """Write indented JSON in UTF-8."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that takes its place when the block ends well, and vanishes when it does not.
+    """A temporary folder that replaces `folder` if the block succeeds, and is removed if it fails.
 
-    A link stays a link: the folder that it points to is replaced. What killed exports left beside it is removed.
+    If `folder` is a symbolic link, its target is replaced. Leftovers of killed exports to the same place are removed.
 
     Raises:
-      UserError: if `folder` holds anything that an export did not write.
+      UserError: if `folder` contains files that no export wrote.
     """
     folder = Path(os.path.realpath(folder.expanduser()))
     _refuse_foreign(folder)
@@ -53,7 +53,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         files = sorted(str(path.relative_to(fresh)) for path in fresh.rglob("*") if path.is_file())
         write_json(fresh / MARKER, {"jdistill": jdistill.__version__, "files": files})
         old = fresh.with_name(fresh.name + ".old")
-        if folder == Path.cwd():  # a shell that stands in it would be left in a folder without a name
+        if folder == Path.cwd():  # renaming it would leave the user's shell in a deleted folder
             _replace_content(folder, fresh, old)
         else:
             if folder.exists():
@@ -67,7 +67,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def _replace_content(folder: Path, fresh: Path, old: Path) -> None:
-    """Move the content of `fresh` into `folder`, and what was there into `old`; back again where that fails."""
+    """Move the content of `folder` to `old` and that of `fresh` to `folder`; undo both on failure."""
     old.mkdir()
     try:
         _move_content(folder, old)
@@ -79,15 +79,15 @@ def _replace_content(folder: Path, fresh: Path, old: Path) -> None:
 
 
 def _move_content(source: Path, target: Path) -> None:
-    """Every entry of a folder, the list of the export's files last."""
+    """Move every entry of a folder, the export's marker file last."""
     for path in sorted(source.iterdir(), key=lambda path: path.name == MARKER):
         os.rename(path, target / path.name)
 
 
 def _hold(folder: Path) -> int | None:
-    """A lock on a folder that ends with this process, so that another knows a leftover from work in progress.
+    """Lock a folder until this process ends, so that others can tell a leftover from an export in progress.
 
-    None where another process holds it.
+    Returns a file descriptor, or None if another process has the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -106,7 +106,7 @@ def _is_leftover(folder: Path) -> bool:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """The hidden folders of exports to the same place whose process is gone."""
+    """Remove hidden folders of exports to the same place whose process no longer exists."""
     pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}(\.old)?")
     for path in folder.parent.iterdir():
         if not pattern.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
@@ -115,7 +115,7 @@ def _remove_leftovers(folder: Path) -> None:
         if maker != path and maker.is_dir() and not _is_leftover(maker):
             continue  # another process is between its two renames
         if maker != path and not folder.exists():
-            os.rename(path, folder)  # a process was killed between its two renames: the earlier export is the one
+            os.rename(path, folder)  # a process was killed between its two renames: restore the earlier export
         elif (descriptor := _hold(path)) is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(descriptor)
@@ -123,7 +123,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file, expected a folder to export to. Name another place.")
+        raise UserError(f"{folder}: is a file; expected a folder to export to. Choose another path.")
     present = _entries(folder) if folder.exists() else set()
     if not present:
         return
@@ -131,13 +131,13 @@ def _refuse_foreign(folder: Path) -> None:
     if foreign := sorted(present - ours):
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(
-            f"{folder}: holds files that no export wrote ({foreign[0]}{more}); they would be lost. Expected a new "
-            "folder or an earlier export: name another place, or move the files."
+            f"{folder}: contains files that no export wrote ({foreign[0]}{more}); they would be lost. Expected a new "
+            "folder or an earlier export. Choose another path, or move the files."
         )
 
 
 def _entries(folder: Path) -> set[str]:
-    """Relative paths of all files, and of all links, wherever these point to."""
+    """Relative paths of all files and links; links to folders are not followed."""
     found = set()
     for root, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
@@ -146,7 +146,7 @@ def _entries(folder: Path) -> set[str]:
 
 
 def _listed(marker: Path) -> list[str]:
-    """The files that an export lists as its own; none if its list cannot be read."""
+    """The files listed in an export's marker; none if it cannot be read."""
     try:
         return [str(name) for name in json.loads(marker.read_text(encoding="utf-8"))["files"]]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,15 +1,15 @@
-"""A student as a folder in the layout that every release of sentence-transformers loads, written without torch.
+"""Writes a student as a sentence-transformers folder, without torch.
 
-The layout is the one of releases before 5.4: older releases know no other, newer ones still read it. A transformer's
-weights and tokenizer lie in the root, so plain transformers loads the same folder. Modules, in order:
+The layout is that of releases before 5.4, which all releases can read. A transformer's weights and tokenizer are in the
+root, so plain transformers loads the same folder. Modules, in order:
 
-    Transformer, Pooling, then the student's head (as a rule Normalize)      of a transformer
-    MLMTransformer, SpladePooling                                            of a masked language model pooled by splade
-    StaticEmbedding, then the student's head                                 of a static embedding
-    ..., then Dense, Normalize                                               with the projection to a teacher kept
+    Transformer, Pooling, then the student's head (usually Normalize)        for a transformer
+    MLMTransformer, SpladePooling                                            for a masked language model with splade
+    StaticEmbedding, then the student's head                                 for a static embedding
+    ..., then Dense, Normalize                                               with the projection to a teacher
 
-The projection was trained on the student's finished (normalised) vectors, so Dense stands behind Normalize, and what it
-gives is normalised again. A student whose vectors have a number for each token of the vocabulary is a SparseEncoder.
+The projection was trained on the student's final (normalized) vectors, so Dense follows Normalize, and its output is
+normalized again. A student with vocabulary-sized sparse vectors is exported as a SparseEncoder.
 """
 
 import shutil
@@ -39,10 +39,10 @@ from jdistill.student.masked_lm import masked_lm
 from jdistill.student.pooling import PoolingModule, Splade
 
 _LAYOUT = "3.0.0"
-"""The sentence-transformers release that we claim to have written; newer ones load it without a warning."""
+"""The sentence-transformers release named in the export; newer releases load it without a warning."""
 
 COUNT_PADDING = ("bert", "distilbert")
-"""Encoders whose positions count from the start of the row, padding on the left included."""
+"""Encoders whose positions include padding on the left."""
 
 
 def export_model(
@@ -54,23 +54,23 @@ def export_model(
     teacher: str | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write a student as a sentence-transformers folder, all at once: a killed export leaves the old folder or none.
+    """Write a student as a sentence-transformers folder. Atomic: a killed export leaves the old folder or none.
 
     Args:
       student: the architecture, with tokenizer and prompts.
       params: its parameters, as trained.
-      folder: where to; may hold an earlier export, which is replaced.
-      projection: "drop" exports the student's own space; "dense" adds the projection to `teacher`'s space, so that the
-        model's vectors can be compared with the teacher's.
-      teacher: whose projection, with "dense"; may be left out where there is one.
-      check: called with the complete folder, under another name, before it takes its place; what it raises leaves an
-        earlier export as it was.
+      folder: target folder; an earlier export in it is replaced.
+      projection: "drop" exports the student's own vectors; "dense" appends the projection to `teacher`'s space, so that
+        the vectors can be compared with the teacher's.
+      teacher: teacher whose projection "dense" exports; optional if there is only one.
+      check: called with the complete temporary folder before it replaces `folder`; if it raises, an earlier export
+        remains unchanged.
 
     Returns:
       The folder.
 
     Raises:
-      UserError: if `folder` holds anything that an export did not write, or there is no such projection.
+      UserError: if `folder` contains files that no export wrote, or there is no such projection.
     """
     folder = Path(folder)
     modules = [*_encoder(student, params), *head_modules(student.config.head, params.get("head", {}))]
@@ -94,7 +94,7 @@ def export_model(
 
 
 def needs_own_modules(student: Student) -> bool:
-    """Whether sentence-transformers loads the export with `trust_remote_code=True` only."""
+    """Whether sentence-transformers needs `trust_remote_code=True` to load the export."""
     return any(isinstance(pooling, PoolingModule) and pooling.weights() for pooling in student.config.pooling)
 
 
@@ -122,29 +122,29 @@ def _settings(student: Student) -> dict[str, Any]:
 
 
 def projected_to(student: Student, teacher: str | None) -> str:
-    """The teacher whose projection is meant; `teacher` may be None where there is only one.
+    """The teacher whose projection to export; `teacher` may be None if there is only one.
 
     Raises:
-      UserError: if there is none, or several, or not that one.
+      UserError: if there is no projection, no projection to `teacher`, or `teacher` is None and there are several.
     """
     known = list(student.config.projections)
     if not known:
         raise UserError(
-            "export.projection: is 'dense', but this student was trained without a projection, so its own vectors are "
-            "the result. Set it to 'drop'."
+            "export.projection: is 'dense', but this student has no projection. Set it to 'drop' to export its own "
+            "vectors."
         )
     if teacher is None and len(known) > 1:
-        raise UserError(f"export.teacher: there are projections to {' and '.join(known)}. Name one of them.")
+        raise UserError(f"export.teacher: there are projections to {' and '.join(known)}. Choose one of them.")
     if teacher is not None and teacher not in known:
         raise UserError(
-            f"export.teacher: there is no projection to '{teacher}', only to {' and '.join(known)}. Name one of these, "
-            "or set export.projection to 'drop'."
+            f"export.teacher: there is no projection to '{teacher}', only to {' and '.join(known)}. Choose one of "
+            "these, or set export.projection to 'drop'."
         )
     return teacher if teacher is not None else known[0]
 
 
 def _encoder(student: Student, params: Mapping[str, Any]) -> list[Module]:
-    """The encoder and, of a transformer, the pooling."""
+    """The encoder and, for a transformer, the pooling."""
     config, limit = student.config, student.config.max_length
     if isinstance(config.encoder, StaticConfig):
 
@@ -156,14 +156,14 @@ def _encoder(student: Student, params: Mapping[str, Any]) -> list[Module]:
     splade = any(isinstance(pooling, Splade) for pooling in config.pooling)
     tensors, hf = _masked_lm(student, params) if splade else (to_hf_tensors(student, params), config.encoder.to_hf())
 
-    # A student never sees padding on the left, where it would move the positions of these.
+    # Padding on the left would shift the positions of these encoders; students are trained with padding on the right.
     side = "right" if config.encoder.kind in COUNT_PADDING else None
 
     def write_transformer(path: Path) -> None:
         student.tokenizer.save(path, max_length=limit, padding_side=side)
         write_tensors(path / "model.safetensors", tensors)
         write_json(path / "config.json", {**hf, "torch_dtype": "float32"})
-        # The tokenizer lower-cases by itself, where it does.
+        # If the model is uncased, the tokenizer itself lower-cases.
         write_json(path / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
 
     name, package = ("MLMTransformer", STOCK_SPARSE) if splade else ("Transformer", STOCK)
@@ -176,7 +176,7 @@ def _encoder(student: Student, params: Mapping[str, Any]) -> list[Module]:
 
 
 def _masked_lm(student: Student, params: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Tensors and `config.json` of the encoder with the head of a masked language model, which SPLADE pools."""
+    """Tensors and `config.json` of the encoder with its masked language model head, for SPLADE."""
     encoder, own = student.config.encoder, params["pooling"]["0"]
     head = masked_lm(encoder, where="student.pooling: splade")
     tensors = {f"{encoder.hf_prefix}{name}": tensor for name, tensor in to_hf_tensors(student, params).items()}

@@ -1,20 +1,20 @@
-"""The papers that a model card may cite, by the identifiers that docstrings name them with under `Source`."""
+"""The papers that a model card may cite, by the identifiers used under `Source` in docstrings."""
 
 from typing import NamedTuple
 
 
 class Paper(NamedTuple):
-    """One work, as a card cites it."""
+    """A work, as cited in a model card."""
 
     key: str
-    """Of its BibTeX entry."""
+    """Key of its BibTeX entry."""
     title: str
     authors: str
     year: int
     venue: str = ""
-    """Conference or journal; empty: none but where it was put."""
+    """Conference or journal; empty for preprints and web pages."""
     preprint: str = ""
-    """arXiv number, of a paper that is known by its DOI."""
+    """arXiv number of a paper that is identified by its DOI."""
 
 
 SENTENCE_BERT = "arXiv:1908.10084"

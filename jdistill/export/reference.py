@@ -1,4 +1,4 @@
-"""The vectors that an export must reproduce: the student's own, or those in a teacher's space."""
+"""The reference vectors that an export must reproduce: the student's own, or those in a teacher's space."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from jdistill.student.head import normalize
 
 
 class Model(Protocol):
-    """As much of `jdistill.model.Model` as is needed."""
+    """The part of `jdistill.model.Model` that is needed here."""
 
     @property
     def student(self) -> Student:
@@ -37,10 +37,10 @@ class Model(Protocol):
 def reference_vectors(
     model: Model, texts: Sequence[str], *, projection: Projection = "drop", teacher: str | None = None
 ) -> dict[str, Float[np.ndarray, "n d"]]:
-    """What `verify` compares with: name of the prompt -> the model's vectors of all texts, as exported.
+    """Vectors for `verify`: prompt name -> the model's vectors of all texts, as exported.
 
-    Without a prompt (""), and with every prompt that is not empty. `projection` and `teacher` are those of the export.
-    Products are computed in full float32: what GPUs and TPUs take by default is off by 1e-4, which would hide mistakes.
+    Includes no prompt ("") and every non-empty prompt. `projection` and `teacher` are those of the export. Computed in
+    full float32 precision: the default precision of GPUs and TPUs has errors of 1e-4, which would hide mistakes.
     """
     names = [name for name, prompt in model.student.prompts.model_dump().items() if prompt]
     with jax.default_matmul_precision("highest"):

@@ -1,8 +1,8 @@
-"""The modules behind the encoder as folders of the export: stock ones of sentence-transformers wherever there are any.
+"""Writes pooling and head as modules of an export, using sentence-transformers' own modules where they exist.
 
-A pooling that sentence-transformers does not have is a class of `modules/jdistill_pooling.py`, a file of plain torch
-that is put into the folder's root and needs nothing of jdistill. Where several poolings are listed, the stock one is
-first, and each of ours adds its numbers to what is there.
+Other poolings are classes of `modules/jdistill_pooling.py`, a file of plain torch that is copied into the folder's root
+and does not depend on jdistill. With several poolings, sentence-transformers' Pooling is first, and each of our modules
+appends its vector.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,29 +19,29 @@ from jdistill.student.hf_modules import ACTIVATION_CLASSES, LAYER_NORM_ROWS, MOD
 from jdistill.student.pooling import Mode, Pooling, PoolingModule, Splade, pooled_width
 
 STOCK = "sentence_transformers.models"
-"""Where releases before 5.4 have their modules, and newer ones still find them."""
+"""Package of the modules in releases before 5.4; newer ones still support it."""
 
 STOCK_SPARSE = "sentence_transformers.sparse_encoder.models"
-"""The same of modules that only sparse models have."""
+"""The same for modules of sparse models."""
 
 MODULES_PATH = Path(__file__).parent / "modules" / f"{MODULES_FILE}.py"
-"""The file of our own modules."""
+"""The file with our own modules."""
 
 
 class Module(NamedTuple):
     """One entry of `modules.json`."""
 
     name: str
-    """Class."""
+    """Name of the class."""
     write: Callable[[Path], None]
-    """Puts the module's files into the folder given."""
+    """Writes the module's files into the given folder."""
     in_root: bool = False
     package: str = STOCK
-    """What the class is imported from."""
+    """Package of the class."""
 
     @property
     def type(self) -> str:
-        """As `modules.json` names the class."""
+        """The class as named in `modules.json`."""
         return f"{self.package}.{self.name}"
 
 
@@ -52,7 +52,7 @@ def pooling_modules(
     *,
     include_prompt: bool,
 ) -> list[Module]:
-    """The modules that pool: a Pooling for all modes, then one for each pooling with parameters."""
+    """The pooling modules: one Pooling for all modes, then one per pooling with parameters."""
     modes: list[Mode] = [pooling for pooling in poolings if not isinstance(pooling, PoolingModule)]
     modules = [_stock_pooling(encoder.width, modes, include_prompt)] if modes else []
     for i, pooling in enumerate(poolings):
@@ -65,7 +65,7 @@ def pooling_modules(
 
 
 def head_modules(head: Sequence[Head], params: Mapping[str, Mapping[str, Any]]) -> list[Module]:
-    """The head, module by module."""
+    """The modules of the head."""
     modules = []
     for i, module in enumerate(head):
         if isinstance(module, Normalize):
@@ -77,11 +77,11 @@ def head_modules(head: Sequence[Head], params: Mapping[str, Mapping[str, Any]]) 
     return modules
 
 
-NORMALIZE = Module("Normalize", lambda path: path.rmdir())  # has no files; a folder without any gets lost in git
+NORMALIZE = Module("Normalize", lambda path: path.rmdir())  # has no files, and git does not keep empty folders
 
 
 def dense_module(module: Dense, params: Mapping[str, Any]) -> Module:
-    """A Dense module; what only newer releases know is written only where it is used."""
+    """A Dense module; keys that only newer releases know are written only if needed."""
 
     def write(path: Path) -> None:
         inputs, outputs = np.shape(params["kernel"])
@@ -115,7 +115,7 @@ def _own_pooling(pooling: PoolingModule, config: Mapping[str, Any], params: Mapp
 
 
 def _stock_pooling(width: int, modes: Sequence[Mode], include_prompt: bool) -> Module:
-    """Modes in another order than the old keys imply need the form that 5.4 brought."""
+    """The Pooling module; uses the format of 5.4 only if the old keys cannot express the order of the modes."""
     if list(modes) == [mode for mode in POOLING_KEYS.values() if mode in modes]:
         chosen: dict[str, Any] = {key: mode in modes for key, mode in POOLING_KEYS.items()}
     else:

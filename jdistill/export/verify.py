@@ -1,7 +1,7 @@
-"""Proof that an export is the student: load the folder as users will, and compare vectors.
+"""Verifies an export: loads the folder as users will, and compares its vectors with the student's.
 
-This file and `verify_modules.py` may import torch, inside their functions; nothing else of the room does. Loading is
-offline and runs no code that a folder brings along, except the module file that the export itself has put there.
+Only this file and `verify_modules.py` may import torch in this package, and only inside functions. Loading is offline
+and runs no code in the folder, except the module file that the export itself has written.
 """
 
 import json
@@ -33,47 +33,47 @@ PROBES = (
     "The quick brown fox jumps over the lazy dog while seven wizards quietly box. " * 12,
     "A text that is longer than any model here reads, so that it must be cut at the same token. " * 120,
 )
-"""Texts that differ where implementations differ: empty, long, odd spaces, many scripts, unknown words."""
+"""Texts on which implementations tend to differ: empty, long, odd whitespace, many scripts, unknown words."""
 
 BATCH_CHARACTERS = 8192
-"""Characters per batch, padding included, that the other libraries encode at once; bounds their memory."""
+"""Characters per batch, padding included, for the other libraries; bounds their memory."""
 
 Load = Callable[[Path], Callable[[list[str], str], Float[np.ndarray, "n d"]]]
-"""Folder -> function of texts and the name of a prompt ("" for none)."""
+"""Folder -> encode function of texts and a prompt name ("" for none)."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One way of loading, with one prompt, against the student."""
+    """Result of comparing one loader, with one prompt, with the student."""
 
     loader: str
     """`sentence-transformers` or `transformers`."""
     prompt: str
-    """Name of the prompt; "" without one."""
+    """Name of the prompt; "" for none."""
     max_difference: float
-    """Largest difference of any number, in units of the longest vector (of 1 where vectors are shorter)."""
+    """Largest difference of any number, divided by the largest norm of a vector if that is above 1."""
     min_cosine: float
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What the comparison found; `str()` of it is meant for people."""
+    """Result of the comparison; `str()` gives a readable report."""
 
     folder: str
     texts: int
     tolerance: float
     checks: tuple[Check, ...]
     versions: Mapping[str, str]
-    """Package -> version that loaded the folder."""
+    """Package -> version used for loading."""
 
     @property
     def max_difference(self) -> float:
-        """Over all checks. NaN anywhere makes it infinite, so it never passes."""
+        """Maximum over all checks; infinite if any is NaN."""
         return max(float(np.nan_to_num(check.max_difference, nan=np.inf)) for check in self.checks)
 
     @property
     def min_cosine(self) -> float:
-        """Over all checks."""
+        """Minimum over all checks; minus infinity if any is NaN."""
         return min(float(np.nan_to_num(check.min_cosine, nan=-np.inf)) for check in self.checks)
 
     @property
@@ -103,21 +103,21 @@ def verify(
 ) -> Verification:
     """Encode `texts` with the exported folder and compare with the student's `vectors`.
 
-    The folder is loaded with sentence-transformers, as a SentenceTransformer or SparseEncoder, and, where it holds a
-    transformer, also with transformers' AutoModel or AutoModelForMaskedLM, whose output goes through pooling and the
-    later modules as their configuration files describe them.
+    The folder is loaded with sentence-transformers, as a SentenceTransformer or SparseEncoder. If it contains a
+    transformer, it is also loaded with transformers' AutoModel or AutoModelForMaskedLM, and pooling and later modules
+    are computed independently from their config files.
 
     Args:
-      folder: a folder that `export_model` wrote.
-      texts: what to encode, such as `PROBES` and some of the user's own.
-      vectors: name of a prompt ("" for none, "query", "document") -> the student's vectors `[n, d]` of all texts.
-      tolerance: largest difference to accept; 1e-5 suits float32.
+      folder: a folder written by `export_model`.
+      texts: texts to encode, such as `PROBES` and some of the user's own.
+      vectors: prompt name ("" for none, "query", "document") -> the student's vectors `[n, d]` of all texts.
+      tolerance: largest accepted difference; 1e-5 is suitable for float32.
 
     Returns:
-      The result, whether it passed or not.
+      The result, passed or not.
 
     Raises:
-      ValueError: if there is nothing to compare.
+      ValueError: if there is nothing to compare, or the widths differ.
     """
     if not texts or not vectors:
         raise ValueError("verify needs at least one text and one set of vectors")
@@ -138,7 +138,7 @@ def verify(
 def _in_batches(
     encode: Callable[[list[str], str], Float[np.ndarray, "n d"]], texts: Sequence[str], prompt: str
 ) -> Float[np.ndarray, "n d"]:
-    """The vectors of all texts, those of like length together: else the longest would pad 31 others to its length."""
+    """Encode texts in batches of similar length, so that a long text does not pad all others."""
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     rows: list[tuple[int, Float[np.ndarray, " d"]]] = []
     while order:
@@ -150,7 +150,7 @@ def _in_batches(
 
 def _compare(ours: Float[np.ndarray, "n d"], theirs: Float[np.ndarray, "n d"]) -> tuple[float, float]:
     if ours.shape != theirs.shape:
-        raise ValueError(f"the student gave vectors {ours.shape}, the exported folder {theirs.shape}")
+        raise ValueError(f"the student's vectors have shape {ours.shape}, those of the exported folder {theirs.shape}")
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
     lengths = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
     difference = np.abs(ours - theirs).max() / max(1.0, lengths[0].max())
@@ -189,7 +189,7 @@ def _is_sparse(folder: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether the folder brings a module file, and it is the one of this very package, byte for byte."""
+    """Whether the folder has a module file that equals this package's byte for byte."""
     path = folder / MODULES_PATH.name
     return path.is_file() and path.read_bytes() == MODULES_PATH.read_bytes()
 
@@ -228,14 +228,14 @@ def _transformers(folder: Path) -> Callable[[list[str], str], Float[np.ndarray, 
 
 
 def _prompt_tokens(tokenizer: Any, prompt: str) -> int:
-    """Those in front of every text, as sentence-transformers counts them: with [CLS], without [SEP]."""
+    """Number of prompt tokens, counted as in sentence-transformers: with [CLS], without [SEP]."""
     ids = tokenizer(prompt)["input_ids"] if prompt else []
     return len(ids) - (ids[-1:] != [] and ids[-1] in tokenizer.all_special_ids)
 
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Keep the libraries from calling home while they load, and from telling that the unused pooler is missing."""
+    """Disable the libraries' network access, progress bars and warnings, such as that of a missing, unused pooler."""
     from huggingface_hub import constants
     from transformers.utils import logging
 

@@ -1,6 +1,6 @@
-"""The modules behind the encoder, written anew in torch: the student's own maths could not prove itself.
+"""Independent torch implementations of pooling and head modules, to verify exports against.
 
-Nor could the module file that an export brings along, which is why none of its code is used here.
+They share no code with the student or with the exported module file, whose errors would otherwise go unnoticed.
 """
 
 import json
@@ -13,12 +13,12 @@ import numpy as np
 from jdistill.student.hf_modules import POOLING_KEYS
 
 Step = Callable[[Mapping[str, Any], Any], Any]
-"""`({"hidden", "mask", "ids", "prompt"} of the tokens, vectors so far or None) -> vectors`; "prompt" is how many of
-each text's first tokens are those of its prompt."""
+"""`({"hidden", "mask", "ids", "prompt"}, vectors so far or None) -> vectors`; "prompt" is the number of leading prompt
+tokens of each text."""
 
 
 def read_module(folder: Path, module: Mapping[str, str]) -> Step:
-    """A module of `modules.json`.
+    """The function that computes a module of `modules.json`.
 
     Raises:
       ValueError: if it is not one that jdistill writes.
@@ -202,4 +202,4 @@ _MODES: Mapping[str, Callable[[Any, Any, Any], Any]] = {
     "weightedmean": _weighted_mean,
     "lasttoken": lambda hidden, mask, places: _row(hidden * mask[:, :, None], mask.cumsum(1).argmax(1)),
 }
-"""Mode -> the maths, of the tokens that count (`mask`) and their places in the text, from 1 on."""
+"""Mode -> function of hidden states, the mask of pooled tokens, and their positions in the text from 1."""

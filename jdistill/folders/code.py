@@ -1,8 +1,8 @@
 """Checks whether loading a folder with sentence-transformers or transformers would run third-party code.
 
-Releases differ in what they execute without asking: sentence-transformers 5.1 imports classes named in modules.json from
-Python files of a local folder, and calls whatever a Dense module names as its activation. So the files are checked here
-before the libraries see them.
+Releases differ in what they execute without asking: sentence-transformers 5.1 imports classes named in modules.json
+from Python files of a local folder, and calls whatever a Dense module names as its activation. So the files are checked
+here before the libraries see them.
 """
 
 from collections.abc import Iterator
@@ -46,8 +46,8 @@ def refuse_foreign_code(folder: Path, *, where: str) -> None:
             )
     for found in _kernels(folder):
         raise UserError(
-            f"{where}: {folder}: {found}, a kernel from the hub. Remove the entry, or set trust_remote_code: true if you "
-            "trust its authors."
+            f"{where}: {folder}: {found}, a kernel from the hub. Remove the entry, or, if you trust its "
+            "authors, set trust_remote_code: true."
         )
 
 

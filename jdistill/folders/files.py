@@ -56,8 +56,8 @@ def indexed(index: Path) -> list[Path]:
     missing = [name for name in files if not (index.parent / name).is_file()]
     if missing:
         raise UserError(
-            f"{index.parent}: {', '.join(missing)} missing, but listed in {index.name}. Copy or download all parts of "
-            "the weights."
+            f"{index.parent}: has no {', '.join(missing)}, which {index.name} lists. Copy or download all parts of the "
+            "weights."
         )
     return [index.parent / name for name in files]
 

@@ -1,4 +1,4 @@
-"""Weights saved as pickles (`pytorch_model.bin`), read with `torch.load(weights_only=True)`, which runs no code in them.
+"""Weights saved as pickles (`pytorch_model.bin`), read with `torch.load(weights_only=True)`, which runs no code.
 
 torch is optional and imported only when a pickle is read.
 """

@@ -62,7 +62,7 @@ def test_it_tells_everything_it_was_told():
     card = make_card(INFO)
     for told in (
         "`org/big-model` and `org/other`",
-        "| big | org/big-model | abc123 | " + "0" * 64 + " | made by this model |",
+        "| big | org/big-model | abc123 | " + "0" * 64 + " | computed by this model |",
         "starting from `org/base`",
         "| layers | 3 |",
         "| longest input | 128 tokens |",
@@ -87,13 +87,13 @@ def test_a_teacher_is_called_one_only_as_far_as_that_was_verified():
     """The first sentence is what people read, and the table what they look up."""
     embedded = make_card(dataclasses.replace(INFO, teachers=[TeacherInfo("t", "org/t", "r", "f" * 64, "embedded")]))
     assert "It was distilled from `org/t`, starting from" in embedded
-    assert f"| t | org/t | r | {'f' * 64} | made by this model |" in embedded
+    assert f"| t | org/t | r | {'f' * 64} | computed by this model |" in embedded
     imported = make_card(dataclasses.replace(INFO, teachers=[TeacherInfo("t", "org/t", vectors="imported")]))
-    assert "It was distilled from imported vectors that are said to be those of `org/t`, starting from" in imported
-    assert "| t | org/t | - | - | imported as they were shared; nobody has verified" in imported
+    assert "It was distilled from imported vectors attributed to `org/t`, starting from" in imported
+    assert "| t | org/t | - | - | imported; not verified" in imported
     unseen = make_card(dataclasses.replace(INFO, teachers=[TeacherInfo("t", "org/t", "r")]))
-    assert "It was distilled from `org/t` (as the recipe says; not verified), starting from" in unseen
-    assert "| t | org/t | r | - | as the recipe says; the store was not available to verify it |" in unseen
+    assert "It was distilled from `org/t` (as named in the recipe; not verified), starting from" in unseen
+    assert "| t | org/t | r | - | as named in the recipe; not verified, since the store was not available |" in unseen
 
 
 def test_what_is_not_known_is_left_out():

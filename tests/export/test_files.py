@@ -55,7 +55,7 @@ def test_what_no_export_wrote_is_refused_and_kept(tmp_path, kind):
         (out / MARKER).write_text('{"files": ["mi')
     else:
         mine.symlink_to(tmp_path if kind == "link to a folder" else tmp_path / "nothing")
-    with pytest.raises(UserError, match=r"holds files that no export wrote"):
+    with pytest.raises(UserError, match=r"contains files that no export wrote"):
         write(out)
     assert os.path.lexists(mine)
 

@@ -213,7 +213,7 @@ def test_replaces_an_earlier_export_whole_and_nothing_else(tmp_path):
     assert not (out / "README.md").exists()
     (out / "notes.txt").write_text("mine")
     before = sorted(out.rglob("*"))
-    with pytest.raises(UserError, match=r"holds files that no export wrote \(notes\.txt\)"):
+    with pytest.raises(UserError, match=r"contains files that no export wrote \(notes\.txt\)"):
         export_model(model.student, model.params, out)
     assert sorted(out.rglob("*")) == before
     assert [path.name for path in out.parent.iterdir()] == ["out"]
@@ -247,7 +247,7 @@ def test_a_failed_export_leaves_no_trace(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("widths", "teacher", "says"),
     [
-        ({}, None, "trained without a projection"),
+        ({}, None, "has no projection"),
         ({"a": 8, "b": 9}, None, "projections to a and b. Name one"),
         ({"a": 8, "b": 9}, "c", "no projection to 'c', only to a and b"),
     ],

@@ -38,7 +38,7 @@ def test_folders_of_the_libraries_own_modules_pass(folder, tmp_path):
 @pytest.mark.parametrize("kind", ["evil.Evil", "custom_st.Transformer", "os.system", "sentence_transformers.util.Evil"])
 def test_modules_of_other_code_are_refused(folder, kind):
     add_module(folder, kind, "")
-    with pytest.raises(UserError, match=rf"here: .*module '9' is a {kind}\. It is not run unless you say so"):
+    with pytest.raises(UserError, match=rf"here: .*module '9' is a {kind}\. Set trust_remote_code: true"):
         refuse_foreign_code(folder, where="here")
 
 

@@ -23,11 +23,11 @@ def test_objects_and_lists_are_read_and_absent_files_are_empty(tmp_path):
         (b"\xff\xfe{", "not valid JSON"),
         (b"[" * 200_000, "not valid JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
-        (b"[]", "holds a JSON list; expected a JSON object"),
+        (b"[]", "contains a JSON list; expected a JSON object"),
         (b"null", "expected a JSON object"),
-        (b'"text"', "holds a string; expected a JSON object"),
-        (b"3", "holds a number; expected a JSON object"),
-        (b"true", "holds a truth value; expected a JSON object"),
+        (b'"text"', "contains a string; expected a JSON object"),
+        (b"3", "contains a number; expected a JSON object"),
+        (b"true", "contains a boolean; expected a JSON object"),
     ],
 )
 def test_a_damaged_file_is_told_with_its_path(tmp_path, content, said):
@@ -39,5 +39,5 @@ def test_a_damaged_file_is_told_with_its_path(tmp_path, content, said):
 
 def test_an_object_is_no_list(tmp_path):
     (tmp_path / "modules.json").write_text('{"type": "x"}')
-    with pytest.raises(UserError, match=r"modules\.json: holds a JSON object; expected a JSON list"):
+    with pytest.raises(UserError, match=r"modules\.json: contains a JSON object; expected a JSON list"):
         read_list(tmp_path / "modules.json")

@@ -42,12 +42,12 @@ def test_a_folder_of_transformers_alone_has_none(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ("text", "expected of each module a 'type' and a 'path'"),
-        ({"type": "a.B"}, "expected of each module a 'type' and a 'path'"),
-        ({"type": None, "path": ""}, "expected of each module a 'type' and a 'path'"),
-        ({"type": "a.B", "path": "../other"}, "leads out of the folder"),
-        ({"type": "a.B", "path": "/etc"}, "leads out of the folder"),
-        ({"type": "a.Router", "path": ""}, "has no 'types' of the router's modules"),
+        ("text", "expected a 'type' and a 'path' for each module"),
+        ({"type": "a.B"}, "expected a 'type' and a 'path' for each module"),
+        ({"type": None, "path": ""}, "expected a 'type' and a 'path' for each module"),
+        ({"type": "a.B", "path": "../other"}, "is outside the model's folder"),
+        ({"type": "a.B", "path": "/etc"}, "is outside the model's folder"),
+        ({"type": "a.Router", "path": ""}, "has no 'types', the router's modules"),
     ],
 )
 def test_what_is_no_module_is_refused(tmp_path, entry, said):

@@ -18,12 +18,12 @@ def test_null_is_no_prompt_and_any_name_is_kept() -> None:
 
 @pytest.mark.parametrize("prompts", [["q"], {"query": 3}, "q: "])
 def test_what_are_no_prompts_is_told(prompts: object) -> None:
-    with pytest.raises(UserError, match=r"config_sentence_transformers\.json: prompts is .*names and texts"):
+    with pytest.raises(UserError, match=r"config_sentence_transformers\.json: prompts is .*expected a mapping"):
         prompts_of({"prompts": prompts}, where=WHERE)
 
 
 def test_a_default_must_be_there() -> None:
-    with pytest.raises(UserError, match="default_prompt_name is 'other', but prompts are called query"):
+    with pytest.raises(UserError, match=r"default_prompt_name is 'other', which is not in prompts \(query\)"):
         prompts_of({"prompts": {"query": "q: "}, "default_prompt_name": "other"}, where=WHERE)
 
 

@@ -52,7 +52,7 @@ def test_a_classifier_with_a_pooling_gives_vectors(folder):
 )
 def test_sparse_teachers_are_refused(folder, kinds):
     modules(folder, *kinds)
-    with pytest.raises(UserError, match=r"here: .*gives sparse vectors.*not supported yet\. Give a model with dense"):
+    with pytest.raises(UserError, match=r"here: .*gives sparse vectors.*not supported yet\. Choose a model with dense"):
         refuse_what_no_teacher_gives(folder, where="here")
 
 
@@ -81,7 +81,7 @@ def test_models_with_a_vector_per_token_are_refused(folder, kinds):
         lambda: refuse_what_no_teacher_gives(folder, where="here"),
         lambda: refuse_what_no_student_reads(folder),
     ):
-        with pytest.raises(UserError, match=r"keeps one vector per token.*one vector per text"):
+        with pytest.raises(UserError, match=r"gives one vector per token.*one vector per text"):
             refuse()
 
 
@@ -115,13 +115,13 @@ def test_cross_encoders_are_refused(plain):
 )
 def test_models_that_read_more_than_text_are_refused(folder, file, keys):
     change(folder / file, **keys)
-    with pytest.raises(UserError, match=r"reads more than text \(.*Give a model of text alone"):
+    with pytest.raises(UserError, match=r"is multimodal \(.*Choose a text-only model"):
         refuse_what_no_teacher_gives(folder, where="here")
 
 
 def test_clip_is_refused(folder):
     modules(folder, f"{OURS}.CLIPModel")
-    with pytest.raises(UserError, match=r"reads more than text \(CLIPModel\)"):
+    with pytest.raises(UserError, match=r"is multimodal \(CLIPModel\)"):
         refuse_what_no_teacher_gives(folder, where="here")
 
 
@@ -131,12 +131,12 @@ def test_adapters_and_quantised_weights_are_refused_with_what_to_do(folder):
         lambda: refuse_what_no_teacher_gives(folder, where="here"),
         lambda: refuse_what_no_student_reads(folder),
     ):
-        with pytest.raises(UserError, match=r"quantization_config.*Give the model that was quantised"):
+        with pytest.raises(UserError, match=r"quantization_config.*Use the original model"):
             refuse()
     change(folder / "adapter_config.json", base_model_name_or_path="someone/base")
     for refuse in (
         lambda: refuse_what_no_teacher_gives(folder, where="here"),
         lambda: refuse_what_no_student_reads(folder),
     ):
-        with pytest.raises(UserError, match=r"an adapter of PEFT .*'someone/base'.*merge_and_unload"):
+        with pytest.raises(UserError, match=r"a PEFT adapter .*'someone/base'.*merge_and_unload"):
             refuse()

@@ -36,7 +36,7 @@ def test_first_names_of_norms_are_todays_and_buffers_are_left_out(tmp_path):
 def test_one_norm_under_both_names_is_refused(tmp_path):
     both = {"LayerNorm.gamma": np.ones(2, np.float32), "LayerNorm.weight": np.ones(2, np.float32)}
     save(tmp_path / "model.safetensors", both)
-    with pytest.raises(UserError, match=r"hold LayerNorm\.weight twice"):
+    with pytest.raises(UserError, match=r"contain LayerNorm\.weight twice"):
         read_tensors(tmp_path)
 
 
@@ -48,7 +48,7 @@ def test_several_files_with_an_index_and_the_single_one_before_them(tmp_path):
     assert set(read_tensors(tmp_path)) == {"a", "b"}
     (tmp_path / "b.safetensors").unlink()
     for read in (read_tensors, check_tensors):
-        with pytest.raises(UserError, match=r"has no b\.safetensors, which model\.safetensors\.index\.json names"):
+        with pytest.raises(UserError, match=r"has no b\.safetensors, which model\.safetensors\.index\.json lists"):
             read(tmp_path)
     save(tmp_path / "model.safetensors", {"c": np.ones(1, np.float32)})
     assert set(read_tensors(tmp_path)) == {"c"}  # as transformers chooses
@@ -61,7 +61,7 @@ def test_several_files_with_an_index_and_the_single_one_before_them(tmp_path):
         ({"weight_map": {}}, "has no weight_map"),
         ({"weight_map": ["a"]}, "has no weight_map"),
         ({"weight_map": {"a": 1}}, "has no weight_map"),
-        ({"weight_map": {"a": "../a.safetensors"}}, "expected names of files beside it"),
+        ({"weight_map": {"a": "../a.safetensors"}}, "expected names of files in the same folder"),
     ],
 )
 def test_an_index_that_names_no_files_is_refused(tmp_path, content, said):
@@ -133,7 +133,7 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path):
     import torch
 
     torch.save({"a": Runs()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"more than tensors.*Give a folder with safetensors"):
+    with pytest.raises(UserError, match=r"more than tensors.*Use a folder with safetensors"):
         check_tensors(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Runs()}))
     with pytest.raises(UserError, match=r"pytorch_model\.bin: cannot be read as weights"):
@@ -145,8 +145,8 @@ def test_pickles_that_hold_no_weights_are_refused(tmp_path):
 
     path = tmp_path / "pytorch_model.bin"
     for content, said in (
-        ([torch.zeros(1)], "expected a table of tensors"),
-        ({"a": 1}, "expected a table of tensors"),
+        ([torch.zeros(1)], "expected a dict of tensors"),
+        ({"a": 1}, "expected a dict of tensors"),
         ({"a": torch.zeros(2, dtype=torch.int8)}, r"1 of type int8 \(a\)"),
     ):
         torch.save(content, path)

@@ -21,8 +21,8 @@ def folder(tmp_path):
     [
         ("sentence_bert_config.json", "max_seq_length", "x", "max_seq_length is 'x'; expected a whole number"),
         ("sentence_bert_config.json", "tokenizer_args", "x", "expected an object"),
-        ("config_sentence_transformers.json", "prompts", "query: ", "prompts is 'query: '; expected names and texts"),
-        ("config_sentence_transformers.json", "prompts", {"query": 3}, "expected names and texts"),
+        ("config_sentence_transformers.json", "prompts", "query: ", "prompts is 'query: '; expected a mapping"),
+        ("config_sentence_transformers.json", "prompts", {"query": 3}, "expected a mapping"),
         ("config_sentence_transformers.json", "truncate_dim", -1, "truncate_dim is -1; expected a whole number"),
         ("config.json", "model_type", ["bert"], r"model_type is \['bert'\]"),
         ("1_Pooling/config.json", "pooling_mode", {}, "pooling_mode is"),

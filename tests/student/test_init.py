@@ -185,7 +185,7 @@ def test_unsupported_dense_is_refused(copy, changes):
 
 def test_a_path_out_of_the_folder_is_refused(copy):
     _modules(copy, ("../other", "sentence_transformers.models.Transformer"))
-    with pytest.raises(UserError, match="leads out"):
+    with pytest.raises(UserError, match="is outside"):
         read_folder(copy)
 
 

@@ -112,7 +112,7 @@ def test_pickled_weights_are_read_without_running_code(config, folder, tmp_path)
             return (open, (str(tmp_path / "ran"), "w"))
 
     torch.save({"a": Runs()}, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match="Give a folder with safetensors"):
+    with pytest.raises(UserError, match="Use a folder with safetensors"):
         Teacher(config(model=str(folder)))
     assert not (tmp_path / "ran").exists()
 

@@ -1,8 +1,8 @@
 # ruff: noqa: D102, RUF012 (as modules of sentence-transformers are written)
-"""Poolings of jdistill's students, for sentence-transformers from 5.0 on. Needs nothing of jdistill.
+"""Poolings of jdistill's students for sentence-transformers 5.0 or later. Does not depend on jdistill.
 
-This file lies in a model's folder and is named by its modules.json; sentence-transformers runs it where it is loaded
-with `trust_remote_code=True`.
+This file is in a model's folder and referenced by its modules.json. sentence-transformers runs it if the model is
+loaded with `trust_remote_code=True`.
 """
 
 import shutil
@@ -20,14 +20,14 @@ except ImportError:  # before 5.4
 
 
 class _Pooling(Module):  # pyright: ignore[reportGeneralTypeIssues] (one class or the other)
-    """Hidden states and tokens in, `sentence_embedding` out, as the last `width` numbers of it."""
+    """Pools hidden states; the result is the last `width` dimensions of `sentence_embedding`."""
 
     config_keys = ["token_width", "before"]
 
     def __init__(self, token_width, before=0):
         super().__init__()
         self.token_width = token_width
-        self.before = before  # width of what poolings before this one gave; it is kept in front
+        self.before = before  # total width of the poolings before this one, to which the result is appended
 
     def pool(self, hidden, mask, ids):
         """`[n, l, d]`, `[n, l]` (1 for a token, 0 for padding), `[n, l]` -> `[n, e]`, float32."""
@@ -39,7 +39,7 @@ class _Pooling(Module):  # pyright: ignore[reportGeneralTypeIssues] (one class o
 
     def forward(self, features, **kwargs):
         hidden, ids = features["token_embeddings"], features.get("input_ids")
-        if "cu_seq_lens_q" in features:  # one row of all texts, without padding
+        if "cu_seq_lens_q" in features:  # all texts in one row, without padding
             lengths = features["cu_seq_lens_q"].diff().tolist()
             hidden = pad_sequence(hidden[0].split(lengths), batch_first=True)
             ids = None if ids is None else pad_sequence(ids[0].split(lengths), batch_first=True)
@@ -62,7 +62,7 @@ class _Pooling(Module):  # pyright: ignore[reportGeneralTypeIssues] (one class o
     def save(self, output_path, *args, safe_serialization=True, **kwargs):
         self.save_config(output_path)
         self.save_torch_weights(output_path, safe_serialization=safe_serialization)
-        # sentence-transformers copies this file into the module's own folder, but looks for it in the model's.
+        # sentence-transformers copies this file into the module's folder, but loads it from the model's.
         shutil.copy(__file__, Path(output_path).parent)
 
     @classmethod
@@ -106,7 +106,7 @@ class ActivationPooling(_Pooling):
 
 
 class SparseVocabularyPooling(_Pooling):
-    """`out[v] = max over t with token_t = v of relu(h_t . w + c)`; 0 for tokens that are not there or excluded."""
+    """`out[v] = max over t with token_t = v of relu(h_t . w + c)`; 0 for tokens that are absent or excluded."""
 
     config_keys = ["token_width", "before", "bias", "vocab_size", "excluded"]
 
