@@ -1,4 +1,4 @@
-"""The student: text to tokens to vectors. `make_student` builds one, its parameters are a plain dict of arrays."""
+"""The student model: tokenizer, encoder, pooling and head. `make_student` builds one and its dict of parameters."""
 
 from jdistill.student.config import Architecture, GivenPrompts, Inherited, Prompts, StudentConfig
 from jdistill.student.init import make_student

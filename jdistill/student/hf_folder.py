@@ -1,6 +1,6 @@
-"""Reading a Hugging Face or sentence-transformers folder of any generation: files in, one `Pretrained` out.
+"""Reads Hugging Face and sentence-transformers folders of any release into a `Pretrained`.
 
-Weights are read from safetensors only. Nothing is unpickled, and no code that a folder brings along is run.
+Weights are read from safetensors, or from pickles without executing them. No code in the folder is run.
 """
 
 import re
@@ -33,21 +33,21 @@ from jdistill.student.tokenizer_folder import read_tokenizer
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a folder holds."""
+    """The content of a model's folder."""
 
     where: str
     encoder: EncoderConfig
     tensors: Mapping[str, np.ndarray]
-    """The encoder's, as named in the file."""
+    """Tensors of the encoder, as named in the file."""
     tokenizer: Tokenizer
     pooling: list[Pooling]
     pooling_params: dict[str, Any]
-    """Number in `pooling` -> parameters of that pooling, where its module holds some."""
+    """Index in `pooling` -> parameters of that pooling, if its module has any."""
     include_prompt: bool
-    """Whether the modes of `pooling` see the tokens of the prompt."""
+    """Whether the modes of `pooling` pool the tokens of the prompt."""
     head: list[Head]
     head_params: dict[str, dict[str, np.ndarray]]
-    """Index in `head` -> parameters of that module, where it has some."""
+    """Index in `head` -> parameters of that module, if it has any."""
     max_length: int | None
     prompts: dict[str, str]
     default_prompt_name: str | None
@@ -57,16 +57,17 @@ class Pretrained:
 
 
 def locate(name: str, *, revision: str | None = None, tokenizer_only: bool = False) -> Path:
-    """The folder itself, or that of a hub id, downloaded if need be: tokenizer and configuration files, and
-    weights as safetensors, or as pickles where there are no others.
+    """The folder itself, or the local folder of a hub id, downloaded if necessary.
+
+    Downloads tokenizer and config files, and weights as safetensors, or as pickles if there are no others.
 
     Raises:
-      UserError: if there is neither.
+      UserError: if there is no such folder, and the download fails.
     """
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise UserError(f"{name}: no such folder. Give a model's folder or its Hugging Face id, such as 'owner/model'.")
+        raise UserError(f"{name}: no such folder. Set a model's folder or a Hugging Face id, such as 'owner/model'.")
     from huggingface_hub import snapshot_download
 
     def fetched(*patterns: str) -> Path:
@@ -81,16 +82,16 @@ def locate(name: str, *, revision: str | None = None, tokenizer_only: bool = Fal
         if any(folder.rglob("*.safetensors")):
             return folder
         return fetched(*small, "pytorch_model*.bin", "*/pytorch_model.bin")
-    except Exception as error:  # network, cache, permissions, unknown id: all told by the library
+    except Exception as error:  # network, cache, permissions, unknown id: the library's message says which
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{name}: no such folder, and the Hugging Face hub did not give it either ({reason}) "
+            f"{name}: no such folder, and downloading it from the Hugging Face hub failed ({reason}) "
             "Check the spelling, the connection and, for a gated model, your login."
         ) from error
 
 
 def at_hand(name: str, *, revision: str | None = None) -> Path | None:
-    """The folder itself, or that of a hub id where an earlier download left it; None without. Nothing is downloaded."""
+    """The folder itself, or the cached folder of a hub id; None if it is not cached. Downloads nothing."""
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     from huggingface_hub import snapshot_download
@@ -103,10 +104,10 @@ def at_hand(name: str, *, revision: str | None = None) -> Path | None:
 
 
 def read_folder(folder: str | Path) -> Pretrained:
-    """Everything a student can take over from a folder.
+    """Read everything that a student can take from a folder.
 
     Raises:
-      UserError: if something is missing or of a kind that is not supported.
+      UserError: if something is missing or not supported.
     """
     folder = Path(folder)
     refuse_what_no_student_reads(folder)
@@ -116,7 +117,7 @@ def read_folder(folder: str | Path) -> Pretrained:
     modules = [(_module_name(folder, module), module.folder) for module in listed]
     first, path = modules[0]
     if first not in _FIRST:
-        raise UserError(f"{folder / 'modules.json'}: begins with {first}; expected one of {', '.join(_FIRST)}.")
+        raise UserError(f"{folder / 'modules.json'}: the first module is {first}; expected one of {', '.join(_FIRST)}.")
     settings = read_json(folder / "config_sentence_transformers.json")
     begun = _FIRST[first](path)
     pooling, params, rest = _poolings(folder, modules[1:], begun["encoder"])
@@ -142,12 +143,12 @@ def read_folder(folder: str | Path) -> Pretrained:
 def _positive(settings: Mapping[str, Any], key: str, path: Path) -> int | None:
     value = settings.get(key)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise UserError(f"{path}: {key} is {value!r}; expected a whole number of at least 1, or null.")
+        raise UserError(f"{path}: {key} is {value!r}; expected an integer >= 1, or null.")
     return value
 
 
 def _plain(folder: Path) -> Pretrained:
-    """A folder of transformers alone, pooled as sentence-transformers does then: causal models by their last token."""
+    """A plain transformers folder, pooled as in sentence-transformers: the last token for causal models, else mean."""
     hf = read_json(folder / "config.json")
     classes = hf.get("architectures") or [""]
     causal = str(classes[0]).endswith("ForCausalLM") and hf.get("is_causal", True)
@@ -172,7 +173,7 @@ def _transformer(folder: Path) -> dict[str, Any]:
 
 
 def _with_settings(folder: Path, settings: Settings) -> dict[str, Any]:
-    """Encoder, tensors, tokenizer and length of a Transformer module."""
+    """Encoder, tensors, tokenizer and maximum length of a Transformer module."""
     hf = read_json(folder / "config.json")
     if not hf:
         raise UserError(f"{folder}: has no config.json, so it is not a Hugging Face model.")
@@ -188,7 +189,7 @@ def _with_settings(folder: Path, settings: Settings) -> dict[str, Any]:
     tokenizer = read_tokenizer(
         folder, special_tokens=encoder.special_tokens, options=settings.tokenizer, lowercase=settings.lowercase
     )
-    # As in sentence-transformers: max_seq_length is used as it is, the tokenizer's own limit at most config.json's.
+    # As in sentence-transformers: max_seq_length is used unchanged, the tokenizer's limit is capped by config.json's.
     lengths = (limit, encoder.stored_positions) if limit else (tokenizer.model_max_length, encoder.max_positions)
     return {
         "encoder": encoder,
@@ -199,10 +200,10 @@ def _with_settings(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def tokenizer_settings(folder: Path) -> Settings | None:
-    """What sentence-transformers is told of the tokenizer of a model's first Transformer; None where there is none.
+    """The sentence-transformers settings of a model's first Transformer; None if it has none.
 
     Raises:
-      UserError: if it cannot be read.
+      UserError: if they cannot be read.
     """
     places = transformers_in(folder)
     if not places:
@@ -211,7 +212,7 @@ def tokenizer_settings(folder: Path) -> Settings | None:
 
 
 def _static(folder: Path) -> dict[str, Any]:
-    """The same of a StaticEmbedding module; what model2vec keeps apart (`mapping`, `weights`) becomes one table."""
+    """The same for a StaticEmbedding module; model2vec's `mapping` and `weights` are merged into the table."""
     tensors = dict(read_tensors(folder))
     if "embeddings" in tensors:
         table = tensors.pop("embeddings")
@@ -219,11 +220,11 @@ def _static(folder: Path) -> dict[str, Any]:
             table = table[tensors.pop("mapping")] if "mapping" in tensors else table
             table = table * tensors.pop("weights")[:, None] if "weights" in tensors else table
         except (IndexError, ValueError) as error:
-            raise UserError(f"{folder}: its embeddings, mapping and weights do not fit together: {error}.") from error
+            raise UserError(f"{folder}: shapes of embeddings, mapping and weights do not match: {error}.") from error
         tensors["embedding.weight"] = table
     shape = tensors.get("embedding.weight", np.zeros((1, 1))).shape
     if len(shape) != 2:
-        raise UserError(f"{folder}: its embeddings have the shape {shape}; expected a row for each token.")
+        raise UserError(f"{folder}: its embeddings have the shape {shape}; expected [tokens, width].")
     return {
         "encoder": StaticConfig(vocab_size=shape[0], hidden_size=shape[1]),
         "tensors": tensors,
@@ -242,7 +243,7 @@ def _module_name(folder: Path, module: Module) -> str:
     if not ours and (module.package != "sentence_transformers" or name not in supported):
         raise UserError(
             f"{folder / 'modules.json'}: module {module.name!r} is a {module.type}, which is not supported. "
-            f"Supported: {', '.join(supported)} of sentence_transformers, and those that an export of ours brings."
+            f"Supported: {', '.join(supported)} of sentence_transformers, and the modules of jdistill's exports."
         )
     return name
 
@@ -258,7 +259,7 @@ def _poolings(folder: Path, modules: Named, encoder: EncoderConfig) -> tuple[lis
     pooling: list[Pooling] = []
     params: dict[str, Any] = {}
     rest = list(modules)
-    # Only a pooling of ours adds to what is there; those of sentence-transformers would take its place.
+    # Our modules append to the vector; a second pooling of sentence-transformers would replace it.
     while rest and (rest[0][0] in OWN_MODULES or (not pooling and rest[0][0] in STOCK_POOLINGS)):
         name, path = rest.pop(0)
         listed, weights = read_pooling(name, path, encoder, before=pooled_width(pooling, encoder))
@@ -271,7 +272,7 @@ def _poolings(folder: Path, modules: Named, encoder: EncoderConfig) -> tuple[lis
 
 
 def _check_task(folder: Path, pooling: list[Pooling]) -> None:
-    """A transformer that gives scores of the vocabulary has those pooled, and any other its hidden states."""
+    """Check that the transformer's output, vocabulary scores or hidden states, is what the pooling expects."""
     settings = read_settings(folder)
     expected = ("feature-extraction", "fill-mask") if is_sparse(pooling) else ("feature-extraction",)
     if settings.task not in expected:
@@ -287,7 +288,7 @@ def _head(folder: Path, modules: Named) -> tuple[list[Head], dict[str, dict[str,
     for i, (name, path) in enumerate(modules):
         if name not in HEAD_MODULES:
             raise UserError(
-                f"{folder / 'modules.json'}: {name} stands behind the pooling. Expected {' or '.join(HEAD_MODULES)}."
+                f"{folder / 'modules.json'}: {name} follows the pooling. Expected {' or '.join(HEAD_MODULES)}."
             )
         module, weights = read_head(name, path)
         head.append(module)

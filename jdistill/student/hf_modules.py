@@ -1,4 +1,4 @@
-"""The modules of a sentence-transformers folder that stand behind the encoder: their files in, configuration out."""
+"""Reads the pooling and head modules of a sentence-transformers folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,15 +19,15 @@ from jdistill.student.pooling.base import PoolingModule
 from jdistill.student.weights import Weight
 
 MODULES_FILE = "jdistill_pooling"
-"""Name, without `.py`, of the file that export puts beside a model with a pooling of our own."""
+"""Name, without `.py`, of the file that exports contain for poolings that sentence-transformers does not have."""
 
 OWN_MODULES: Mapping[str, type[PoolingModule]] = {
     pooling.module: pooling for pooling in (Activation, LatentAttention, SparseVocabulary)
 }
-"""Class in that file -> the pooling that computes the same."""
+"""Class in that file -> the equivalent pooling."""
 
 STOCK_POOLINGS = ("Pooling", Splade.module)
-"""Classes of sentence-transformers that pool."""
+"""Pooling classes of sentence-transformers."""
 
 POOLING_KEYS: dict[str, Mode] = {
     "pooling_mode_cls_token": "cls",
@@ -37,25 +37,26 @@ POOLING_KEYS: dict[str, Mode] = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Keys of releases before 5.4, in the order in which they concatenate."""
+"""Keys of releases before 5.4, in the order of concatenation."""
 
 
 _POOLING_OPTIONS = ("pooling_mode", "embedding_dimension", "word_embedding_dimension", "include_prompt", "__version__")
-"""Further options of sentence-transformers' Pooling, and what libraries note beside them."""
+"""Other keys in the config of sentence-transformers' Pooling."""
 
 
 def read_pooling(
     name: str, folder: Path, encoder: EncoderConfig, *, before: int
 ) -> tuple[list[Pooling], dict[str, Any] | None]:
-    """The poolings that one module stands for, and the parameters that lie in its folder.
+    """The poolings that a module describes, and the parameters in its folder.
 
     Args:
       name: class, one of `STOCK_POOLINGS` or `OWN_MODULES`.
-      folder: of the module.
-      encoder: whose tokens are pooled.
-      before: width of what the poolings before it give.
+      folder: the module's folder.
+      encoder: the encoder whose tokens are pooled.
+      before: total width of the poolings before it.
+
     Raises:
-      UserError: if it is of a variant that is not implemented, or its weights do not fit.
+      UserError: if an option is not supported, or the weights do not fit.
     """
     if name == "Pooling":
         return list(_modes(folder)), None
@@ -64,9 +65,9 @@ def read_pooling(
     try:
         pooling = {**OWN_MODULES, Splade.module: Splade}[name].from_module(config)
     except (KeyError, ValidationError) as error:
-        raise UserError(f"{path}: does not describe a {name}: {error}.") from error
+        raise UserError(f"{path}: is not a valid config of {name}: {error}.") from error
     if config.get("before", 0) != before:
-        raise UserError(f"{path}: before is {config['before']}, but the poolings before it give {before} numbers.")
+        raise UserError(f"{path}: before is {config['before']}, but the poolings before it have width {before}.")
     return [cast(Pooling, pooling)], _tensors_of(pooling, folder, encoder)
 
 
@@ -81,15 +82,15 @@ def _modes(folder: Path) -> list[Mode]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(
-            f"{path}: is missing, though modules.json names this Pooling, so how texts are pooled is unknown. An "
-            "interrupted copy or download leaves such folders: copy or download the model again."
+            f"{path}: is missing, but modules.json lists this Pooling, so the pooling is unknown. The copy or download "
+            "may have been interrupted. Copy or download the model again."
         )
     config = read_json(path)
     unknown = [key for key, value in config.items() if value and key not in (*POOLING_KEYS, *_POOLING_OPTIONS)]
     if unknown:
         raise UserError(
-            f"{path}: has {unknown[0]} = {config[unknown[0]]!r}, which is not supported. Expected modes of pooling "
-            f"({', '.join(MODES)}), include_prompt and the width. Give a model that is pooled so."
+            f"{path}: has {unknown[0]} = {config[unknown[0]]!r}, which is not supported. Supported are the modes "
+            f"{', '.join(MODES)}, include_prompt and the width. Choose another model."
         )
     if "pooling_mode" not in config:
         return [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or ["mean"]
@@ -102,10 +103,10 @@ def _modes(folder: Path) -> list[Mode]:
 
 
 def read_head(name: str, folder: Path) -> tuple[Head, dict[str, np.ndarray]]:
-    """A module of the head, one of `HEAD_MODULES`, and its parameters.
+    """A head module, one of `HEAD_MODULES`, and its parameters.
 
     Raises:
-      UserError: if it is of a variant that is not implemented, or its weights do not fit.
+      UserError: if an option is not supported, or the weights do not fit.
     """
     return HEAD_MODULES[name](folder)
 
@@ -118,7 +119,7 @@ ACTIVATION_CLASSES: dict[str, str] = {
     "silu": "torch.nn.modules.activation.SiLU",
     "sigmoid": "torch.nn.modules.activation.Sigmoid",
 }
-"""Name -> class of torch, as a Dense module is told; left out there, it is Tanh."""
+"""Name -> torch class in the config of a Dense module; its default is Tanh."""
 
 _ACTIVATIONS = {path: name for name, path in ACTIVATION_CLASSES.items()} | {
     f"torch.nn.{path.rpartition('.')[2]}": name for name, path in ACTIVATION_CLASSES.items()
@@ -126,7 +127,7 @@ _ACTIVATIONS = {path: name for name, path in ACTIVATION_CLASSES.items()} | {
 
 
 def dense_rows(*, bias: bool, residual: bool) -> list[Weight]:
-    """The weight table of a Dense module; `residual` where the widths differ."""
+    """The weight table of a Dense module; `residual` if it has a residual matrix."""
     rows = [Weight(row.key, row.path.removeprefix("."), row.transpose) for row in linear_rows("linear", "", bias=bias)]
     return [*rows, Weight("residual.weight", "residual", transpose=True)] if residual else rows
 
@@ -138,12 +139,12 @@ def _dense(folder: Path) -> tuple[Dense, dict[str, np.ndarray]]:
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise UserError(
             f"{path}: activation_function is {activation!r}, which is not supported. "
-            f"Supported are {', '.join(path.rpartition('.')[2] for path in ACTIVATION_CLASSES.values())} of torch."
+            f"Supported are torch's {', '.join(path.rpartition('.')[2] for path in ACTIVATION_CLASSES.values())}."
         )
     names = {str(config.get(key) or "sentence_embedding") for key in ("module_input_name", "module_output_name")}
     names -= {"sentence_embedding"}
     if names:
-        raise UserError(f"{path}: works on {' and '.join(sorted(names))}; only sentence_embedding is supported.")
+        raise UserError(f"{path}: uses {' and '.join(sorted(names))}; only sentence_embedding is supported.")
     options = {
         "in_features": config.get("in_features"),
         "out_features": config.get("out_features"),

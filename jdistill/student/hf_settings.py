@@ -1,7 +1,6 @@
-"""What sentence-transformers is told of a Transformer module beside the model's own files: `sentence_bert_config.json`.
+"""sentence-transformers' settings of a Transformer module: `sentence_bert_config.json`.
 
-Source: sentence-transformers 6.2, `Transformer.load`. A folder without modules.json has no such module, and there the
-file is not read.
+Source: sentence-transformers 6.2, `Transformer.load`. The file is not read in folders without modules.json.
 """
 
 from collections.abc import Mapping
@@ -16,47 +15,47 @@ FILES = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Names that the file has had; the first that is there counts, and no other is read."""
+"""Possible names of the file; only the first that exists is read."""
 
 _OUTPUTS: Mapping[str, str] = {"feature-extraction": "last_hidden_state", "fill-mask": "logits"}
-"""Task -> what of the model's output goes on to the pooling."""
+"""Task -> which output of the model is pooled."""
 
 _OF_FILES = (
     *("trust_remote_code", "revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download"),
     *("use_cache", "attn_implementation", "dtype", "torch_dtype", "output_attentions", "output_hidden_states"),
 )
-"""Options for `config.json` that no vector depends on once it lies on disk."""
+"""Options for loading that do not affect vectors of a local model."""
 
 _PADDING = ("padding", "padding_side", "pad_to_multiple_of", "return_tensors")
-"""Options of a call of the tokenizer that no vector depends on."""
+"""Tokenizer call options that do not affect vectors."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one Transformer; those of a folder without modules.json are all left out."""
+    """The settings of one Transformer; all defaults for a folder without modules.json."""
 
     path: Path
-    """The file, which need not be there."""
+    """The file; may not exist."""
     task: str = "feature-extraction"
     """`transformer_task`."""
     tokenizer: dict[str, Any] = field(default_factory=dict)
-    """Options that win over tokenizer_config.json."""
+    """Overrides of tokenizer_config.json."""
     lowercase: bool = False
-    """Whether texts are lower-cased first, where the tokenizer does not by itself."""
+    """Whether texts are lower-cased first, unless the tokenizer does it."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Values that win over those in config.json."""
+    """Overrides of config.json."""
     max_length: int | None = None
-    """`max_seq_length`, or the `model_max_length` among the tokenizer's options."""
+    """`max_seq_length`, or `model_max_length` in `tokenizer`."""
 
 
 def read_settings(folder: Path) -> Settings:
-    """The settings of a Transformer module.
+    """Read the settings of a Transformer module.
 
     Args:
-      folder: of the module.
+      folder: the module's folder.
 
     Raises:
-      UserError: if they cannot be read, or ask for something that is not implemented.
+      UserError: if they cannot be read, or an option is not supported.
     """
     path, content = next(
         ((folder / name, content) for name in FILES if (content := read_json(folder / name))), (folder / FILES[0], {})
@@ -68,7 +67,7 @@ def read_settings(folder: Path) -> Settings:
     config = _section(content, "config_args", "config_kwargs", path)
     length = tokenizer.get("model_max_length") or content.get("max_seq_length")
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
-        raise UserError(f"{path}: max_seq_length is {length!r}; expected a whole number of at least 1, or null.")
+        raise UserError(f"{path}: max_seq_length is {length!r}; expected an integer >= 1, or null.")
     return Settings(
         path,
         task=task,
@@ -80,28 +79,27 @@ def read_settings(folder: Path) -> Settings:
 
 
 def configured(hf: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """A `config.json` with the values that win over it.
+    """A `config.json` with the module's overrides applied.
 
     Args:
-      hf: what the file holds.
-      settings: of the module.
+      hf: content of the file.
+      settings: settings of the module.
 
     Raises:
-      UserError: if there is a value for something that the file does not have: releases of transformers differ in
-        whether they obey it.
+      UserError: if a key is not in the file, since only some releases of transformers apply such overrides.
     """
     unknown = [key for key in settings.config if key not in hf]
     if unknown:
         raise UserError(
-            f"{settings.path}: its config_kwargs give {unknown[0]} = {settings.config[unknown[0]]!r}, which "
-            f"config.json does not have, so releases of transformers differ in obeying it. Write {unknown[0]} "
-            "into it, or take it out."
+            f"{settings.path}: config_kwargs sets {unknown[0]} = {settings.config[unknown[0]]!r}, which config.json "
+            f"does not have; only some releases of transformers apply it. Add {unknown[0]} to config.json, or remove "
+            "it from config_kwargs."
         )
     return {**hf, **settings.config}
 
 
 def _section(content: Mapping[str, Any], old: str, new: str, path: Path) -> dict[str, Any]:
-    """A section under its first name or today's; where both are there, the first name's counts."""
+    """A section under its old or new name; the old name takes precedence."""
     name = old if old in content else new
     section = content.get(name) or {}
     if not isinstance(section, dict):
@@ -119,14 +117,14 @@ def _check_modalities(content: Mapping[str, Any], task: Any, path: Path) -> None
     expected = _OUTPUTS.get(str(task), "last_hidden_state")
     if "message" in modalities:
         raise UserError(
-            f"{path}: its modality_config has 'message', so that every text is put into the model's chat template, "
-            "which is not supported. Take 'message' out if texts shall be read as they are, or give another model."
+            f"{path}: modality_config has 'message', so every text would be formatted with the model's chat template, "
+            "which is not supported. Remove 'message' to read texts without it, or choose another model."
         )
     if (method, output, content.get("module_output_name")) != ("forward", expected, "token_embeddings"):
         raise UserError(
-            f"{path}: its modality_config takes of a text {output!r} of {method!r} as "
+            f"{path}: modality_config for text uses {output!r} of {method!r} as "
             f"{content.get('module_output_name')!r}, which is not supported. Supported is {expected!r} of 'forward' as "
-            "'token_embeddings'. Give a model that pools its last layer."
+            "'token_embeddings'. Choose a model that pools its last layer."
         )
 
 
@@ -145,6 +143,6 @@ def _check_calls(content: Mapping[str, Any], path: Path) -> None:
     found += [f"{key} = {content[key]!r}" for key in lengths if content.get(key) is not None]
     if found:
         raise UserError(
-            f"{path}: has {found[0]}, which is not supported: texts are cut at max_seq_length tokens, special ones "
-            "included, whatever they are for. Take it out, or give another model."
+            f"{path}: has {found[0]}, which is not supported: all texts are truncated to max_seq_length tokens, "
+            "special tokens included. Remove it, or choose another model."
         )

@@ -1,4 +1,4 @@
-"""Making a student: from a trained model's folder, or at random. Everything that can be refused is refused first."""
+"""Builds a student from a trained model's folder or at random. Invalid configs are rejected before any work."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -28,18 +28,18 @@ from jdistill.student.tokenizer_folder import read_tokenizer
 Params = dict[str, Any]
 
 HOW = ("dropout", "dtype", "attention", "remat", "scan_layers", "backbone", "lora")
-"""Fields of a configuration that are its architecture's, unchanged."""
+"""Fields of `StudentConfig` that are copied to `Architecture`."""
 
 
 class _Begun(NamedTuple):
-    """A student before what stands behind its encoder has parameters."""
+    """A student with encoder parameters, but not yet those of pooling and head."""
 
     student: Student
     encoder: Params
     said: str
-    """How it was made."""
+    """Description for the report."""
     pruned: Pruned | None = None
-    """What was cut, if something was."""
+    """Result of pruning, if any."""
 
 
 def make_student(
@@ -50,21 +50,23 @@ def make_student(
     corpus: Callable[[Prompts], Corpus] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Student, Params]:
-    """The student that a configuration describes, and its initial parameters.
+    """Build a student and its initial parameters.
 
     Args:
       config: the `student:` section.
       teacher_widths: teacher -> width of its vectors, for every teacher that may need a projection.
-      key: decides every random initial value.
-      corpus: given the student's prompts, the training texts behind them, to which a narrower width, fewer heads or
-        neurons and a smaller vocabulary are fitted.
-      say: is told in a line what the student was made of, and how many parameters it has.
+      key: random key of all initial values.
+      corpus: function of the student's prompts that returns the training texts with them; required for pruning of
+        width, heads, neurons and vocabulary.
+      say: called with one line that describes the student and its number of parameters.
+
     Returns:
-      The student, and `{"encoder": ..., "lora": ..., "pooling": ..., "head": {index: ...}, "projection": {teacher:
-      {"kernel", "bias"}}}` in float32, where all but `encoder` are there only if there is something in them.
+      The student, and its float32 parameters `{"encoder": ..., "lora": ..., "pooling": ..., "head": {index: ...},
+      "projection": {teacher: {"kernel", "bias"}}}`; keys other than `encoder` are omitted if empty.
+
     Raises:
-      UserError: if the configuration does not fit the model it starts from.
-      ValueError: if there is no corpus, but something is to be fitted to it.
+      UserError: if the config does not fit the model it starts from.
+      ValueError: if pruning needs a corpus and there is none.
     """
     encoder_key, projection_key = jax.random.split(key)
     found = None if config.init is None else read_folder(locate(config.init, revision=config.revision))
@@ -93,7 +95,7 @@ def make_student(
 
 
 def from_pretrained(found: Pretrained, *, dtype: Dtype = "float32") -> tuple[Student, Params]:
-    """The model in a folder as a student, nothing changed."""
+    """The model in a folder as a student, unchanged."""
     student = Student(
         _architecture(
             found,
@@ -146,7 +148,7 @@ def _initialised(config: StudentConfig, found: Pretrained, corpus: Callable[[Pro
 
 def _random(config: StudentConfig, key: Array) -> _Begun:
     if config.encoder is None or config.tokenizer is None:
-        raise ValueError("StudentConfig lets no student through without init, encoder and tokenizer")
+        raise ValueError("a student without init needs encoder and tokenizer")
     tokenizer = _own_tokenizer(config, config.encoder)
     assert tokenizer is not None
     architecture = random_architecture(config, config.encoder, tokenizer)
@@ -156,13 +158,12 @@ def _random(config: StudentConfig, key: Array) -> _Begun:
 
 
 def random_architecture(config: StudentConfig, encoder: Encoder, tokenizer: Tokenizer) -> Architecture:
-    """What a student is that starts from random weights.
+    """The architecture of a student with random weights.
 
     Args:
       config: the `student:` section.
       encoder: that of `config`.
-      tokenizer: that of `config`; the encoder's vocabulary is its own where none is stated, and texts are cut where it
-        cuts them.
+      tokenizer: that of `config`; the default of the encoder's vocabulary size and of `max_length`.
     """
     if "vocab_size" not in encoder.model_fields_set:
         encoder = encoder.model_copy(update={"vocab_size": tokenizer.vocab_size})
@@ -181,7 +182,7 @@ def random_architecture(config: StudentConfig, encoder: Encoder, tokenizer: Toke
 
 
 def _chosen(config: StudentConfig, found: Pretrained, loaded: Params) -> tuple[EncoderConfig, Params, list[str]]:
-    """The encoder that the student takes from the one it starts from, its parameters, and what was taken in words."""
+    """The encoder taken from `init`, its parameters, and a description of what was taken."""
     encoder, said = found.encoder, []
     if config.keep_layers is not None:
         layers = kept_layers(config.keep_layers, encoder.depth)
@@ -202,14 +203,12 @@ def _chosen(config: StudentConfig, found: Pretrained, loaded: Params) -> tuple[E
 def _agree(wanted: Config, found: Config, *, where: str) -> None:
     given = {name: getattr(wanted, name) for name in wanted.model_fields_set}
     wrong = [
-        f"{name} is {value!r}, but there it is {getattr(found, name, None)!r}"
+        f"{name} is {value!r}, but init has {getattr(found, name, None)!r}"
         for name, value in given.items()
         if value != getattr(found, name, None)
     ]
     if wrong:
-        raise UserError(
-            f"{where}: {'; '.join(wrong)}. Leave these out, or leave out init to start from random weights."
-        )
+        raise UserError(f"{where}: {'; '.join(wrong)}. Leave these out, or remove init to start from random weights.")
 
 
 def _architecture(
@@ -242,7 +241,7 @@ def _architecture(
 
 
 def _how(config: StudentConfig) -> dict[str, Any]:
-    """What is said of computing and training, which no folder says."""
+    """Settings of computation and training, which a model's folder does not have."""
     return {name: getattr(config, name) for name in HOW}
 
 
@@ -272,8 +271,8 @@ def _check(architecture: Architecture, tokenizer: Tokenizer) -> None:
     encoder = architecture.encoder
     if tokenizer.plain_size > encoder.vocab_size:
         raise UserError(
-            f"student.tokenizer: has {tokenizer.plain_size} tokens, but the encoder's table has {encoder.vocab_size} "
-            "rows. Give the tokenizer that belongs to the model."
+            f"student.tokenizer: has {tokenizer.plain_size} tokens, but the encoder's embedding table has "
+            f"{encoder.vocab_size} rows. Use the tokenizer that belongs to the model."
         )
     limit = encoder.stored_positions
     if limit is not None and architecture.max_length is not None and architecture.max_length > limit:

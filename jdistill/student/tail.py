@@ -1,4 +1,4 @@
-"""What stands behind the encoder: pooling and head, from what the user wrote and what the model it starts from has."""
+"""Resolves pooling, head and projection from the config and the model that the student starts from."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -17,15 +17,16 @@ from jdistill.student.pooling import Pooling, PoolingModule, is_sparse, names_of
 def chosen_pooling(
     config: StudentConfig, encoder: EncoderConfig, found: Pretrained | None, special_ids: Sequence[int]
 ) -> list[Pooling]:
-    """The poolings, all options filled in.
+    """The poolings, with all defaults filled in.
 
     Args:
       config: the `student:` section.
-      encoder: of the student.
-      found: the model that it starts from, if there is one.
-      special_ids: of its tokenizer.
+      encoder: the student's encoder.
+      found: the model that it starts from, if any.
+      special_ids: special tokens of the student's tokenizer.
+
     Raises:
-      UserError: if these poolings do not go together, or not with the encoder.
+      UserError: if the poolings are incompatible with each other or with the encoder.
     """
     given = config.pooling
     inherited = found.pooling if found is not None and encoder.kind == found.encoder.kind else None
@@ -37,14 +38,14 @@ def chosen_pooling(
         raise UserError(f"student.pooling: is {names}, but a static embedding is averaged. Leave it out.")
     if is_sparse(listed) and len(listed) > 1:
         raise UserError(
-            f"student.pooling: is {names}, but a pooling that gives a number for each token of the vocabulary stands "
-            "alone. List no other."
+            f"student.pooling: is {names}, but a pooling that gives a weight for each token of the vocabulary cannot "
+            "be combined with others. List it alone."
         )
     modules = [isinstance(pooling, PoolingModule) for pooling in listed]
     if modules != sorted(modules):
         raise UserError(
             f"student.pooling: is {names}, but those without parameters ({', '.join(p for p in names if p in listed)}) "
-            "stand first, since sentence-transformers has one module for all of them. Change the order."
+            "must come first, since sentence-transformers has one module for all of them. Change the order."
         )
     filled = [p.with_special_tokens(special_ids) if isinstance(p, PoolingModule) else p for p in listed]
     return cast(list[Pooling], filled)
@@ -53,17 +54,17 @@ def chosen_pooling(
 def sees_prompt(
     config: StudentConfig, encoder: EncoderConfig, pooling: Sequence[Pooling], found: Pretrained | None
 ) -> bool:
-    """Whether pooling by a mode sees the tokens of the prompt.
+    """Whether modes pool the tokens of the prompt.
 
     Raises:
-      UserError: if it is not to, but there is no such pooling.
+      UserError: if `include_prompt` is false, but no pooling is a mode.
     """
     by_mode = encoder.kind != "static" and not all(isinstance(each, PoolingModule) for each in pooling)
     if config.include_prompt is False and not by_mode:
         what = "a static embedding" if encoder.kind == "static" else f"the pooling {names_of(pooling)}"
         raise UserError(
-            f"student.include_prompt: is false, but {what} sees all tokens; only poolings by a mode, such as mean, can "
-            "pass over the prompt. Leave it out."
+            f"student.include_prompt: is false, but {what} pools all tokens; only modes such as mean can skip the "
+            "prompt. Leave it out."
         )
     inherited = found is None or found.include_prompt or not by_mode
     return inherited if config.include_prompt is None else config.include_prompt
@@ -72,7 +73,7 @@ def sees_prompt(
 def chosen_head(
     config: StudentConfig, encoder: EncoderConfig, pooling: Sequence[Pooling], found: Pretrained | None
 ) -> list[Head]:
-    """The modules behind the pooling, all widths filled in.
+    """The modules after the pooling, with all widths filled in.
 
     Raises:
       UserError: if a dense layer does not fit, or `normalize` contradicts `head`.
@@ -81,9 +82,7 @@ def chosen_head(
     if config.head is not None:
         head = with_widths(config.head, width, where="student.head")
         if config.normalize is False and head and isinstance(head[-1], Normalize):
-            raise UserError(
-                "student.normalize: is false, but student.head ends with 'normalize'. Take one of them out."
-            )
+            raise UserError("student.normalize: is false, but student.head ends with 'normalize'. Remove one of them.")
         wants = config.normalize or False
     else:
         head = _inherited(found, width)
@@ -101,7 +100,7 @@ def _inherited(found: Pretrained | None, width: int) -> list[Head]:
     if found is not None and dense and dense[0].in_features != width:
         raise UserError(
             f"student.pooling: gives vectors of width {width}, but the Dense module of {found.where} expects "
-            f"{dense[0].in_features}. Leave pooling and encoder out to keep the model's own, or give student.head."
+            f"{dense[0].in_features}. Leave pooling and encoder out to keep the model's own, or set student.head."
         )
     return list(found.head) if found is not None else []
 
@@ -110,7 +109,7 @@ def _normalizes(config: StudentConfig, pooling: Sequence[Pooling], found: Pretra
     if config.normalize is not None:
         return config.normalize
     if is_sparse(pooling) and (found is None or not is_sparse(found.pooling)):
-        return False  # sparse vectors are compared by dot product
+        return False  # sparse vectors are usually compared by dot product
     if found is None or not found.is_sentence_transformer:
         return not is_sparse(pooling)
     return bool(found.head) and isinstance(found.head[-1], Normalize)
@@ -119,12 +118,12 @@ def _normalizes(config: StudentConfig, pooling: Sequence[Pooling], found: Pretra
 def pooling_params(
     pooling: Sequence[Pooling], encoder: EncoderConfig, found: Pretrained | None, key: Array
 ) -> dict[str, Any]:
-    """Initial parameters of the poolings that have some, by their number in the list.
+    """Initial parameters of the poolings that have any, by index.
 
-    A pooling that the model has with the same options, in the same place, is taken over with its parameters.
+    A pooling that the model has with the same options at the same index keeps the model's parameters.
 
     Raises:
-      UserError: if the model does not have what a pooling needs.
+      UserError: if the model lacks tensors that a pooling requires.
     """
     params: dict[str, Any] = {}
     for i, module in enumerate(pooling):
@@ -140,7 +139,7 @@ def pooling_params(
 
 
 def head_params(config: StudentConfig, head: Sequence[Head], found: Pretrained | None, width: int, key: Array) -> Any:
-    """Initial parameters of the head: random where the user lists the modules, else those of the model."""
+    """Initial parameters of the head: random if the config lists the modules, else those of the model."""
     if config.head is not None or found is None:
         return init_head(head, width, key)
     return {i: weights for i, weights in found.head_params.items() if int(i) < len(head)}
@@ -149,15 +148,16 @@ def head_params(config: StudentConfig, head: Sequence[Head], found: Pretrained |
 def projected(
     config: StudentConfig, width: int, pooling: Sequence[Pooling], teacher_widths: Mapping[str, int]
 ) -> dict[str, int]:
-    """The teachers to whose space the student's vectors are projected, and its width.
+    """Teacher -> its width, for the teachers to whose space the student's vectors are projected.
 
     Args:
       config: the `student:` section.
-      width: of the student's vectors.
-      pooling: of the student.
+      width: width of the student's vectors.
+      pooling: the student's poolings.
       teacher_widths: teacher -> width of its vectors, for every teacher that may need a projection.
+
     Raises:
-      UserError: if vectors with a number for each token of the vocabulary were to be projected.
+      UserError: if sparse vectors would need a projection.
     """
     chosen = {
         teacher: wide
@@ -168,8 +168,8 @@ def projected(
     if unlike and is_sparse(pooling):
         teacher, wide = next(iter(unlike.items()))
         raise UserError(
-            f"student.pooling: gives {width:,} numbers, one for each token of the vocabulary, which a projection to "
-            f"the {wide:,} of teacher '{teacher}' would only mix up. Take losses that compare scores instead of "
-            "vectors, such as info_nce, score_kl or score_margin_mse, and no other for this teacher."
+            f"student.pooling: gives sparse vectors of width {width:,}, which cannot be projected to the {wide:,} "
+            f"dimensions of teacher '{teacher}'. For this teacher use only losses that compare scores instead of "
+            "vectors, such as info_nce, score_kl or score_margin_mse."
         )
     return chosen

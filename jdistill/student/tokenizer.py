@@ -1,6 +1,6 @@
 """The student's tokenizer: a `tokenizer.json` run by the `tokenizers` library, without torch.
 
-Padding and truncation that the file may carry are switched off; lengths are the caller's business.
+Padding and truncation in the file are disabled; the caller decides lengths.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from jdistill.config import UserError
 from jdistill.folders import read_json
 
 COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
-"""Small files that transformers reads beside tokenizer.json; carried along unread, but for the first."""
+"""Other tokenizer files of transformers; kept unchanged, and except for the first not interpreted."""
 
 
 class Tokenizer:
-    """Texts -> token ids, as transformers' fast tokenizers give them."""
+    """Texts -> token ids, equal to those of transformers' fast tokenizers."""
 
     def __init__(self, definition: dict[str, Any], companions: dict[str, str], *, special_tokens: bool) -> None:
         """Use `from_folder`."""
@@ -28,7 +28,7 @@ class Tokenizer:
         self._special_tokens = special_tokens
         self._config: dict[str, Any] = json.loads(companions.get("tokenizer_config.json", "{}"))
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self._definition))
-        # A table of token vectors is read without transformers, whose option that is.
+        # An option of transformers, which does not apply to static embeddings.
         self._splits_special = special_tokens and bool(self._config.get("split_special_tokens"))
         self._tokenizer.encode_special_tokens = self._splits_special
         self._truncated_to: int | None = None
@@ -36,13 +36,15 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, special_tokens: bool = True) -> "Tokenizer":
-        """The tokenizer that a folder's tokenizer.json describes, whatever class the folder names.
+        """The tokenizer in a folder's tokenizer.json, ignoring the tokenizer class that the folder names.
 
-        That is how StaticEmbedding reads it, and what `save` wrote. Of a transformer's folder, see `read_tokenizer`.
+        This is how StaticEmbedding reads it, and how to read what `save` wrote. For a transformer's folder, use
+        `read_tokenizer`.
 
         Args:
-          folder: holds tokenizer.json and, as a rule, tokenizer_config.json.
-          special_tokens: whether `encode` adds the special tokens, such as [CLS] and [SEP].
+          folder: contains tokenizer.json and usually tokenizer_config.json.
+          special_tokens: whether `encode` adds special tokens, such as [CLS] and [SEP].
+
         Raises:
           UserError: if there is no tokenizer.json, or it cannot be read.
         """
@@ -50,7 +52,7 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise UserError(
-                f"{folder}: has no tokenizer.json. Write one with transformers: "
+                f"{folder}: has no tokenizer.json. Create one with transformers: "
                 "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
             )
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
@@ -63,25 +65,26 @@ class Tokenizer:
     def made(
         cls, definition: dict[str, Any], companions: dict[str, str], *, special_tokens: bool, where: Path
     ) -> "Tokenizer":
-        """The tokenizer of a tokenizer.json's content and the files beside it.
+        """The tokenizer from the content of tokenizer.json and the files next to it.
 
         Args:
-          definition: what tokenizer.json holds.
-          companions: name -> content of the files beside it.
-          special_tokens: whether `encode` adds the special tokens.
-          where: tokenizer.json's place, for messages.
+          definition: content of tokenizer.json.
+          companions: name -> content of the files next to it.
+          special_tokens: whether `encode` adds special tokens.
+          where: path of tokenizer.json, for error messages.
+
         Raises:
-          UserError: if the `tokenizers` library does not read it.
+          UserError: if the `tokenizers` library cannot read it.
         """
         try:
             tokenizer = cls(definition, companions, special_tokens=special_tokens)
             tokenizer.encode(["a text"], None)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # the library raises bare Exception, and its Rust panics are not even that
+        except BaseException as error:  # the library raises bare Exception, and Rust panics derive from BaseException
             raise UserError(
-                f"{where}: not a tokenizer that this release of `tokenizers` reads: {error}. Copy or download it "
-                "again, or save it again: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+                f"{where}: this release of `tokenizers` cannot read it: {error}. Copy or download it again, or save it "
+                "again: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
             ) from error
         if tokenizer._truncation_side not in ("left", "right"):
             raise UserError(
@@ -91,13 +94,13 @@ class Tokenizer:
         return tokenizer
 
     def with_special_tokens(self, special_tokens: bool) -> "Tokenizer":
-        """The same, adding special tokens or not."""
+        """The same tokenizer, with or without added special tokens."""
         return Tokenizer(self._definition, self._companions, special_tokens=special_tokens)
 
     def within(self, rows: int) -> "Tokenizer":
-        """The same for an encoder whose table has this many rows: `encode` refuses texts with tokens beyond it.
+        """The same tokenizer for an embedding table with this many rows; `encode` rejects texts with larger ids.
 
-        Such tokens may be in a vocabulary, as those of images are in EmbeddingGemma's, as long as no text has them.
+        A vocabulary may contain such tokens, like EmbeddingGemma's image tokens, as long as no text has them.
         """
         if self.vocab_size <= rows:
             return self
@@ -106,40 +109,40 @@ class Tokenizer:
         return limited
 
     def with_files(self, definition: dict[str, Any], companions: dict[str, str]) -> "Tokenizer":
-        """The tokenizer of another tokenizer.json and its companions, adding special tokens or not as this one."""
+        """A tokenizer from another tokenizer.json and companions, with this one's setting for special tokens."""
         return Tokenizer(definition, companions, special_tokens=self._special_tokens)
 
     @property
     def definition(self) -> dict[str, Any]:
-        """What tokenizer.json holds; not to be changed."""
+        """Content of tokenizer.json; do not modify."""
         return self._definition
 
     @property
     def companions(self) -> dict[str, str]:
-        """Name -> content of the files beside it; not to be changed."""
+        """Name -> content of the files next to it; do not modify."""
         return self._companions
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What tokenizer_config.json holds; not to be changed."""
+        """Content of tokenizer_config.json; do not modify."""
         return self._config
 
     @property
     def special_tokens_map(self) -> dict[str, Any]:
-        """What special_tokens_map.json holds."""
+        """Content of special_tokens_map.json."""
         return json.loads(self._companions.get("special_tokens_map.json", "{}"))
 
     @property
     def ids(self) -> dict[str, int]:
-        """Token -> id, of all tokens, added ones too."""
+        """Token -> id for all tokens, including added ones."""
         return self._tokenizer.get_vocab(with_added_tokens=True)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of what decides the tokens: the definition in canonical form, special tokens, side of truncation.
+        """sha256 of everything that determines the tokens.
 
-        And of the rows of the encoder's table, where there are fewer than tokens, and whether what is written like a
-        special token is cut into words.
+        The definition in canonical form, whether special tokens are added, the side of truncation, the limit set by
+        `within`, and `split_special_tokens`.
         """
         content = [self._definition, self._special_tokens, self._truncation_side]
         content += [] if self._rows is None else [self._rows]
@@ -148,17 +151,17 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Rows that a table of tokens must have: the largest id plus one."""
+        """Rows that an embedding table needs: the largest id plus one."""
         return max(self.ids.values()) + 1
 
     @property
     def plain_size(self) -> int:
-        """Rows for the tokens that texts are cut into: the same without tokens added to the vocabulary."""
+        """The same without added tokens."""
         return max(self._tokenizer.get_vocab(with_added_tokens=False).values(), default=-1) + 1
 
     @property
     def pad_id(self) -> int:
-        """Id of the padding token, 0 where there is none. Masks hide padding, so no vector depends on it."""
+        """Id of the padding token; 0 if there is none. Padding is masked, so vectors do not depend on it."""
         token = self._config.get("pad_token") or self.special_tokens_map.get("pad_token")
         token = token.get("content") if isinstance(token, dict) else token
         found = (self._tokenizer.token_to_id(token) if isinstance(token, str) else None) or 0
@@ -166,33 +169,33 @@ class Tokenizer:
 
     @property
     def special_ids(self) -> list[int]:
-        """Ids of the tokens that stand for no text, such as [CLS], padding and the unknown word, ascending."""
+        """Ids of the special tokens, such as [CLS], [PAD] and [UNK], ascending."""
         return [token["id"] for token in self._special]
 
     @property
     def special_names(self) -> list[str]:
-        """The special tokens as they are written, by their ids."""
+        """The special tokens as strings, ordered by id."""
         return [token["content"] for token in self._special]
 
     @property
     def _special(self) -> list[dict[str, Any]]:
-        """Those that have a row in the encoder's table."""
+        """The special tokens that have a row in the embedding table."""
         tokens = [token for token in self._definition.get("added_tokens") or [] if token.get("special")]
         within = [token for token in tokens if self._rows is None or token["id"] < self._rows]
         return sorted(within, key=lambda token: token["id"])
 
     @property
     def model_max_length(self) -> int | None:
-        """Longest input according to tokenizer_config.json; None where it names none (or transformers' 1e30)."""
+        """Maximum length from tokenizer_config.json; None if absent or transformers' placeholder 1e30."""
         length = self._config.get("model_max_length")
         return int(length) if length is not None and length < 1_000_000_000 else None
 
     def encode(self, texts: list[str], max_length: int | None) -> list[list[int]]:
-        """Token ids of each text, special tokens included where there are any, at most `max_length` of them.
+        """Token ids of each text, at most `max_length` of them, special tokens included.
 
         Raises:
-          ValueError: if `max_length` leaves no room for a token between the special ones.
-          UserError: if a text has a token that the encoder's table lacks.
+          ValueError: if `max_length` leaves no room for tokens besides the special ones.
+          UserError: if a text has a token without a row in the embedding table.
         """
         self._truncate(max_length)
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=self._special_tokens)
@@ -206,16 +209,16 @@ class Tokenizer:
             if row and max(row) >= rows:
                 token = self._tokenizer.id_to_token(max(row))
                 raise UserError(
-                    f"the text {text[:80]!r} has the token {token!r}, whose id is {max(row)}, but the model's table "
-                    f"has {rows} rows, so it has no vector. Remove {token!r} from the texts, or give a model whose "
-                    "tokenizer and weights belong together."
+                    f"the text {text[:80]!r} has the token {token!r} with id {max(row)}, but the model's embedding "
+                    f"table has {rows} rows. Remove {token!r} from the texts, or use a model whose tokenizer and "
+                    "weights belong together."
                 )
 
     def prompt_length(self, prompt: str) -> int:
-        """Tokens of a prompt with the special ones in front of it, but without one behind it.
+        """Number of tokens of a prompt, with special tokens before it, but without one after it.
 
-        Parity: sentence-transformers, which so decides how many first tokens are the prompt's. A tokenizer that joins
-        the prompt's last word with the text's first gives others there.
+        Parity: sentence-transformers, which determines the prompt's tokens in the same way. Tokenizers that merge the
+        prompt's last word with the text's first one make this approximate.
         """
         ids = self.encode([prompt], None)[0]
         return len(ids) - bool(ids and ids[-1] in self.special_ids)
@@ -227,11 +230,11 @@ class Tokenizer:
         max_length: int | None = None,
         padding_side: Literal["left", "right"] | None = None,
     ) -> None:
-        """Write tokenizer.json and its companions; `from_folder` and transformers from 4.46 on read them.
+        """Write tokenizer.json and its companions, readable by `from_folder` and by transformers 4.46 or later.
 
-        With `max_length`, tokenizer_config.json names it as `model_max_length`, and a tokenizer without special tokens
-        also has it as truncation in tokenizer.json, which is where StaticEmbedding obeys it. `padding_side` is written
-        in place of the one that the tokenizer came with.
+        `max_length` is written as `model_max_length` to tokenizer_config.json, and for a tokenizer without special
+        tokens also as truncation to tokenizer.json, where StaticEmbedding reads it. `padding_side` overrides the
+        tokenizer's own.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -264,21 +267,21 @@ class Tokenizer:
         else:
             reserved = self._tokenizer.num_special_tokens_to_add(is_pair=False) if self._special_tokens else 0
             if max_length <= reserved:
-                raise ValueError(f"max_length {max_length} leaves no room beside {reserved} special tokens")
+                raise ValueError(f"max_length {max_length} leaves no room besides {reserved} special tokens")
             self._tokenizer.enable_truncation(max_length, direction=self._truncation_side)
         self._truncated_to = max_length
 
 
 _GENERIC = "PreTrainedTokenizerFast"
-"""The class that takes tokenizer.json as it is; transformers 5 calls it TokenizersBackend, and knows both names."""
+"""The class that uses tokenizer.json unchanged; transformers 5 calls it TokenizersBackend and accepts both names."""
 
 
 def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """tokenizer_config.json or special_tokens_map.json in a form that transformers reads from 4.46 on.
+    """tokenizer_config.json or special_tokens_map.json in a format that transformers 4.46 or later reads.
 
-    transformers 5 lists further special tokens as `extra_special_tokens`; 4 expects names and tokens there, and fails.
-    Both read a list of strings under `additional_special_tokens`, and names and tokens under the other. A class that
-    reads images too, as Gemma 3's tokenizers name it, is left out: it would look for files that no student has.
+    transformers 5 writes further special tokens as a list `extra_special_tokens`, for which 4 expects a mapping and
+    fails. Both accept a list of strings as `additional_special_tokens`, and a mapping as `extra_special_tokens`.
+    `processor_class`, as in Gemma 3, is removed: an image processor would require files that a student does not have.
     """
     extra = settings.get("extra_special_tokens")
     lists = [value for value in (settings.get("additional_special_tokens"), extra) if isinstance(value, list)]
@@ -297,11 +300,11 @@ _FURTHER = ("additional_special_tokens", "extra_special_tokens")
 
 
 def _content(token: Any) -> str:
-    """A token, which some releases write as an object with options; those that count stand in tokenizer.json."""
+    """A token as a string; some releases write an object with options, which are also in tokenizer.json."""
     return str(token["content"]) if isinstance(token, Mapping) else str(token)
 
 
 def truncation_in(folder: str | Path) -> int | None:
-    """The truncation that a tokenizer.json itself carries; None without."""
+    """The maximum length set by `truncation` in a tokenizer.json; None if not set."""
     definition = json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))
     return (definition.get("truncation") or {}).get("max_length")

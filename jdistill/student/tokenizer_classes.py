@@ -1,9 +1,9 @@
-"""The tokenizer that transformers makes of a folder, which is not always the one in its tokenizer.json.
+"""Builds the tokenizer that transformers would load from a folder, which may differ from its tokenizer.json.
 
-From release 5 on, the class that a folder names takes vocabulary and added tokens from the files and builds all else
-anew, by its own rules and the options in tokenizer_config.json: `do_lower_case: false` wins over a tokenizer.json that
-lower-cases. What those classes build is built here as well, in the form of tokenizer.json, so that students and exports
-read texts as their teachers and users do.
+Since release 5, tokenizer classes take only the vocabulary and added tokens from the files and rebuild the rest from
+their own rules and the options in tokenizer_config.json. For example, `do_lower_case: false` overrides a tokenizer.json
+that lower-cases. This module builds the same tokenizers in the format of tokenizer.json, so that students and exports
+tokenize texts like their teachers and users do.
 
 Source: transformers 5.23, `AutoTokenizer.from_pretrained` and `TokenizersBackend`.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 Definition = dict[str, Any]
-"""What a tokenizer.json holds."""
+"""Content of a tokenizer.json."""
 
 REGISTERED: Mapping[str, str | None] = {
     "bert": "BertTokenizer",
@@ -26,7 +26,7 @@ REGISTERED: Mapping[str, str | None] = {
     "roberta": "RobertaTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }
-"""`model_type` -> the class that transformers has for it; None: always the generic one."""
+"""`model_type` -> its tokenizer class in transformers; None: always the generic class."""
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Settings that name a special token."""
@@ -35,29 +35,29 @@ _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Where Qwen's tokenizer splits texts."""
+"""Regular expression of Qwen's pre-tokenizer."""
 
 
 class _Class(NamedTuple):
     model: str
-    """Kind of model in tokenizer.json."""
+    """Type of the model in tokenizer.json."""
     tokens: Mapping[str, Any]
-    """Special tokens where the settings name none."""
+    """Default special tokens."""
     build: Callable[[Definition, Mapping[str, Any]], Definition]
-    """Sections of tokenizer.json that it builds, from what was there and the settings, defaults among them."""
+    """Builds sections of tokenizer.json from the original ones and the settings, defaults included."""
     template: Callable[[Mapping[str, Any], Callable[[str], int]], Definition] | None = None
-    """Its `post_processor` from settings and ids of tokens; None: as in the file, or by `add_bos_token` and such."""
+    """Builds `post_processor` from settings and token ids; None: as in the file, or from `add_bos_token` and so on."""
 
 
 def class_of(settings: Mapping[str, Any], hf: Mapping[str, Any]) -> str | None:
-    """The class that `AutoTokenizer` takes for a folder.
+    """The class that `AutoTokenizer` chooses for a folder.
 
     Args:
-      settings: of tokenizer_config.json.
-      hf: config.json.
+      settings: content of tokenizer_config.json.
+      hf: content of config.json.
 
     Returns:
-      Its name without "Fast"; None for the generic class, which takes tokenizer.json as it is.
+      Its name without "Fast"; None for the generic class, which uses tokenizer.json unchanged.
     """
     named = settings.get("tokenizer_class") or hf.get("tokenizer_class")
     named = named.removesuffix("Fast") if isinstance(named, str) else None
@@ -76,14 +76,14 @@ def as_transformers(
     hf: Mapping[str, Any],
     added_tokens: Mapping[str, int] | None = None,
 ) -> Definition:
-    """The tokenizer.json of the tokenizer that transformers makes of a folder.
+    """The tokenizer.json of the tokenizer that transformers would load from a folder.
 
     Args:
-      definition: what the folder's tokenizer.json holds; with a vocabulary alone, all else is built.
-      settings: of tokenizer_config.json.
-      special_tokens: of special_tokens_map.json, which counts where the settings list no `added_tokens_decoder`.
-      hf: config.json.
-      added_tokens: of added_tokens.json, which counts where special_tokens_map.json does.
+      definition: content of the folder's tokenizer.json, or only its vocabulary.
+      settings: content of tokenizer_config.json.
+      special_tokens: content of special_tokens_map.json, used if `settings` has no `added_tokens_decoder`.
+      hf: content of config.json.
+      added_tokens: content of added_tokens.json, used under the same condition.
     """
     kind = CLASSES.get(class_of(settings, hf) or "")
     model = definition.get("model") or {}
@@ -119,9 +119,9 @@ def _ids(vocabulary: Any) -> dict[str, int]:
 def _with_first_form(
     definition: Definition, named: Mapping[str, Any], added_tokens: Mapping[str, int], generic: bool
 ) -> list[dict[str, Any]]:
-    """The added tokens of tokenizer.json with those of added_tokens.json, ascending; the former win, id by id.
+    """The added tokens of tokenizer.json and added_tokens.json, ascending; for equal ids the former take precedence.
 
-    The generic class has those of tokenizer.json before it adds others, wherever they are free.
+    The generic class keeps those of tokenizer.json and appends the others at free ids.
     """
     special = {_content(token) for token in (*(named.get(name) for name in NAMED), *_listed(named, _EXTRA))}
     tokens: dict[int, dict[str, Any]] = {}
@@ -151,7 +151,7 @@ def _added(
     generic: bool,
     special_tokens: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """The added tokens, ascending: those of the files, then special ones that only settings name."""
+    """The added tokens, ascending: those in the files, then special tokens that only the settings name."""
     listed = settings.get("added_tokens_decoder") or {}
     from_file = definition.get("added_tokens") or []
     first = from_file if generic or "added_tokens_decoder" not in settings else []
@@ -192,7 +192,7 @@ def _bos_and_eos(named: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _around(ends: tuple[str | None, str | None], id_of: Callable[[str], int]) -> Definition:
-    """A template that puts a token before and one behind each text."""
+    """A template that adds a token before and after each text."""
 
     def single(kind: int, name: str) -> list[dict[str, Any]]:
         special = [None if token is None else {"SpecialToken": {"id": token, "type_id": kind}} for token in ends]
@@ -339,4 +339,4 @@ CLASSES: Mapping[str, _Class] = {
     "Qwen2Tokenizer": _Class("BPE", _QWEN_TOKENS, _qwen),
     "GemmaTokenizer": _Class("BPE", _GEMMA_TOKENS, _gemma),
 }
-"""Classes that build their tokenizer anew -> how."""
+"""Tokenizer class -> how it rebuilds its tokenizer."""

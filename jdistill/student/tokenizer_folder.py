@@ -1,4 +1,4 @@
-"""The tokenizer of a folder as transformers makes it, from tokenizer.json or from a vocabulary alone."""
+"""Reads a folder's tokenizer as transformers does, from tokenizer.json or from a vocabulary alone."""
 
 import json
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ def read_tokenizer(
     options: Mapping[str, Any] | None = None,
     lowercase: bool = False,
 ) -> Tokenizer:
-    """The tokenizer that transformers makes of a folder.
+    """The tokenizer that transformers would load from a folder.
 
     Args:
-      folder: holds tokenizer.json, or vocab.txt, or vocab.json with merges.txt; beside it tokenizer_config.json and
-        config.json, which name the class.
-      special_tokens: whether `encode` adds the special tokens, such as [CLS] and [SEP].
-      options: win over those in tokenizer_config.json, as sentence-transformers' `processor_kwargs` do.
-      lowercase: lower-case texts first, where the tokenizer does not by itself.
+      folder: contains tokenizer.json, or vocab.txt, or vocab.json with merges.txt; also tokenizer_config.json and
+        config.json, which name the tokenizer class.
+      special_tokens: whether `encode` adds special tokens, such as [CLS] and [SEP].
+      options: overrides of tokenizer_config.json, like sentence-transformers' `processor_kwargs`.
+      lowercase: lower-case texts first, unless the tokenizer does it.
 
     Raises:
       UserError: if there is no tokenizer, or it cannot be read.
@@ -48,8 +48,8 @@ def read_tokenizer(
         definition = as_transformers(definition, settings, special, hf, added)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{where}: does not fit {folder / 'tokenizer_config.json'}, which names {settings['tokenizer_class']!r}: "
-            f"{type(error).__name__} {error}. Copy or download both again."
+            f"{where}: does not fit the tokenizer_class {settings['tokenizer_class']!r} in "
+            f"{folder / 'tokenizer_config.json'}: {type(error).__name__} {error}. Copy or download both again."
         ) from error
     names = [name for name in COMPANIONS if (folder / name).is_file()]
     companions = {name: (folder / name).read_text(encoding="utf-8") for name in names}
@@ -63,7 +63,7 @@ def read_tokenizer(
 
 
 def _definition(folder: Path, kind: str | None) -> Definition:
-    """What tokenizer.json holds, or would hold of the vocabulary alone."""
+    """Content of tokenizer.json, or its equivalent built from the vocabulary alone."""
     if (folder / "tokenizer.json").is_file():
         return read_json(folder / "tokenizer.json")
     model = CLASSES[kind].model if kind is not None else None
@@ -78,9 +78,9 @@ def _definition(folder: Path, kind: str | None) -> Definition:
     others = sorted(file.name for pattern in ("*.model", "vocab*", "*.txt") for file in folder.glob(pattern))
     found = f", only {', '.join(others)}" if others else ""
     raise UserError(
-        f"{folder}: has no tokenizer.json{found}. Expected one, or a vocabulary that config.json and "
-        "tokenizer_config.json give a class for. Where transformers is installed (pip install 'jdistill[teacher]'), "
-        f"run `jdistill convert {folder} NEW_FOLDER`, and give that folder."
+        f"{folder}: has no tokenizer.json{found}. Expected one, or a vocabulary with a tokenizer class in config.json "
+        "or tokenizer_config.json. With transformers installed (pip install 'jdistill[teacher]'), run "
+        f"`jdistill convert {folder} NEW_FOLDER` and use that folder."
     )
 
 
@@ -96,9 +96,9 @@ def _lowercases(normalizer: Mapping[str, Any] | None) -> bool:
 
 
 def _lowercased(definition: Definition, settings: dict[str, Any]) -> tuple[Definition, dict[str, Any]]:
-    """Lower-casing before all else, as sentence-transformers adds it.
+    """Lower-case before all other steps, as sentence-transformers does.
 
-    No option of a class says that, so the generic class is named, which takes tokenizer.json as it is.
+    Tokenizer classes have no option for this, so the generic class is named, which uses tokenizer.json unchanged.
     """
     before = definition.get("normalizer")
     steps = before["normalizers"] if before and before.get("type") == "Sequence" else [before] if before else []
@@ -108,4 +108,4 @@ def _lowercased(definition: Definition, settings: dict[str, Any]) -> tuple[Defin
 
 
 _KEPT = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
-"""Options that the generic class obeys."""
+"""Options that the generic class supports."""

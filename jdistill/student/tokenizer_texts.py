@@ -1,4 +1,4 @@
-"""A few dozen texts on which tokenizers that look alike differ: case, accents, spaces, scripts, special tokens."""
+"""Difficult texts on which similar tokenizers differ: case, accents, whitespace, scripts, special tokens."""
 
 AWKWARD = (
     "",

@@ -1,8 +1,8 @@
-"""Weight tables: which Hugging Face tensor is which parameter, exhaustive in both directions.
+"""Weight tables: the mapping between Hugging Face tensors and parameters, exhaustive in both directions.
 
-A table is a plain list of `Weight`s. A tensor without a row and a row without a tensor are errors, all of them told at
-once; what may be ignored is listed by the encoder, too. Several matrices that one tensor holds, such as those of
-queries, keys and values, are parameters of their own here.
+A table is a list of `Weight`s. Tensors without a row and rows without a tensor are errors, all reported at once, except
+for tensors that the encoder explicitly ignores. Matrices that a file stores in one tensor, such as queries, keys and
+values, are separate parameters here.
 """
 
 import re
@@ -16,17 +16,17 @@ from jdistill.config import UserError
 
 
 class Weight(NamedTuple):
-    """One parameter, and the tensor that holds it."""
+    """One parameter and its tensor."""
 
     key: str
-    """Its name in a Hugging Face file, without the model's prefix."""
+    """Name of the tensor in a Hugging Face file, without the model's prefix."""
     path: str
-    """Its place among the parameters, levels separated by dots."""
+    """Path of the parameter, levels separated by dots."""
     transpose: bool = False
-    """Torch keeps linear layers as `[out, in]`; ours are `[in, out]`."""
+    """Torch stores linear layers as `[out, in]`; ours are `[in, out]`."""
     part: tuple[int, int] | None = None
-    """`(i, n)` where the tensor holds `n` parameters of equal size one behind the other along its first axis, and this
-    is the `i`-th, from 0. The table has a row for each of them."""
+    """`(i, n)` if the tensor is `n` parameters of equal size, concatenated along the first axis, of which this is the
+    `i`-th, from 0. The table has a row for each of them."""
 
 
 def from_hf(
@@ -38,18 +38,19 @@ def from_hf(
     prefix: str = "",
     ignored: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Nested float32 parameters out of Hugging Face tensors.
+    """Nested float32 parameters from Hugging Face tensors.
 
     Args:
-      table: a row for every parameter.
+      table: one row per parameter.
       tensors: name -> array of any float dtype.
       shapes: nested dict with the parameters' shapes (anything with `.shape`).
-      where: the file or folder, for the message.
-      prefix: taken off a tensor's name where it is there, such as `bert.`.
-      ignored: regular expressions of names (after the prefix) that need no row.
+      where: the file or folder, for error messages.
+      prefix: optional prefix to strip from tensor names, such as `bert.`.
+      ignored: regular expressions of names (without prefix) that need no row.
+
     Raises:
-      UserError: of tensors without a row, parameters without a tensor, wrong shapes, and numbers that are NaN or
-        infinite: how many there are, and the first of them.
+      UserError: if there are tensors without a row, parameters without a tensor, wrong shapes, or NaN or infinite
+        values; lists the first of each.
     """
     named = {key.removeprefix(prefix): value for key, value in tensors.items()}
     rows = {weight.key for weight in table}
@@ -68,21 +69,21 @@ def from_hf(
         for found, what in (
             (unknown, "tensors that this architecture does not have"),
             (missing, "tensors missing"),
-            (wrong, "tensors of another shape"),
-            (unusable, "tensors with NaN or infinite numbers"),
+            (wrong, "tensors with a wrong shape"),
+            (unusable, "tensors with NaN or infinite values"),
         )
         if found
     ]
     if problems:
         raise UserError(
             f"{where}: the weights do not fit the architecture: {'; '.join(problems)}. "
-            "Check that config.json and the weights belong together, and that the files were copied whole."
+            "Check that config.json and the weights belong together, and that the files were copied completely."
         )
     return nest({path: np.ascontiguousarray(value, dtype=np.float32) for path, value in filled.items()})
 
 
 def to_hf(table: Sequence[Weight], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The tensors of nested parameters under their Hugging Face names, float32, contiguous.
+    """The parameters as tensors under their Hugging Face names, float32, contiguous.
 
     Raises:
       ValueError: if table and parameters do not cover each other.
@@ -109,7 +110,7 @@ def _parameter(weight: Weight, tensor: np.ndarray) -> np.ndarray:
     if weight.part is not None and tensor.ndim:
         index, count = weight.part
         share = tensor.shape[0] // count
-        # The last part takes what does not divide, and is then told to be of another shape.
+        # A remainder goes to the last part, which then fails the check of shapes.
         tensor = tensor[index * share : None if index + 1 == count else (index + 1) * share]
     return tensor.T if weight.transpose else tensor
 

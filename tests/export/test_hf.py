@@ -248,7 +248,7 @@ def test_a_failed_export_leaves_no_trace(tmp_path, monkeypatch):
     ("widths", "teacher", "says"),
     [
         ({}, None, "has no projection"),
-        ({"a": 8, "b": 9}, None, "projections to a and b. Name one"),
+        ({"a": 8, "b": 9}, None, "projections to a and b. Choose one"),
         ({"a": 8, "b": 9}, "c", "no projection to 'c', only to a and b"),
     ],
 )

@@ -48,7 +48,7 @@ def test_values_win_over_those_in_config_json(folder: Path, section: str) -> Non
     write(folder, "bert", **{section: {"hidden_act": "relu", "use_cache": True, "trust_remote_code": True}})
     assert read_folder(folder).encoder.model_dump()["hidden_act"] == "relu"
     write(folder, "bert", **{section: {"is_causal": False}})
-    with pytest.raises(UserError, match=r"sentence_bert_config.json: its config_kwargs give is_causal = False"):
+    with pytest.raises(UserError, match=r"sentence_bert_config.json: config_kwargs sets is_causal = False"):
         read_folder(folder)
 
 
@@ -89,7 +89,7 @@ def test_what_changes_no_vector_is_passed_over(folder: Path, content: dict[str, 
         ),
         ({"modality_config": {"text": {**TEXT, "method": "get_text_features"}}}, "of 'get_text_features'"),
         ({"modality_config": {"text": TEXT}, "module_output_name": "sentence_embedding"}, "as 'sentence_embedding'"),
-        ({"modality_config": {"text": TEXT, "message": TEXT}}, "has 'message', so that every text is put into"),
+        ({"modality_config": {"text": TEXT, "message": TEXT}}, "has 'message', so every text would be formatted with"),
         ({"modality_config": "text"}, "None of None"),
         ({"processing_kwargs": {"text": {"max_length": 6}}}, "has processing_kwargs max_length = 6"),
         ({"processing_kwargs": {"common": {"add_special_tokens": False}}}, "processing_kwargs add_special_tokens = F"),

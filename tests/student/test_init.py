@@ -154,7 +154,7 @@ def test_dense_and_normalize_in_any_order(copy):
     [
         ("sentence_transformers.models.WordWeights", "WordWeights"),
         ("modeling_own.Head", "modeling_own"),
-        ("sentence_transformers.models.Pooling", "behind the pooling"),
+        ("sentence_transformers.models.Pooling", "follows the pooling"),
     ],
 )
 def test_unsupported_modules_are_named(copy, module, words):
@@ -311,7 +311,7 @@ def test_dropout_is_off_by_default_and_on_when_asked_for(bert):
         ({"max_length": 65}, "64 tokens"),
         (
             {"encoder": {"kind": "bert", "hidden_size": 16, "num_attention_heads": 1}},
-            "hidden_size is 16, but there it is 32",
+            "hidden_size is 16, but init has 32",
         ),
         ({"encoder": {"kind": "static"}, "pooling": "cls"}, "averaged"),
         ({"encoder": {"kind": "static"}, "keep_layers": [0]}, "no layers"),

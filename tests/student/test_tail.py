@@ -105,10 +105,10 @@ def test_a_pooling_that_init_has_keeps_its_parameters(bert, tmp_path):
     [
         ({"pooling": []}, "empty list"),
         ({"pooling": [ACTIVATION, "mean"]}, r"without parameters \(mean\) stand first"),
-        ({"pooling": ["mean", SPARSE]}, "stands alone"),
+        ({"pooling": ["mean", SPARSE]}, "cannot be combined"),
         ({"pooling": ACTIVATION, "encoder": {"kind": "static"}}, "a static embedding is averaged"),
-        ({"include_prompt": False, "encoder": {"kind": "static"}}, "a static embedding sees all tokens"),
-        ({"include_prompt": False, "pooling": ACTIVATION}, r"\['activation'\] sees all tokens"),
+        ({"include_prompt": False, "encoder": {"kind": "static"}}, "a static embedding pools all tokens"),
+        ({"include_prompt": False, "pooling": ACTIVATION}, r"\['activation'\] pools all tokens"),
         ({"pooling": "median"}, "should be 'mean', 'cls'"),
         ({"pooling": {"kind": "activatoin"}}, "Did you mean 'activation'"),
         ({"pooling": {"kind": "latent_attention", "heads": 5}}, "5 heads"),

@@ -42,7 +42,7 @@ def test_a_tensor_feeds_several_parameters_and_comes_back_bitwise():
 
 @pytest.mark.parametrize("rows", [9, 13, 15])
 def test_a_tensor_that_does_not_divide_is_told(rows):
-    with pytest.raises(UserError, match="tensors of another shape"):
+    with pytest.raises(UserError, match="tensors with a wrong shape"):
         from_hf(TABLE, tensors(rows), SHAPES, where="here")
 
 
@@ -72,7 +72,7 @@ def test_numbers_that_are_not_finite_are_told_by_tensor(value):
 def test_a_number_in_place_of_a_matrix_is_of_another_shape():
     theirs = {**tensors(), "Wqkv.bias": np.float32(1.0), "norm.weight": np.float32(1.0)}
     theirs = {name: np.asarray(tensor) for name, tensor in theirs.items()}
-    with pytest.raises(UserError, match=r"4 tensors of another shape"):
+    with pytest.raises(UserError, match=r"4 tensors with a wrong shape"):
         from_hf(TABLE, theirs, SHAPES, where="here")
 
 
