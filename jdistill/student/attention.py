@@ -1,4 +1,4 @@
-"""Attention: the one function through which every encoder attends, and the choice of the kernel that does it."""
+"""Attention: the function that all encoders use, and the choice of its kernel."""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -12,48 +12,48 @@ from jdistill.student.kernels import Window
 from jdistill.student.layers import dropout
 
 Kernel = Literal["xla", "splash", "cudnn"]
-"""XLA's own code on any platform, or a kernel of one: splash attention on TPU, flash attention of cuDNN on CUDA."""
+"""Plain XLA on any platform, splash attention (Pallas) on TPU, or cuDNN's flash attention on CUDA."""
 
 ChosenKernel = Literal["auto"] | Kernel
 """`auto` decides by platform and shape, see `attention_path`."""
 
 FULL: Window = (None, None)
-"""Every place attends every other."""
+"""Bidirectional attention."""
 
 CAUSAL: Window = (None, 0)
-"""A place attends itself and what stands before it."""
+"""Causal attention."""
 
 SPLASH_FROM = 256
-"""Shortest length for splash attention: up to 128 tokens attention is less than a tenth of the arithmetic, a row's
-scores fit into fast memory, and the kernel would pad narrow heads to 128 lanes for nothing (docs/performance.md)."""
+"""Minimum length for splash attention. Up to 128 tokens attention is less than a tenth of the FLOPs, a row's scores fit
+into fast memory, and the kernel would pad narrow heads to 128 lanes without benefit (docs/performance.md)."""
 
 CUDNN_FROM = 128
-"""Shortest length for cuDNN: on an H200 a step of a MiniLM on texts of 64 tokens takes 8 % longer with it than with
-XLA's own code, on 128 tokens 11 % less, on 512 tokens 40 % less (docs/performance.md)."""
+"""Minimum length for cuDNN: on an H200 a step of a MiniLM is 8 % slower than with XLA for texts of 64 tokens, 11 %
+faster for 128 tokens, and 40 % faster for 512 tokens (docs/performance.md)."""
 
 SCORES_BYTES = 256 * 2**20
-"""Most bytes of one row's float32 scores, of all its heads, that are held at once: 2,048 tokens with 16 heads. A longer
-row is attended in blocks of queries, which also bounds what the backward pass keeps."""
+"""Maximum bytes of one row's float32 scores over all heads, 2,048 tokens with 16 heads. Longer rows are computed in
+blocks of queries, which also bounds the memory of the backward pass."""
 
 BLOCK_BYTES = 64 * 2**20
-"""Approximate size in bytes of the scores of one block of queries, over all rows of the batch."""
+"""Approximate bytes of the scores of one block of queries, over all rows of the batch."""
 
 _MASKED = -1e9
-"""Score of a masked key. Finite, so that a row without any key gives the mean of the values and not NaN."""
+"""Score of a masked key. Finite, so that a row without keys gives the mean of the values instead of NaN."""
 
 
 def attention_path(
     platform: str, length: int, head_dim: int, dtype: str, dropout: float, *, biased: bool = False
 ) -> Kernel:
-    """Which kernel `attention` takes, if nothing else is asked for.
+    """The kernel that `attention` uses with `"auto"`.
 
     Args:
-      platform: for which the program is compiled: `"cpu"`, `"cuda"`, `"rocm"` or `"tpu"`.
-      length: of a row, in tokens.
+      platform: target of the compilation: `"cpu"`, `"cuda"`, `"rocm"` or `"tpu"`.
+      length: row length, in tokens.
       head_dim: width of a head.
-      dtype: in which the encoder computes.
-      dropout: share of attention weights that is dropped, which no kernel can.
-      biased: whether a learned bias is added to the scores, whose gradient no kernel gives.
+      dtype: dtype of the computation.
+      dropout: dropout rate of attention weights, which only `xla` supports.
+      biased: whether a learned bias is added to the scores, whose gradient only `xla` supports.
     """
     if dropout or biased:
         return "xla"
@@ -82,22 +82,21 @@ def attention(
         out_i = sum_j softmax_j(q_i k_j / sqrt(d) + bias_ij) v_j
 
     Args:
-      queries: `[n, l, h, d]`, any float.
-      keys: `[n, l, g, d]`; `g` divides `h`, and so many neighbouring heads share one (grouped queries).
-      values: as keys.
-      places: True where a key may be attended by all queries of its row; or, of rows that hold several texts, the
-        number of each place's text: only places of the same number attend each other. Without any key values are
-        finite and have no meaning.
-      window: how many places before itself and after itself a place attends at most; None without a limit.
-      bias: of each head, query and key, added to the scores.
-      scale: multiplies the scores; by default `1 / sqrt(d)`.
-      dropout_rate: share of attention weights to drop, where a key is given.
-      dropout_key: a key for this call, one for each row `[n]`, or None.
-      kernel: `"auto"` takes the one that `attention_path` says for the platform that the program is compiled for.
+      queries: `[n, l, h, d]`, any float dtype.
+      keys: `[n, l, g, d]`, where `g` divides `h`; each is shared by `h / g` query heads (grouped-query attention).
+      values: as `keys`.
+      places: bool mask of valid keys, or, for packed rows, the integer index of each place's text, where only places
+        of the same text attend to each other. Without valid keys the result is finite but meaningless.
+      window: maximum distance to earlier and to later keys; None: unlimited.
+      bias: added to the scores, per head, query and key.
+      scale: factor of the scores. Default: `1 / sqrt(d)`.
+      dropout_rate: dropout rate of attention weights, applied if a key is given.
+      dropout_key: one key, one per row `[n]`, or None.
+      kernel: `"auto"` decides by `attention_path` for the platform that the program is compiled for.
 
     Returns:
-      `[n, l, h, d]` in the dtype of `values`. XLA's own code holds the scores of a block of queries at a time where
-      those of a row would take more than `SCORES_BYTES`, unless weights are dropped.
+      `[n, l, h, d]` in the dtype of `values`. The `xla` kernel computes blocks of queries if the scores of a row would
+      exceed `SCORES_BYTES`, except with dropout.
 
     Source:
       Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Beltagy et al. 2020, arXiv:2004.05150 (windows).
@@ -119,8 +118,8 @@ def attention(
     }
     if kernel != "auto":
         return ways[kernel]()
-    # A program is compiled for one platform, which need not be that of this process. cuDNN can only be asked for where
-    # there is a GPU, so for CUDA it must be.
+    # The program may be compiled for another platform than this process's default. JAX can only trace cuDNN attention
+    # if there is a GPU, so CUDA is considered only then.
     platforms = ("tpu", "cuda") if jax.default_backend() == "gpu" else ("tpu",)
     dtype = queries.dtype.name
     chosen = {platform: attention_path(platform, length, head_dim, dtype, dropped) for platform in platforms}
@@ -129,7 +128,7 @@ def attention(
 
 
 class Formula(NamedTuple):
-    """What of attention is not the vectors themselves."""
+    """Options of attention, without the arrays of queries, keys and values."""
 
     scale: float
     window: Window
@@ -139,15 +138,15 @@ class Formula(NamedTuple):
 
 
 def query_block(rows: int, heads: int, length: int) -> int | None:
-    """Queries whose scores are computed at once; None where those of all queries are.
+    """Number of queries per block; None to compute all at once.
 
-    Decided by the length of a row and not by the number of rows, so that a training step on rows of ordinary length is
-    the same program for any batch.
+    Whether to use blocks depends on the row length only, so that a training step on rows of ordinary length is the same
+    program for any batch size.
 
     Args:
-      rows: of the batch.
-      heads: of each row.
-      length: of a row, in tokens.
+      rows: rows in the batch.
+      heads: attention heads.
+      length: row length, in tokens.
     """
     if 4 * heads * length * length <= SCORES_BYTES:
         return None
@@ -155,11 +154,11 @@ def query_block(rows: int, heads: int, length: int) -> int | None:
 
 
 def _xla(queries: Array, keys: Array, values: Array, places: Array, how: Formula) -> Array:
-    # Heads first, and the mask as a bias: on XLA's CPU backend the fastest of the forms tried (docs/performance.md).
+    # Heads first and the mask as a bias: the fastest variant on XLA's CPU backend (docs/performance.md).
     queries, keys, values = (x.transpose(0, 2, 1, 3) for x in (queries, keys, values))
     rows, heads, length = queries.shape[:3]
     block = query_block(rows, heads, length)
-    if block is None or how.dropped:  # dropped weights are drawn for the whole row at once
+    if block is None or how.dropped:  # dropout masks are drawn for the whole row at once
         attended = _attend(queries, keys, values, places, places, how)
     else:
         attended = _attend_in_blocks(queries, keys, values, places, how, block)
@@ -169,7 +168,7 @@ def _xla(queries: Array, keys: Array, values: Array, places: Array, how: Formula
 def _attend_in_blocks(
     queries: Array, keys: Array, values: Array, places: Array, how: Formula, block: int
 ) -> Float[Array, "n h l d"]:
-    """The same result, some queries of all rows and heads at a time, whose scores the backward pass computes again."""
+    """The same result, in blocks of queries over all rows and heads; the backward pass recomputes their scores."""
     length = queries.shape[2]
     starts = jnp.arange(0, length, block)
     filled = len(starts) * block - length
@@ -197,7 +196,7 @@ def _attend(
     *,
     first: Int[Array, ""] | int = 0,
 ) -> Float[Array, "n h q d"]:
-    """The attention of some queries, from place `first` of their row on, to all keys; `how.bias` is that of these."""
+    """Attention of the queries that start at place `first` to all keys; `how.bias` is that of these queries."""
     scores = jnp.einsum("nhld,nhmd->nhlm", queries, keys, preferred_element_type=jnp.float32)
     one_text = of_keys.dtype == jnp.bool_
     seen = of_keys[:, None, :] if one_text else of_queries[:, :, None] == of_keys[:, None, :]
@@ -205,16 +204,16 @@ def _attend(
         seen = seen & kernels.band(of_keys.shape[1], how.window, first=first, count=of_queries.shape[1])[None]
     scores = scores * how.scale + jnp.where(seen, 0.0, _MASKED)[:, None]
     biased = scores if how.bias is None else scores + how.bias[None].astype(jnp.float32)
-    weights: Any = _softmax(biased, values.dtype)  # Any: JAX leaves the type of what has its own derivative open
+    weights: Any = _softmax(biased, values.dtype)  # Any: custom_vjp functions have no return type
     weights = dropout(weights, how.dropped, how.dropout_key)
     return jnp.einsum("nhlm,nhmd->nhld", weights, values)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _softmax(scores: Float[Array, "n h l m"], dtype: jnp.dtype) -> Float[Array, "n h l m"]:
-    """Softmax over the last axis in float32, given in `dtype`.
+    """Softmax over the last axis in float32, returned in `dtype`.
 
-    The backward pass `w (g - sum(w g))` reads the weights and nothing else, so that no float32 scores are kept.
+    The backward pass `w (g - sum(w g))` reads only the weights, so no float32 scores are kept.
     """
     return _softmax_forward(scores, dtype)[0]
 

@@ -1,6 +1,6 @@
-"""Attention kernels of accelerators, which never hold the scores of all pairs of places in memory.
+"""Attention kernels for accelerators, which do not materialise the score matrix.
 
-Both see texts as segments: places with the same number attend each other. Neither drops weights.
+Both treat texts as segments: places with the same number attend to each other. Neither supports dropout.
 """
 
 from functools import partial
@@ -12,16 +12,16 @@ from jaxtyping import Array, Bool, Float, Int
 from jdistill.config import UserError
 
 Window = tuple[int | None, int | None]
-"""How many places before itself and after itself a place attends at most; None without a limit."""
+"""Maximum distance to earlier and to later keys; None: unlimited."""
 
 BLOCKS = (512, 384, 256, 128)
-"""Places of a row that the TPU kernel takes at a time: the largest that divides the length."""
+"""Block sizes of the TPU kernel; the largest that divides the row length is used."""
 
 
 def band(
     length: int, window: Window, *, first: Int[Array, ""] | int = 0, count: int | None = None
 ) -> Bool[Array, "q l"]:
-    """True where place `i` may attend place `j` by the window, for `count` places `i` from `first` on; else for all."""
+    """Mask of keys `j` in the window of query `i`, for `count` queries from `first`; default: all queries."""
     before, after = (length if side is None else side for side in window)
     places = jnp.arange(length if count is None else count)
     distance = jnp.arange(length)[None, :] - (places if count is None else places + first)[:, None]
@@ -40,23 +40,25 @@ def splash(
     window: Window,
     interpret: bool = False,
 ) -> Float[Array, "n l h d"]:
-    """The TPU kernel that comes with JAX (Pallas), for lengths that are multiples of 128.
+    """JAX's Pallas kernel for TPUs, for lengths that are multiples of 128.
 
     Args:
-      queries: `[n, l, h, d]`, any float.
-      keys: the same.
-      values: the same.
-      query_segments: `[n, l]` int32; a query attends the keys of its own number.
+      queries: `[n, l, h, d]`, any float dtype.
+      keys: as `queries`.
+      values: as `queries`.
+      query_segments: `[n, l]` int32; a query attends to the keys of the same segment.
       key_segments: `[n, l]` int32.
-      scale: multiplies the scores.
-      window: as of `attention`; the kernel leaves out blocks that lie outside of it.
-      interpret: run it on any platform, slowly; for tests.
+      scale: factor of the scores.
+      window: as in `attention`; the kernel skips blocks outside it.
+      interpret: run on any platform, slowly; for tests.
+
     Returns:
       `[n, l, h, d]` in the dtype of `values`.
+
     Raises:
-      UserError: for another length.
+      UserError: if the length is not a multiple of 128.
     """
-    # Here, since nothing but a TPU or a test needs it and it takes a while.
+    # Imported here because the import is slow, and only TPUs and tests need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
@@ -64,8 +66,8 @@ def splash(
     block = next((size for size in BLOCKS if length % size == 0), None)
     if block is None:
         raise UserError(
-            f"student.attention=splash: takes rows of a multiple of 128 tokens, but these have {length}. Set it to "
-            "auto, or make loader.pad_to_multiple 128."
+            f"student.attention=splash: requires rows of a multiple of 128 tokens, but these have {length}. Set it to "
+            "auto, or set loader.pad_to_multiple to 128."
         )
     square = (length, length)
     local = splash_mask.LocalMask(square, window_size=window, offset=0)
@@ -96,10 +98,10 @@ def cudnn(
     scale: float,
     window: Window,
 ) -> Float[Array, "n l h d"]:
-    """CuDNN's flash attention, for bfloat16 and float16 on CUDA; arguments as of `splash`.
+    """CuDNN's flash attention, for bfloat16 and float16 on CUDA; arguments as in `splash`.
 
-    The mask is a bias there, one for all heads. Lengths instead of it would hold only for texts padded on the right,
-    and its own windows only for causal attention.
+    Passes a mask, which cuDNN takes as a bias shared by all heads. cuDNN's sequence lengths support only padding on the
+    right, and its windows only causal attention.
     """
     mask = query_segments[:, None, :, None] == key_segments[:, None, None, :]
     if window != (None, None):

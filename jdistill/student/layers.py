@@ -1,8 +1,7 @@
-"""The few layers every encoder is made of, as functions of arrays.
+"""The layers that encoders are built from, as functions of arrays.
 
-Matrices are multiplied in two dimensions, `[tokens, width]`: the backward pass of a three-dimensional product is slower
-on XLA's CPU backend (docs/performance.md has the numbers). Statistics and softmax run in float32 whatever the model
-computes in.
+Matrix products are two-dimensional, `[tokens, width]`, since the backward pass of three-dimensional products is slower
+on XLA's CPU backend (see docs/performance.md). Norm statistics and softmax are float32 in any dtype.
 """
 
 import math
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 FLOAT32 = jnp.dtype("float32")
-"""What statistics are computed in, for a result that is to keep all of it."""
+"""For results that should keep the precision of norm statistics."""
 
 
 def dense(
@@ -30,11 +29,11 @@ def dense(
 def layer_norm(
     x: Float[Array, "*n d"], scale: Float[Array, " d"], bias: Float[Array, " d"], epsilon: float
 ) -> Float[Array, "*n d"]:
-    """Each vector with mean 0 and variance 1 (biased), then scaled and shifted; float32 inside, dtype of `x` outside.
+    """Layer normalization with scale and bias; float32 inside, returned in the dtype of `x`.
 
-    The backward pass is written out because autodiff's own makes a training step on a CPU a few percent slower:
+    Has a custom backward pass, since autodiff's makes a training step on a CPU a few percent slower:
         dx = r (dh - mean(dh) - h mean(dh h)),   dh = scale dy
-    where `h` is the normed vector and `r = 1 / sqrt(variance + epsilon)`.
+    where `h` is the normalized vector and `r = 1 / sqrt(variance + epsilon)`, with the biased variance.
 
     Source: Ba et al. 2016, arXiv:1607.06450, eq. 4, with `epsilon` added to the variance.
     """
@@ -48,7 +47,7 @@ def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> 
     normed = centred * inverse
     row = (1,) * (x.ndim - 1) + (-1,)
     out = normed * scale.reshape(row) + bias.reshape(row)
-    return out.astype(x.dtype), (normed.astype(x.dtype), inverse, scale)  # what is kept takes no more than the values
+    return out.astype(x.dtype), (normed.astype(x.dtype), inverse, scale)  # residuals in the dtype of x save memory
 
 
 def _layer_norm_backward(epsilon: float, kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
@@ -68,7 +67,7 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 def rms_norm(
     x: Float[Array, "*n d"], scale: Float[Array, " d"], epsilon: float, dtype: jnp.dtype | None = None
 ) -> Float[Array, "*n d"]:
-    """`x / sqrt(mean(x^2) + epsilon) * scale`; float32 inside, `dtype` outside, which is that of `x` by default.
+    """`x / sqrt(mean(x^2) + epsilon) * scale`; float32 inside, returned in `dtype`, by default that of `x`.
 
     Source: Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4, with `epsilon` added to the mean square.
     """
@@ -78,21 +77,21 @@ def rms_norm(
 
 
 def lookup(table: Float[Array, "v d"], ids: Int[Array, "*n"], dtype: jnp.dtype) -> Float[Array, "*n d"]:
-    """Rows of a table. An id outside the table is a bug upstream and gives NaN."""
+    """Rows of a table. An id outside the table gives NaN, to reveal bugs in the caller."""
     return jnp.take(table, ids, axis=0, mode="fill").astype(dtype)
 
 
 def dropout(x: Float[Array, "n *l"], rate: float, key: Array | None) -> Float[Array, "n *l"]:
-    """Zero a share `rate` of the values and scale the others by `1 / (1 - rate)`; nothing without a key.
+    """Zero a fraction `rate` of the values and scale the others by `1 / (1 - rate)`; identity without a key.
 
-    With a key for each row, what a row loses depends on its key alone, not on which rows are computed with it.
+    With one key per row, a row's mask depends only on its key, not on the other rows of the batch.
 
     Args:
       x: any values.
       rate: in [0, 1).
-      key: one, one for each row `[n]`, or None.
+      key: one key, one per row `[n]`, or None.
 
-    Source: Srivastava et al. 2014, JMLR 15, in the inverted form: the expected value stays.
+    Source: Srivastava et al. 2014, JMLR 15, as inverted dropout, which preserves the expected value.
     """
     if key is None or rate == 0.0:
         return x
@@ -105,7 +104,7 @@ def dropout(x: Float[Array, "n *l"], rate: float, key: Array | None) -> Float[Ar
 
 
 def keys(key: Array | None, count: int) -> list[Array | None]:
-    """`count` keys out of one, or as many None; out of one for each row, so many for each row."""
+    """Split a key, or one key per row, into `count`; `count` times None for None."""
     if key is None:
         return [None] * count
     return list(
@@ -115,10 +114,11 @@ def keys(key: Array | None, count: int) -> list[Array | None]:
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """`x Phi(x)` with the exact normal distribution function, float32 inside.
+    """Exact GELU, `x Phi(x)` with the normal distribution function `Phi`, float32 inside.
 
-    JAX's default is the tanh form, 5e-4 away. The derivative `Phi(x) + x phi(x)` is written out because autodiff's own
-    makes a whole training step on a CPU some 8 % slower.
+    JAX's default is the tanh approximation, which differs by up to 5e-4. The derivative `Phi(x) + x phi(x)` is
+    explicit, since autodiff's makes a training step on a CPU about 8 % slower.
+
     Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
     """
     wide = x.astype(jnp.float32)
@@ -160,14 +160,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def gated(gate: Float[Array, "*n"], up: Float[Array, "*n"], activation: str) -> Float[Array, "*n"]:
-    """`activation(gate) * up`; float32 inside, dtype of `gate` outside.
+    """`activation(gate) * up`; float32 inside, returned in the dtype of `gate`.
 
-    The backward pass keeps the two arguments, in their own dtype, and computes the activation again: autodiff would
-    keep several wide arrays.
+    The backward pass keeps only the two arguments, in their dtype, and recomputes the activation, where autodiff would
+    keep several float32 arrays.
 
     Args:
       gate: any values.
-      up: of the same shape.
+      up: values of the same shape.
       activation: one of `ACTIVATIONS`.
 
     Source: Shazeer 2020, arXiv:2002.05202, eq. 5, without the products before and after.

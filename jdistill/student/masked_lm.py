@@ -1,7 +1,7 @@
-"""The head of a masked language model: what makes scores of the vocabulary out of hidden states.
+"""The head of a masked language model, which maps hidden states to scores of the vocabulary.
 
-It is the same in every architecture, `norm(act(h W + b)) E^T + c` with the table of words for `E` as a rule; only the
-names of its tensors differ. What a file does not have, such as biases of ModernBERT, its parameters do not have either.
+In all architectures it is `norm(act(h W + b)) E^T + c`, where `E` is usually tied to the word embeddings; only tensor
+names differ. Parameters that a file lacks, such as ModernBERT's biases, are absent.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,31 +19,31 @@ from jdistill.student.layers import ACTIVATIONS, dense, layer_norm
 from jdistill.student.weights import flatten, nest
 
 STD = 0.02
-"""Standard deviation of the random weights of a head that is not taken from a model."""
+"""Standard deviation of the weights of a randomly initialised head."""
 
 
 @dataclass(frozen=True)
 class MaskedLM:
-    """The head of one architecture, with the names of its tensors in a Hugging Face file."""
+    """The head of an architecture, with the names of its tensors in a Hugging Face file."""
 
     architecture: str
-    """Class of transformers."""
+    """Class in transformers."""
     dense: str
     """Name of `W` and `b`, without `.weight` and `.bias`."""
     norm: str
-    """Name of the norm's scale and shift, in the same way."""
+    """Name of the norm's scale and bias, likewise."""
     bias: str
-    """Name of `c`; a file that does not have it may have it as the decoder's `.bias`, to which transformers ties it."""
+    """Name of `c`; if absent, it may be the decoder's `.bias`, to which transformers ties it."""
     decoder: str
-    """Name of `E`; a file that does not have it, or has it equal to the words, ties it to them."""
+    """Name of `E`; if absent or equal to the word embeddings, it is tied to them."""
     activation: str
-    """As `hidden_act` of Hugging Face names it."""
+    """Activation, named as Hugging Face's `hidden_act`."""
     epsilon: float
-    """The norm's."""
+    """Epsilon of the norm."""
     biased: bool = True
-    """Whether a random head has `b` and the norm's shift."""
+    """Whether a random head has `b` and the norm's bias."""
     flags: Mapping[str, str] = field(default_factory=dict)
-    """Keys of `config.json` that say whether a parameter is there -> its path."""
+    """Key of `config.json` that says whether a parameter exists -> its path."""
 
     def init(self, width: int, size: int, key: Array) -> dict[str, Any]:
         """Random parameters `dense: {kernel [d, d], bias [d]}, norm: {scale [d], bias [d]}, bias [v]`, tied."""
@@ -55,14 +55,15 @@ class MaskedLM:
         }
 
     def read(self, tensors: Mapping[str, np.ndarray], words: str, *, where: str) -> dict[str, Any] | None:
-        """Parameters out of a model's tensors; None if the model has no such head.
+        """Parameters from a model's tensors; None if the model has no such head.
 
         Args:
-          tensors: all of the model's, as named in its file.
-          words: name of the table of words, with or without the model's prefix.
-          where: the model's folder, for the message.
+          tensors: all tensors of the model, as named in its file.
+          words: name of the word embeddings, without the model's prefix.
+          where: the model's folder, for error messages.
+
         Raises:
-          UserError: if the head is there in part only, or numbers of it are NaN or infinite.
+          UserError: if the head is incomplete, or has NaN or infinite values.
         """
         names = self._names
         if self.bias not in tensors:
@@ -74,14 +75,14 @@ class MaskedLM:
         if missing:
             raise UserError(
                 f"{where}: has only part of the head of a {self.architecture}; {', '.join(missing)} missing. "
-                "Give the folder of a whole masked language model."
+                "Use the folder of a complete masked language model."
             )
         unusable = [names[path] for path, value in found.items() if not np.isfinite(value).all()]
         if unusable:
-            raise UserError(f"{where}: {', '.join(unusable)}: NaN or infinite numbers. Copy the model again.")
+            raise UserError(f"{where}: {', '.join(unusable)}: NaN or infinite values. Copy the model again.")
         table = next((value for name, value in tensors.items() if name.endswith(words)), None)
         if table is None:
-            raise UserError(f"{where}: has no {words}. Give the folder of a whole masked language model.")
+            raise UserError(f"{where}: has no {words}. Use the folder of a complete masked language model.")
         if self.decoder in tensors and not np.array_equal(tensors[self.decoder], table):
             found["decoder"] = tensors[self.decoder]
         kernel = {"dense.kernel": found["dense.kernel"].T}
@@ -98,20 +99,20 @@ class MaskedLM:
         return tensors
 
     def config(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """What `config.json` says of the head, besides what it says of the encoder."""
+        """The entries of `config.json` for the head, in addition to the encoder's."""
         flat = flatten(params)
         flags = {key: path in flat for key, path in self.flags.items()}
         return {"architectures": [self.architecture], "tie_word_embeddings": "decoder" not in flat, **flags}
 
     def transform(self, hidden: Float[Array, "r p d"], params: Mapping[str, Any]) -> Float[Array, "r p d"]:
-        """`norm(act(h W + b))`: what is multiplied with the table."""
+        """`norm(act(h W + b))`, the input of the decoder."""
         inner = ACTIVATIONS[self.activation](dense(hidden, params["dense"]["kernel"], params["dense"].get("bias")))
         scale = params["norm"]["scale"]
         return layer_norm(inner, scale, params["norm"].get("bias", jnp.zeros_like(scale)), self.epsilon)
 
     @property
     def _may_lack(self) -> set[str]:
-        """Paths of parameters that models of this kind need not have."""
+        """Paths of optional parameters."""
         return {*self.flags.values(), *(() if self.biased else ("norm.bias",))}
 
     @property
@@ -151,7 +152,7 @@ def _roberta(encoder: Any) -> MaskedLM:
         norm="lm_head.layer_norm",
         bias="lm_head.bias",
         decoder="lm_head.decoder.weight",
-        activation="gelu",  # whatever the encoder's is
+        activation="gelu",  # independent of the encoder's
         epsilon=encoder.layer_norm_eps,
     )
 
@@ -188,7 +189,7 @@ ROBERTA_CLASSES = {
     "camembert": "CamembertForMaskedLM",
     "mpnet": "MPNetForMaskedLM",
 }
-"""Kinds whose heads are RoBERTa's -> class of transformers."""
+"""Kind of an encoder with RoBERTa's head -> class in transformers."""
 
 HEADS: Mapping[str, Callable[[Any], MaskedLM]] = {
     "bert": _bert,
@@ -197,14 +198,14 @@ HEADS: Mapping[str, Callable[[Any], MaskedLM]] = {
     "nomicbert": _nomicbert,
     **dict.fromkeys(ROBERTA_CLASSES, _roberta),
 }
-"""`kind` of an encoder -> its head, for the kinds that are trained as masked language models."""
+"""Kind of an encoder -> its head, for kinds that are pretrained as masked language models."""
 
 
 def masked_lm(encoder: EncoderConfig, *, where: str) -> MaskedLM:
-    """The head of an encoder.
+    """The masked language model head of an encoder.
 
     Raises:
-      UserError: if there are no masked language models of this kind.
+      UserError: if encoders of this kind have none.
     """
     if encoder.kind not in HEADS:
         raise UserError(

@@ -1,6 +1,6 @@
-"""Rotary positions: queries and keys turned by an angle that grows with their place in the text.
+"""Rotary position embeddings: queries and keys are rotated by angles proportional to their positions.
 
-A score then depends on how far apart two tokens are, and not on where they stand, so packed and padded rows agree.
+Scores then depend only on the distance of two tokens, so packed and padded rows agree.
 """
 
 from typing import NamedTuple
@@ -10,19 +10,19 @@ from jaxtyping import Array, Float, Int
 
 
 class Turn(NamedTuple):
-    """Cosine and sine of each place's angles, float32; one row where all rows agree."""
+    """Cosine and sine of each position's angles, float32; one row if all rows are equal."""
 
     cosine: Float[Array, "_ p d"]
     sine: Float[Array, "_ p d"]
 
 
 def turn(positions: Int[Array, "_ p"], head_dim: int, theta: float, *, factor: float = 1.0) -> Turn:
-    """The angles `position / factor * theta^(-2i / d)`, each for the two halves of a head.
+    """Cosine and sine of `position / factor * theta^(-2i / d)`, repeated for the two halves of a head.
 
     Args:
-      positions: of each place within its text.
-      head_dim: `d`, even; of the rotated part of a head.
-      theta: base of the wavelengths.
+      positions: position of each token within its text.
+      head_dim: `d`, even; width of the rotated part of a head.
+      theta: rotary base.
       factor: positions are divided by it (linear scaling).
 
     Source:
@@ -35,7 +35,7 @@ def turn(positions: Int[Array, "_ p"], head_dim: int, theta: float, *, factor: f
 
 
 def rotate(x: Float[Array, "n p h d"], by: Turn) -> Float[Array, "n p h d"]:
-    """`x` turned, float32 inside, dtype of `x` outside. Where `by` is narrower than a head, the rest stays."""
+    """`x` rotated; float32 inside, dtype of `x` outside. If `by` is narrower than a head, the rest is unchanged."""
     wide, width = x.astype(jnp.float32), by.cosine.shape[-1]
     turned, rest = wide[..., :width], wide[..., width:]
     first, second = jnp.split(turned, 2, axis=-1)

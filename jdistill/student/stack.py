@@ -1,8 +1,8 @@
-"""Running an encoder's layers one after the other: unrolled or scanned, with or without rematerialisation.
+"""Runs an encoder's layers: unrolled or with `jax.lax.scan`, with or without rematerialization.
 
-None of it changes a result. Unrolled is the faster program; a scan compiles one turn of a deep encoder's pattern of
-layers instead of every layer, for which it has to lay their parameters together first (docs/performance.md).
-Rematerialisation keeps less for the backward pass and computes it again there.
+Results are the same. Unrolled layers run faster. A scan compiles one period of a repeating pattern of layers instead of
+every layer, but has to stack their parameters first (docs/performance.md). Rematerialization saves memory by
+recomputing activations in the backward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 Remat = Literal["none", "products", "everything"]
-"""What the backward pass computes again: nothing; all but matrix products; all of a layer but its input."""
+"""What the backward pass recomputes: nothing; everything except matrix products; everything within a layer."""
 
 _POLICIES: dict[Remat, Any] = {
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -26,7 +26,7 @@ Call = Callable[[Any, Float[Array, "n l d"], Array | None], Float[Array, "n l d"
 
 
 class Pattern(NamedTuple):
-    """Layers that repeat: after `first` of their own, `turns` times a sequence of `period` layers."""
+    """A repeating pattern: after `first` layers, a sequence of `period` layers repeats `turns` times."""
 
     first: int
     period: int
@@ -47,12 +47,12 @@ def run_layers(
 
     Args:
       layers: in the order in which they run.
-      call: runs one of them. It may close over arrays, but not over a layer.
-      hidden: what goes into the first, which is also what layer 0 stands for.
-      keys: of each layer, for dropout; all None without.
-      wanted: numbers of layers done, from 0 to `len(layers)`.
-      remat: what is computed again in the backward pass.
-      scan: scan repeating layers. Where an earlier layer is wanted, they are unrolled in any case.
+      call: runs one layer. It may close over arrays, but not over a layer.
+      hidden: input of the first layer, which is the result for layer 0.
+      keys: dropout key of each layer; None disables dropout.
+      wanted: numbers of layers run, from 0 to `len(layers)`.
+      remat: what the backward pass recomputes.
+      scan: scan repeated layers. Ignored if hidden states of an earlier layer are wanted.
     """
     parts = [nnx.split(layer) for layer in layers]
 
@@ -97,10 +97,10 @@ def _scanned(parts: Sequence[tuple[Any, Any]], run: Any, hidden: Array, keys: Se
 
 
 def find_pattern(kinds: Sequence[int]) -> Pattern | None:
-    """The repetition that compiles the fewest layers; None where nothing repeats.
+    """The repeating pattern that compiles the fewest layers; None if no layers repeat.
 
     Args:
-      kinds: of each layer, equal where layers differ in nothing but their weights.
+      kinds: an id for each layer, equal for layers that differ only in their weights.
     """
     found: list[tuple[int, Pattern]] = []
     for first in range(len(kinds)):

@@ -19,11 +19,11 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("file", "key", "value", "said"),
     [
-        ("sentence_bert_config.json", "max_seq_length", "x", "max_seq_length is 'x'; expected a whole number"),
+        ("sentence_bert_config.json", "max_seq_length", "x", "max_seq_length is 'x'; expected an integer >= 1"),
         ("sentence_bert_config.json", "tokenizer_args", "x", "expected an object"),
         ("config_sentence_transformers.json", "prompts", "query: ", "prompts is 'query: '; expected a mapping"),
         ("config_sentence_transformers.json", "prompts", {"query": 3}, "expected a mapping"),
-        ("config_sentence_transformers.json", "truncate_dim", -1, "truncate_dim is -1; expected a whole number"),
+        ("config_sentence_transformers.json", "truncate_dim", -1, "truncate_dim is -1; expected an integer >= 1"),
         ("config.json", "model_type", ["bert"], r"model_type is \['bert'\]"),
         ("1_Pooling/config.json", "pooling_mode", {}, "pooling_mode is"),
     ],

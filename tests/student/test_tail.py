@@ -75,7 +75,7 @@ def test_splade_takes_the_head_of_the_masked_language_model(bert, tmp_path):
     np.testing.assert_array_equal(own["dense"]["kernel"], theirs.transform.dense.weight.detach().numpy().T)
     np.testing.assert_array_equal(own["bias"], theirs.bias.detach().numpy())
     assert set(own) == {"dense", "norm", "bias"}
-    with pytest.raises(UserError, match="has none"):
+    with pytest.raises(UserError, match="needs the head of a masked language model, but"):
         _make(tiny_bert_folder(tmp_path, layers=1, hidden=16), pooling=SPLADE)
 
 
@@ -104,7 +104,7 @@ def test_a_pooling_that_init_has_keeps_its_parameters(bert, tmp_path):
     ("options", "says"),
     [
         ({"pooling": []}, "empty list"),
-        ({"pooling": [ACTIVATION, "mean"]}, r"without parameters \(mean\) stand first"),
+        ({"pooling": [ACTIVATION, "mean"]}, r"without parameters \(mean\) must come first"),
         ({"pooling": ["mean", SPARSE]}, "cannot be combined"),
         ({"pooling": ACTIVATION, "encoder": {"kind": "static"}}, "a static embedding is averaged"),
         ({"include_prompt": False, "encoder": {"kind": "static"}}, "a static embedding pools all tokens"),

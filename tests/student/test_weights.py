@@ -65,7 +65,7 @@ def test_numbers_that_are_not_finite_are_told_by_tensor(value):
     theirs = tensors()
     theirs["norm.weight"][1] = value
     theirs["pooler.weight"] = np.full(2, np.nan)  # nothing is computed with it
-    with pytest.raises(UserError, match=r"here: .*1 tensors with NaN or infinite numbers \(norm\.weight\)"):
+    with pytest.raises(UserError, match=r"here: .*1 tensors with NaN or infinite values \(norm\.weight\)"):
         from_hf(TABLE, theirs, SHAPES, where="here", ignored=("pooler.*",))
 
 
