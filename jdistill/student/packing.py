@@ -200,6 +200,7 @@ class PackedRows(Rows):
         along = [jnp.moveaxis(x, 1, 0) for x in (jnp.where(_like(self.held, values), values, -jnp.inf), self.places)]
         numbers = jnp.moveaxis(self.numbers, 1, 0)
 
+        # The carry is the running maximum, its number, and the current text; a new text replaces all three.
         def step(before: tuple[Array, ...], place: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
             (largest, number, text), (value, here, now) = before, place
             stays = _like(text == now, value) & (largest >= value)

@@ -85,6 +85,7 @@ def _scanned(parts: Sequence[tuple[Any, Any]], run: Any, hidden: Array, keys: Se
     def stacked(trees: list[Any]) -> Any:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
+    # One stack of parameters for each place in the period; a step of the scan runs one whole period.
     states = [stacked([parts[number][1] for number in column]) for column in numbers]
     columns = [stacked([keys[number] for number in column]) for column in numbers]
 

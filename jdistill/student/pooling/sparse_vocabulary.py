@@ -112,6 +112,7 @@ def _forward(values: Array, texts: Array, ids: Array, n: int, size: int) -> tupl
 
 def _backward(n: int, size: int, kept: Any, gradient: Array) -> tuple[Array, None, None]:
     wins, texts, ids = kept
+    # `equal` counts the positions that attain each maximum; they share its gradient equally.
     equal = jnp.zeros((n, size), gradient.dtype).at[texts, ids].add(wins.astype(gradient.dtype), mode="drop")
     share = gradient.at[texts, ids].get(mode="fill", fill_value=0)
     share /= jnp.maximum(equal.at[texts, ids].get(mode="fill", fill_value=0), 1)

@@ -107,7 +107,7 @@ class Splade(PoolingModule):
         bias = params["bias"] if "bias" in params else jnp.zeros(size, jnp.float32)
         block = min(size, max(HELD // max(x.shape[0] * x.shape[1], 1), 1))
         count = -(-size // block)
-        beyond = count * block - size
+        beyond = count * block - size  # padding to whole blocks, cut off below
         parts = (
             jnp.pad(table, ((0, beyond), (0, 0))).reshape(count, block, -1),
             jnp.pad(bias, (0, beyond)).reshape(count, block),

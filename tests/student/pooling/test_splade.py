@@ -70,7 +70,7 @@ def test_value_and_gradients_are_those_of_sentence_transformers(monkeypatch, str
 
 def test_a_model_without_the_head_is_refused_unless_a_random_one_is_wanted():
     tensors = {f"bert.{WORDS}": np.zeros((23, 8), np.float32)}
-    with pytest.raises(UserError, match=r"has none.*random_head: true"):
+    with pytest.raises(UserError, match=r"has no cls.*random_head: true"):
         Splade().from_pretrained(ENCODER, tensors, where="here")
     assert Splade(random_head=True).from_pretrained(ENCODER, tensors, where="here") is None
 
