@@ -4,8 +4,8 @@
     >>> model.encode(["some text"]).shape                   # doctest: +SKIP
     (1, 384)
 
-The river: text -> teacher -> store -> loader -> student -> losses -> train -> checkpoint -> evaluate -> export.
-Nothing heavy is imported before it is used.
+The pipeline: text -> teacher -> store -> loader -> student -> losses -> train -> checkpoint -> evaluate -> export.
+Heavy dependencies are imported on first use.
 """
 
 from typing import TYPE_CHECKING, Any

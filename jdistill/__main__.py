@@ -1,4 +1,4 @@
-"""`python -m jdistill` is the `jdistill` command."""
+"""`python -m jdistill` runs the `jdistill` command."""
 
 from jdistill.cli import run
 

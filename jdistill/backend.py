@@ -1,8 +1,8 @@
-"""What JAX is told before it starts: compiler flags, and where compiled programs are kept. JAX is not imported here.
+"""JAX setup before its first import: compiler flags and the compilation cache.
 
-XLA reads its flags once, when the first backend starts: those of CPUs and CUDA from `XLA_FLAGS`, those of TPUs, which
-only libtpu knows, from `LIBTPU_INIT_ARGS`. libtpu reads `XLA_FLAGS` too, and every reader stops the process at a name
-that it does not know, so every name here is tried by a test. What the user has set stays.
+XLA reads its flags once, when the first backend starts: CPU and CUDA flags from `XLA_FLAGS`, TPU flags, known to libtpu
+only, from `LIBTPU_INIT_ARGS`. libtpu reads `XLA_FLAGS` too, and every reader aborts on an unknown name, so tests
+exercise every name used here. Values set by the user are kept.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ Platform = Literal["tpu", "cuda", "cpu"]
 
 
 class Flags(NamedTuple):
-    """Flags of one platform, and the variable that they travel in."""
+    """Flags of one platform, and the environment variable to set them in."""
 
     variable: str
     values: dict[str, str]
 
 
 FLAGS: dict[Platform, Flags] = {
-    # Gathers of the batch's vectors and of split parameters, and hops of a ring, run beside computation; gradients'
-    # all-reduce is pipelined where slices are joined by a data-centre network. Fusing gathers with computation
-    # (`..._async_collective_fusion`) is left to the compiler: it does so by itself on v5e, and refuses to on v5p.
+    # Run all-gathers (of vectors and of sharded parameters) and ring permutes asynchronously; pipeline the gradients'
+    # all-reduce where slices are connected by a data-centre network. Fusing gathers with computation
+    # (`..._async_collective_fusion`) is left to the compiler: it is on by default on v5e and rejected on v5p.
     # Source: AI-Hypercomputer/maxtext, benchmarks/xla_flags_library.py (DATA_PARALLEL_OVERLAP, asynchronous gathers).
     "tpu": Flags(
         "LIBTPU_INIT_ARGS",
@@ -38,8 +38,8 @@ FLAGS: dict[Platform, Flags] = {
             "xla_tpu_data_parallel_opt_different_sized_ops": "true",
         },
     ),
-    # The scheduler that moves computation between the start and the end of a collective, collectives that reach over
-    # the turns of a loop, and all gradients of a small encoder in one all-reduce: those of a MiniLM take 92 MB.
+    # Latency-hiding scheduling, collectives pipelined across loop iterations, and one all-reduce for all gradients of
+    # a small encoder (92 MB for MiniLM).
     # Source: NVIDIA/JAX-Toolbox, docs/GPU_performance.md.
     "cuda": Flags(
         "XLA_FLAGS",
@@ -51,34 +51,34 @@ FLAGS: dict[Platform, Flags] = {
             "xla_gpu_all_reduce_combine_threshold_bytes": str(256 * 2**20),
         },
     ),
-    # XLA of jaxlib 0.10.2 to 0.12.0 hands reductions to the library YNNPACK, and some come out wrong by any factor:
-    # jax-ml/jax issues 39103, 39257 and 40412. Without them sums are right.
-    # jaxlib from 0.10.0 and libtpu from 0.0.40 know the name.
+    # In jaxlib 0.10.2 to 0.12.0, XLA delegates reductions to YNNPACK, which gets some of them wrong by any factor
+    # (jax-ml/jax issues 39103, 39257 and 40412), so that is turned off.
+    # The flag exists in jaxlib >= 0.10.0 and libtpu >= 0.0.40.
     "cpu": Flags("XLA_FLAGS", {"xla_cpu_experimental_ynn_fusion_type": "-reduce"}),
 }
 
 
 ALONE = {
-    "TPU_SKIP_MDS_QUERY": "1",  # ask no cloud metadata server which TPU this machine has
-    "TPU_WORKER_HOSTNAMES": "localhost",  # nor look for the other hosts of its slice
+    "TPU_SKIP_MDS_QUERY": "1",  # do not query the cloud metadata server
+    "TPU_WORKER_HOSTNAMES": "localhost",  # do not look for other hosts of a slice
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any valid name
     "TPU_LOG_DIR": "disabled",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no lock: another process may be using this machine's TPU
 }
-"""What keeps libtpu quiet where it is loaded without a TPU to run on: to compile, or because JAX finds it installed."""
+"""Environment for using libtpu without a TPU: to compile for one, or because JAX loads it whenever it is installed."""
 
 CACHE_BYTES = 4 * 2**30
-"""Size at which the cache drops programs that were not used for longest."""
+"""Maximum size of the compilation cache in bytes; the least recently used programs are evicted."""
 
 UNLIMITED = "-1"
-"""What JAX is told for a cache of any size: then it does not note when a program was last used."""
+"""JAX's value for an unlimited cache; JAX then keeps no access times."""
 
 LOCK_SECONDS = 10
-"""So long another process may use the cache before nothing is tidied up in it."""
+"""Seconds to wait for the cache lock before skipping cleanup."""
 
 
 def prepare(environ: MutableMapping[str, str] | None = None) -> None:
-    """Flags of the platform at hand, quiet without a TPU, and a cache of compiled programs; what the user set stays."""
+    """Set compiler flags, quiet libtpu without a TPU, and enable the compilation cache; keeps the user's settings."""
     environ = os.environ if environ is None else environ
     platform = platform_at_hand(environ)
     if platform != "cpu":
@@ -91,12 +91,12 @@ def prepare(environ: MutableMapping[str, str] | None = None) -> None:
 
 
 def set_cpu_flags(environ: MutableMapping[str, str] | None = None) -> None:
-    """What computing on a CPU needs to be right, for a process that imports jdistill itself; the user's flags stay.
+    """Set the flags that correct results on CPUs require, on `import jdistill`; keeps the user's flags.
 
-    A user's own list of changes to the same flag, such as `-dot`, gets ours in addition. One that decides about
-    reductions itself, and one that replaces XLA's own list, stays as it is; then `check_compiler` has the last word.
+    If the user has set the same flag to a list of changes, such as `-dot`, ours is appended. A list that already
+    mentions reductions, or that replaces XLA's defaults, is kept as it is; `check_compiler` then tests the result.
 
-    Not on a TPU's host, where libtpu reads XLA_FLAGS too and ends the process at a name that it does not know.
+    Skipped on TPU hosts, where libtpu reads XLA_FLAGS too and aborts on unknown names.
     """
     environ = os.environ if environ is None else environ
     if platform_at_hand(environ) == "tpu" or set_flags("cpu", environ):
@@ -112,13 +112,14 @@ def set_cpu_flags(environ: MutableMapping[str, str] | None = None) -> None:
 
 
 def check_compiler() -> None:
-    """Refuse a compiler that gets the sum of a product wrong, which a wrong flag or version brings; takes about 30 ms.
+    """Check that XLA sums products correctly on the CPU, which some flags and versions break; takes about 30 ms.
 
-    Five matrices E of 32 x 32 and a constant C: sum((E C) * E) over the columns, which has a closed form. It is the
-    smallest shape that came out wrong in every start of jaxlib 0.10.2, 0.11.2 and 0.12.0, by a factor of 7 or more.
+    Computes sum((E C) * E) over the columns, for five 32 x 32 matrices E and a constant matrix C, and compares it with
+    the closed form. This is the smallest shape that was wrong in every run of jaxlib 0.10.2, 0.11.2 and 0.12.0, by a
+    factor of 7 or more.
 
     Raises:
-      UserError: if the numbers are wrong on the CPU; other devices are not checked.
+      UserError: if the result is wrong; other devices are not checked.
     """
     import jax
     import jax.numpy as jnp
@@ -129,7 +130,7 @@ def check_compiler() -> None:
     if jax.default_backend() != "cpu":
         return
     matrices = np.random.default_rng(0).standard_normal((5, 32, 32)).astype(np.float32)
-    quick = {"xla_backend_optimization_level": 0}  # YNNPACK is called all the same
+    quick = {"xla_backend_optimization_level": 0}  # still calls YNNPACK
     sums = jax.jit(lambda e: jnp.sum((e @ jnp.full_like(e, 2)) * e, axis=-1), compiler_options=quick)
     found = np.asarray(sums(matrices))
     right = 2 * matrices.sum(-1, dtype=np.float64) ** 2
@@ -137,18 +138,18 @@ def check_compiler() -> None:
         name, value = next(iter(FLAGS["cpu"].values.items()))
         raise UserError(
             f"the compiler of jaxlib {version('jaxlib')} computes wrong sums on this CPU with XLA_FLAGS="
-            f"{os.environ.get('XLA_FLAGS', '')!r}, so nothing would be learned. Set XLA_FLAGS=--{name}={value} before "
+            f"{os.environ.get('XLA_FLAGS', '')!r}, so training would fail. Set XLA_FLAGS=--{name}={value} before "
             "JAX starts, or import jdistill before the first computation, which sets it unless you have set another "
             "value (jax-ml/jax issue 39103)."
         )
 
 
 def keep_programs(environ: MutableMapping[str, str], platform: Platform) -> None:
-    """Keep compiled programs in the user's cache folder, so that the next run need not compile them.
+    """Enable JAX's persistent compilation cache in the user's cache folder.
 
-    A user's own JAX_COMPILATION_CACHE_DIR counts, and its size is the user's affair: JAX cannot limit that of a folder
-    which others fill without a limit. JAX_ENABLE_COMPILATION_CACHE=false switches it off. Programs for CPUs hold
-    instructions of this very processor, so processors of different abilities do not share a folder.
+    JAX_COMPILATION_CACHE_DIR takes precedence, without a size limit: JAX cannot enforce one in a folder that other
+    programs fill without limit. JAX_ENABLE_COMPILATION_CACHE=false disables the cache. Compiled CPU programs use the
+    instructions of this processor, so processors with different instruction sets get separate folders.
     """
     if environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in ("0", "false", "no"):
         return
@@ -162,15 +163,16 @@ def keep_programs(environ: MutableMapping[str, str], platform: Platform) -> None
 
 
 def cache_home(environ: Mapping[str, str]) -> Path:
-    """Where things are kept that need not be computed again: a folder in the user's cache folder."""
+    """The folder for jdistill within the user's cache folder."""
     home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".cache")
     return Path(home) / "jdistill"
 
 
 def drop_incomplete(folder: Path) -> None:
-    """Remove programs from a cache with a limit whose writer was killed: JAX cannot read them, nor add any other.
+    """Remove cached programs whose writer was killed; otherwise JAX could neither read nor add programs.
 
-    It writes when a program was last used after the program itself, and holds a lock meanwhile (jax/_src/lru_cache.py).
+    In a cache with a size limit, JAX writes the access time after the program, both under a lock
+    (jax/_src/lru_cache.py).
     """
     if not _incomplete(folder):
         return
@@ -187,21 +189,21 @@ def _incomplete(folder: Path) -> list[Path]:
 
 
 def _abilities(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """A short name for the instructions that this machine's processors have."""
+    """Short hash of this machine's CPU instruction set."""
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else [os.uname().machine]
     found = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
     return hashlib.sha256(" ".join(sorted(found.split())).encode()).hexdigest()[:12]
 
 
 def set_flags(platform: Platform | None = None, environ: MutableMapping[str, str] | None = None) -> str:
-    """Add the flags of a platform to the environment; no effect once JAX has a backend.
+    """Add the flags of a platform to the environment; has no effect once JAX has a backend.
 
     Args:
-      platform: by default the one at hand, see `platform_at_hand`.
-      environ: by default this process's.
+      platform: default: the result of `platform_at_hand`.
+      environ: default: the environment of this process.
 
     Returns:
-      The flags that were added, for people; those that the user had set already are left out.
+      The added flags as one string, without those the user had already set.
     """
     environ = os.environ if environ is None else environ
     flags = FLAGS[platform_at_hand(environ) if platform is None else platform]
@@ -216,7 +218,7 @@ def set_flags(platform: Platform | None = None, environ: MutableMapping[str, str
 
 
 def platform_at_hand(environ: MutableMapping[str, str], devices: Path = Path("/dev")) -> Platform:
-    """The platform that JAX will choose, told from the environment and the device files, without starting a backend."""
+    """The platform JAX will choose, derived from environment and device files without starting a backend."""
     wanted = environ.get("JAX_PLATFORMS", "").split(",")[0]
     named: dict[str, Platform] = {"tpu": "tpu", "cuda": "cuda", "gpu": "cuda", "cpu": "cpu"}
     if wanted:

@@ -1,7 +1,7 @@
-"""What a run leaves on disk: checkpoints by orbax, the resolved recipe, and which step's student is the result.
+"""The files of a run: orbax checkpoints, the resolved recipe, and result.json, which names the final student's step.
 
-A checkpoint is written in the background and becomes visible by one rename, so a process killed at any moment leaves
-the last complete one. The student's weights are an item of their own: reading a student does not read the optimizer.
+Checkpoints are written in the background and published by an atomic rename, so a process killed at any moment leaves
+the last complete one. The student's weights are a separate item and can be read without the optimizer state.
 """
 
 import json
@@ -24,11 +24,11 @@ _NOTE = "note"
 
 
 class Checkpoints:
-    """The checkpoints of one run, written by whoever trains it.
+    """Reads and writes the checkpoints of one run during training.
 
     Args:
-      folder: the run's folder; checkpoints lie in `checkpoints/<step>` below it.
-      keep: how many of the latest stay on disk. The one of step `best`, if set, stays too.
+      folder: the run folder; checkpoints are stored in its `checkpoints/<step>`.
+      keep: number of latest checkpoints to keep, in addition to the best one.
     """
 
     def __init__(self, folder: str | Path, *, keep: int):
@@ -44,54 +44,54 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """Step of the latest complete checkpoint, None where there is none."""
+        """Step of the latest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, parts: Mapping[str, PyTree[Array]], note: Mapping[str, Any], *, best: int | None) -> None:
-        """Copy the arrays off the devices and return; they are written in the background.
+        """Copy the arrays off the devices and write them in the background.
 
         Args:
           step: updates done.
-          parts: name -> arrays; `"student"` holds what `load_student_params` returns.
-          note: JSON beside the arrays.
-          best: step whose checkpoint must stay, however old.
+          parts: name -> arrays; `load_student_params` returns those of `"student"`.
+          note: JSON metadata.
+          best: step whose checkpoint is kept regardless of age.
         """
         self._keep.best = best
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in _own(dict(parts)).items()}
         self._manager.save(step, args=ocp.args.Composite(**arrays, **{_NOTE: ocp.args.JsonSave(dict(note))}))
 
     def note(self, step: int) -> dict[str, Any]:
-        """The JSON of a checkpoint."""
+        """The JSON metadata of a checkpoint."""
         args = ocp.args.Composite(**{_NOTE: ocp.args.JsonRestore()})
         return dict(self._manager.restore(step, args=args)[_NOTE])
 
     def restore(self, step: int, like: Mapping[str, PyTree[Array]]) -> dict[str, PyTree[Array]]:
-        """The arrays of a checkpoint, placed as those of `like` are, on however many devices that is."""
+        """The arrays of a checkpoint with the shardings of `like`, whatever its number of devices."""
         forms = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), dict(like))
         arrays = {name: ocp.args.StandardRestore(tree) for name, tree in forms.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**arrays))
         return {name: restored[name] for name in like}
 
     def wait(self) -> None:
-        """Until everything saved so far is on disk."""
+        """Block until all saved checkpoints are on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, then end the background threads."""
+        """Wait for pending writes, then stop the background threads."""
         self._manager.close()
 
 
 def _own(parts: dict[str, PyTree[Array]]) -> dict[str, PyTree[Array]]:
-    """Arrays that nobody else will want to overwrite while they are being written.
+    """Copies that no training step overwrites while they are being written.
 
-    On a CPU, taking an array off the device copies nothing: a training step that reuses its memory would have to wait
-    until the whole checkpoint is on disk.
+    On CPUs, fetching an array from the device does not copy it, so a training step that donates its buffer would have
+    to wait until the checkpoint is on disk.
     """
     return jax.tree.map(jnp.copy, parts) if jax.default_backend() == "cpu" else parts
 
 
 class _Keep(checkpoint_managers.PreservationPolicy):
-    """The latest few checkpoints and the best one."""
+    """Keeps the latest few checkpoints and the best one."""
 
     def __init__(self, latest: int):
         self._latest = latest
@@ -113,22 +113,21 @@ class _Keep(checkpoint_managers.PreservationPolicy):
 def load_student_params(run: str | Path) -> PyTree[Array]:
     """The parameters of a run's student, float32, on the default device.
 
-    Of a finished run those of its best step, or of its last where it chose no best; of one that is not finished those
+    For a finished run, those of its best step, or of its last step without `keep_best`; for an unfinished run, those
     of the last complete checkpoint.
 
     Raises:
-      UserError: if the folder holds no complete checkpoint.
+      UserError: if the folder has no complete checkpoint.
     """
     steps = complete_steps(run)
     if not steps:
-        raise UserError(f"{run}: holds no complete checkpoint. Train it first with `jdistill train`.")
+        raise UserError(f"{run}: has no complete checkpoint. Train it first with `jdistill train`.")
     result = load_result(run)
     step = steps[-1] if result is None else _result_step(result)
     if step not in steps:
         raise UserError(
-            f"{run}: result.json names step {step}, but its checkpoint is gone. Move result.json aside and train "
-            "again: "
-            f"it goes on from step {steps[-1]}."
+            f"{run}: result.json names step {step}, but its checkpoint is missing. Move result.json aside and rerun "
+            f"`jdistill train`, which resumes from step {steps[-1]}."
         )
     return _load_item(_folder(run) / str(step) / "student")
 
@@ -140,7 +139,7 @@ def complete_steps(run: str | Path) -> list[int]:
 
 
 def load_result(run: str | Path) -> dict[str, Any] | None:
-    """What result.json holds; None while the run is not finished.
+    """The content of result.json; None while the run is unfinished.
 
     Raises:
       UserError: if the file is damaged.
@@ -154,8 +153,8 @@ def load_result(run: str | Path) -> dict[str, Any] | None:
         result = None
     if not isinstance(result, dict) or not {"step", "best_step", "evaluation"} <= result.keys():
         raise UserError(
-            f"{path}: is damaged, expected what a finished run wrote. Restore it from a copy; or move it aside and "
-            "train again, which goes on from the last checkpoint."
+            f"{path}: is damaged. Restore it from a copy; or move it aside and rerun `jdistill train`, which resumes "
+            "from the last checkpoint."
         )
     return result
 
@@ -165,7 +164,7 @@ def _result_step(result: Mapping[str, Any]) -> int:
 
 
 def save_result(run: str | Path, result: Mapping[str, Any]) -> None:
-    """Write result.json, whole or not at all."""
+    """Write result.json atomically."""
     path = Path(run) / "result.json"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(dict(result), indent=2) + "\n", encoding="utf-8")
@@ -173,14 +172,14 @@ def save_result(run: str | Path, result: Mapping[str, Any]) -> None:
 
 
 def resolved_recipe(run: str | Path) -> dict[str, Any]:
-    """The recipe a run was trained with, every default filled in.
+    """The recipe a run was trained with, defaults included.
 
     Raises:
-      UserError: if the folder is not that of a run.
+      UserError: if `run` is not a run folder.
     """
     path = Path(run) / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{run}: is not the folder of a run, it has no config.yaml. Give the `run` folder of a recipe.")
+        raise UserError(f"{run}: is not a run folder: it has no config.yaml. Pass the `run` folder of a recipe.")
     return load_yaml(path)
 
 
@@ -189,7 +188,7 @@ def _folder(run: str | Path) -> Path:
 
 
 def _quiet_orbax() -> None:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells its inner life there
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs verbosely to it
 
 
 def _load_item(path: Path) -> PyTree[Array]:

@@ -1,7 +1,7 @@
-"""Typed configuration: frozen pydantic models, YAML files, `key=value` overrides and errors that help.
+"""Typed configuration: frozen pydantic models, YAML files, `key=value` overrides and helpful errors.
 
-A configuration is validated once, after file and overrides are merged. Whatever the user got wrong is raised as
-`UserError`, whose text is one paragraph: where, what is wrong with the value, what is expected, what to do.
+A config is validated once, after merging file and overrides. User errors are raised as `UserError`, whose message is
+one paragraph: where, what is wrong, what is expected, what to do.
 """
 
 import difflib
@@ -17,11 +17,11 @@ from jdistill.yaml_text import DEEPEST, LONGEST, read_yaml, write_yaml
 
 
 class UserError(ValueError):
-    """A mistake of the user's, told in one paragraph; the command line prints it without a traceback, exit code 2."""
+    """A user error, explained in one paragraph. The command line prints it without a traceback and exits with 2."""
 
 
 class Config(BaseModel):
-    """Base of every configuration section: unknown keys are errors, values cannot change."""
+    """Base of every config section: rejects unknown keys, immutable."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
@@ -31,23 +31,23 @@ class Config(BaseModel):
 def _expanded(path: str) -> str:
     found = os.path.expanduser(path)
     if found.startswith("~"):
-        raise ValueError(f"{found.split('/')[0]!r} is not a user of this machine. Write the whole path.")
+        raise ValueError(f"{found.split('/')[0]!r} is not a user of this machine. Write the full path.")
     return found
 
 
 PathText = Annotated[str, AfterValidator(_expanded)]
-"""A path, or an id of the hub, with `~` expanded."""
+"""A path with `~` expanded, or a hub id."""
 
 C = TypeVar("C", bound=Config)
 
 BRANCHES = {"str", "int", "float", "bool", "none", "constrained-str", "constrained-int", "constrained-float"}
-"""How pydantic names the branches of a union of plain types in the location of an error."""
+"""Pydantic's names for the branches of a union of plain types, as they occur in error locations."""
 
 TAGS = ("kind", "by")
-"""Keys that tell the members of a union apart."""
+"""Discriminator keys of unions."""
 
 MISTAKES = 20
-"""How many mistakes of a file are listed."""
+"""Maximum number of errors listed per file."""
 
 _SHAPES = {list: "a list", dict: "a mapping"}
 
@@ -56,7 +56,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-      UserError: if the file is missing, is not YAML or does not hold a mapping.
+      UserError: if the file is missing, is not YAML or does not contain a mapping.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -68,21 +68,21 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             start = file.read(LONGEST + 1)
-        if len(start) > LONGEST:  # a file of data or weights, most likely
-            raise UserError(f"{path}: holds more than {LONGEST:,} bytes, expected a recipe, which has a few thousand.")
+        if len(start) > LONGEST:  # most likely data or weights
+            raise UserError(f"{path}: is larger than {LONGEST:,} bytes; expected a recipe of a few thousand bytes.")
         content = read_yaml(start)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     if not isinstance(content, dict):
-        held = "is empty" if content is None else f"holds {_SHAPES.get(type(content), 'a single value')}"
+        held = "is empty" if content is None else f"contains {_SHAPES.get(type(content), 'a single value')}"
         raise UserError(f"{path}: {held}, expected a mapping of sections such as 'student:'.")
     return content
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`content` with `key.path=value` strings written over it; values are read as YAML.
+    """A copy of `content` with `key.path=value` strings applied; values are parsed as YAML.
 
     Raises:
       UserError: if an override is not of the form `key=value`.
@@ -95,7 +95,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
         *parents, last = path.split(".")
         if not all((*parents, last)) or len(parents) > DEEPEST:
             raise UserError(
-                f"override {_shown(override)}: {_shown(path)} is not a key, expected one such as train.steps."
+                f"override {_shown(override)}: {_shown(path)} is not a key; expected one such as train.steps."
             )
         section = merged
         for key in parents:
@@ -106,17 +106,17 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
             section[last] = read_yaml(text)
         except yaml.YAMLError as error:
             raise UserError(
-                f"override {_shown(override)}: the value is not valid YAML: {_one_line(error)} A text with a colon, a "
-                f"bracket or a quote needs quotes of its own: {path}='\"...\"'."
+                f"override {_shown(override)}: the value is not valid YAML: {_one_line(error)} Quote text that "
+                f"contains colons, brackets or quotes: {path}='\"...\"'."
             ) from error
     return merged
 
 
 def parse(model: type[C], content: Mapping[str, Any], *, where: str) -> C:
-    """Validate `content` as a `model`; `where` (a file, or "command line") opens every message.
+    """Validate `content` as a `model`; `where` (a file, or "command line") starts every message.
 
     Raises:
-      UserError: listing every mistake at once.
+      UserError: listing all errors.
     """
     try:
         return model.model_validate(content)
@@ -125,17 +125,17 @@ def parse(model: type[C], content: Mapping[str, Any], *, where: str) -> C:
 
 
 def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
-    """The configuration in a YAML file with `key=value` overrides applied."""
+    """Load a config from a YAML file and apply `key=value` overrides."""
     return parse(model, apply_overrides(load_yaml(path), overrides), where=str(path))
 
 
 def dump_yaml(config: Config) -> str:
-    """The whole configuration, defaults included, as YAML that `load_config` reads back to an equal value."""
+    """The full config, defaults included, as YAML that `load_config` reads back to an equal value."""
     return write_yaml(config.model_dump(mode="json"))
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> str:
-    """A validation error as lines of `where: key.path: what is wrong. What to do.`, one mistake each."""
+    """Format a validation error as lines of `where: key.path: what is wrong. What to do.`, one per error."""
     lines = []
     mistakes = error.errors()
     for item in mistakes[:MISTAKES]:
@@ -163,7 +163,7 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> st
             hint = " Put it in quotes if it is text." if quotes else ""
             lines.append(f"{where}: {path}: is {_shown(item['input'])}; {message}.{hint}")
     if len(mistakes) > MISTAKES:
-        lines.append(f"{where}: and {len(mistakes) - MISTAKES:,} more mistakes.")
+        lines.append(f"{where}: and {len(mistakes) - MISTAKES:,} more errors.")
     return "\n".join(lines)
 
 
@@ -181,18 +181,18 @@ def _shown(value: Any) -> str:
 
 
 def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[str, list[type[BaseModel]]]:
-    """The dotted path a user would write, and the models in which its last key is looked up."""
+    """The dotted path as the user writes it, and the models that may define its last key."""
     section: Any = model
     shown: list[str] = []
     for i, key in enumerate(location):
-        if get_origin(section) is dict:  # the user's own names, one of which may well be that of a kind
+        if get_origin(section) is dict:  # user-chosen names, which may equal a `kind`
             shown.append(str(key))
             section = get_args(section)[1]
             continue
         candidates = _models(section)
         tags = {m: _tag(m) for m in candidates}
         if key in tags.values() and key not in {f for m in candidates for f in m.model_fields}:
-            section = next(m for m, tag in tags.items() if tag == key)  # pydantic names the union member; users do not
+            section = next(m for m, tag in tags.items() if tag == key)  # pydantic inserts the union member's tag
             continue
         if key in {m.__name__ for m in candidates} or key in BRANCHES or (isinstance(key, str) and "[" in key):
             continue  # the branch of a plain union
@@ -204,7 +204,7 @@ def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[str, list[ty
 
 
 def _tag(model: type[BaseModel]) -> str:
-    """What a user writes to choose it among the members of a union; empty if nothing."""
+    """The discriminator value that selects this member of a union; empty if none."""
     return next((str(model.model_fields[key].default) for key in TAGS if key in model.model_fields), "")
 
 

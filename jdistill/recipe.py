@@ -1,6 +1,6 @@
-"""A Recipe: one whole run as one value, assembled from the rooms' own sections.
+"""The Recipe: the full config of one run, assembled from the packages' own sections.
 
-Rooms never see the recipe; each is handed its own section. What spans sections is checked here, before any work.
+Packages never see the recipe, only their own section. Constraints across sections are checked here, before any work.
 """
 
 from pathlib import Path
@@ -27,24 +27,24 @@ class Recipe(Config):
     name: Name = "student"
     """Name of the run and of the exported model."""
     seed: int = Field(42, ge=0, lt=2**63)
-    """Decides the order of rows, the dropout and every random initial value."""
+    """Seed of row order, dropout and random initialization."""
     store: PathText
-    """Folder of texts and teacher vectors; made by `jdistill embed`, read by `jdistill train`."""
+    """Folder of texts and teacher vectors; written by `jdistill embed`, read by `jdistill train`."""
     run: PathText
     """Folder of checkpoints, metrics.jsonl and the resolved recipe."""
     data: dict[Name, SourceConfig] = Field(min_length=1)
-    """Name -> where texts come from."""
+    """Name -> source of texts."""
     teachers: dict[Name, TeacherConfig] = Field(default_factory=dict)
-    """Name -> model whose vectors are learned; losses refer to teachers by this name."""
+    """Name -> teacher model; losses refer to teachers by this name."""
     student: StudentConfig
     losses: dict[Name, Loss] = Field(min_length=1)
-    """Name -> term of the training loss; the name is also the term's metric."""
+    """Name -> term of the training loss; the term is logged under this name."""
     loader: LoaderConfig = LoaderConfig()
     train: TrainConfig
     evaluate: dict[Name, Evaluator] = Field(default_factory=dict)
     """Name -> evaluation, run during training and by `jdistill evaluate`."""
     fidelity: FidelityConfig | None = FidelityConfig()
-    """Comparison with the teachers' vectors of the held-out rows, where there are any; null switches it off."""
+    """Comparison with the teachers' vectors on held-out rows, if there are any; null disables it."""
     export: ExportConfig = ExportConfig()
 
     @model_validator(mode="after")
@@ -57,7 +57,7 @@ class Recipe(Config):
                     raise ValueError(f"losses.{name}.teacher: no teacher is called '{teacher}'. Known: {known}.")
             if term.needs().teacher and not named and len(self.teachers) != 1:
                 known = f"there are several teachers ({', '.join(self.teachers)}); name one, or a list of them"
-                problem = known if self.teachers else f"'{term.kind}' learns from a teacher; add one under 'teachers'"
+                problem = known if self.teachers else f"'{term.kind}' needs a teacher; add one under 'teachers'"
                 raise ValueError(f"losses.{name}.teacher: {problem}.")
         return self
 
@@ -69,8 +69,8 @@ class Recipe(Config):
         store, run = Path(self.store).resolve(), Path(self.run).resolve()
         if run == store or store in run.parents:
             raise ValueError(
-                f"run: the folder {self.run} is the store, or lies inside of it ({self.store}). Runs share a store and "
-                f"keep their own files elsewhere: give run a folder of its own, such as runs/{self.name}."
+                f"run: the folder {self.run} is the store ({self.store}) or inside it. Runs can share a store but need "
+                f"a separate folder, such as runs/{self.name}."
             )
         return self
 
@@ -79,15 +79,15 @@ class Recipe(Config):
         for teacher in self.teachers if self.fidelity is not None else ():
             if f"fidelity_{teacher}" in self.evaluate:
                 raise ValueError(
-                    f"evaluate.fidelity_{teacher}: is the name of the comparison with the teacher '{teacher}', which "
-                    "would take this one's place. Give it another name, or set fidelity: null."
+                    f"evaluate.fidelity_{teacher}: this name is reserved for the comparison with the teacher "
+                    f"'{teacher}'. Choose another name, or set fidelity: null."
                 )
         return self
 
     @model_validator(mode="after")
     def _some_data_trains(self) -> "Recipe":
         if all(source.role != "train" for source in self.data.values()):
-            raise ValueError("data: every source has the role 'heldout'. Give at least one the role 'train'.")
+            raise ValueError("data: every source has the role 'heldout'. At least one needs the role 'train'.")
         return self
 
     @model_validator(mode="after")
@@ -97,19 +97,19 @@ class Recipe(Config):
         if self.loader.packing is not None or self.loader.folding:
             asked = f"packing={self.loader.packing}" if self.loader.packing else "folding=true"
             raise ValueError(
-                f"loader.{asked}: with student.backbone 'cached' the encoder does not run while training, so sharing "
-                "rows saves nothing. Leave it out."
+                f"loader.{asked}: has no benefit with student.backbone 'cached', since the encoder does not run during "
+                "training. Remove it."
             )
         for name, term in self.losses.items():
             if term.needs().layers:
                 raise ValueError(
                     f"losses.{name}: '{term.kind}' reads earlier layers of the student, but student.backbone 'cached' "
-                    "keeps the last one's hidden states only. Set student.backbone: frozen, or drop the term."
+                    "stores hidden states of the last layer only. Set student.backbone: frozen, or remove the term."
                 )
         return self
 
     def terms(self) -> dict[str, Loss]:
-        """The loss terms, each with the teacher it learns from filled in."""
+        """The loss terms, with `teacher` filled in where there is only one teacher."""
         only = next(iter(self.teachers)) if len(self.teachers) == 1 else None
         return {
             name: term.model_copy(update={"teacher": term.teacher or only}) if term.needs().teacher else term

@@ -1,19 +1,19 @@
-"""What counts as a text: something that can be seen, made of whole characters."""
+"""Text validity: visible characters and no lone surrogates."""
 
 import unicodedata
 
 _INVISIBLE_KINDS = frozenset(("Cc", "Cf", "Zs", "Zl", "Zp"))
 _FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-"""Letters, marks and symbols that Unicode draws as nothing: the grapheme joiner, Hangul fillers, blank Braille."""
+"""Letters, marks and symbols without a glyph: the grapheme joiner, Hangul fillers, blank Braille."""
 
 
 def is_empty(text: str) -> bool:
-    """Whether nothing of a text can be seen: only spaces, control, zero-width and formatting characters, if any."""
+    """Whether a text has no visible character: only spaces, control, zero-width and formatting characters, if any."""
     return not any(map(_visible, text))
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text holds no half of a character (a lone surrogate), which UTF-8 and every tokenizer refuse."""
+    """Whether a text has no lone surrogate (half a character), which UTF-8 and every tokenizer reject."""
     try:
         text.encode()
     except UnicodeEncodeError:

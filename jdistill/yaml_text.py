@@ -1,7 +1,7 @@
-"""Reading YAML that anyone may have written, within limits, and writing YAML that reads back as the same value.
+"""Safe YAML: reads untrusted input within size limits, and writes YAML that reads back as the same value.
 
-The dialect is YAML 1.1 as PyYAML reads it, with merge keys (`<<: *defaults`) and the numbers of YAML 1.2: `1e-4` is
-one, while 2024-01-01, 12:30 and 0042, which YAML 1.1 takes for a date, for minutes and for octal digits, are strings.
+The dialect is PyYAML's YAML 1.1, including merge keys (`<<: *defaults`), with the numbers of YAML 1.2: `1e-4` is a
+number, while 2024-01-01, 12:30 and 0042 (in YAML 1.1 a date, minutes and an octal number) are strings.
 """
 
 import re
@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 
 LONGEST = 2**20
-"""Bytes that a file may have."""
+"""Maximum file size in bytes."""
 
 LARGEST = 10_000
-"""Keys and values that a file may hold, aliases expanded: a recipe has a few hundred."""
+"""Maximum number of keys and values, aliases expanded; a recipe has a few hundred."""
 
 DEEPEST = 50
-"""Levels of nesting that a file may have."""
+"""Maximum nesting depth."""
 
 _KEPT = ("bool", "null", "merge")
 _RESOLVERS = {
@@ -31,9 +31,9 @@ _NUMBERS = {
 }
 
 
-class _Loader(yaml.SafeLoader):  # libyaml's refuses JSON's escapes of characters beyond 16 bits
+class _Loader(yaml.SafeLoader):  # not CSafeLoader: libyaml rejects JSON's surrogate-pair escapes
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """The value of a node; one that its tag does not fit is an error of YAML, with its line."""
+        """The value of a node; a value that does not fit its tag is a YAML error with a line number."""
         try:
             value = super().construct_object(node, deep)
         except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
@@ -45,14 +45,14 @@ class _Loader(yaml.SafeLoader):  # libyaml's refuses JSON's escapes of character
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes a string that the loader, or another reader of YAML, would take for something else."""
+    """Quotes strings that this loader or another YAML reader would not read as strings."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
-    """Line ends and what cannot be seen stay themselves only between double quotes, as escapes."""
+    """Double-quote text with line breaks or invisible characters: only escapes preserve them."""
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
 
 
@@ -61,7 +61,7 @@ _Loader.yaml_implicit_resolvers = _RESOLVERS
 for _name, _pattern in _NUMBERS.items():
     for _of in (_Loader, _Dumper):
         _of.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list("-+.0123456789"))
-_Dumper.add_implicit_resolver(  # octal numbers of YAML 1.2, and decimal ones with leading zeros
+_Dumper.add_implicit_resolver(  # octal numbers of YAML 1.2, and decimal numbers with leading zeros
     "tag:yaml.org,2002:int", re.compile(r"^[-+]?0o?[\d_]+$"), list("-+0")
 )
 
@@ -72,8 +72,8 @@ def read_yaml(content: bytes | str) -> Any:
     Args:
       content: text, or bytes in UTF-8 with or without a byte order mark.
     Raises:
-      yaml.YAMLError: if it is not UTF-8 or not YAML, holds a key twice, an alias of itself, a number beyond 64 bits or
-        half a character, or more than `LARGEST` values or `DEEPEST` levels. Found in time linear in `content`.
+      yaml.YAMLError: if it is not UTF-8 or not YAML; has a duplicate key, a self-referencing alias, a number beyond 64
+        bits or a lone surrogate; or exceeds `LARGEST` values or `DEEPEST` levels. Takes time linear in `content`.
     """
     text = _decoded(content) if isinstance(content, bytes) else content
     _check_size(text)
@@ -105,14 +105,14 @@ def _decoded(content: bytes) -> str:
 
 
 def _check_size(text: str) -> None:
-    """Refuse what is too large or too deep before anything is made of it: both are found by reading tokens only."""
+    """Refuse input that is too large or too deep, by looking at parser events only, before anything is built."""
     if len(text) > LONGEST:
-        raise yaml.YAMLError(f"holds {len(text):,} characters; a recipe has a few thousand, and no more than 1 MiB.")
+        raise yaml.YAMLError(f"has {len(text):,} characters; a recipe has a few thousand, and no more than 1 MiB.")
     depth = count = 0
     for event in _events(text):
         count += isinstance(event, yaml.NodeEvent)
         if count > LARGEST:
-            raise yaml.YAMLError(f"holds more than {LARGEST:,} keys and values; a recipe has a few hundred.")
+            raise yaml.YAMLError(f"has more than {LARGEST:,} keys and values; a recipe has a few hundred.")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > DEEPEST:
@@ -123,20 +123,20 @@ def _check_size(text: str) -> None:
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
-    r"""What stands in a text; a number that PyYAML's scanner chokes on, as in "\\Uffffffff", is an error of YAML."""
+    r"""Parser events of a text. Numbers that crash PyYAML's scanner, such as "\\Uffffffff", become YAML errors."""
     loader = _Loader(text)
     try:
         while loader.check_event():
             yield loader.get_event()
     except (ValueError, OverflowError) as error:
-        reason = "an escape such as \\U stands for no character, or a version is no number"
+        reason = "an escape such as \\U is not a character, or a version is not a number"
         raise yaml.YAMLError(f"line {loader.line + 1}: {reason}.") from error
     finally:
         loader.dispose()
 
 
 def _check_nodes(root: yaml.Node) -> None:
-    """Refuse keys that stand twice, aliases of themselves, and aliases that stand for more than a file may hold."""
+    """Refuse duplicate keys, self-referencing aliases, and aliases that expand beyond the size limit."""
     sizes: dict[int, int] = {}
     opened: set[int] = set()
 
@@ -152,7 +152,7 @@ def _check_nodes(root: yaml.Node) -> None:
             parts = [part for pair in node.value for part in pair]
         sizes[id(node)] = total = 1 + sum(size(part) for part in parts)
         if total > LARGEST:
-            raise _error(node, f"aliases make more than {LARGEST:,} values of this; a recipe has a few hundred")
+            raise _error(node, f"aliases expand this to more than {LARGEST:,} values; a recipe has a few hundred")
         return total
 
     size(root)
@@ -162,20 +162,20 @@ def _check_keys(node: yaml.MappingNode) -> None:
     seen: set[Hashable] = set()
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise _error(key, "a key is a list or a mapping, expected a word")
+            raise _error(key, "a key is a list or a mapping, expected a scalar")
         if (key.tag, key.value) in seen and key.tag != "tag:yaml.org,2002:merge":
-            raise _error(key, f"key {key.value!r} stands twice. Keep one")
+            raise _error(key, f"duplicate key {key.value!r}. Keep one")
         seen.add((key.tag, key.value))
 
 
 def _text(node: yaml.Node, value: str) -> str:
-    """The string with characters beyond 16 bits whole, which JSON writes as two halves."""
+    """Join surrogate pairs, as JSON writes characters beyond 16 bits, into whole characters."""
     if "\0" in value:
-        raise _error(node, "holds a NUL character")
+        raise _error(node, "contains a NUL character")
     try:
         return value.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError as error:
-        raise _error(node, "holds half a character (a lone surrogate)") from error
+        raise _error(node, "contains a lone surrogate (half a character)") from error
 
 
 def _shown(node: yaml.Node) -> str:

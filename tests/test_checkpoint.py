@@ -79,7 +79,7 @@ def test_student_of_the_best_step(tmp_path: Path) -> None:
     save_result(tmp_path, {"step": 2, "best_step": 0, "evaluation": {}})
     same(load_student_params(tmp_path), parts(0)["student"])
     save_result(tmp_path, {"step": 2, "best_step": 1, "evaluation": {}})
-    with pytest.raises(UserError, match="names step 1, but its checkpoint is gone"):
+    with pytest.raises(UserError, match="names step 1, but its checkpoint is missing"):
         load_student_params(tmp_path)
 
 
@@ -102,7 +102,7 @@ def test_folder_without_a_run(tmp_path: Path) -> None:
 def test_a_damaged_result_is_told(tmp_path: Path, content: bytes) -> None:
     save(tmp_path, [2])
     (tmp_path / "result.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"result\.json: is damaged, .*move it aside and train again"):
+    with pytest.raises(UserError, match=r"result\.json: is damaged\. .*move it aside and rerun"):
         load_student_params(tmp_path)
 
 

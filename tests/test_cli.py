@@ -34,7 +34,7 @@ def test_version(capsys):
 
 def test_no_verb_shows_the_help(capsys):
     assert cli.main([]) == 0
-    assert "the river, in order" in capsys.readouterr().out
+    assert "the pipeline, in order" in capsys.readouterr().out
 
 
 def test_unknown_verb_is_the_users_mistake(capsys):
@@ -84,7 +84,7 @@ def test_a_folder_that_is_gone(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path / "gone", capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: the folder that you are in is gone.")
+    assert done.stderr.startswith("error: the current folder no longer exists.")
 
 
 def test_what_a_terminal_cannot_show_is_escaped(tmp_path):

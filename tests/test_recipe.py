@@ -48,7 +48,7 @@ def test_a_list_of_teachers_survives_yaml(tmp_path):
 @pytest.mark.parametrize(
     ("teacher", "teachers", "told"),
     [
-        (None, (), r"losses.align.teacher: 'embed_cosine' learns from a teacher; add one under 'teachers'"),
+        (None, (), r"losses.align.teacher: 'embed_cosine' needs a teacher; add one under 'teachers'"),
         (None, ("a", "b"), r"losses.align.teacher: there are several teachers \(a, b\); name one, or a list of them"),
         ("c", ("a", "b"), r"losses.align.teacher: no teacher is called 'c'. Known: a, b"),
         (["a", "c"], ("a", "b"), r"losses.align.teacher: no teacher is called 'c'. Known: a, b"),
@@ -76,10 +76,10 @@ def test_some_data_must_train():
     ("store", "run", "problem"),
     [
         ("a", "a", "run: the folder a is the store"),
-        ("a", "./b/../a/run", "lies inside of it"),
+        ("a", "./b/../a/run", "or inside it"),
         ("a", "", "run: is empty"),
         (" ", "b", "store: is empty"),
-        ("link", "target/run", "lies inside of it"),
+        ("link", "target/run", "or inside it"),
     ],
 )
 def test_a_run_lies_outside_the_store(tmp_path, monkeypatch, store, run, problem):

@@ -1,6 +1,6 @@
-"""One function for each verb of the command line: a recipe in, files and a few lines of text out.
+"""One function per command of the command line, from recipe to files and printed text.
 
-This is where the rooms meet. Whatever can be refused is refused here, before the first device computation.
+The commands connect the other packages, and check everything that can be checked before the first device computation.
 """
 
 from jdistill.teacher.convert import convert

@@ -1,4 +1,4 @@
-"""`jdistill show --check`: whether a recipe would train, found out without training."""
+"""`jdistill show --check`: check that a recipe would train, without training."""
 
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from jdistill.verbs.train import check_projections, open_store, teacher_widths
 
 
 def check(recipe: Recipe) -> str:
-    """Check everything that `train` checks before its first step, and describe what was checked in a few lines.
+    """Run all checks that `train` makes before its first step, and summarize them in a few lines.
 
-    No text is encoded, and no teacher is run. Without a store, what depends on its texts and vectors is left out. A
-    student that is cut to fit its texts is checked at the sizes it will have. Batches are checked as for one device.
+    No text is encoded and no teacher is run. Without a store, checks of texts and vectors are skipped. A student that
+    is pruned to fit its texts is checked at its final sizes. Batches are checked for one device.
 
     Raises:
       UserError: as `train` would.
@@ -45,19 +45,19 @@ def check(recipe: Recipe) -> str:
     check_student(recipe, student, evaluators, projections=store is not None)
     if store is not None:
         check_terms(recipe, store, student, planned.params, make_mesh(jax.local_devices()[:1]))
-    unmade = f"store: there is none at {recipe.store} yet; jdistill embed makes it"
+    unmade = f"store: none at {recipe.store} yet; create it with jdistill embed"
     lines = [
-        unmade if store is None else "store: complete, and of these teachers",
+        unmade if store is None else "store: complete, made with these teachers",
         f"student: {student.config.encoder.kind}, vectors of width {student.width}",
         *([] if compared is None else [f"tokenizer: {compared.line}"]),
         f"evaluations: {', '.join(evaluators) or 'none'}",
         f"losses: {', '.join(recipe.losses)}",
     ]
-    return f"{recipe.name}: no mistake found\n" + "".join(f"  {line}\n" for line in lines)
+    return f"{recipe.name}: no errors found\n" + "".join(f"  {line}\n" for line in lines)
 
 
 def _with_tokenizer(recipe: Recipe, student: Student) -> Student:
-    """The student with its tokenizer where that lies on disk; a plan reads none for random weights."""
+    """The student with its tokenizer if that is on disk; plans read no tokenizer for randomly initialized students."""
     config, architecture = recipe.student, student.config
     if config.tokenizer is None or not Path(config.tokenizer).is_dir():
         return student

@@ -1,4 +1,4 @@
-"""What would otherwise be found after hours of training: checked before the first step, and by `show --check`."""
+"""Checks before the first step, shared by `train` and `show --check`, of what would otherwise fail hours later."""
 
 import os
 from pathlib import Path
@@ -22,11 +22,11 @@ from jdistill.train.sinks import make_sinks
 from jdistill.verbs.evaluate import Evaluators
 
 _LENGTH = 8
-"""Tokens of a text where only the form of a batch counts."""
+"""Tokens per text where only the structure of a batch matters."""
 
 
 def check_surroundings(recipe: Recipe, evaluators: Evaluators) -> None:
-    """Check what training needs besides the student: a folder to write, packages of sinks, files of evaluators.
+    """Check what training needs besides the student: a writable run folder, the sinks' packages, the evaluators' files.
 
     Raises:
       UserError: naming the setting or the file.
@@ -38,13 +38,13 @@ def check_surroundings(recipe: Recipe, evaluators: Evaluators) -> None:
 
 
 def check_student(recipe: Recipe, student: Student, evaluators: Evaluators, *, projections: bool = True) -> None:
-    """Check what depends on the student: room for text behind its prompts, names of metrics, the export's projection.
+    """Check what depends on the student: length of its prompts, metric names, the export's projection.
 
     Args:
       recipe: the run.
-      student: in a plan it may be without a tokenizer, and its prompts are then not checked.
+      student: its prompts are checked only if it has a tokenizer, which it may lack in a plan.
       evaluators: those of the run.
-      projections: whether the student's projections are known, which takes the teachers' widths.
+      projections: whether the student's projections are known, which requires the teachers' widths.
 
     Raises:
       UserError: naming the setting.
@@ -56,14 +56,14 @@ def check_student(recipe: Recipe, student: Student, evaluators: Evaluators, *, p
     if keep is not None and keep.metric not in names:
         raise UserError(
             f"train.keep_best.metric: evaluation reports no '{keep.metric}'. It reports: "
-            f"{', '.join(names) or 'nothing'}. Name one of these, or add the evaluation that reports it."
+            f"{', '.join(names) or 'nothing'}. Choose one of these, or add an evaluation that reports it."
         )
     if projections and recipe.export.projection == "dense":
         projected_to(student, recipe.export.teacher)
 
 
 def check_labels(recipe: Recipe, store: Store) -> None:
-    """Check that terms which read the classes of rows can learn from those of the store.
+    """Check that the store's labels suit the terms that use labels.
 
     Raises:
       UserError: naming the term.
@@ -78,9 +78,9 @@ def check_labels(recipe: Recipe, store: Store) -> None:
 
 
 def check_terms(recipe: Recipe, store: Store, student: Student, params: Any, mesh: Mesh) -> None:
-    """Check that every term finds in the store's rows what it learns from, and that the batch divides into pieces.
+    """Check that the store's rows have what every term needs, and that the batch divides into microbatches.
 
-    A step is traced for texts of a few tokens: nothing is computed, and nothing compiled.
+    Traces a step with short texts, without compiling or computing anything.
 
     Args:
       recipe: the run.
@@ -102,7 +102,7 @@ def check_terms(recipe: Recipe, store: Store, student: Student, params: Any, mes
         scores=0 if rows.scores is None else rows.scores.shape[1],
         labels=rows.labels is not None,
     )
-    shared = recipe.loader.packing is not None or recipe.loader.folding  # then the loader tells into how many pieces
+    shared = recipe.loader.packing is not None or recipe.loader.folding  # then the loader lays out microbatches itself
     total = recipe.train.total_steps(max(1, len(rows.documents) // count))
     job = Job(
         name=recipe.name,
@@ -129,11 +129,10 @@ def _check_prompts(recipe: Recipe, student: Student) -> None:
             which = (
                 "the prompt" if given[side] is not None else f"the prompt of {recipe.student.init}, {prompt[:80]!r},"
             )
-            better = "Shorten the prompt" if given[side] is not None else "Give a shorter one, or '' for none"
+            better = "Shorten the prompt" if given[side] is not None else "Set a shorter one, or '' for none"
             raise UserError(
-                f"student.prompts.{side}: {which} takes {taken} tokens, special ones included, and a text is cut "
-                f"after {student.max_length} (student.max_length), so that every text would be the prompt alone. "
-                f"{better}, or set max_length above {taken}."
+                f"student.prompts.{side}: {which} takes {taken} tokens, special tokens included, which leaves no room "
+                f"for text within student.max_length {student.max_length}. {better}, or set max_length above {taken}."
             )
 
 
@@ -141,6 +140,6 @@ def _check_writable(run: str) -> None:
     folder = Path(run).absolute()
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
-        raise UserError(f"run: {nearest} is a file, but the run needs a folder at {run}. Give `run` another path.")
+        raise UserError(f"run: {nearest} is a file, but the run needs a folder at {run}. Choose another `run`.")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"run: {nearest} is not writable, so no folder can be made at {run}. Give `run` another path.")
+        raise UserError(f"run: {nearest} is not writable, cannot create {run}. Choose another `run`.")

@@ -1,4 +1,4 @@
-"""`jdistill embed`: texts and teacher to store."""
+"""`jdistill embed`: from texts and teachers to a store."""
 
 from jdistill import teacher
 from jdistill.config import UserError
@@ -8,15 +8,15 @@ from jdistill.store import write_texts
 
 
 def embed(recipe: Recipe, *, shard: str = "0/1") -> None:
-    """Write every text once, then each teacher's vector of it; goes on where it was killed.
+    """Write every text once, then its vector from each teacher; resumes where it was interrupted.
 
     Args:
       recipe: its `store`, `data` and `teachers` are used.
-      shard: `"i/n"` embeds every n-th shard from i, so that n jobs share the work.
+      shard: `"i/n"` embeds every n-th shard starting at i, to split the work over n jobs.
 
     Raises:
-      UserError: if a teacher's folder cannot be used, which is checked first, a source cannot be read, or the store
-        was made from other sources or teachers.
+      UserError: if a teacher's folder cannot be used (checked first), a source cannot be read, or the store was made
+        from other sources or teachers.
     """
     part = _shard(shard)
     for name, config in recipe.teachers.items():

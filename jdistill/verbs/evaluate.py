@@ -1,4 +1,4 @@
-"""`jdistill evaluate`: runs and models side by side."""
+"""`jdistill evaluate`: compare runs and models."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,17 +33,17 @@ Evaluators = dict[str, EvaluatorConfig | Fidelity]
 
 
 def evaluate(models: Sequence[str], *, config: str | None = None, as_json: bool = False) -> str:
-    """Every model's metrics, as a table or as JSON.
+    """The metrics of every model, as a table or as JSON.
 
     Args:
-      models: run folders, model folders, hub ids, or names of the recipe's teachers. A teacher of the recipe, by its
-        name or its `model`, is measured as the recipe asks it; every other model as it comes.
-      config: YAML file whose evaluators are used; by default those of the first run folder among `models`.
+      models: run folders, model folders, hub ids, or names of the recipe's teachers. A teacher of the recipe, given by
+        its name or its `model`, uses the recipe's settings; every other model uses its own.
+      config: YAML file with the evaluators; default: those of the first run folder among `models`.
       as_json: JSON instead of a table.
 
     Raises:
-      UserError: if there is nothing to evaluate with, a model cannot be read, a teacher can be measured neither by its
-        model nor by its stored vectors, or the compiler computes wrong sums.
+      UserError: if no evaluator is configured, a model cannot be read, neither a teacher's model nor its stored vectors
+        are available, or the compiler computes wrong sums.
     """
     check_compiler()
     recipe = _recipe(models, config)
@@ -51,7 +51,7 @@ def evaluate(models: Sequence[str], *, config: str | None = None, as_json: bool 
     store = Store.open(recipe.store) if Path(recipe.store, "manifest.json").is_file() else None
     evaluators = make_evaluators(recipe, store)
     if not evaluators:
-        raise UserError("evaluate: the recipe has no 'evaluate' section. Add one, or give a recipe with --config.")
+        raise UserError("evaluate: the recipe has no 'evaluate' section. Add one, or pass another recipe as --config.")
     results = {
         model: evaluate_model(evaluators, load(model))
         if teacher is None
@@ -64,7 +64,7 @@ def evaluate(models: Sequence[str], *, config: str | None = None, as_json: bool 
 
 
 def make_evaluators(recipe: Recipe, store: Store | None) -> Evaluators:
-    """The recipe's evaluators, and the fidelity to each teacher where the store has held-out rows."""
+    """The recipe's evaluators, plus the fidelity to each teacher if the store has held-out rows."""
     evaluators: Evaluators = dict(recipe.evaluate)
     if recipe.fidelity is None or store is None or "heldout" not in store.roles:
         return evaluators
@@ -79,10 +79,7 @@ def make_evaluators(recipe: Recipe, store: Store | None) -> Evaluators:
 
 
 def _heldout_ids(store: Store, config: FidelityConfig) -> dict[SideName, Int[np.ndarray, " n"]]:
-    """Numbers of the held-out documents and queries to compare, each text once, however many rows hold it.
-
-    A text that is both is a document here.
-    """
+    """Ids of the held-out documents and queries to compare, each text once; a text that is both counts as document."""
     rows = store.rows("heldout")
     documents = np.unique(rows.documents[:, 0])
     queries = np.empty(0, documents.dtype) if rows.queries is None else np.setdiff1d(rows.queries, documents)
@@ -95,12 +92,12 @@ def _heldout_ids(store: Store, config: FidelityConfig) -> dict[SideName, Int[np.
 
 
 def evaluate_params(evaluators: Mapping[str, Any], student: Student, params: Any) -> dict[str, float]:
-    """Every metric of a student with these parameters."""
+    """All metrics of a student with these parameters."""
     return evaluate_model(evaluators, Model(student, params))
 
 
 def evaluate_model(evaluators: Mapping[str, Any], model: Model) -> dict[str, float]:
-    """Every metric of a model; queries and documents get the model's own prompts, where it has them."""
+    """All metrics of a model, which encodes queries and documents with its own prompts, if any."""
 
     def encode(texts: list[str], *, side: SideName) -> Any:
         name = prompt_name(model.prompts, side)
@@ -110,7 +107,7 @@ def evaluate_model(evaluators: Mapping[str, Any], model: Model) -> dict[str, flo
 
 
 def recorded(run: str | Path) -> dict[str, dict[str, float]]:
-    """What a run's own evaluations measured: `before` the first step and `after` training, where it evaluated."""
+    """Metrics that a run's own evaluations reported `before` the first step and `after` training, if any."""
     found = {}
     metrics = Path(run, "metrics.jsonl")
     lines = _lines(metrics) if metrics.is_file() else []
@@ -130,7 +127,7 @@ def recorded(run: str | Path) -> dict[str, dict[str, float]]:
 
 
 def _lines(metrics: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; one that a killed process left half-written is passed over."""
+    """The lines of a metrics.jsonl; skips a line that a killed process left half-written."""
     found = []
     for line in metrics.read_bytes().splitlines():
         try:
@@ -148,4 +145,4 @@ def _recipe(models: Sequence[str], config: str | None) -> Recipe:
     for name in models:
         if Path(name, "config.yaml").is_file():
             return run_recipe(name)
-    raise UserError(f"evaluate: none of {', '.join(models)} is a run folder, so give a recipe with --config.")
+    raise UserError(f"evaluate: none of {', '.join(models)} is a run folder. Pass a recipe as --config.")

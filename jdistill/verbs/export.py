@@ -1,4 +1,4 @@
-"""`jdistill export`: run folder to verified sentence-transformers folder."""
+"""`jdistill export`: from a run folder to a verified sentence-transformers folder."""
 
 import importlib.metadata
 import re
@@ -29,27 +29,27 @@ from jdistill.yaml_text import write_yaml
 Results = Mapping[str, Mapping[str, float]]
 
 SPECIAL_TOKENS = 8
-"""How many of the tokenizer's special tokens are compared as texts; some tokenizers have thousands, all alike."""
+"""Number of special tokens compared as texts; some tokenizers have thousands of similar ones."""
 
 HELDOUT_TEXTS = 32
-"""How many held-out texts are compared, besides the probes."""
+"""Number of held-out texts compared, besides the probes."""
 
 
 def export(run: str, out: str, overrides: Sequence[str] = (), *, results: Results | None = None) -> Verification | None:
-    """Write a run's student as a sentence-transformers folder, and compare what the folder gives with the student.
+    """Write a run's student as a sentence-transformers folder, and verify that it gives the same vectors.
 
     Args:
       run: run folder.
       out: folder to write; an earlier export there is replaced.
-      overrides: `key=value` over the recipe's `export` section.
-      results: model -> metric -> value for the card; by default what evaluation measured during training.
+      overrides: `key=value` overrides of the recipe's `export` section.
+      results: model -> metric -> value for the card; default: the metrics evaluated during training.
 
     Returns:
-      The comparison; None where sentence-transformers is not installed, so that nothing was compared.
+      The verification; None if sentence-transformers is not installed.
 
     Raises:
-      UserError: if `run` is no run folder, or `out` holds something else.
-      UserError: if the exported folder's vectors differ by more than the tolerance; an earlier export stays as it was.
+      UserError: if `run` is not a run folder, or `out` exists and is not an export.
+      UserError: if the exported folder's vectors differ by more than the tolerance; an earlier export is kept.
     """
     recipe, model = run_recipe(run), load(run)
     options = parse(ExportConfig, apply_overrides(recipe.export.model_dump(), overrides), where="export")
@@ -61,8 +61,8 @@ def export(run: str, out: str, overrides: Sequence[str] = (), *, results: Result
         found = replace(verify(fresh, texts, expected, tolerance=options.tolerance), folder=out)
         if not found.passed:
             raise UserError(
-                f"export: nothing was written, and an earlier export at {out} is as it was, since the new one differs "
-                f"from the trained student: {' '.join(str(found).split())}. Raise export.tolerance if you can accept "
+                f"export: nothing was written (an earlier export at {out} is unchanged), because the exported model "
+                f"differs from the trained student: {' '.join(str(found).split())}. Raise export.tolerance to accept "
                 "the difference."
             )
         verifications.append(found)
@@ -79,21 +79,21 @@ def export(run: str, out: str, overrides: Sequence[str] = (), *, results: Result
     try:
         shown = results if results is not None else _named(recorded(run), recipe.name)
         write_card(folder, _card(recipe, run, model, options, verification, shown))
-    except Exception as error:  # the model is whole without its description
+    except Exception as error:  # the model is usable without its card
         reason = f"{type(error).__name__}: {error}"
         print(f"warning: {out} is complete, but its README.md could not be written ({reason}).", file=sys.stderr)
     return verification
 
 
 def _special_texts(model: Model) -> list[str]:
-    """Texts of the tokenizer's special tokens, which some tokenizers read as such and some as words."""
+    """Texts that contain special tokens, which some tokenizers parse as special and others as words."""
     names = model.student.tokenizer.special_names[:SPECIAL_TOKENS]
     return [text for name in names for text in (name, f"before {name} after")]
 
 
 def _heldout_texts(recipe: Recipe) -> list[str]:
     if not Path(recipe.store, "manifest.json").is_file():
-        return []  # the store stayed on another machine
+        return []  # the store is on another machine
     store = Store.open(recipe.store)
     role = "heldout" if "heldout" in store.roles else "train"
     return store.texts.take(store.rows(role).documents[:HELDOUT_TEXTS, 0])
@@ -155,7 +155,7 @@ def _card(
 
 
 def _methods(recipe: Recipe, model: Model) -> list[str]:
-    """What the run owes to papers besides those of its losses."""
+    """Methods to cite besides the losses."""
     pieces = recipe.train.microbatches > 1 and any(term.needs().batch for term in recipe.terms().values())
     taken = {
         "grad_cache": pieces,
@@ -168,7 +168,7 @@ def _methods(recipe: Recipe, model: Model) -> list[str]:
 
 
 def _hub_id(model: str | None) -> str | None:
-    """The model if it was loaded from the hub: then it is in the hub's cache. A folder's relative path looks alike."""
+    """The model's hub id, if it is in the hub's cache; by its form alone it could be a relative path."""
     if model is None or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) or Path(model).exists():
         return None
     files = ("config.json", "modules.json", "tokenizer.json")
@@ -190,9 +190,9 @@ def _teachers(recipe: Recipe) -> list[TeacherInfo]:
 
 
 def _teacher(store: Store | None, name: str, config: TeacherConfig) -> TeacherInfo:
-    """What the store knows of a teacher; where it has none, or another, the recipe's word for it.
+    """The teacher as described by the store, or by the recipe if the store has no or another such teacher.
 
-    Of imported vectors neither revision nor hash is told: nothing here has seen the weights.
+    Imported vectors get neither revision nor hash, since their weights were never seen.
     """
     named = TeacherInfo(name, config.model, config.revision)
     if store is None or name not in store.teachers:
@@ -200,7 +200,7 @@ def _teacher(store: Store | None, name: str, config: TeacherConfig) -> TeacherIn
     try:
         vectors = store.teacher(name)
         _require_taught(store, name, config)
-    except UserError:  # rebuilt since the run, for other texts or by another model
+    except UserError:  # rebuilt since the run, for other texts or with another model
         return named
     described = vectors.manifest["description"]
     model = described.get("model") or config.model
@@ -210,9 +210,9 @@ def _teacher(store: Store | None, name: str, config: TeacherConfig) -> TeacherIn
 
 
 def _require_taught(store: Store, name: str, config: TeacherConfig) -> None:
-    """Refuse a store whose teacher is not the recipe's.
+    """Raise UserError if the store's teacher is not the recipe's.
 
-    Files count only where the names differ: those of a model that has the same name may have changed since.
+    File hashes are compared only if the names differ: files of a model of the same name may have changed since.
     """
     expected = describe(config)
     if store.teacher(name).manifest["description"].get("model") == config.model:
@@ -224,11 +224,11 @@ _PLACES = ("store", "run", "path")
 """Settings that name a file or folder."""
 
 _MODELS = ("model", "init", "tokenizer", "dataset")
-"""Settings that name a folder, or an id of the hub."""
+"""Settings that name a folder or a hub id."""
 
 
 def _without_places(value: Any, key: str = "") -> Any:
-    """A recipe's content with the last names of files and folders, not where they lie on this machine; ids stay."""
+    """A recipe's content with local paths reduced to their last component; hub ids stay."""
     if isinstance(value, dict):
         return {name: _without_places(item, name) for name, item in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""`jdistill plan`: what a run would need on chips that are not here.
+"""`jdistill plan`: what a run would need on chips that you don't have.
 
-Neither a store nor a teacher nor weights are needed. What is there is used: the store's lengths, rows and widths, the
-models' sizes. What is not is assumed, and every assumption is told.
+Works without a store, teacher or weights. Uses what is available (the store's lengths, rows and widths, the models'
+sizes), assumes the rest, and lists every assumption.
 """
 
 import json
@@ -30,14 +30,14 @@ from jdistill.train.optimizer import AdamW
 from jdistill.verbs.train import check_packing, make_loader
 
 TEACHER_WIDTH = 1024
-"""Width of a teacher's vectors where nothing tells it: that of most large embedding models."""
+"""Assumed width of a teacher's vectors, as in most large embedding models."""
 
 STEPS = 10_000
-"""Length of the run where it follows from rows that are not known; the schedule reads it, no figure depends on it."""
+"""Assumed number of steps where it depends on unknown rows; only the schedule uses it, no planned figure does."""
 
 
 class Lengths(NamedTuple):
-    """Padded lengths that a user asks for."""
+    """Padded lengths given by the user."""
 
     query: int
     document: int
@@ -57,10 +57,10 @@ def plan(
     Args:
       recipe: the run.
       topologies: such as `v5e:16x16`.
-      length: padded tokens of a text, `N` or `QUERYxDOCUMENT`, instead of the store's or the student's longest; where
-        texts share rows, the mean of their tokens.
-      teacher_width: `N` for all teachers, or `NAME=N`, where neither store nor model tell.
-      search: find the largest batch by compiling the step for others too, instead of from the trace; slow.
+      length: padded tokens per text, `N` or `QUERYxDOCUMENT`, instead of the store's or the student's longest; with
+        packing or folding, the mean number of tokens.
+      teacher_width: `N` for all teachers, or `NAME=N`, if neither store nor model specify it.
+      search: find the largest batch by compiling several batch sizes instead of from the trace; slow.
       as_json: print values instead of text.
 
     Raises:
@@ -78,7 +78,7 @@ def plan(
 
 
 def make_job(recipe: Recipe, chips: int, *, length: Lengths | None, widths: Mapping[str, int]) -> tuple[Job, list[str]]:
-    """The recipe's train step on so many chips, and what had to be assumed about it."""
+    """The recipe's train step on `chips` chips, and the assumptions made."""
     assumed: list[str] = []
     store = Store.open(recipe.store) if (Path(recipe.store) / "manifest.json").is_file() else None
     terms = recipe.terms()
@@ -108,7 +108,7 @@ def make_job(recipe: Recipe, chips: int, *, length: Lengths | None, widths: Mapp
 def _rows(
     recipe: Recipe, store: Store | None, student: Student, chips: int, length: Lengths | None, assumed: list[str]
 ) -> tuple[RowForm, int | None]:
-    """The form of a batch's rows, and batches per epoch where the store tells."""
+    """The form of a batch's rows, and batches per epoch if there is a store."""
     if store is None:
         return _rows_of_config(recipe, student, length, assumed), None
     rows = store.rows("train")
@@ -124,10 +124,10 @@ def _rows(
 
 
 def _rows_of_loader(recipe: Recipe, loader: Loader, documents: int, scores: int, assumed: list[str]) -> RowForm:
-    """As the store's own batches are, the largest of them."""
+    """The form of the store's largest batch."""
     longest = max(loader.shapes, key=lambda shape: shape.query + documents * shape.document)
     if len(loader.shapes) > 1:
-        assumed.append(f"the largest of the store's batches; they come in {loader.layout}")
+        assumed.append(f"the largest of the store's batches, which have {loader.layout}")
     if recipe.loader.packing is None and not recipe.loader.folding:
         return RowForm(longest.query, longest.document, documents, scores)
     example = loader.batch(0)
@@ -144,12 +144,12 @@ def _rows_of_loader(recipe: Recipe, loader: Loader, documents: int, scores: int,
 
 
 def _rows_of_config(recipe: Recipe, student: Student, length: Lengths | None, assumed: list[str]) -> RowForm:
-    """From the columns that the configuration names; a column counts as one text or number."""
+    """The form given by the config's columns, one text or number per column."""
     sources = [source.columns for source in recipe.data.values() if source.role == "train"]
     columns = sources[0]
     negatives = columns.keep_negatives or len(columns.negative_columns)
     if columns.negative_columns and columns.keep_negatives is None:
-        assumed.append(f"{negatives} hard negative(s) per row, one for each column that names them")
+        assumed.append(f"{negatives} hard negative(s) per row, one for each negative column")
     found = length or _longest(recipe, student, assumed)
     plain = columns.text is not None
     form = RowForm(0 if plain else found.query, found.document, 1 + negatives, len(columns.score_columns))
@@ -157,25 +157,23 @@ def _rows_of_config(recipe: Recipe, student: Student, length: Lengths | None, as
 
 
 def _laid_out(recipe: Recipe, form: RowForm, assumed: list[str]) -> RowForm:
-    """Texts that are all as long as `form` says, in rows of the encoder as the recipe asks for."""
+    """`form` with the recipe's packing or folding, assuming all texts have the same length."""
     capacity = recipe.loader.packing
     if recipe.loader.folding:
         return form.folded(2 * form.query_length, 2 * form.document_length)
     if capacity is None:
         return form
-    assumed.append(f"texts fill rows of {capacity} tokens without a gap")
+    assumed.append(f"texts fill rows of {capacity} tokens without gaps")
     query, document = (min(length, capacity) / capacity for length in (form.query_length, form.document_length))
     return form.packed(capacity, query, form.documents * document)
 
 
 def _longest(recipe: Recipe, student: Student, assumed: list[str]) -> Lengths:
-    """The longest that texts can be: where the student cuts them or a packed row ends, padded as the loader pads."""
+    """Maximum text lengths, from the student's max_length or the packed rows, padded as by the loader."""
     longest = min(student.max_length, MAX_LENGTH, recipe.loader.packing or MAX_LENGTH)
     multiple = recipe.loader.pad_to_multiple
     query, document = (-(-longest // step) * step for step in (multiple.query, multiple.document))
-    assumed.append(
-        f"every text has {document} tokens, the most that it can have; --length 32x128 plans for shorter ones"
-    )
+    assumed.append(f"every text has the maximum of {document} tokens; plan for shorter texts with e.g. --length 32x128")
     return Lengths(query, document)
 
 
@@ -184,7 +182,7 @@ def _lengths(text: str | None) -> Lengths | None:
         return None
     parts = text.split("x")
     if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise UserError(f"--length {text}: expected tokens, such as 128, or those of queries and documents, 32x128.")
+        raise UserError(f"--length {text}: expected tokens per text, such as 128, or per query and document, 32x128.")
     return Lengths(int(parts[0]), int(parts[-1]))
 
 
@@ -210,7 +208,7 @@ def _width(config: TeacherConfig, name: str, store: Store | None, assumed: list[
     found = next((size for size in [*sizes, _number(folder / "config.json", "hidden_size")] if size), None)
     if found is None:
         assumed.append(
-            f"vectors of teacher '{name}' have {TEACHER_WIDTH} numbers; --teacher-width {name}=N says otherwise"
+            f"vectors of teacher '{name}' have width {TEACHER_WIDTH}; set another with --teacher-width {name}=N"
         )
     return found or TEACHER_WIDTH
 

@@ -1,4 +1,4 @@
-"""`jdistill show`: the resolved configuration, or the schema of all configurations."""
+"""`jdistill show`: the resolved config, or the JSON Schema of configs."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from jdistill.recipe import Recipe
 
 
 def load_recipe(config: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a YAML file, `key=value` overrides applied."""
+    """The recipe in a YAML file, with `key=value` overrides applied."""
     return load_config(Recipe, config, overrides)
 
 
@@ -20,9 +20,9 @@ def run_recipe(run: str | Path) -> Recipe:
 
 
 def show(config: str | None, overrides: Sequence[str] = (), *, schema: bool = False) -> str:
-    """The resolved recipe as YAML, or the JSON Schema of every recipe."""
+    """The resolved recipe as YAML, or the JSON Schema of recipes."""
     if schema:
         return json.dumps(Recipe.model_json_schema(), indent=2) + "\n"
     if config is None:
-        raise UserError("show: which configuration? Give a YAML file, or --schema for the schema of all.")
+        raise UserError("show: no config given. Pass a YAML file, or --schema for the JSON Schema.")
     return dump_yaml(load_recipe(config, overrides))

@@ -1,4 +1,4 @@
-"""A teacher beside its students: measured as the recipe asks it, by its model or else by its stored vectors."""
+"""Evaluate a teacher with the recipe's settings, by running its model or else with its stored vectors."""
 
 import sys
 from collections.abc import Mapping
@@ -16,17 +16,16 @@ from jdistill.teacher import Teacher, describe
 
 
 class _NotStoredError(Exception):
-    """The store lacks a text that an evaluator asks for."""
+    """The store lacks a text that an evaluator needs."""
 
 
 def find_teacher(recipe: Recipe, model: str) -> str | None:
-    """Name of the teacher of the recipe that is meant by a name, a folder or an id of the hub; None if none is.
+    """Name of the recipe's teacher given by name, folder or hub id; None if it is none of them.
 
-    A run folder is no teacher, whatever it is called; a folder that has a teacher's name counts as itself if it is
-    written as `./NAME`.
+    A run folder is never a teacher. Write `./NAME` for a folder that has the same name as a teacher.
 
     Raises:
-      UserError: if several teachers of the recipe are this model, asked in different ways.
+      UserError: if several teachers of the recipe use this model.
     """
     if Path(model, "architecture").is_dir():
         return None
@@ -35,8 +34,8 @@ def find_teacher(recipe: Recipe, model: str) -> str | None:
     names = [name for name, config in recipe.teachers.items() if _same_model(model, config.model)]
     if len(names) > 1:
         raise UserError(
-            f"evaluate: {model} is the model of several teachers of the recipe ({', '.join(names)}), which are asked "
-            "in different ways. Name one of them instead, or each."
+            f"evaluate: {model} is the model of several teachers of the recipe ({', '.join(names)}) with different "
+            "settings. Pass the names of the teachers instead."
         )
     return names[0] if names else None
 
@@ -44,20 +43,20 @@ def find_teacher(recipe: Recipe, model: str) -> str | None:
 def evaluate_teacher(
     evaluators: Mapping[str, EvaluatorConfig | Fidelity], recipe: Recipe, store: Store | None, name: str
 ) -> dict[str, float]:
-    """Every metric of a teacher with the prompts, length, layer, width and precision that the recipe gives it.
+    """All metrics of a teacher with the recipe's prompts, length, layer, width and precision.
 
-    Its model encodes the texts, as `embed` has it do. Where that cannot be loaded, since PyTorch is missing, the model
-    lies elsewhere, or its vectors were imported, the store's vectors stand for it: then what asks for other texts, or
-    for the model's speed, is left out with a warning.
+    Runs the model, as `embed` does. If it cannot be loaded (PyTorch is missing, the model is elsewhere, or its vectors
+    were imported), the stored vectors are used instead; evaluators of other texts or of speed are then skipped with a
+    warning.
 
     Args:
-      evaluators: name -> what is measured.
-      recipe: its `teachers` say how the teacher is asked.
-      store: the recipe's, where there is one.
+      evaluators: name -> evaluator.
+      recipe: its `teachers` has the teacher's settings.
+      store: the recipe's store, if there is one.
       name: the teacher's name in the recipe.
 
     Raises:
-      UserError: if neither model nor stored vectors can be measured, or the store's vectors were made differently.
+      UserError: if neither model nor stored vectors are available, or the stored vectors have other settings.
     """
     try:
         teacher = Teacher(recipe.teachers[name], name=name)
@@ -70,7 +69,7 @@ def evaluate_teacher(
 
 def _encode_with(teacher: Teacher) -> Encode:
     def encode(texts: list[str], *, side: SideName) -> Float[np.ndarray, "n d"]:
-        """Equal texts are encoded once, so that their vectors are equal to the last bit, as a student's are."""
+        """Encode equal texts once, so that their vectors are bit-identical, as a student's are."""
         places: dict[str, int] = {}
         of_texts = [places.setdefault(text, len(places)) for text in texts]
         return teacher.encode(list(places), side=side)[of_texts]
@@ -87,8 +86,8 @@ def _by_stored_vectors(
     why: UserError,
 ) -> dict[str, float]:
     if store is None or name not in store.teachers:
-        missing = f"there is no store at {recipe.store}" if store is None else f"the store at {store.path} has none"
-        raise UserError(f"evaluate: {why} Nor can the teacher's stored vectors stand for it: {missing}.") from why
+        missing = f"no store at {recipe.store}" if store is None else f"the store at {store.path} has none"
+        raise UserError(f"evaluate: {why} There are no stored vectors to use instead: {missing}.") from why
     check_teacher(store, name, describe(recipe.teachers[name]))
     vectors = store.teacher(name)
 
@@ -102,26 +101,26 @@ def _by_stored_vectors(
     left_out = []
     for key, evaluator in evaluators.items():
         try:
-            if isinstance(evaluator, Throughput):  # reading a file is no speed of a model
+            if isinstance(evaluator, Throughput):  # reading vectors from disk does not measure the model
                 raise _NotStoredError
             metrics |= measure({key: evaluator}, encode)
         except _NotStoredError:
             left_out.append(key)
     if not metrics:
         raise UserError(
-            f"evaluate: {why} Nor can the teacher's stored vectors stand for it: the store at {store.path} has "
-            f"nothing for {', '.join(left_out)}."
+            f"evaluate: {why} The stored vectors cannot be used instead: the store at {store.path} lacks texts for "
+            f"{', '.join(left_out)}."
         ) from why
     _warn(name, left_out, why)
     return metrics
 
 
 def _warn(name: str, left_out: list[str], why: UserError) -> None:
-    without = f", which has nothing for {', '.join(left_out)}: left out" if left_out else ""
-    print(f"warning: teacher '{name}' is measured by its vectors in the store{without}. {why}", file=sys.stderr)
+    without = f"; skipped {', '.join(left_out)}, which the store cannot answer" if left_out else ""
+    print(f"warning: evaluating teacher '{name}' with its stored vectors{without}. {why}", file=sys.stderr)
 
 
 def _same_model(model: str, configured: str) -> bool:
-    """Whether both are one id of the hub, or one folder however it is written."""
+    """Whether both are the same hub id or the same folder."""
     here, there = Path(model).expanduser(), Path(configured).expanduser()
     return model == configured or (here.is_dir() and there.is_dir() and here.samefile(there))

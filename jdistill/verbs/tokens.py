@@ -1,4 +1,4 @@
-"""Whether a student's tokens are those that its users will have: asked of transformers before anything is trained."""
+"""Check, before training, that transformers tokenizes as the student does."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,33 +13,33 @@ from jdistill.student.tokenizer_texts import AWKWARD
 from jdistill.teacher.tokens import Answer, Question, ask, transformers_version
 
 LENGTHS = (None, 16)
-"""Texts are compared whole, and cut after so many tokens, which shows from which end they are cut."""
+"""Texts are compared in full and truncated to this many tokens, which reveals the truncation side."""
 
 SHOWN = 12
-"""Tokens that a message shows."""
+"""Maximum number of tokens shown in a message."""
 
 
 class Compared(NamedTuple):
-    """What came of a comparison."""
+    """Result of a comparison."""
 
     line: str
-    """For people."""
+    """Summary for the user."""
     equal: bool
-    """Whether all tokens were the same; if not, they could not be compared."""
+    """True if all tokens were equal; False if they could not be compared."""
 
 
 def check_tokenizer(recipe: Recipe, *, download: bool) -> Compared | None:
-    """Compare the tokens of a few dozen awkward texts with those that transformers makes of the tokenizer's folder.
+    """Tokenize a few dozen difficult texts here and with transformers, and compare the tokens.
 
-    Where the folder cannot be read, nothing is said: making the student tells why.
+    Returns None if the folder cannot be read: building the student reports the error.
 
     Args:
       recipe: its `student` is used.
-      download: whether a model of the hub may be downloaded; else it is compared only where it has been.
+      download: whether hub models may be downloaded; if not, only cached ones are compared.
 
     Returns:
-      What was compared; None where transformers is not installed, the recipe asks for no comparison, or there is no
-      transformer's tokenizer, as in a table of token vectors, which is read without transformers.
+      The result; None if transformers is not installed, `student.check_tokenizer` is off, or the model has no
+      transformers tokenizer, such as a table of token vectors.
 
     Raises:
       UserError: if tokens differ.
@@ -56,24 +56,24 @@ def check_tokenizer(recipe: Recipe, *, download: bool) -> Compared | None:
         return None
     question, tokenizer = found
     if theirs.failure:
-        line = f"tokens not compared with transformers {version}, which cannot load the tokenizer: {theirs.failure}"
+        line = f"tokens not compared: transformers {version} cannot load the tokenizer: {theirs.failure}"
         return Compared(line, equal=False)
     differing = difference(question, tokens_of(tokenizer, question), theirs)
     if differing is not None:
         where = "student.init" if recipe.student.tokenizer is None else "student.tokenizer"
         raise UserError(
-            f"{where}: {question.folder}: transformers {version} reads its tokenizer as {theirs.name}, which makes "
-            f"other tokens than are made here. {differing} {_advice(version)}"
+            f"{where}: {question.folder}: transformers {version} loads its tokenizer as {theirs.name}, whose tokens "
+            f"differ from jdistill's. {differing} {_advice(version)}"
         )
-    line = f"tokens as {theirs.name} of transformers {version} makes them, of {len(question.texts)} awkward texts"
+    line = f"same tokens as {theirs.name} of transformers {version} on {len(question.texts)} difficult texts"
     return Compared(line, equal=True)
 
 
 def _question(config: StudentConfig, *, download: bool) -> tuple[Question, Tokenizer] | None:
-    """What to ask of the tokenizer that the student reads, and that tokenizer; None if there is none to ask for."""
+    """The texts and settings to compare, and the student's tokenizer; None if there is nothing to compare with."""
     own = config.tokenizer is not None
     name, revision = (config.tokenizer, None) if own else (config.init, config.revision)
-    assert name is not None  # StudentConfig lets none through without
+    assert name is not None  # StudentConfig requires init or tokenizer
     folder = locate(name, revision=revision, tokenizer_only=own) if download else at_hand(name, revision=revision)
     if folder is None:
         return None
@@ -87,12 +87,12 @@ def _question(config: StudentConfig, *, download: bool) -> tuple[Question, Token
 
 
 def tokens_of(tokenizer: Tokenizer, question: Question) -> list[list[list[int]]]:
-    """Our answer: for each length, the tokens of each text."""
+    """The tokens that jdistill makes of each text, for each length."""
     return [tokenizer.encode(list(question.texts), length) for length in question.lengths]
 
 
 def difference(question: Question, ours: Sequence[Sequence[Sequence[int]]], theirs: Answer) -> str | None:
-    """How many texts differ, and how the first of them does, in two sentences; None if none differs."""
+    """How many texts differ, and how the first of them differs; None if none does."""
     differing = [
         (text, length, here, there)
         for length, mine, other in zip(question.lengths, ours, theirs.ids, strict=True)
@@ -102,18 +102,18 @@ def difference(question: Question, ours: Sequence[Sequence[Sequence[int]]], thei
     if not differing:
         return None
     text, length, here, there = differing[0]
-    cut = "" if length is None else f", cut after {length} tokens"
+    cut = "" if length is None else f" (truncated to {length} tokens)"
     start, mine, other = _excerpts(here, there)
     behind = f", from token {start} on" if start else ""
     count = len({text for text, *_ in differing})
     return (
-        f"Of {len(question.texts)} awkward texts {count} differ, {text[:60]!r}{cut} the first: token ids {other} "
-        f"there, {mine} here{behind}."
+        f"{count} of {len(question.texts)} difficult texts differ, the first is {text[:60]!r}{cut}: token ids {other} "
+        f"in transformers, {mine} in jdistill{behind}."
     )
 
 
 def _excerpts(here: Sequence[int], there: Sequence[int]) -> tuple[int, str, str]:
-    """Number of the first token that is shown, and both lists from it on, so that the first difference is seen."""
+    """Index of the first token shown, and both lists from there on, such that the first difference is visible."""
     same = next((i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there)))
     start = 0 if same < SHOWN else same - 2
     return start, _shortened(here[start:]), _shortened(there[start:])
@@ -126,9 +126,9 @@ def _shortened(ids: Sequence[int]) -> str:
 
 def _advice(version: str) -> str:
     first = (
-        "Install transformers 5, whose tokenizers are those that are read here"
+        "Install transformers 5, whose tokenizers jdistill follows"
         if version.partition(".")[0] == "4"
-        else "Let transformers write the tokenizer anew, AutoTokenizer.from_pretrained(folder).save_pretrained(new), "
-        "and name that as student.tokenizer, or download the model's tokenizer files again"
+        else "Re-save the tokenizer with AutoTokenizer.from_pretrained(folder).save_pretrained(new) and set new as "
+        "student.tokenizer, or download the model's tokenizer files again"
     )
-    return f"{first}; or train with the tokens of here all the same: student.check_tokenizer=false."
+    return f"{first}; or keep jdistill's tokens with student.check_tokenizer=false."

@@ -1,4 +1,4 @@
-"""`jdistill train`: store to run folder."""
+"""`jdistill train`: from a store to a run folder."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,16 +25,15 @@ from jdistill.verbs.evaluate import evaluate_params, make_evaluators
 from jdistill.verbs.tokens import check_tokenizer
 
 LANES = 128
-"""Places of a row that a TPU computes on side by side."""
+"""Width of a TPU vector register: row lengths are padded up to multiples of it."""
 
 
 def train(recipe: Recipe) -> TrainResult:
-    """Train the recipe's student on its store, in its run folder; goes on from the last checkpoint.
+    """Train the recipe's student on its store, in its run folder; resumes from the last checkpoint.
 
     Raises:
-      UserError: if store and recipe do not fit each other, or the run folder was begun with another recipe; and
-        whatever `check_surroundings`, `check_tokenizer`, `check_student` and `check_terms` find, before anything long
-        is begun.
+      UserError: if store and recipe do not match, the run folder belongs to another recipe, or one of
+        `check_surroundings`, `check_tokenizer`, `check_student` and `check_terms` fails. All checks come first.
     """
     check_compiler()
     store, made = open_store(recipe), list[str]()
@@ -67,12 +66,11 @@ def train(recipe: Recipe) -> TrainResult:
 
 
 def check_packing(packing: int | None, platform: str) -> None:
-    """Refuse packed rows that a TPU would fill up to the next multiple of what it computes on side by side."""
+    """Refuse packed rows that a TPU would pad to the next multiple of LANES."""
     if packing is not None and packing % LANES and platform == "tpu":
         above = -(-packing // LANES) * LANES
         raise UserError(
-            f"loader.packing={packing}: a TPU computes on {LANES} places side by side, so rows must be a multiple of "
-            f"that. Set it to {above}."
+            f"loader.packing={packing}: must be a multiple of {LANES} on TPUs, which pad rows to it. Set it to {above}."
         )
 
 
@@ -80,7 +78,7 @@ def open_store(recipe: Recipe) -> Store:
     """The recipe's store, checked against the recipe's teachers.
 
     Raises:
-      UserError: if it is missing, incomplete or damaged, or was made with other teachers.
+      UserError: if the store is missing, incomplete or damaged, or was made with other teachers.
     """
     store = Store.open(recipe.store)
     for name, config in recipe.teachers.items():
@@ -92,17 +90,16 @@ def open_store(recipe: Recipe) -> Store:
 def make_run_student(
     recipe: Recipe, store: Store, *, say: Callable[[str], None] | None = None
 ) -> tuple[Student, dict[str, Any]]:
-    """The student before its first step, with a projection to each teacher whose space some term needs.
+    """The student before its first step, with a projection to each teacher that a term projects to.
 
-    One that takes long to make, since it is fitted to the training texts, is read from the run's folder where the run
-    goes on.
+    A pruned student, whose pruning on the training texts takes long, is read from the run folder when resuming.
 
     Args:
       recipe: the run.
       store: its texts and teachers.
-      say: is told in a line what the student was made of.
+      say: receives one line on the student's origin.
     Raises:
-      UserError: if there is no projection and the widths differ, or teachers side by side need one.
+      UserError: if a projection is missing: the widths differ, or a term combines several teachers.
     """
     widths = teacher_widths(recipe, store)
     if recipe.student.cuts.any and complete_steps(recipe.run):
@@ -120,16 +117,16 @@ def make_run_student(
 
 
 def teacher_widths(recipe: Recipe, store: Store) -> dict[str, int]:
-    """The width of each teacher whose space some term needs."""
+    """The width of each teacher that a term projects to."""
     projected = {t for term in recipe.terms().values() if term.needs().projection for t in term.teachers}
     return {name: store.teacher(name).width for name in sorted(projected)}
 
 
 def check_projections(recipe: Recipe, store: Store, student: Student) -> None:
-    """Refuse a student that lacks the projection to a teacher.
+    """Check that the student has every projection it needs.
 
     Raises:
-      UserError: if the widths differ and there is no projection, or teachers side by side need one.
+      UserError: if a projection is missing: the widths differ, or a term combines several teachers.
     """
     for name in teacher_widths(recipe, store):
         if name not in student.config.projections:
@@ -138,38 +135,38 @@ def check_projections(recipe: Recipe, store: Store, student: Student) -> None:
 
 
 def corpus_of(recipe: Recipe, store: Store, prompts: Prompts) -> Corpus:
-    """The store's training texts, with the student's prompts, be they the recipe's or those of `init`."""
+    """The store's training texts with the student's prompts."""
     rows = store.rows("train")
     sides = [] if rows.queries is None else [Side(rows.queries, prompts.query)]
     return Corpus(store.texts.take, [*sides, Side(rows.documents, prompts.document)], seed=recipe.seed)
 
 
 def _check_side_by_side(recipe: Recipe, student: Student) -> None:
-    """One vector cannot equal those of several teachers: at least one of them needs a projection."""
+    """A term of several teachers needs at least one projection: one vector cannot equal several."""
     for name, term in recipe.terms().items():
         if not term.needs().projection or len(term.teachers) < 2:
             continue
         if not any(teacher in student.config.projections for teacher in term.teachers):
             raise UserError(
-                f"losses.{name}.teacher: the vectors of {' and '.join(term.teachers)} are to be matched side by side, "
-                f"but student.projection is '{recipe.student.projection}' and all widths are {student.width}, so there "
-                "is no projection. Set student.projection: linear."
+                f"losses.{name}.teacher: several teachers ({', '.join(term.teachers)}) need a projection, but "
+                f"student.projection is '{recipe.student.projection}' and all widths are {student.width}, so there is "
+                "none. Set student.projection: linear."
             )
 
 
 def make_loader(recipe: Recipe, store: Store, student: Student, params: Any = None, *, pieces: int = 1) -> Loader:
-    """Batches of the store's training rows, in the student's tokens.
+    """Batches of the store's training rows, tokenized for the student.
 
     Args:
       recipe: the run.
       store: its texts and teachers.
-      student: whose tokenizer and prompts.
-      params: the student's; with them, batches carry the encoder's hidden states where `student.backbone` is cached,
-        which are computed now if they are not on disk. Without, they never do.
+      student: its tokenizer and prompts are used.
+      params: the student's parameters. If given and `student.backbone` is cached, batches include the encoder's hidden
+        states, which are computed now unless they are on disk.
       pieces: devices times microbatches.
 
     Raises:
-      UserError: as Loader and `hidden_table` do, or if nothing of a student whose backbone is cached learns.
+      UserError: as Loader and `hidden_table` do, or if a student with a cached backbone has nothing to train.
     """
     rows = store.rows("train")
 
@@ -211,5 +208,5 @@ def _hidden_tables(
 
 
 def teachers_of(recipe: Recipe, store: Store) -> dict[str, TeacherVectors]:
-    """The vectors of every teacher that some term learns from."""
+    """The vectors of every teacher that a term uses."""
     return {name: store.teacher(name) for term in recipe.terms().values() for name in term.teachers}

@@ -57,7 +57,7 @@ def test_a_converted_folder_is_the_same_model_without_pickles(folder, tmp_path, 
     expected = jdistill.load(folder).encode(list(SENTENCES), prompt_name="query")
     pickled(folder, parts)
     assert cli.main(["convert", str(folder), str(tmp_path / "new")]) == 0
-    assert "is written" in capsys.readouterr().out
+    assert "Wrote" in capsys.readouterr().out
     assert not [path.name for path in (tmp_path / "new").rglob("*.bin*")]
     new = jdistill.load(tmp_path / "new")
     np.testing.assert_array_equal(new.encode(list(SENTENCES), prompt_name="query"), expected)

@@ -44,7 +44,7 @@ def test_what_trains_is_summed_up(embedded: Job, capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     assert cli.main(["show", "--check", recipe]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("tiny: no mistake found")
+    assert out.startswith("tiny: no errors found")
     assert "evaluations: sts, fidelity_big" in out
     assert not run.exists()
 
@@ -53,7 +53,7 @@ def test_without_a_store_what_needs_none_is_checked(job: Job, capsys: pytest.Cap
     recipe = job.write()
     keep = "train.keep_best.metric="
     assert cli.main(["show", "--check", recipe, keep + "fidelity_big/overlap@10"]) == 0
-    assert "jdistill embed makes it" in capsys.readouterr().out
+    assert "create it with jdistill embed" in capsys.readouterr().out
     assert cli.main(["show", "--check", recipe, keep + "fidelity_big/overlap@11"]) == 2
     assert "no 'fidelity_big/overlap@11'" in capsys.readouterr().err
     assert not Path(job.content["store"]).exists()
@@ -129,7 +129,10 @@ def test_prompt_without_room_in_the_length_of_the_tokenizer(
     student = {"encoder": {"kind": "bert", **sizes}, "tokenizer": str(tmp_path)}
     student["prompts"] = {"query": "the cat the cat the cat "}
     message = both_refuse(embedded, tmp_path, capsys, student=student)
-    assert "the prompt takes 8 tokens, special ones included, and a text is cut after 8" in message
+    assert (
+        "the prompt takes 8 tokens, special tokens included, which leaves no room for text within student.max_length 8"
+        in message
+    )
 
 
 def test_package_of_a_sink(
@@ -224,7 +227,7 @@ def test_name_of_an_evaluation_that_fidelity_takes(
 ) -> None:
     evaluate = {"fidelity_big": embedded.content["evaluate"]["sts"]}
     message = both_refuse(embedded, tmp_path, capsys, evaluate=evaluate)
-    assert "evaluate.fidelity_big: is the name of the comparison" in message
+    assert "evaluate.fidelity_big: this name is reserved for the comparison" in message
 
 
 def test_run_folder_that_is_a_file(embedded: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -93,14 +93,14 @@ def test_stored_vectors_stand_for_a_teacher_that_cannot_be_loaded(embedded, monk
     for key, value in stored.items():
         assert value == pytest.approx(by_model[key], abs=1e-5), key
     warning = capsys.readouterr().err
-    assert "has nothing for elsewhere, speed: left out" in warning
+    assert "skipped elsewhere, speed, which the store cannot answer" in warning
     assert "teachers.big: needs PyTorch" in warning
 
     recipe = embedded.write("stored.yaml", evaluate={"elsewhere": elsewhere}, fidelity=None)
-    with pytest.raises(UserError, match=r"needs PyTorch.*pip install.*has nothing for elsewhere\."):
+    with pytest.raises(UserError, match=r"needs PyTorch.*pip install.*lacks texts for elsewhere\."):
         evaluate(["big"], config=recipe)
     recipe = embedded.write("stored.yaml", store=str(embedded.folder / "nowhere"))
-    with pytest.raises(UserError, match=r"needs PyTorch.*there is no store at"):
+    with pytest.raises(UserError, match=r"needs PyTorch.*no store at"):
         evaluate(["big"], config=recipe)
 
 
@@ -117,7 +117,7 @@ def test_which_models_are_teachers(job, monkeypatch):
     assert find_teacher(recipe, "big") is None  # a run that has the teacher's name
     recipe = load_recipe(job.write(teachers={"big": big, "early": {**big, "layer": 1}}, losses=losses))
     assert find_teacher(recipe, "early") == "early"
-    with pytest.raises(UserError, match=r"several teachers of the recipe \(big, early\).*Name one of them"):
+    with pytest.raises(UserError, match=r"several teachers of the recipe \(big, early\).*Pass the names"):
         find_teacher(recipe, "teacher")
 
 

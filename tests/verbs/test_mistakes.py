@@ -147,7 +147,7 @@ def test_export_does_not_overwrite_a_foreign_folder(embedded, capsys, tmp_path):
         file.write('{"step": 2, "tra')  # as a killed process leaves it
     message = refused(capsys, "export", tmp_path / "run", tmp_path / "good", "tolerance=1e-30")
     assert "nothing was written" in message
-    assert "is as it was" in message
+    assert "is unchanged" in message
     assert content(tmp_path / "good") == before
     assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "good")]) == 0
 
@@ -168,5 +168,5 @@ def test_pieces_that_cannot_be_laid_out(embedded, capsys, tmp_path, layout, mult
 def test_packed_rows_on_a_tpu():
     for rows, platform in ((128, "tpu"), (256, "tpu"), (72, "cpu"), (None, "tpu")):
         check_packing(rows, platform)
-    with pytest.raises(UserError, match=r"loader\.packing=200: a TPU computes on 128 places .* Set it to 256\."):
+    with pytest.raises(UserError, match=r"loader\.packing=200: must be a multiple of 128 on TPUs.* Set it to 256\."):
         check_packing(200, "tpu")

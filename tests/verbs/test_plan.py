@@ -55,8 +55,8 @@ def test_a_plan_needs_neither_store_nor_teacher_nor_weights(tmp_path):
     assert not first["compiled"]
     assert first["microbatches"] == 2
     assert (first["query_length"], first["document_length"]) == (64, 64)  # 60, padded as the loader pads
-    assert any("teacher 'big' have 1024 numbers" in sentence for sentence in first["assumed"])
-    assert any("every text has 64 tokens" in sentence for sentence in first["assumed"])
+    assert any("teacher 'big' have width 1024" in sentence for sentence in first["assumed"])
+    assert any("every text has the maximum of 64 tokens" in sentence for sentence in first["assumed"])
     assert second["flops"]["model_by_formula"] == pytest.approx(2 * first["flops"]["model_by_formula"])
     assert list(tmp_path.iterdir()) == [tmp_path / "x.yaml"]  # nothing was written
 
@@ -93,7 +93,7 @@ def test_rows_that_texts_share_are_as_many_as_their_tokens_fill(job):
     packed, folded = (load_recipe(job.write(), [layout]) for layout in ("loader.packing=128", "loader.folding=true"))
     planned, assumed = make_job(packed, 2, length=Lengths(16, 48), widths={})
     assert planned.rows.sides == ((1, SharedRows(128, 0.125)), (1, SharedRows(128, 0.375)))
-    assert "texts fill rows of 128 tokens without a gap" in assumed
+    assert "texts fill rows of 128 tokens without gaps" in assumed
     planned, _ = make_job(folded, 2, length=Lengths(16, 48), widths={})
     assert planned.rows.sides == ((1, SharedRows(32, 0.5)), (1, SharedRows(96, 0.5)))
 
@@ -102,7 +102,7 @@ def test_rows_that_texts_share_are_as_many_as_their_tokens_fill(job):
     ("arguments", "message"),
     [
         (["--topology", "v7:2x2"], "--topology v7:2x2: unknown chip 'v7'. Known: v5e, v5p, v6e, h100, h200."),
-        (["--topology", "h100:8", "--length", "8x"], "--length 8x: expected tokens, such as 128"),
+        (["--topology", "h100:8", "--length", "8x"], "--length 8x: expected tokens per text, such as 128"),
         (
             ["--topology", "h100:8", "--teacher-width", "small=3"],
             "expected a number, or TEACHER=NUMBER.",
@@ -112,7 +112,7 @@ def test_rows_that_texts_share_are_as_many_as_their_tokens_fill(job):
         (["--topology", "h100:16", "loader.folding=true"], "over the 16 chips of h100:16, rows two by two. Take 32"),
         (
             ["--topology", "v5e:2x2", "loader.packing=64"],
-            "loader.packing=64: a TPU computes on 128 places side by side",
+            "loader.packing=64: must be a multiple of 128 on TPUs",
         ),
         (
             ["--topology", "h100:8", "student.init=no/model"],

@@ -92,7 +92,7 @@ def test_teachers_as_wide_as_the_student_need_a_projection(two: Job, tmp_path: P
         two.write("twin.yaml", teachers={"big": twin, "twin": twin}, losses=losses, run=str(tmp_path / "run"))
     )
     embed(recipe)
-    with pytest.raises(UserError, match=r"losses.both.teacher: the vectors of big and twin .*\.projection: linear"):
+    with pytest.raises(UserError, match=r"losses.both.teacher: several teachers \(big, twin\).*: linear"):
         train(recipe)
 
 

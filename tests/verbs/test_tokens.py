@@ -42,9 +42,9 @@ def test_other_tokens_stop_a_training_before_its_student_is_made(
 ) -> None:
     monkeypatch.setattr(sys.modules["jdistill.verbs.train"], "make_student", lambda *_, **__: pytest.fail("was made"))
     message = both_refuse(embedded, tmp_path, capsys, student={"init": str(misread)})
-    assert f"student.init: {misread}: transformers {transformers_version()} reads its tokenizer as Bert" in message
-    assert f"Of {len(AWKWARD)} awkward texts " in message
-    assert "'The CAT Sits' the first: token ids [2, " in message
+    assert f"student.init: {misread}: transformers {transformers_version()} loads its tokenizer as Bert" in message
+    assert f" of {len(AWKWARD)} difficult texts differ" in message
+    assert "the first is 'The CAT Sits': token ids [2, " in message
     assert "student.tokenizer" in message
     assert "student.check_tokenizer=false" in message
 
@@ -70,9 +70,7 @@ def test_settings_of_sentence_transformers_count_on_both_sides(settings: dict[st
     change(folder / "tokenizer_config.json", do_lower_case=False)
     change(folder / "sentence_bert_config.json", **settings)
     found = check_tokenizer(recipe_of(init=str(folder)), download=False)
-    line = (
-        f"tokens as BertTokenizer of transformers {transformers_version()} makes them, of {len(AWKWARD)} awkward texts"
-    )
+    line = f"same tokens as BertTokenizer of transformers {transformers_version()} on {len(AWKWARD)} difficult texts"
     assert found == Compared(line, equal=True)
 
 
@@ -82,9 +80,7 @@ def test_what_transformers_cannot_load_is_only_noted(
     monkeypatch.setattr(tokens, "ask", lambda _: Answer("", (), "ValueError no such class"))
     train = {**embedded.content["train"], "steps": 1, "evaluate_every": None}
     recipe = embedded.write("noted.yaml", run=str(tmp_path / "run"), train=train)
-    told = (
-        f"tokens not compared with transformers {transformers_version()}, which cannot load the tokenizer: ValueError"
-    )
+    told = f"tokens not compared: transformers {transformers_version()} cannot load the tokenizer: ValueError"
     capsys.readouterr()
     assert cli.main(["train", recipe]) == 0
     assert f"student: {told}" in capsys.readouterr().err
@@ -109,15 +105,15 @@ def test_what_there_is_nothing_to_ask_of(monkeypatch: pytest.MonkeyPatch, tmp_pa
         (
             [[1], [2], [3]],
             [[1], [2], [4]],
-            "Of 3 awkward texts 1 differ, 'c' the first: token ids [4] there, [3] here.",
+            "1 of 3 difficult texts differ, the first is 'c': token ids [4] in transformers, [3] in jdistill.",
         ),
-        ([[1], [2], [3]], [[1], [2, 5], []], "2 differ, 'b' the first: token ids [2, 5] there, [2] here."),
+        ([[1], [2], [3]], [[1], [2, 5], []], "the first is 'b': token ids [2, 5] in transformers, [2] in"),
         (
             [[*range(30)]] * 3,
             [[*range(20), 7]] * 3,
-            "there, [18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29] here, from ",
+            "in transformers, [18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29] in jdistill, from ",
         ),
-        ([[*range(30)]] * 3, [[7]] * 3, "[7] there, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, and 18 more] here."),
+        ([[*range(30)]] * 3, [[7]] * 3, "[7] in transformers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, and 18 more] in"),
     ],
 )
 def test_how_a_difference_is_told(here: list[list[int]], there: list[list[int]], told: str | None) -> None:
@@ -128,12 +124,15 @@ def test_how_a_difference_is_told(here: list[list[int]], there: list[list[int]],
 def test_a_difference_in_cut_texts_alone(tmp_path: Path) -> None:
     same = [[1], [2], [3]]
     found = difference(QUESTION, [same, same], Answer("C", [same, [[1], [9], [3]]]))
-    assert found == "Of 3 awkward texts 1 differ, 'b', cut after 4 tokens the first: token ids [9] there, [2] here."
+    assert found == (
+        "1 of 3 difficult texts differ, the first is 'b' (truncated to 4 tokens): token ids [9] in transformers, "
+        "[2] in jdistill."
+    )
 
 
 def test_what_to_do_follows_from_the_release() -> None:
     assert "Install transformers 5" in tokens._advice("4.57.1")
-    assert "Let transformers write the tokenizer anew" in tokens._advice("5.23.0")
+    assert "Re-save the tokenizer" in tokens._advice("5.23.0")
 
 
 def test_a_model_of_the_hub_is_compared_where_it_was_downloaded(
