@@ -1,4 +1,4 @@
-"""Training: state, optimizer, one step, the loop around it, and where its numbers go."""
+"""Training: state, optimizer, train step, training loop and metric sinks."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """The loop, imported when it is first needed: reading a configuration must not wait for orbax and grain."""
+    """Import the loop on first use, so that reading a config does not wait for orbax and grain."""
     if name in ("train", "TrainResult"):
         from jdistill.train import loop
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, one calm line per logged step elsewhere."""
+"""Console output of a run: a progress bar on a terminal, otherwise one line per logged step."""
 
 import sys
 import time
@@ -8,12 +8,13 @@ from jdistill.types import Metrics
 
 
 class Console:
-    """The run's voice; `quiet` on every process but the first.
+    """Prints the progress of a run.
 
     Args:
       total: steps of the whole run.
-      start: steps done before.
+      start: steps already done.
       rows: rows per step.
+      quiet: print nothing, as on every process but the first.
     """
 
     def __init__(self, total: int, *, start: int, rows: int, quiet: bool):
@@ -29,7 +30,7 @@ class Console:
             self._bar = tqdm(total=total, initial=start, unit=" steps", dynamic_ncols=True)
 
     def say(self, text: str) -> None:
-        """One line of text."""
+        """Print one line."""
         if self._quiet:
             return
         if self._bar is not None:
@@ -38,23 +39,23 @@ class Console:
             print(text, file=sys.stderr, flush=True)
 
     def advance(self) -> None:
-        """One more step was dispatched."""
+        """Count one dispatched step."""
         if self._bar is not None:
             self._bar.update(1)
 
     def pause(self, seconds: float) -> None:
-        """Time that was spent on something else than steps, and does not count for the rate."""
+        """Exclude time that was not spent on steps from the rate."""
         self._since += seconds
 
     def rate(self, step: int) -> float:
-        """Rows per second since the last call; NaN where no step was done since."""
+        """Rows per second since the last call; NaN if no step was done since."""
         now = time.perf_counter()
         steps, seconds = step - self._last_step, now - self._since
         self._last_step, self._since = step, now
         return steps * self._rows / seconds if steps and seconds > 0 else float("nan")
 
     def log(self, step: int, metrics: Metrics, values: Mapping[str, float]) -> None:
-        """Where the run stands after a step."""
+        """Print the metrics of a step."""
         rate = values["train/rows_per_second"]
         left = (self._total - step) * self._rows / rate if rate > 0 else float("nan")
         terms = "".join(f"  {name} {float(value):.4g}" for name, value in metrics.terms.items())
@@ -72,13 +73,13 @@ class Console:
         )
 
     def close(self) -> None:
-        """The bar ends where it stands."""
+        """Close the progress bar."""
         if self._bar is not None:
             self._bar.close()
 
 
 def evaluation_lines(evaluation: Mapping[str, float]) -> list[str]:
-    """A line for each evaluator: its name, then its metrics. Names are `evaluator/metric`."""
+    """One line per evaluator with its metrics; the keys of `evaluation` are `evaluator/metric`."""
     groups: dict[str, list[str]] = {}
     for name, value in evaluation.items():
         evaluator, _, metric = name.rpartition("/")

@@ -1,7 +1,7 @@
-"""How each parameter learns, by its path: frozen or trained, at which learning rate, with how much weight decay.
+"""Parameter groups by path: freezing, learning rate scale and weight decay.
 
-Gradients and optimizer state exist for trained parameters only. So the parameters, nested dicts, are split in two, one
-half is differentiated and updated, and both are joined where all of them are needed.
+Gradients and optimizer state exist for trained parameters only: the parameters (nested dicts) are split into trained
+and frozen ones, only the former are differentiated and updated, and both are joined for the forward pass.
 """
 
 import re
@@ -23,27 +23,27 @@ DECAY_RULES: tuple[tuple[str, bool], ...] = (
     (r".*/(kernel|residual|decoder|words|positions|types|latents)", True),
     (r"student/lora/.*/(a|b)", True),
 )
-"""Pattern of a parameter's whole path -> whether it decays. The first that matches counts; each parameter needs one."""
+"""Pattern of a full parameter path -> whether it decays. The first match applies; every parameter must match one."""
 
 SHOWN = 5
-"""Paths that an error names; it counts the others."""
+"""Maximum number of paths listed in an error."""
 
 
 class Settings(NamedTuple):
-    """How one parameter learns."""
+    """Optimizer settings of one parameter."""
 
     lr_scale: float
-    """Its share of the learning rate; 0: it is frozen."""
+    """Multiplies the learning rate; 0 freezes the parameter."""
     weight_decay: float
-    """Multiplied by its learning rate."""
+    """Decoupled weight decay, multiplied by the parameter's learning rate."""
 
 
 class Groups:
-    """Finds each parameter's settings: by the first of the patterns that matches its path.
+    """Looks up each parameter's settings by the first group that matches its path.
 
     Args:
-      config: the rules, and the weight decay where no rule states one.
-      frozen: regular expressions of whole paths that do not learn, whatever the rules say.
+      config: the groups, and the default weight decay.
+      frozen: regular expressions of full paths to freeze, whatever the groups say.
     """
 
     def __init__(self, config: AdamWConfig, frozen: Sequence[str] = ()):
@@ -51,7 +51,7 @@ class Groups:
         self._frozen = tuple(frozen)
 
     def settings(self, params: Params) -> PyTree[Settings]:
-        """Of each parameter, in the form of `params`. Raises as `decays` does."""
+        """Settings of each parameter, with the tree structure of `params`. Raises as `decays` does."""
 
         def one(path: Any, _: Array, decay: bool) -> Settings:
             return self._settings(path_of(path), self._config.weight_decay if decay else 0.0)
@@ -59,16 +59,16 @@ class Groups:
         return jax.tree.map_with_path(one, params, decays(params))
 
     def split(self, params: Params) -> tuple[Params, Params]:
-        """The trained parameters and the frozen ones, each without the branches that are empty for it."""
+        """The trained and the frozen parameters, each without empty branches."""
         return split(params, lambda path: self._settings(path, 0.0).lr_scale > 0)
 
     def check(self, params: Params) -> None:
-        """Refuse rules that do not fit the parameters.
+        """Check that the groups match the parameters.
 
         Raises:
-          UserError: if a parameter has no rule where there are any, if a rule is not the first match of any parameter,
-            or if nothing is left to train.
-          ValueError: if it is not known whether a parameter decays.
+          UserError: if there are groups and a parameter matches none of them, if a group is not the first match of any
+            parameter, or if all parameters are frozen.
+          ValueError: if a parameter matches none of DECAY_RULES.
         """
         decays(params)
         paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(params)]
@@ -78,16 +78,16 @@ class Groups:
         uncovered = [path for path in free if chosen[path] is None]
         if rules and uncovered:
             raise UserError(
-                f"train.optimizer.groups: {len(uncovered)} parameters match no rule: {_listed(uncovered)}. Every "
-                "parameter must match one; add rules, such as {match: '.*'} at the end for all others."
+                f"train.optimizer.groups: {len(uncovered)} parameters match no group: {_listed(uncovered)}. Every "
+                "parameter must match one; add e.g. {match: '.*'} at the end for all others."
             )
         for i, rule in enumerate(rules):
             if i not in chosen.values():
                 raise UserError(f"train.optimizer.groups.{i}.match: {self._without_effect(rule.match, paths)}")
         if not any(self._settings(path, 0.0).lr_scale > 0 for path in paths):
             raise UserError(
-                f"train.optimizer.groups: nothing is left to train, all {len(paths)} parameters are frozen: "
-                f"{_listed(paths)}. Give some of them a lr_scale above 0, or set student.backbone to trained."
+                f"train.optimizer.groups: nothing to train, all {len(paths)} parameters are frozen: "
+                f"{_listed(paths)}. Set lr_scale above 0 for some of them, or set student.backbone to trained."
             )
 
     def _settings(self, path: str, weight_decay: float) -> Settings:
@@ -103,7 +103,7 @@ class Groups:
         return any(re.fullmatch(pattern, path) for pattern in self._frozen)
 
     def _rule(self, path: str) -> int | None:
-        """Which rule is the first that matches."""
+        """Index of the first group that matches."""
         return next((i for i, rule in enumerate(self._config.groups) if rule.match.fullmatch(path)), None)
 
     def _without_effect(self, pattern: re.Pattern[str], paths: Sequence[str]) -> str:
@@ -111,19 +111,19 @@ class Groups:
         shown = repr(pattern.pattern)
         if not taken:
             return (
-                f"{shown} matches no parameter, so the rule has no effect. A pattern must match a whole path, of which "
-                f"there are: {_listed(paths)}. Correct it, or drop the rule."
+                f"{shown} matches no parameter, so the group has no effect. A pattern must match a full path, such as "
+                f"{_listed(paths)}. Correct it, or remove the group."
             )
         return (
-            f"{shown} has no effect, because all parameters that it matches are matched by an earlier rule or frozen "
-            f"by the student's settings: {_listed(taken)}. Move the rule up, or drop it."
+            f"{shown} has no effect: an earlier group or the student's settings already apply to all parameters it "
+            f"matches: {_listed(taken)}. Move the group up, or remove it."
         )
 
 
 def split(tree: Mapping[str, Any], belongs: Callable[[str], bool]) -> tuple[Params, Params]:
-    """Nested dicts in two: the leaves whose path, levels joined by "/", belongs, and the others.
+    """Split nested dicts into the leaves whose "/"-joined path satisfies `belongs`, and the others.
 
-    A branch without leaves of one half is left out there; one that is empty in `tree` is in the first.
+    Branches that become empty are dropped; branches that are empty in `tree` go to the first result.
     """
 
     def halves(tree: Mapping[str, Any], above: str) -> tuple[Params, Params]:
@@ -143,7 +143,7 @@ def split(tree: Mapping[str, Any], belongs: Callable[[str], bool]) -> tuple[Para
 
 
 def join(first: Mapping[str, Any], second: Mapping[str, Any]) -> Params:
-    """What `split` took apart."""
+    """Inverse of `split`."""
     both = {**first, **second}
     shared = first.keys() & second.keys()
     return {key: join(first[key], second[key]) if key in shared else both[key] for key in sorted(both)}
@@ -153,7 +153,7 @@ def decays(params: PyTree[Array]) -> PyTree[bool]:
     """Whether each parameter decays, by DECAY_RULES.
 
     Raises:
-      ValueError: naming every parameter that no rule covers.
+      ValueError: naming every parameter that matches no rule.
     """
     uncovered: list[str] = []
 
@@ -168,19 +168,19 @@ def decays(params: PyTree[Array]) -> PyTree[bool]:
     result = jax.tree.map_with_path(rule, params)
     if uncovered:
         raise ValueError(
-            f"optimizer: {len(uncovered)} parameters match no rule of weight decay: {', '.join(uncovered)}. "
+            f"optimizer: {len(uncovered)} parameters match no weight decay rule: {', '.join(uncovered)}. "
             "Add a rule to DECAY_RULES in train/groups.py."
         )
     return result
 
 
 def frozen_paths(student: Student) -> list[str]:
-    """Regular expressions of the paths that the student's own settings freeze: `student.backbone`, `student.lora`."""
+    """Regular expressions of the paths frozen by `student.backbone` and `student.lora`."""
     return [f"student/{pattern}" for pattern in student.config.frozen]
 
 
 def path_of(path: Any) -> str:
-    """A parameter's path as rules match it, such as `student/encoder/layers/0/query/kernel`."""
+    """A parameter's path as groups match it, such as `student/encoder/layers/0/query/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 

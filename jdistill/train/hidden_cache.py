@@ -1,4 +1,4 @@
-"""`student.backbone: cached`: what the encoder makes of every training text, computed once before the first step."""
+"""`student.backbone: cached`: the encoder's hidden states of all training texts, computed once before training."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from jdistill.train.state import make_state
 from jdistill.types import Tokens
 
 TOKENS = 8192
-"""About so many are encoded at once on each device."""
+"""Approximate number of tokens encoded at once per device."""
 
 BATCH = 32
 """Batch size for which `static_rows` bounds the memory of long texts, as in `Model.encode`."""
@@ -35,10 +35,10 @@ BATCH = 32
 def check_something_learns(
     config: TrainConfig, student: Student, params: PyTree[Array], terms: Mapping[str, LossConfig]
 ) -> None:
-    """Refuse a run that would train nothing, before hours go into its hidden states.
+    """Refuse a run without trained parameters before spending hours on its hidden states.
 
     Raises:
-      UserError: as `make_state` does when the run begins.
+      UserError: as `make_state` does.
     """
     optimizer = AdamW(config.optimizer, 1, frozen=frozen_paths(student))
     jax.eval_shape(lambda params: make_state(params, terms, optimizer), params)
@@ -47,20 +47,20 @@ def check_something_learns(
 def hidden_table(
     store_path: str | Path, student: Student, params: PyTree[Array], tokens: TokenTable, *, title: str
 ) -> HiddenTable:
-    """The encoder's last hidden states of all texts of a token cache, from the cache on disk or computed now.
+    """The encoder's last hidden states for all texts of a token cache, read from disk or computed now.
 
-    Computed on all devices of this process, on texts sorted by length, so that few programs are compiled and little is
-    padding. What a killed process has computed is kept.
+    Runs on all devices of this process, with texts sorted by length for few compilations and little padding. Shards
+    written by an interrupted process are kept.
 
     Args:
       store_path: folder of the store.
-      student: whose encoder.
-      params: the student's; nothing but `params["encoder"]` is used.
-      tokens: of the texts.
-      title: what is computed, for the progress bar.
+      student: its encoder is used.
+      params: the student's parameters, of which only `params["encoder"]` is used.
+      tokens: the texts' tokens.
+      title: label of the progress bar.
 
     Raises:
-      UserError: if the disk has no room, or a hidden state is not finite.
+      UserError: if the disk is too small, or a hidden state is not finite.
     """
     encoder: dict[str, Any] = {"encoder": params["encoder"]}
     form = jax.eval_shape(student.hidden_states, encoder, _form())
@@ -93,7 +93,7 @@ def hidden_table(
 
 
 def fingerprint(student: Student, params: Mapping[str, Any]) -> str:
-    """sha256 of what decides the encoder's hidden states of given tokens: architecture, weights, and computing type."""
+    """sha256 of everything that determines hidden states besides tokens: architecture, weights and dtype."""
     config = student.config
     settings = {"encoder": config.encoder.model_dump(mode="json"), "dtype": config.dtype}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -107,14 +107,14 @@ def fingerprint(student: Student, params: Mapping[str, Any]) -> str:
 def _encoded(
     student: Student, params: PyTree[Array], tokens: TokenTable, ids: Int[np.ndarray, " t"], mesh: Mesh
 ) -> Iterator[tuple[Int[np.ndarray, " k"], Float[np.ndarray, "r l d"]]]:
-    """Some of the texts `ids`, as places in them, with their padded hidden states; rows beyond them fill up."""
+    """Yield batches of `(positions in ids, padded hidden states)`; surplus rows of the latter are fillers."""
     order = np.argsort(-tokens.lengths[ids], kind="stable")
     most = 1 << max(len(ids) - 1, 0).bit_length()
     waiting: tuple[np.ndarray, Array] | None = None
     start = 0
     while start < len(order):
         length = static_length(int(tokens.lengths[ids[order[start]]]), fine=True)
-        # A power of two that follows from the length, so that each length is one program.
+        # A power of two that depends on the length only, so that each length compiles one program.
         each = min(1 << (max(TOKENS // length, 1).bit_length() - 1), -(-most // mesh.size))
         each = min(each, static_rows(length, BATCH, attends=student.layers > 0))
         rows = each * mesh.size

@@ -1,9 +1,9 @@
-"""The training loop, to be read aloud: batch, step, log?, save?, stop?, evaluate.
+"""The training loop: batch, step, log, save, stop, evaluate.
 
-The host runs at most two steps ahead of the devices and waits for them only there, and where it logs, evaluates or
-saves. A killed run goes on from its last complete checkpoint and ends bit for bit as if never killed, because the
-batch and the dropout of a step follow from its number. A step is saved before it is evaluated, so that an evaluation
-that fails costs no training; a run that resumes at such a step evaluates it again.
+The host runs at most two steps ahead of the devices, and otherwise waits for them only to log, evaluate or save. An
+interrupted run resumes from its last complete checkpoint with a bit-identical result, because batch and dropout depend
+on the step number only. Steps are saved before they are evaluated, so that a failing evaluation loses no training; a
+run that resumes at such a step evaluates it again.
 """
 
 from collections import deque
@@ -44,26 +44,26 @@ def train(
     seed: int,
     made: Sequence[str] = (),
 ) -> TrainResult:
-    """Train a student, or go on with a run that was killed.
+    """Train a student, or resume an interrupted run.
 
     Args:
-      config: length, optimizer, and what happens when.
-      student: turns tokens into vectors.
-      params: its parameters before the first step; not changed.
+      config: length of the run, optimizer, intervals.
+      student: encodes tokens into vectors.
+      params: its parameters before the first step; not modified.
       terms: name -> loss, teachers filled in.
       loader: batches by step, `config.global_batch_size` rows each.
       evaluate: student parameters -> metrics; None for no evaluation.
-      folder: gets checkpoints, metrics.jsonl, config.yaml, architecture and result.json; where it holds checkpoints,
-        the run goes on from the last complete one.
-      recipe: the resolved recipe, plain values; a folder begun with another is refused.
+      folder: run folder for checkpoints, metrics.jsonl, config.yaml, architecture and result.json. If it has
+        checkpoints, the run resumes from the last complete one.
+      recipe: the resolved recipe, as plain values; must be the one that the folder was started with.
       mesh: the devices.
-      seed: decides dropout.
-      made: what the student was made of, for the log of a run that begins.
+      seed: seed of dropout.
+      made: log lines on the student's origin, printed when a run starts.
 
     Raises:
-      PreemptedError: if SIGTERM came: the step that was being done is done, and a checkpoint of it is on disk.
-      UserError: if the folder holds another run, if rows do not divide over the devices, if a sink's package or the
-        metric of `keep_best` is missing, if a teacher's vectors are not finite, or if the loss stops being so.
+      PreemptedError: after SIGTERM, once the current step is finished and saved.
+      UserError: if the folder belongs to another run, the rows do not divide over the devices, a sink's package or the
+        metric of `keep_best` is missing, or a teacher's vectors or the loss are not finite.
     """
     folder = Path(folder)
     _check(config, loader, evaluate, mesh)
@@ -98,7 +98,7 @@ def _train(run: Run, params: PyTree[Array], preemption: Preemption, made: Sequen
     console = Console(run.total, start=step, rows=run.loader.global_batch_size, quiet=jax.process_index() != 0)
     try:
         if run.finished is not None:
-            console.say(f"run at {run.folder}: is finished, {step} of {run.total} steps. Nothing to do.")
+            console.say(f"run at {run.folder}: is finished after {step} of {run.total} steps. Nothing to do.")
             best_step, evaluation = run.finished["best_step"], run.finished["evaluation"]
             return TrainResult(load_student_params(run.folder), step, best_step, evaluation)
         console.say(run.headline(state, step))
@@ -128,7 +128,7 @@ def _loop(
     watch: Watch,
     preemption: Preemption,
 ) -> TrainState:
-    """From `step` to the end."""
+    """Train from `step` to the end."""
     config, checked = run.config, step
     evaluate_every = in_steps(config.evaluate_every, run.total) if config.evaluate_every else run.total
 
@@ -141,14 +141,14 @@ def _loop(
         if not resumed and config.keep_best is not None:
             run.save(state, step, console)
         run.evaluate(state, step, console)
-    for batch in run.batches(step):  # 1. the batch, prepared in the background
-        state, metrics = train_step(state, batch)  # 2. the step, which the devices do while the host goes on
+    for batch in run.batches(step):  # 1. batch, prepared in the background
+        state, metrics = train_step(state, batch)  # 2. step, dispatched asynchronously
         step += 1
         console.advance()
         if not resumed:
             watch.losses(metrics.terms, last=step == run.total)
         in_flight.append(metrics.loss)
-        if len(in_flight) > 2:  # two steps ahead keep the devices busy; more would only hold batches in memory
+        if len(in_flight) > 2:  # two steps ahead keep the devices busy; more would only cost memory
             in_flight.popleft().block_until_ready()
 
         logs = step % config.log_every == 0 or step == run.total
@@ -159,31 +159,31 @@ def _loop(
             metrics = jax.device_get(metrics)
             run.check_finite(metrics, checked, step)
             checked = step
-        if logs:  # 3. the numbers of this step
+        if logs:  # 3. log
             learned = jax.device_get(local_copy(state.params["losses"]))
             run.log(step, metrics, learned, console)
             watch.learned(learned)
-        if saves or stops:  # 4. what the run goes on from if it is killed, or if its evaluation fails
+        if saves or stops:  # 4. save, before an evaluation that may fail
             run.save(state, step, console)
-        if stops:  # 5. make room, when told to
+        if stops:  # 5. stop, on SIGTERM
             raise PreemptedError(
-                f"run at {run.folder}: stopped by SIGTERM after step {step} of {run.total}, which is saved. Start the "
-                "same command again to go on from there."
+                f"run at {run.folder}: stopped by SIGTERM after step {step} of {run.total}, which is saved. Rerun the "
+                "same command to resume."
             )
-        if evaluates:  # 6. the student as it is now
+        if evaluates:  # 6. evaluate
             run.evaluate(state, step, console)
-    return state  # 7. stop: the stream of batches ends with the last step
+    return state
 
 
 def _check(config: TrainConfig, loader: Loader, evaluate: Evaluate | None, mesh: Mesh) -> None:
     if config.global_batch_size != loader.global_batch_size:
-        raise ValueError(f"the loader yields {loader.global_batch_size} rows, the configuration says otherwise")
+        raise ValueError(f"the loader yields {loader.global_batch_size} rows, not global_batch_size")
     pieces = mesh.size * config.microbatches
     if loader.pieces not in (None, pieces):
         raise ValueError(f"the loader lays out batches in {loader.pieces} pieces, but they are encoded in {pieces}")
     check_rows(loader.global_batch_size, mesh)
     if config.keep_best is not None and evaluate is None:
         raise UserError(
-            f"train.keep_best: nothing is evaluated, so '{config.keep_best.metric}' is never known. "
-            "Add an evaluation, or drop keep_best."
+            f"train.keep_best: there is no evaluation that reports '{config.keep_best.metric}'. "
+            "Add one, or remove keep_best."
         )

@@ -1,4 +1,4 @@
-"""What training needs from outside: a loader, and numbers of how good a student is."""
+"""Interfaces that training depends on: a loader and an evaluation function."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -12,20 +12,20 @@ Evaluate = Callable[[PyTree[Array]], dict[str, float]]
 
 
 class Loader(Protocol):
-    """What training needs of a loader."""
+    """Interface of a loader."""
 
     fingerprint: str
-    """Equal exactly for loaders that yield the same batches."""
+    """Equal if and only if two loaders yield the same batches."""
     global_batch_size: int
 
     @property
     def pieces(self) -> int | None:
-        """Devices times microbatches that its batches are laid out for; None if any number will do."""
+        """Devices times microbatches that the batch layout assumes; None if any number works."""
         ...
 
     @property
     def row_count(self) -> int:
-        """Rows it draws from."""
+        """Number of rows in the data."""
         ...
 
     @property
@@ -35,27 +35,27 @@ class Loader(Protocol):
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
-        """Every pair of padded lengths that occurs."""
+        """All pairs of padded lengths (query, document) that occur."""
         ...
 
     @property
     def layout(self) -> str:
-        """How texts lie in a batch, for people."""
+        """Description of the batch layout, for logs."""
         ...
 
     @property
     def padding(self) -> float:
-        """Share of padding among all tokens."""
+        """Fraction of padding among all tokens."""
         ...
 
     def batch_padding(self, step: int) -> float:
-        """Share of padding in the batch of a step."""
+        """Fraction of padding in the batch of a step."""
         ...
 
     def stream(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """The rows of this host in the batches of steps `start` to `stop - 1`."""
+        """Batches of steps `start` to `stop - 1`, reduced to the rows of this host."""
         ...
 
     def examples(self, start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """The first batch of each shape among these steps."""
+        """The first batch of each shape within these steps."""
         ...

@@ -1,7 +1,7 @@
-"""AdamW as one pass over memory per parameter, and its learning rate schedule.
+"""AdamW in one pass over memory per parameter, and its learning rate schedule.
 
-The update is written out instead of chained from optax because a chain materialises clipped gradients and updates:
-on a CPU that doubles the time of the update, which for small students is a sizeable share of a step.
+The update is written out instead of chained from optax because a chain materializes clipped gradients and updates,
+which on CPUs doubles the time of the update, a sizeable share of a step for small students.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ SHAPES: dict[str, Callable[[Float[Array, ""]], Float[Array, ""]]] = {
     "cosine": lambda x: 0.5 * (1.0 + jnp.cos(jnp.pi * x)),
     "constant": jnp.ones_like,
 }
-"""Share of the way from warmup to the end -> share of the peak learning rate."""
+"""Progress between warmup and end, in [0, 1] -> fraction of the peak learning rate."""
 
 
 class AdamWState(NamedTuple):
-    """Running means of the gradient and of its square, each in the form of the trained parameters, float32."""
+    """Running means of the gradient and of its square; each has the trained parameters' tree structure, float32."""
 
     mean: Params
     square: Params
@@ -47,14 +47,14 @@ class AdamW:
         m = b1 m + (1 - b1) g          v = b2 v + (1 - b2) g^2
         p = p - s lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p)
 
-    where `g` is the gradient scaled down to the global norm `clip_norm`, `t` counts from 1, and `s` (the share of the
-    learning rate) and `decay` are those of the parameter's group. Frozen parameters, `s` = 0, take no part in it.
+    where `g` is the gradient clipped to the global norm `clip_norm`, `t` counts from 1, and `s` (`lr_scale`) and
+    `decay` are those of the parameter's group. Frozen parameters (`s` = 0) are excluded.
     Parity: torch.nn.utils.clip_grad_norm_ followed by torch.optim.AdamW, whose clipping differs by at most 1e-6 / norm.
 
     Args:
-      config: its hyperparameters.
-      total_steps: length of the run, over which the learning rate goes down.
-      frozen: regular expressions of whole paths of parameters that are frozen, whatever the groups say.
+      config: hyperparameters.
+      total_steps: length of the run, for the schedule.
+      frozen: regular expressions of full parameter paths to freeze, whatever the groups say.
     """
 
     def __init__(self, config: AdamWConfig, total_steps: int, *, frozen: Sequence[str] = ()):
@@ -63,10 +63,13 @@ class AdamW:
         self.groups = Groups(config, frozen)
 
     def init(self, params: Params) -> AdamWState:
-        """The state before the first update, of all parameters: zeros for those that are trained.
+        """The state before the first update: zeros for all trained parameters.
+
+        Args:
+          params: all parameters, frozen ones included.
 
         Raises:
-          UserError: if the groups do not fit the parameters, or nothing is left to train.
+          UserError: if the groups do not match the parameters, or all parameters are frozen.
           ValueError: if a parameter matches none of DECAY_RULES.
         """
         self.groups.check(params)
@@ -76,7 +79,7 @@ class AdamW:
     def update(
         self, gradients: Params, state: AdamWState, trained: Params, step: Int[Array, ""]
     ) -> tuple[Params, AdamWState, Norms]:
-        """Trained parameters and state after one update; `step` counts the updates done before."""
+        """Apply one update to the trained parameters; `step` is the number of updates done before."""
         config = self.config
         norm = optax.tree.norm(gradients)
         shrink = (
@@ -105,7 +108,7 @@ class AdamW:
 
 
 def make_schedule(config: AdamWConfig, total_steps: int) -> Schedule:
-    """Number of updates done -> learning rate of the next: up from 0 on a line, then down as `config.schedule` says.
+    """Number of updates done -> learning rate of the next: linear warmup from 0, then decay by `config.schedule`.
 
     Parity: transformers' get_linear_schedule_with_warmup, get_cosine_schedule_with_warmup and
     get_constant_schedule_with_warmup.

@@ -1,7 +1,6 @@
-"""Compiled steps, one per shape of batch, made in the background in the order in which they will be needed.
+"""Compiled train steps, one per batch shape, compiled in the background in the order in which they are needed.
 
-While one program trains, the next is compiled: compilation hides behind training, and a step waits only if it comes
-before its program is ready.
+Compilation overlaps with training: a step waits only if its program is not ready yet.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,13 +18,13 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class Programs:
-    """A train step whose programs are compiled ahead; called like the step itself.
+    """A train step compiled ahead of time for several batch shapes; called like the step itself.
 
     Args:
       train_step: the step under `jax.jit`.
       mesh: the devices.
-      state: a state as the step gets it; only shapes are looked at.
-      examples: a batch of each shape, on the host, in order of need; a shape that is missing compiles when it comes.
+      state: a train state; only its shapes are used.
+      examples: a batch of each shape, on the host, in order of need. Other shapes are compiled when they occur.
     """
 
     def __init__(self, train_step: TrainStep, mesh: Mesh, state: TrainState, examples: Iterable[Batch]):
@@ -43,12 +42,12 @@ class Programs:
             self._programs[_shapes(form)] = self._pool.submit(self._compile, state_form, form)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One update, by the program for this shape."""
+        """Run one update with the program for this batch shape."""
         program = self._programs.get(_shapes(batch))
         return self._train_step(state, batch) if program is None else program.result()(state, batch)
 
     def close(self) -> None:
-        """Compile no more."""
+        """Cancel pending compilations."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _compile(self, state: TrainState, batch: Batch) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:

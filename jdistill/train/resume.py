@@ -1,4 +1,4 @@
-"""Going on with a run: only with the recipe and the rows that it was begun with."""
+"""Resuming a run, which requires the same recipe and rows."""
 
 import os
 import re
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from jdistill.config import UserError
 
 EVALUATION = ("evaluate", "fidelity")
-"""Sections that say what is measured."""
+"""Sections that configure evaluation."""
 
 FREE = ("name", "run", "store", "export", "loader.prefetch", "train.log_every", "train.save_every")
 FREE += ("train.keep_checkpoints", "train.sinks", "train.microbatches", "train.fsdp", "student.attention")
 FREE += ("student.check_tokenizer", *EVALUATION)
-"""Settings that may change between two halves of a run: no update depends on them, but for rounding."""
+"""Settings that may change when resuming: updates do not depend on them, except for rounding."""
 
 PATHS = re.compile(r"data\.[^.]+\.(path|dataset)|teachers\.[^.]+\.model|student\.(init|tokenizer)|evaluate\..*path")
-"""Settings that name files. A project may be moved, so only the last name counts: what lies there is compared by its
-content, of data and teachers in the store, and of the student's beginning by the checkpoint."""
+"""Settings that name files. Projects may be moved, so only the last path component is compared. Contents are verified
+elsewhere: data and teachers by the store, the initial student by the checkpoint."""
 
 
 class Best(NamedTuple):
@@ -30,7 +30,7 @@ class Best(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What a checkpoint remembers besides arrays."""
+    """Checkpoint metadata."""
 
     recipe: dict[str, Any]
     loader: str
@@ -40,18 +40,18 @@ class Note(NamedTuple):
     best: Best | None
 
     def as_json(self) -> dict[str, Any]:
-        """A value that JSON can hold."""
+        """A JSON-serializable value."""
         return {**self._asdict(), "best": None if self.best is None else self.best._asdict()}
 
 
 def read_note(content: Mapping[str, Any]) -> Note:
-    """What `Note.as_json` gave."""
+    """Inverse of `Note.as_json`."""
     best = content["best"]
     return Note(content["recipe"], content["loader"], content["evaluation"], None if best is None else Best(**best))
 
 
 def check_same_run(folder: Path, note: Note, recipe: Mapping[str, Any], loader: str, *, step: int) -> None:
-    """Refuse to go on with a run under another recipe.
+    """Refuse to resume a run with another recipe or other rows.
 
     Raises:
       UserError: naming every setting that differs, with both values.
@@ -61,13 +61,13 @@ def check_same_run(folder: Path, note: Note, recipe: Mapping[str, Any], loader: 
         return
     what = "; ".join(differing) or "the rows of the store, or their token lengths"
     raise UserError(
-        f"run at {folder}: was begun differently and is at step {step}. It differs in: {what}. To resume it, take "
-        "back the change; to train from the start, give another `run` folder."
+        f"run at {folder}: was started with other settings and is at step {step}. Differences: {what}. To resume, "
+        "revert the change; to train from the start, choose another `run` folder."
     )
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`key.path: then -> now` for every setting that differs and is not free to."""
+    """`key.path: then -> now` for every setting that differs and must not."""
     before, after = _flat(then), _flat(now)
     paths = [*before, *(path for path in after if path not in before)]
     absent = "absent"
@@ -81,12 +81,12 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def same_evaluation(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two recipes measure the same, so that the best student of one is comparable with those of the other."""
+    """Whether two recipes have the same evaluation, so that their best metrics are comparable."""
     return all(then.get(section) == now.get(section) for section in EVALUATION)
 
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Paths to leaves; a mapping without keys is a leaf too, so that its appearing is seen."""
+    """Paths to leaves; an empty mapping counts as a leaf, so that adding one is noticed."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         nested = isinstance(value, Mapping) and bool(value)
@@ -99,7 +99,7 @@ def _free(path: str) -> bool:
 
 
 def _moved(path: str, before: Any, after: Any) -> bool:
-    """Whether a setting names the same file or folder in another place; two ids of the hub never do."""
+    """Whether two paths could be the same file or folder after a move; hub ids cannot."""
     if not (PATHS.fullmatch(path) and isinstance(before, str) and isinstance(after, str)):
         return False
     same = os.path.basename(before.rstrip("/")) == os.path.basename(after.rstrip("/"))

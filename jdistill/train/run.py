@@ -1,4 +1,4 @@
-"""One run in one folder: what the loop calls to begin, log, evaluate, save and finish."""
+"""A training run and its folder: starting or resuming, logging, evaluating, saving, finishing."""
 
 import json
 import math
@@ -33,22 +33,22 @@ from jdistill.yaml_text import write_yaml
 
 
 class TrainResult(NamedTuple):
-    """What a run gave."""
+    """Result of a run."""
 
     params: PyTree[Array]
-    """Of the student: the best ones where the run keeps the best, else the last."""
+    """The student's parameters: the best with `keep_best`, otherwise the last."""
     step: int
     """Updates done."""
     best_step: int | None
-    """The step that `params` are of, where the run keeps the best."""
+    """Step of `params` with `keep_best`; otherwise None."""
     evaluation: dict[str, float]
-    """Of `params`; empty without evaluation."""
+    """Metrics of `params`; empty without evaluation."""
     warnings: tuple[str, ...] = ()
-    """What the run was warned of, see diagnose/."""
+    """Warnings of diagnose/."""
 
 
 class Run:
-    """One training run in one folder; `train` makes and runs it."""
+    """One training run in one folder, used by `train`."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Run:
         self._evaluate = evaluate
         self.evaluates = evaluate is not None
         self.folder = folder
-        self.recipe: dict[str, Any] = json.loads(json.dumps(recipe))  # as a checkpoint gives it back
+        self.recipe: dict[str, Any] = json.loads(json.dumps(recipe))  # normalized as in a checkpoint
         self.mesh = mesh
         self._host = host_share(mesh)
         self.total = config.total_steps(loader.steps_per_epoch)
@@ -90,10 +90,10 @@ class Run:
         self.best: Best | None = None
 
     def begin(self, params: PyTree[Array]) -> tuple[TrainState, bool]:
-        """The state to go on from, and whether it comes from a checkpoint.
+        """The state to start or resume from, and whether it comes from a checkpoint.
 
         Raises:
-          UserError: if the folder holds another run, or if the processes do not see the same folder.
+          UserError: if the folder belongs to another run, or the processes see different folders.
         """
         state = make_state(params, self.terms, self.optimizer)
         state = jax.device_put(state, state_sharding(state, self.mesh))
@@ -109,45 +109,45 @@ class Run:
             (self.folder / "config.yaml").write_text(text, encoding="utf-8")
             save_architecture(self.student, self.folder / "architecture")
         check_shared(self.folder / "config.yaml")
-        for sink in self.sinks if self.finished is None else ():  # what is finished writes nothing more
+        for sink in self.sinks if self.finished is None else ():  # a finished run writes no more metrics
             sink.start(self.recipe, step or 0)
         return state, step is not None
 
     def _latest(self) -> int | None:
-        """The latest checkpoint, and whether the run is finished: read by all before process 0 writes anything."""
+        """The latest checkpoint; sets `finished`. Every process reads both before process 0 writes anything."""
         step, result = self.checkpoints.latest(), load_result(self.folder)
         self.finished = result if result is not None and result["step"] == step == self.total else None
         seen = {"step": -1.0 if step is None else float(step), "finished": float(self.finished is not None)}
         if seen != as_process_0(seen):
             found = "no checkpoint" if step is None else f"checkpoint {step}"
-            said = f"run at {self.folder}: here is {found}, but process 0 sees another one."
-            raise UserError(f"{said} Put `run` on a disk that all hosts share.")
+            said = f"run at {self.folder}: this process sees {found}, process 0 a different one."
+            raise UserError(f"{said} Put `run` on a file system shared by all hosts.")
         return step
 
     def headline(self, state: TrainState, step: int) -> str:
-        """Everything that decides the run, in one line."""
+        """Summary of the run, in one line."""
         loader, devices = self.loader, self.mesh.devices.flat
         size, trained = (_size(params.get("student", {})) for params in (state.params, state.opt_state.mean))
         epochs = self.total / loader.steps_per_epoch
         return (
             f"{self.recipe.get('name', self.folder.name)}: {size / 1e6:.2f}M parameters"
-            + (f", {trained / 1e6:.2f}M of them trained" if trained < size else "")
+            + (f", {trained / 1e6:.2f}M trained" if trained < size else "")
             + f" | {devices[0].device_kind} x "
             f"{len(devices)} | {loader.row_count:,} rows, {loader.global_batch_size:,} per step | {self.total:,} steps "
             f"= {epochs:.2f} epochs | {loader.layout}, {loader.padding:.0%} padding | {' + '.join(self.terms)}"
-            + (f" | goes on from step {step}" if step else "")
+            + (f" | resumes from step {step}" if step else "")
         )
 
     def programs(self, state: TrainState, start: int) -> Programs:
-        """The compiled steps, being made in the background."""
+        """The train steps, compiled in the background."""
         return Programs(self.train_step, self.mesh, state, self.loader.examples(start, self.total, self._host))
 
     def first_batch(self) -> Batch:
-        """The first batch, rows and memory of this host."""
+        """The first batch, reduced to the rows of this host, in host memory."""
         return next(iter(self.loader.examples(0, self.total, self._host)))
 
     def batches(self, start: int) -> Iterator[Batch]:
-        """Batches on the devices, rows split over them; each is sent two steps before it is needed."""
+        """Batches sharded over the devices by rows, each transferred two steps ahead."""
         rows, ahead = row_sharding(self.mesh), deque()
         for batch in self.loader.stream(start, self.total, self._host):
             ahead.append(jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch))
@@ -156,7 +156,7 @@ class Run:
         yield from ahead
 
     def log(self, step: int, metrics: Metrics, learned: Mapping[str, dict[str, Array]], console: Console) -> None:
-        """Tell everyone the numbers of a step; `metrics` and the losses' `learned` values lie on the host."""
+        """Log a step to sinks and console; `metrics` and the losses' `learned` parameters are on the host."""
         values = {
             "train/loss": float(metrics.loss),
             **{f"train/loss/{name}": float(value) for name, value in metrics.terms.items()},
@@ -172,20 +172,20 @@ class Run:
         console.log(step, metrics, values)
 
     def evaluate(self, state: TrainState, step: int, console: Console) -> None:
-        """Measure the student, tell everyone, and note whether it is the best so far.
+        """Evaluate the student, log the metrics, and record whether it is the best so far.
 
-        Every process evaluates by itself, which takes as long as if process 0 did it alone while they wait in a
-        collective that networks give up after minutes; then all take process 0's numbers, and so the same decisions.
+        Every process runs the evaluation: if only process 0 did, the others would wait in a collective that times out
+        after minutes. All then use process 0's metrics, and thus make the same decisions.
 
         Raises:
-          UserError: as the evaluation does, saying that the step is saved.
+          UserError: as the evaluation does, adding that the step is saved.
         """
         if self._evaluate is None:
             return
-        if jax.process_count() > 1:  # a process whose evaluation fails leaves, and a checkpoint needs all of them
+        if jax.process_count() > 1:  # a process whose evaluation fails exits, but writing a checkpoint needs all
             self.checkpoints.wait()
         began = time.perf_counter()
-        kept = f"Step {step} of {self.total} is saved, and the same command resumes there and evaluates again."
+        kept = f"Step {step} of {self.total} is saved; rerun the same command to resume there and evaluate again."
         try:
             metrics = self._evaluate(local_copy(state.params["student"]))
         except UserError as error:
@@ -215,13 +215,13 @@ class Run:
             self.best = Best(step, value, evaluation)
 
     def _is_better(self, value: float, best: Best) -> bool:
-        """On a tie the earlier step stays the best, unless it is the student before training."""
+        """Whether `value` is better; on a tie the earlier step wins, unless it is step 0, before training."""
         assert self.config.keep_best is not None
         above = value > best.value if self.config.keep_best.mode == "max" else value < best.value
         return above or (best.step == 0 and value == best.value)
 
     def save(self, state: TrainState, step: int, console: Console) -> None:
-        """Begin to write a checkpoint; the best one so far stays, however old."""
+        """Start writing a checkpoint; the best checkpoint so far is kept."""
         began = time.perf_counter()
         note = Note(self.recipe, self.loader.fingerprint, self.evaluation, self.best)
         best = None if self.best is None else self.best.step
@@ -229,7 +229,7 @@ class Run:
         console.pause(time.perf_counter() - began)
 
     def check_finite(self, metrics: Metrics, checked: int, step: int) -> None:
-        """Stop where a number is not finite, before it reaches a checkpoint.
+        """Stop if loss or gradient are not finite, before they reach a checkpoint.
 
         Raises:
           UserError: naming the steps between which it happened, the terms, and the last good checkpoint.
@@ -241,14 +241,14 @@ class Run:
         last = self.checkpoints.latest()
         shown = ", ".join(f"{name}={float(number):.4g}" for name, number in numbers.items())
         raise UserError(
-            f"run at {self.folder}: the loss or its gradient stopped being finite between steps {checked} and {step}: "
-            f"{shown}. Last good checkpoint: {'none' if last is None else f'step {last}'}. Lower "
-            "train.optimizer.peak_lr or train.optimizer.clip_norm, or raise a loss's temperature, and train into "
-            "another `run` folder."
+            f"run at {self.folder}: the loss or its gradient became NaN or infinite between steps {checked} and {step}:"
+            f" {shown}. Last good checkpoint: {'none' if last is None else f'step {last}'}. Lower "
+            "train.optimizer.peak_lr or train.optimizer.clip_norm, or raise a loss's temperature, and train in another "
+            "`run` folder."
         )
 
     def finish(self, state: TrainState, console: Console) -> TrainResult:
-        """Write result.json, and take the best parameters where the run keeps the best."""
+        """Write result.json and return the result, with the best parameters if the run has `keep_best`."""
         self.checkpoints.wait()
         best_step = None if self.best is None else self.best.step
         evaluation = (self.evaluation if self.best is None else self.best.evaluation) or {}
@@ -259,13 +259,15 @@ class Run:
         if best_step is not None and best_step != self.total:
             like = {"student": params}
             params = self.checkpoints.restore(best_step, like)["student"]
-            console.say(f"the best student is that of step {best_step}")
+            console.say(f"best step: {best_step}")
         return TrainResult(local_copy(params), self.total, best_step, evaluation)
 
     def close(self, *, in_order: bool) -> None:
-        """End background threads and files.
+        """Stop background threads and close files.
 
-        A checkpoint that is being written needs each process's part: unless all come here, `in_order`, it is given up.
+        Args:
+          in_order: whether all processes get here. Otherwise a pending checkpoint, which needs all of them, is given
+            up.
         """
         for sink in self.sinks:
             sink.close()

@@ -1,4 +1,4 @@
-"""Where metrics go. Sinks receive plain floats: the loop owns the one transfer from the device."""
+"""Metric sinks. They receive plain floats: the loop does the only transfer from the device."""
 
 import json
 import math
@@ -12,12 +12,12 @@ from jdistill.config import UserError
 
 
 class Sink(Protocol):
-    """A place for metrics."""
+    """Interface of a metric sink."""
 
     def start(self, recipe: Mapping[str, Any], step: int) -> None:
-        """Begin, or resume after `step` updates: what was written of later steps is taken back.
+        """Start, or resume after `step` updates, dropping what was written for later steps.
 
-        So is the evaluation of `step` itself, which comes after its checkpoint and is made again on resuming.
+        The evaluation of `step` itself is dropped too: it follows the checkpoint, and is repeated on resuming.
         """
         ...
 
@@ -26,7 +26,7 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Nothing follows."""
+        """Flush and close."""
         ...
 
 
@@ -52,7 +52,7 @@ class JsonLines:
             raise ValueError("the sink was not started")
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
-        self._file.flush()  # a killed process loses no line, and a checkpoint never knows more than this file
+        self._file.flush()  # so that killing the process loses no line, and checkpoints are never ahead of this file
 
     def close(self) -> None:
         """See Sink."""
@@ -71,12 +71,12 @@ class JsonLines:
 
 
 def _evaluated(line: Mapping[str, Any]) -> bool:
-    """Whether a line holds an evaluation."""
+    """Whether a line contains an evaluation."""
     return any(name.startswith("evaluate/") for name in line)
 
 
 class TensorBoard:
-    """Event files in `tensorboard/`, written by tensorboardX: no TensorFlow needed."""
+    """Event files in `tensorboard/`, written with tensorboardX, which does not need TensorFlow."""
 
     def __init__(self, folder: Path):
         try:
@@ -103,7 +103,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases, in the project `jdistill`; a resumed run goes on as the same one."""
+    """A Weights & Biases run in the project `jdistill`; resuming continues the same run."""
 
     def __init__(self, folder: Path):
         try:
@@ -142,10 +142,10 @@ _OPTIONAL: dict[str, Callable[[Path], Sink]] = {"tensorboard": TensorBoard, "wan
 
 
 def make_sinks(names: list[Any], folder: Path) -> list[Sink]:
-    """`metrics.jsonl` always, then the named ones.
+    """The `metrics.jsonl` sink, followed by the named ones.
 
     Raises:
-      UserError: if one is named whose package is not installed.
+      UserError: if the package of a named sink is not installed.
     """
     return [JsonLines(folder), *(_OPTIONAL[name](folder) for name in names)]
 
@@ -153,5 +153,5 @@ def make_sinks(names: list[Any], folder: Path) -> list[Sink]:
 def _missing(sink: str, package: str) -> UserError:
     return UserError(
         f"train.sinks: '{sink}' needs the package {package}, which is not installed. "
-        f"Install it with `pip install 'jdistill[{sink}]'`, or take it off the list; metrics.jsonl is always written."
+        f"Install it with `pip install 'jdistill[{sink}]'`, or remove the sink; metrics.jsonl is always written."
     )

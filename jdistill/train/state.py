@@ -1,4 +1,4 @@
-"""Everything that training changes, as one value."""
+"""The training state."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,24 +12,23 @@ from jdistill.train.optimizer import AdamW, AdamWState
 
 
 class TrainState(NamedTuple):
-    """A run between two steps. Saved and restored whole, a run goes on as if never stopped."""
+    """The full state of a run between two steps; a run that resumes from it continues as if never interrupted."""
 
     step: Int[Array, ""]
     """Updates done, int32."""
     params: dict[str, PyTree[Array]]
-    """`{"student": ..., "losses": {term: {...}}}`: float32; of these the optimizer changes all that are not
-    frozen."""
+    """`{"student": ..., "losses": {term: {...}}}`, float32, frozen parameters included."""
     opt_state: AdamWState
-    """Of the trained parameters only."""
+    """Covers trained parameters only."""
 
 
 def make_state(params: PyTree[Array], terms: Mapping[str, LossConfig], optimizer: AdamW) -> TrainState:
     """The state before the first step.
 
     Args:
-      params: the student's parameters; copied, because a step gives its input's memory to its output.
+      params: the student's parameters; copied, because a step donates its input's buffers.
       terms: the loss terms, whose learnable values become parameters.
-      optimizer: makes its own state.
+      optimizer: initializes its own state.
 
     Raises:
       UserError: as `AdamW.init` does.
@@ -46,6 +45,6 @@ def to_parts(state: TrainState) -> dict[str, PyTree[Array]]:
 
 
 def from_parts(parts: Mapping[str, PyTree[Array]]) -> TrainState:
-    """What `to_parts` took apart."""
+    """Inverse of `to_parts`."""
     rest = parts["rest"]
     return TrainState(rest["step"], {"student": parts["student"], "losses": rest["losses"]}, rest["opt_state"])

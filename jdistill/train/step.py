@@ -1,4 +1,4 @@
-"""One update of the student: pure, compiled once per shape of batch."""
+"""The train step: a pure function, compiled once per batch shape."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -30,12 +30,12 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 Params = dict[str, PyTree[Array]]
 """`params` of a TrainState."""
 Draws = tuple[Array, Array, Array]
-"""Progress, key of the student, key of the losses: all that a step depends on besides state and batch."""
+"""Progress in [0, 1], the student's key and the losses' key: all that a step depends on besides state and batch."""
 Encode = Callable[[PyTree[Array], tuple[Tokens | None, Tokens], Array], dict[int, Columns]]
-"""Parameters, texts and a key for each row -> vectors of each layer that is read."""
+"""Parameters, (query, document) tokens and one key per row -> vectors of each needed layer."""
 GradientOf = Callable[[Params, Params, Batch, Draws], tuple[tuple[Array, dict[str, Array]], Params]]
-"""`((loss, {term: mean}), gradient)`. The gradient is that of the first parameters, which are trained; the second are
-frozen, and nothing is kept for a derivative with respect to them."""
+"""Trained parameters, frozen parameters, batch, draws -> `((loss, {term: mean}), gradient)`. The gradient is with
+respect to the trained parameters only, so no activations are stored for the frozen ones."""
 
 
 def make_train_step(
@@ -48,19 +48,21 @@ def make_train_step(
     total_steps: int,
     microbatches: int = 1,
 ) -> TrainStep:
-    """Compile-once `(state, batch) -> (state, metrics)`; the given state's memory is reused and must not be read again.
+    """Make the jitted `(state, batch) -> (state, metrics)`. It donates the input state, which must not be used again.
 
     Args:
-      student: turns tokens into vectors.
+      student: encodes tokens into vectors.
       terms: name -> loss, teachers filled in.
       optimizer: turns gradients into updates.
-      mesh: rows of the batch lie over it, and the state as `state_sharding` says.
-      seed: with the step, decides dropout and what losses draw.
-      total_steps: length of the run; losses see their share of it as progress.
-      microbatches: pieces in which the batch is encoded, and judged too where no loss looks at other rows.
+      mesh: devices over which the batch is sharded by rows and the state by `state_sharding`.
+      seed: together with the step, determines dropout and the losses' random numbers.
+      total_steps: length of the run; losses receive `step / total_steps` as progress.
+      microbatches: number of pieces in which the batch is encoded; the losses are computed per piece, too, if none of
+        them compares rows with each other.
     """
     encode = partial(encode_columns, student, needed_layers(student, terms))
-    # Pieces whose rows need no other row are done with after one pass; the others wait for all vectors (GradCache).
+    # Without in-batch comparisons, gradients of the pieces are accumulated in one pass. Otherwise the losses need all
+    # vectors of the batch first, and the pieces are encoded a second time for the gradient (GradCache).
     by_pieces = microbatches > 1 and not any(term.needs().batch for term in terms.values())
     gradient_fn = _of_pieces if by_pieces else _of_batch
     gradient_of = gradient_fn(encode, terms, mesh, microbatches)
@@ -72,7 +74,7 @@ def make_train_step(
         (loss, parts), gradients = gradient_of(trained, frozen, batch, (progress, *keys))
         trained, opt_state, norms = optimizer.update(gradients, state.opt_state, trained, state.step)
         new = TrainState(state.step + 1, join(trained, frozen), opt_state)
-        # As it came in, so that its memory can be that of the old state.
+        # Same sharding as the input state, so that its buffers can be reused.
         new = jax.lax.with_sharding_constraint(new, state_sharding(new, mesh))
         return new, Metrics(loss, parts, norms.gradient, norms.update)
 
@@ -81,7 +83,7 @@ def make_train_step(
 
 
 def _of_batch(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, microbatches: int) -> GradientOf:
-    """The losses see all vectors of the batch at once."""
+    """The losses get all vectors of the batch at once."""
     objective = make_objective(terms, mesh)
 
     def loss_fn(trained: Params, frozen: Params, batch: Batch, draws: Draws) -> tuple[Array, dict[str, Array]]:
@@ -90,12 +92,12 @@ def _of_batch(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, micro
         hidden = in_microbatches(encode, encoding, texts, student_key, count=microbatches, mesh=mesh)
         return objective(vectors_of(hidden, params), batch, params["losses"], progress, term_key)
 
-    # Outside the objective's shard_map, so that the gradient is that of the mean over the whole batch.
+    # Differentiate outside the objective's shard_map: the gradient is that of the mean over the global batch.
     return jax.value_and_grad(loss_fn, has_aux=True)
 
 
 def _of_pieces(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, microbatches: int) -> GradientOf:
-    """The losses see one piece of a device's rows at a time."""
+    """The losses get one microbatch of a device's rows at a time."""
     objective = make_device_objective(terms, mesh)
 
     def loss_fn(
@@ -118,12 +120,12 @@ def _of_pieces(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, micr
 
 
 def encoding_params(params: Params) -> PyTree[Array]:
-    """What turns tokens into vectors: all of the student but its projections."""
+    """The student's parameters without its projections."""
     return {name: values for name, values in params["student"].items() if name != "projection"}
 
 
 def vectors_of(hidden: dict[int, Columns], params: Params) -> Vectors:
-    """What an encoding gave, as the objective wants it."""
+    """Encoder outputs per layer as the `Vectors` that the objective takes."""
     earlier, last = {layer: columns for layer, columns in hidden.items() if layer != max(hidden)}, hidden[max(hidden)]
     maps = params["student"].get("projection", {})
     return Vectors(last, earlier, {teacher: Projection(**values) for teacher, values in maps.items()})
@@ -136,10 +138,10 @@ def encode_columns(
     texts: tuple[Tokens | None, Tokens],
     row_keys: Array,
 ) -> dict[int, Columns]:
-    """The student's vectors of queries and documents, if it ended after each of `layers`.
+    """The student's vectors of queries and documents for each of `layers`, as if the encoder ended there.
 
-    What a text loses to dropout follows from its row's key. Texts that share rows of the encoder cannot each have their
-    own: all texts of a side share the key of the first row, so theirs depends on which rows are encoded at once.
+    A text's dropout depends on the key of its row only. With packing or folding, where texts share encoder rows, all
+    texts of a side use the first row's key, so their dropout depends on which rows are encoded together.
     """
     query_tokens, tokens = texts
     n, c, length = tokens.ids.shape
@@ -162,10 +164,10 @@ def encode_columns(
 
 
 def needed_layers(student: Student, terms: Mapping[str, LossConfig]) -> tuple[int, ...]:
-    """Layers whose vectors the terms read, the last one included.
+    """Layers whose vectors the terms use, always including the last.
 
     Raises:
-      UserError: if a term reads an earlier layer that the student does not have.
+      UserError: if a term uses an earlier layer that the student does not have.
     """
     depth = student.layers
     layers = {depth}
@@ -174,11 +176,11 @@ def needed_layers(student: Student, terms: Mapping[str, LossConfig]) -> tuple[in
         read = range(depth) if wanted == "every" else wanted
         if any(layer >= depth for layer in read):
             has = f"earlier layers 0 to {depth - 1}" if depth else "no earlier layers"
-            raise UserError(f"losses.{name}: reads layer {max(read)}, but the student has {has}. Name one it has.")
+            raise UserError(f"losses.{name}: uses layer {max(read)}, but the student has {has}. Choose one of these.")
         layers |= {*read}
     return tuple(sorted(layers))
 
 
 def learning_rate(optimizer: AdamW, step: int) -> float:
-    """The learning rate of the update that leads to `step`."""
+    """The learning rate of update number `step`, counted from 1."""
     return float(optimizer.schedule(jnp.int32(step - 1)))

@@ -16,7 +16,7 @@ def test_exactly_one_length(content: dict[str, Any]) -> None:
 
 
 def test_half_a_step_is_refused() -> None:
-    with pytest.raises(UserError, match=r"optimizer\.warmup: is 2\.5; from 1 on it counts steps"):
+    with pytest.raises(UserError, match=r"optimizer\.warmup: is 2\.5; expected a whole number of steps"):
         parse(TrainConfig, {"steps": 5, "optimizer": {"warmup": 2.5}}, where="x.yaml")
 
 
@@ -35,7 +35,7 @@ def test_a_run_has_no_more_steps_than_32_bits_count() -> None:
         with pytest.raises(UserError, match="should be less than or equal to 2147483647"):
             parse(TrainConfig, content, where="x.yaml")
     assert TrainConfig(epochs=2**30).total_steps(1) == 2**30
-    with pytest.raises(UserError, match=r"train\.epochs: 1e\+300 passes of 3 steps each are more than the 2,147"):
+    with pytest.raises(UserError, match=r"train\.epochs: 1e\+300 epochs of 3 steps each exceed the maximum of 2,147"):
         TrainConfig(epochs=1e300).total_steps(3)
 
 

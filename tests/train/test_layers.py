@@ -49,12 +49,12 @@ def test_only_layers_that_are_read_are_computed(tmp_path):
     assert needed_layers(student, {"a": contrast}) == (3,)
     assert needed_layers(student, {"a": contrast, "b": hidden}) == (1, 3)
     assert needed_layers(student, {"a": AdaptiveLayer(loss=contrast), "b": hidden}) == (0, 1, 2, 3)
-    with pytest.raises(UserError, match=r"losses.b: reads layer 3, but the student has earlier layers 0 to 2\."):
+    with pytest.raises(UserError, match=r"losses.b: uses layer 3, but the student has earlier layers 0 to 2\."):
         needed_layers(student, {"a": contrast, "b": Hidden(layer=3, teacher="big")})
 
 
 def test_a_static_student_has_no_earlier_layer(tmp_path):
     config = StudentConfig(init=str(tiny_static_folder(tmp_path)))
     student, _ = make_student(config, teacher_widths={}, key=jax.random.key(0))
-    with pytest.raises(UserError, match=r"losses.a: reads layer 0, but the student has no earlier layers\."):
+    with pytest.raises(UserError, match=r"losses.a: uses layer 0, but the student has no earlier layers\."):
         needed_layers(student, {"a": Hidden(layer=0, teacher="big")})

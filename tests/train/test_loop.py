@@ -245,7 +245,7 @@ def test_on_a_tie_the_trained_student_wins(
 def test_unknown_best_metric_is_refused_at_the_first_evaluation(tmp_path: Path, student: Any) -> None:
     with pytest.raises(UserError, match=r"no 'quality'. It reports: length"):
         run(tmp_path, student, keep_best={"metric": "quality"})
-    with pytest.raises(UserError, match="nothing is evaluated"):
+    with pytest.raises(UserError, match="there is no evaluation that reports"):
         run(tmp_path, student, evaluate=None, keep_best={"metric": "quality"})
 
 

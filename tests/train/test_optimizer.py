@@ -149,5 +149,5 @@ def test_decay_spares_biases_norms_and_losses() -> None:
 
 
 def test_every_parameter_needs_a_rule() -> None:
-    with pytest.raises(ValueError, match=r"2 parameters match no rule.*student/a/gamma, student/mystery"):
+    with pytest.raises(ValueError, match=r"2 parameters match no weight decay rule.*student/a/gamma, student/mystery"):
         decays({"student": {"a": {"gamma": jnp.ones(2)}, "mystery": jnp.ones(2)}})

@@ -1,7 +1,7 @@
-"""Warnings of a run that would learn little.
+"""Early warnings about runs that would learn little.
 
-Each is one line that names the term, what is wrong with its values, what that means and what to do. Only what is
-nearly certain is said; a run that is well says nothing.
+Each warning is one line: the term, what is wrong with its values, the consequence and what to do. Only near-certain
+problems are reported.
 """
 
 from jdistill.train.diagnose.temperatures import learned_values

@@ -1,4 +1,4 @@
-"""Whether a first batch has something to learn from: a teacher's vectors that say nothing, or belong to other texts."""
+"""Checks of the first batch for uninformative teacher vectors, or vectors that belong to other texts."""
 
 import math
 from collections.abc import Mapping
@@ -14,33 +14,33 @@ from jdistill.losses import LossConfig
 from jdistill.types import Batch, Columns, Tokens
 
 ROWS = 1024
-"""Most rows of the first batch that are looked at."""
+"""Maximum number of rows of the first batch that are examined."""
 COLLAPSED = 0.999
-"""Vectors of different texts whose mean cosine is above this are nearly equal."""
+"""Vectors of different texts count as nearly equal if their mean cosine is above this."""
 FEWEST = 48
-"""From this number of texts on it is judged whether vectors belong to them. Measured with all-MiniLM-L6-v2 on batches
-of 48 English docstrings or captions, or German questions: at most 1 false alarm in 500; 1 shifted column in 20 goes
-unseen; below 32 texts false alarms are common."""
+"""Minimum number of texts to judge whether vectors belong to them. Measured with all-MiniLM-L6-v2 on batches of 48
+English docstrings or captions, or German questions: at most 1 false alarm in 500, and 1 in 20 shifted columns missed;
+below 32 texts false alarms are common."""
 
 
 class Column(NamedTuple):
-    """One column of a batch's texts: its queries, its documents or some of its negatives. Each text once."""
+    """The distinct texts of one column of a batch: queries, documents, or the negatives at one position."""
 
     name: str
     tokens: Tokens
     vectors: dict[str, Float[np.ndarray, "n d"]]
-    """Of each teacher."""
+    """Teacher -> vectors."""
 
 
 def examine(terms: Mapping[str, LossConfig], batch: Batch) -> list[str]:
-    """What is wrong with the targets of a first batch, one line per problem.
+    """Problems of the first batch's targets, one line each.
 
     Args:
       terms: the loss terms, teachers filled in.
-      batch: arrays of NumPy, all rows or those of this host.
+      batch: NumPy arrays, all rows or those of this host.
 
     Raises:
-      UserError: if a teacher's vector holds NaN or infinity.
+      UserError: if a teacher's vector contains NaN or infinity.
     """
     columns = columns_of(batch)
     found = []
@@ -80,8 +80,8 @@ def _require_finite(where: str, teacher: str, columns: list[Column]) -> None:
         if not finite.all():
             raise UserError(
                 f"{where}: {finite.size - finite.sum()} of {finite.size} vectors of the first batch's {column.name} "
-                "hold NaN or infinity. Nothing can be learned from them. Embed the texts again with "
-                f"teachers.{teacher}.precision: float32, or repair the vectors where they come from."
+                f"contain NaN or infinity. Embed the texts again with teachers.{teacher}.precision: float32, or repair "
+                "imported vectors at their source."
             )
 
 
@@ -106,36 +106,36 @@ def _problems(teacher: str, columns: list[Column]) -> list[str]:
     if collapsed:
         problems.append(
             f"the vectors of the first batch's {' and '.join(collapsed)} are nearly equal (mean cosine above "
-            f"{COLLAPSED}), so they tell no texts apart. Check the teacher's pooling, prompts and precision."
+            f"{COLLAPSED}), so they do not distinguish texts. Check the teacher's pooling, prompts and precision."
         )
     if apart:
         problems.append(
-            "its vectors do not seem to belong to their texts: of a text's most similar text by words, the vector is "
-            f"closer than only {', '.join(apart)} of the others' (by chance 50%). Check that texts and vectors were "
-            "joined in the same order, and that it is a teacher for this language."
+            "its vectors do not seem to belong to their texts: the text that shares most words with a text has a "
+            f"closer vector than only {', '.join(apart)} of the others (50% by chance). Check that texts and vectors "
+            "are in the same order, and that the teacher supports this language."
         )
     return problems
 
 
 def mean_cosine(vectors: Float[np.ndarray, "n d"]) -> float:
-    """Mean cosine of different rows; 0 where there are not two. Zero rows count as cosine 0."""
+    """Mean cosine between different rows; 0 for fewer than two rows. Zero rows have cosine 0."""
     unit = _unit(vectors)
     n = len(unit)
     return float((np.square(unit.sum(axis=0)).sum() - np.square(unit).sum()) / (n * (n - 1))) if n > 1 else 0.0
 
 
 def neighbour_ranks(tokens: Tokens, vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " m"]:
-    """Where each text's nearest text by shared tokens stands among all others by the vectors' cosine.
+    """Rank, by cosine of the vectors, of each text's nearest neighbour by shared tokens.
 
-    No model is needed for it: texts that share rare words are mostly about the same, and a teacher knows.
+    Needs no model: texts that share rare words tend to have the same topic, so a teacher should place them close.
 
     Args:
       tokens: `[n, l]`, of different texts.
-      vectors: of the same texts.
+      vectors: `[n, d]`, of the same texts.
 
     Returns:
-      For each of the `m <= n` texts that share a token with another, the share of the others that are farther than
-      its neighbour, in [0, 1]: 1/2 by chance, with variance 1/12.
+      For each of the `m <= n` texts that share a token with another, the fraction of other texts that are farther away
+      than its neighbour, in [0, 1]: 1/2 by chance, with variance 1/12.
     """
     n = len(vectors)
     if n < 3:
@@ -155,9 +155,9 @@ def neighbour_ranks(tokens: Tokens, vectors: Float[np.ndarray, "n d"]) -> Float[
 
 
 def token_overlap(tokens: Tokens) -> Float[np.ndarray, "n n"]:
-    """Cosines between the texts' sets of tokens, each token weighted by the logarithm of its rarity.
+    """Cosines between the texts' token sets, weighted by inverse document frequency.
 
-    Tokens that all texts have, such as special tokens and prompts, thereby do not count.
+    Tokens in all texts, such as special tokens and prompts, thus have weight 0.
     """
     ids, real = np.asarray(tokens.ids), np.asarray(tokens.mask)
     n = len(ids)
@@ -170,7 +170,7 @@ def token_overlap(tokens: Tokens) -> Float[np.ndarray, "n n"]:
 
 
 def _side_by_side(batch: Batch, teachers: tuple[str, ...]) -> Columns | None:
-    """The first rows of the vectors that a term learns from."""
+    """The first rows of a term's target vectors, several teachers concatenated."""
     if not teachers:
         return None
     sides = [batch.targets[teacher] for teacher in teachers]

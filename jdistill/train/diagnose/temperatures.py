@@ -1,4 +1,4 @@
-"""What the losses have learned themselves: as metrics, and whether a temperature is at its limit."""
+"""Learned parameters of losses: as metrics, and a check for temperatures at their limit."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from jdistill.losses import LossConfig
 from jdistill.losses.temperature import NAME, Learned, temperature_of
 
 EDGE = 1e-6
-"""A learned temperature is at a limit if its logarithm is this close."""
+"""Maximum distance of a temperature's logarithm to that of a limit it has reached."""
 
 
 def learned_values(terms: Mapping[str, LossConfig], parameters: Mapping[str, dict[str, Any]]) -> dict[str, float]:
-    """What the terms have learned besides the student, as metrics: `temperature/<term>` and the like; numbers only."""
+    """The terms' scalar learned parameters as metrics, such as `temperature/<term>`."""
     values = {}
     for name, learned in parameters.items():
         for parameter, value in learned.items():
@@ -28,7 +28,7 @@ def learned_values(terms: Mapping[str, LossConfig], parameters: Mapping[str, dic
 
 
 def saturated(terms: Mapping[str, LossConfig], parameters: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Terms whose learned temperature is at one of its limits."""
+    """Warnings for terms whose learned temperature is at one of its limits."""
     found = []
     for name, learned in parameters.items():
         path, limits = learned_temperature(terms[name])
@@ -39,14 +39,14 @@ def saturated(terms: Mapping[str, LossConfig], parameters: Mapping[str, dict[str
             value = getattr(limits, limit)
             if (log - math.log(value)) * (1 if limit == "max" else -1) > -EDGE:
                 found.append(
-                    f"losses.{name}: the learned temperature has reached its {limit} of {value:g} and is held there. "
-                    f"Widen it with losses.{name}.{path}.{limit}, or give a number to fix the temperature."
+                    f"losses.{name}: the learned temperature has reached its {limit} of {value:g} and stays there. "
+                    f"Widen the range with losses.{name}.{path}.{limit}, or set a number to fix the temperature."
                 )
     return found
 
 
 def learned_temperature(term: LossConfig) -> tuple[str, Learned | None]:
-    """The temperature that a term, or the loss inside it, learns, and the path of its setting."""
+    """Setting path and value of the learned temperature of a term or of the loss nested in it."""
     for field in type(term).model_fields:
         value = getattr(term, field)
         if isinstance(value, Learned):
