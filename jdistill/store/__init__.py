@@ -1,6 +1,6 @@
-"""What lies on disk between text and training: texts, rows, teacher vectors, tokens, hidden states.
+"""The store, the on-disk data that training reads: texts, rows, teacher vectors, tokens and hidden states.
 
-Everything is a fixed-width .npy file read by memmap, beside a JSON manifest with its sha256. Nothing is half written.
+All arrays are memory-mapped .npy files with a JSON manifest of their sha256 hashes. All writes are atomic.
 """
 
 from jdistill.store.check import check_teacher, check_width

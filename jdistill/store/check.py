@@ -1,4 +1,4 @@
-"""Refusals: a store whose teacher is not the one that the configuration asks for."""
+"""Checks that a store's teacher is the one the config asks for."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from jdistill.store.reader import Store
 
 
 def check_teacher(store: Store, name: str, expected: Mapping[str, Any]) -> None:
-    """Refuse a teacher that is missing, incomplete or made differently; for use before any device work.
+    """Refuse a teacher that is missing, incomplete or has other settings.
 
     Args:
       store: an open store.
       name: the teacher's name.
-      expected: fields of the description that the configuration fixes. A field that either side leaves out is not
-        compared, and model and revision are not where the hash of the weights is equal.
+      expected: the description's fields that the config determines. Only fields present on both sides are compared;
+        model and revision are skipped if the weights have the same hash.
 
     Raises:
       UserError: naming each differing field with both values.
@@ -24,7 +24,7 @@ def check_teacher(store: Store, name: str, expected: Mapping[str, Any]) -> None:
 
 
 def check_width(store: Store, name: str, student_width: int) -> None:
-    """Refuse a teacher whose vectors a student without projection cannot be compared with.
+    """Refuse a teacher whose width differs from that of a student without projection.
 
     Raises:
       UserError: if the widths differ.
@@ -49,6 +49,6 @@ def require_description(store: Store, name: str, stored: Mapping[str, Any], expe
     changed = differences(stored, expected)
     if changed:
         raise UserError(
-            f"store at {store.path}: the vectors of teacher '{name}' were made differently: {'; '.join(changed)}. "
-            f"Set it as it is there, or give the teacher another name, or another store, and run `jdistill embed`."
+            f"store at {store.path}: the vectors of teacher '{name}' have other settings: {'; '.join(changed)}. Use "
+            "the stored settings, or choose another teacher name or store and run `jdistill embed`."
         )

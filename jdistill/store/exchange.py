@@ -1,8 +1,8 @@
-"""Teacher vectors as columns of a Hugging Face data set, out and in, bit by bit; `datasets` is imported on first use.
+"""Exact export and import of teacher vectors as columns of a Hugging Face data set.
 
-A column `document` has its vectors in `document_embedding`. float16 stays float16; bfloat16 and int8, which Arrow does
-not know as vectors, travel as the float32 values they stand for, and become the same bits again if the description
-asks for their dtype.
+The vectors of column `document` are in `document_embedding`. float16 stays float16; bfloat16 and int8, which Arrow has
+no vectors of, are converted to float32 and back, without loss if the description states their dtype. `datasets` is
+imported on first use.
 """
 
 import hashlib
@@ -34,20 +34,20 @@ _LARGEST_SCORE = 3.4e38  # stores keep float32
 
 
 class VectorColumns(Config):
-    """Which columns of a data set hold texts; the vectors of column X are in the column X + `suffix`."""
+    """Text columns of a data set; the vectors of column X are in the column X + `suffix`."""
 
     query: str | None = None
-    """Column of queries; null where rows are plain texts."""
+    """Column of queries; null if rows are plain texts."""
     document: str = "document"
     """Column of documents."""
     negatives: list[str] = Field(default_factory=list)
     """Columns of hard negatives, one text each."""
     score: str | None = None
-    """Column of numbers, or of lists of numbers: one of the document and each hard negative, or of each negative."""
+    """Column of numbers, or of lists of numbers: one per document and hard negative, or one per hard negative."""
     label: str | None = None
     """Column of classes: names or whole numbers."""
     suffix: str = "_embedding"
-    """What a vector column has behind the name of its text column."""
+    """Suffix that turns the name of a text column into that of its vectors."""
 
     @property
     def texts(self) -> list[str]:
@@ -56,12 +56,12 @@ class VectorColumns(Config):
 
 
 def to_dataset(store: Store, role: str, teacher: str) -> "Dataset":
-    """The rows of one role with their texts and one teacher's vectors, in their order.
+    """Export the rows of one role with their texts and one teacher's vectors, in order.
 
-    Columns: `query`, `document`, `negative_1` ..., `score`, `label` as far as rows have them, each text column with its
-    `*_embedding` of fixed length. A score is a number, or a list where rows have several. The teacher's description is
-    the data set's description, as JSON; `save_to_disk` keeps it. Parquet files and `push_to_hub` do not: there, share
-    `store.teacher(teacher).manifest["description"]` too, which `from_dataset` then needs. The table is made in memory.
+    Columns: `query`, `document`, `negative_1` ..., `score`, `label`, as available, and a fixed-length `*_embedding` per
+    text column. A score is a number, or a list if rows have several. The data set's description is the teacher's
+    description as JSON. `save_to_disk` keeps it; parquet files and `push_to_hub` do not, so then also share
+    `store.teacher(teacher).manifest["description"]`, which `from_dataset` needs. The table is built in memory.
 
     Raises:
       UserError: if the store has no such role or teacher.
@@ -100,24 +100,23 @@ def from_dataset(
     teacher: str,
     role: str = "train",
 ) -> Store:
-    """A store of a data set's texts and vectors; the other way of `to_dataset`.
+    """Import texts and vectors of a data set into a store; the inverse of `to_dataset`.
 
-    Called again with the same texts and another teacher's name, it adds that teacher to the store. The manifest keeps
-    that vectors were imported: nobody here has seen the model that the description names, and a model card says so.
+    If called again with the same texts and another teacher's name, adds that teacher to the store. The manifest and
+    model cards record that the vectors were imported, since the described model cannot be verified.
 
     Args:
-      dataset: texts, and of each text column a column of vectors.
-      columns: which column is what; None: as `to_dataset` names them.
+      dataset: texts, and a column of vectors for each text column.
+      columns: the columns' meaning; None: the names used by `to_dataset`.
       path: folder of the store.
-      description: of the teacher, see TeacherWriter; None: as `to_dataset` left it in the data set's description,
-        which must be there. Prompts are "" and the dtype is the column's where it does not say. The width is the
-        column's.
+      description: of the teacher, see TeacherWriter; None: read from the data set's description, as written by
+        `to_dataset`. Prompts default to "", the dtype to the column's; the width is the column's.
       teacher: the teacher's name in the store.
-      role: what the rows are for.
+      role: role of the rows.
 
     Raises:
-      UserError: if there is no description, if a column is missing or holds something else, if rows have differently
-        many scores, if the dtype cannot hold the vectors exactly, or if a text that occurs twice has two vectors.
+      UserError: if there is no description, a column is missing or has the wrong type, rows differ in their number of
+        scores, the dtype cannot represent the vectors exactly, or equal texts have different vectors.
     """
     _require_data_set(dataset)
     columns = columns or _named(dataset)
@@ -147,22 +146,22 @@ def from_dataset(
 
 
 def _description(text: str | None) -> dict[str, Any]:
-    """What `to_dataset` wrote into a data set's description."""
+    """The teacher's description that `to_dataset` wrote into a data set's description."""
     try:
         found = json.loads(text or "null")
     except ValueError:
         found = None
-    if not isinstance(found, dict) or "prompts" not in found:  # some other JSON is no description of a teacher
+    if not isinstance(found, dict) or "prompts" not in found:  # other JSON is not a teacher's description
         raise UserError(
             "data set: does not say how its vectors were made: its description, which parquet files and the hub do not "
-            "keep, does not describe a teacher. Pass `description`, with the prompts that the teacher was given: "
-            'such as {"prompts": {"query": "query: ", "document": ""}}, or {} for none.'
+            "keep, does not describe a teacher. Pass `description` with the teacher's prompts, such as "
+            '{"prompts": {"query": "query: ", "document": ""}}, or {} for none.'
         )
     return found
 
 
 def _prompts(description: Mapping[str, Any]) -> dict[str, str]:
-    """The prompt of each side; "" where the description names none."""
+    """The prompt of each side; defaults to ""."""
     given = description.get("prompts", {})
     prompts = {"query": "", "document": "", **given} if isinstance(given, Mapping) else {}
     if set(prompts) != {"query", "document"} or not all(isinstance(prompt, str) for prompt in prompts.values()):
@@ -183,8 +182,8 @@ def _require_data_set(dataset: Any) -> None:
         )
     if not isinstance(dataset, datasets.Dataset):
         raise UserError(
-            f"data set: is of type {type(dataset).__name__}, expected a Dataset, whose rows can be read in any order. "
-            "Load it without streaming."
+            f"data set: is of type {type(dataset).__name__}, expected a Dataset with random access. Load it without "
+            "streaming."
         )
 
 
@@ -197,7 +196,7 @@ class _Row(NamedTuple):
 
 
 class _Reader:
-    """Texts and vectors of a data set. A place is `column * rows + row`, columns as in `VectorColumns.texts`."""
+    """Reads texts and vectors. A flat index ("place") is `column * rows + row`, columns as in `VectorColumns.texts`."""
 
     def __init__(self, dataset: Any, columns: VectorColumns) -> None:
         self.dataset = dataset
@@ -248,7 +247,7 @@ class _Reader:
         return digest.hexdigest()
 
     def raw(self, column: int, rows: Int[np.ndarray, " n"]) -> np.ndarray:
-        """`[n, d]` in the column's own type."""
+        """`[n, d]` in the column's own dtype."""
         name = self.columns.texts[column] + self.columns.suffix
         values = self.dataset.select_columns(name)[rows.tolist()].column(name).combine_chunks()
         lists = isinstance(values.type, pa.FixedSizeListType | pa.ListType | pa.LargeListType)
@@ -274,7 +273,7 @@ class _Reader:
             )
 
     def take(self, places: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
-        """float32 vectors of these places."""
+        """float32 vectors at these flat indices."""
         column, row = np.divmod(places, len(self.dataset))
         vectors: np.ndarray | None = None
         for i in np.unique(column):
@@ -283,7 +282,7 @@ class _Reader:
             if not np.array_equal(exact, values, equal_nan=True):
                 raise UserError(
                     f"data set, column '{self.columns.texts[i]}{self.columns.suffix}': is {values.dtype}, and float32 "
-                    "cannot hold its values exactly. Cast the column to float32."
+                    "cannot represent its values exactly. Cast the column to float32."
                 )
             vectors = np.empty((len(places), exact.shape[1]), np.float32) if vectors is None else vectors
             if vectors.shape[1] != exact.shape[1]:
@@ -303,7 +302,7 @@ class _Reader:
 
 
 def _are_scores(numbers: list[Any]) -> bool:
-    """Whether float32 holds every number, or, among several, some are -inf."""
+    """Whether all numbers are finite in float32, except that some, but not all, may be -inf."""
     if not numbers or not all(isinstance(x, int | float) for x in numbers):
         return False
     finite = [abs(x) <= _LARGEST_SCORE for x in numbers]
@@ -311,14 +310,14 @@ def _are_scores(numbers: list[Any]) -> bool:
 
 
 class _Places:
-    """Where in the data set each vector of the store is taken from: the first occurrence of its text on its side."""
+    """Flat data set index of each vector of the store: the first occurrence of its text on its side."""
 
     def __init__(self, writer: TeacherWriter, rows: Rows) -> None:
         self.writer = writer
         count = len(rows.documents)
         self.index = {side: open_array(writer.folder / f"index.{side}.npy") for side in ("query", "document")}
         self.of_vector = np.full(writer.rows, -1, np.int64)
-        # Backwards, and queries last, so that the first occurrence stays.
+        # Assign in reverse order, queries last, so that the first occurrence wins.
         for column, (side, ids) in reversed(list(enumerate(_sides(rows)))):
             vectors = self.index[side][ids]
             self.of_vector[vectors[::-1]] = column * count + np.arange(count)[::-1]
@@ -329,7 +328,7 @@ class _Places:
 
 
 def _require_one_vector_each(read: _Reader, places: _Places, rows: Rows) -> None:
-    """Refuse a text with two vectors: the store keeps one, so the other would be lost."""
+    """Refuse equal texts with different vectors, of which the store could keep only one."""
     count = len(rows.documents)
     for column, (side, ids) in enumerate(_sides(rows)):
         kept = places.of_vector[places.index[side][ids]]
@@ -343,18 +342,18 @@ def _require_one_vector_each(read: _Reader, places: _Places, rows: Rows) -> None
                 raise UserError(
                     f"data set, row {row + 1}, column '{read.columns.texts[column]}': the text has another vector than "
                     f"in row {other_row + 1}, column '{read.columns.texts[other]}'. If queries and documents had "
-                    "different prompts, give both in the description; else the vectors are not one teacher's."
+                    "different prompts, put both in the description; otherwise the vectors are from several teachers."
                 )
 
 
 def _exact(vectors: Float[np.ndarray, "n d"], dtype: str) -> Float[np.ndarray, "n d"]:
     if not np.array_equal(to_float32(to_stored(vectors, dtype), dtype), vectors, equal_nan=True):
-        raise UserError(f"data set: dtype {dtype} cannot hold the vectors exactly. Describe them with dtype: float32.")
+        raise UserError(f"data set: dtype {dtype} cannot represent the vectors exactly. Describe dtype: float32.")
     return vectors
 
 
 def _sides(rows: Rows) -> list[tuple[SideName, Int[np.ndarray, " n"]]]:
-    """Side and text numbers of each text column, in the order of `VectorColumns.texts`."""
+    """Side and text ids of each text column, in the order of `VectorColumns.texts`."""
     documents: list[tuple[SideName, Any]] = [("document", column) for column in np.asarray(rows.documents).T]
     return documents if rows.queries is None else [("query", np.asarray(rows.queries)), *documents]
 

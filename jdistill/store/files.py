@@ -1,7 +1,7 @@
-"""Files that are whole or absent: written beside their place, synced, then renamed; killed writers leave no half file.
+"""Atomic file writes: to a temporary file in the same folder, then fsync and rename.
 
-A file in the making is called `.NAME.HOST.PID.tmp`, so that several processes can write the same file, and what a
-dead process left behind can be told from what a living one is writing.
+Temporary files are called `.NAME.HOST.PID.tmp`, so that several processes can write the same file, and leftovers of
+dead processes can be distinguished from files that are being written.
 """
 
 import hashlib
@@ -22,17 +22,18 @@ _HOST = socket.gethostname().replace(".", "-") or "localhost"
 
 
 def temporary(path: Path) -> Path:
-    """Where this process prepares what will be renamed to `path`; on the same file system."""
+    """The temporary path from which this process will rename to `path`, on the same file system."""
     return path.parent / f".{path.name}.{_HOST}.{os.getpid()}.tmp"
 
 
 def remove_stale(folder: Path, *, all_hosts: bool = False) -> None:
-    """Delete what dead processes of this machine left unfinished in `folder`, subfolders included.
+    """Delete temporary files of this machine's dead processes in `folder` and its subfolders.
 
-    With `all_hosts` also what other machines' processes left, alive or not: for when nothing is left to write.
+    With `all_hosts`, also delete those of other machines, whose processes may be alive: only safe once nothing is left
+    to write.
     """
     found = []
-    for root, folders, files in os.walk(folder):  # which does not mind that others rename folders meanwhile
+    for root, folders, files in os.walk(folder):  # tolerates concurrent renames
         found += [Path(root, name) for name in (*folders, *files) if name.startswith(".") and name.endswith(".tmp")]
     for path in sorted(found):
         *_, host, pid, _ = path.name.split(".")
@@ -41,10 +42,10 @@ def remove_stale(folder: Path, *, all_hosts: bool = False) -> None:
 
 
 def publish(made: Path, path: Path) -> None:
-    """Rename a synced file to its place, durably."""
+    """Rename a synced temporary file to `path`, durably."""
     try:
         os.replace(made, path)
-    except FileNotFoundError:  # another process was faster with the same file, and has tidied up
+    except FileNotFoundError:  # another process was faster and has cleaned up
         if not path.is_file():
             raise
     sync_folder(path.parent)
@@ -60,7 +61,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync(file: IO[Any]) -> None:
-    """Bring what was written to disk."""
+    """Flush and fsync."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -77,7 +78,7 @@ def save_array(path: Path, array: np.ndarray) -> str:
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically; equal content gives equal bytes."""
+    """Write JSON atomically; deterministic."""
     made = temporary(path)
     with made.open("w", encoding="utf-8") as file:
         file.write(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
@@ -86,22 +87,22 @@ def save_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load_json(path: Path, *, keys: Sequence[str] = (), aside: Path | None = None) -> dict[str, Any]:
-    """The mapping in a file that `save_json` wrote.
+    """The mapping in a file written by `save_json`.
 
     Args:
       path: the file.
-      keys: what it must hold.
-      aside: the folder that is made anew as a whole where this file is damaged; by default the one that it lies in.
+      keys: required keys.
+      aside: folder to rebuild if this file is damaged, for the message; default: the file's own folder.
 
     Raises:
-      UserError: if it is damaged.
+      UserError: if the file is damaged.
     """
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON: {error}. {_remedy(path, aside)}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {type(content).__name__}, expected a mapping. {_remedy(path, aside)}")
+        raise UserError(f"{path}: is a {type(content).__name__}, expected a mapping. {_remedy(path, aside)}")
     missing = [key for key in keys if key not in content]
     if missing:
         raise UserError(f"{path}: lacks {', '.join(missing)}. {_remedy(path, aside)}")
@@ -113,10 +114,10 @@ def open_array(path: Path, *, aside: Path | None = None) -> np.ndarray:
 
     Args:
       path: the file.
-      aside: as of `load_json`.
+      aside: as for `load_json`.
 
     Raises:
-      UserError: if it is missing or damaged.
+      UserError: if the file is missing or damaged.
     """
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -126,7 +127,7 @@ def open_array(path: Path, *, aside: Path | None = None) -> np.ndarray:
 
 
 def _remedy(path: Path, aside: Path | None) -> str:
-    return f"Restore it from a copy, or move {aside or path.parent} aside and make it again."
+    return f"Restore it from a copy, or move {aside or path.parent} aside and rebuild it."
 
 
 def sha256_of(path: Path) -> str:
@@ -136,12 +137,12 @@ def sha256_of(path: Path) -> str:
 
 
 def as_stored(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What `content` is after a round trip through JSON (tuples become lists), so that both compare equal."""
+    """`content` after a round trip through JSON (tuples become lists), for comparison with stored content."""
     return json.loads(json.dumps(content))
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], *, prefix: str = "") -> list[str]:
-    """Each field that differs, as `name: stored value, not wanted value`; only fields of both are compared."""
+    """Describe each field that differs; only fields in both mappings are compared."""
     found = []
     for key in wanted:
         if key not in stored:
@@ -150,12 +151,12 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], *, prefix:
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += differences(old, new, prefix=f"{prefix}{key}.")
         elif old != new:
-            found.append(f"{prefix}{key} is {_shown(old)} there and {_shown(new)} here")
+            found.append(f"{prefix}{key} is {_shown(old)} in the store and {_shown(new)} now")
     return found
 
 
 class ArrayStream:
-    """A one-dimensional .npy file whose length is known only at its end; a context manager."""
+    """Context manager that writes a one-dimensional .npy file of unknown length."""
 
     def __init__(self, path: Path, dtype: type[np.generic]) -> None:
         self.path = path

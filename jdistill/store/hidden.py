@@ -1,13 +1,13 @@
-"""Cache of hidden states: what an encoder that does not learn makes of every text's tokens, computed once.
+"""Cache of hidden states: outputs of a frozen encoder for the tokens of every text, computed once.
 
-    hidden/KEY/shards/00000.npy    [t, d]: of the tokens of some texts, one text behind the other
-    hidden/KEY/shards/00000.json   texts, tokens and sha256 of the shard; written after it: it counts only with it
-    hidden/KEY/offsets.npy         int64 [N + 1]: text i has tokens offsets[i] to offsets[i + 1] - 1, counted through
+    hidden/KEY/shards/00000.npy    [t, d]: hidden states of the tokens of consecutive texts
+    hidden/KEY/shards/00000.json   texts, tokens and sha256 of the shard; written after it, marks it as complete
+    hidden/KEY/offsets.npy         int64 [N + 1]: text i has tokens offsets[i] to offsets[i + 1] - 1
     hidden/KEY/firsts.npy          int64 [shards]: the first text of each shard
-    hidden/KEY/manifest.json       what KEY is the hash of; written last: then the cache is complete
+    hidden/KEY/manifest.json       the content that KEY hashes; written last, marks the cache as complete
 
-Numbers are of the type in which the encoder gave them, so that nothing is lost: float32, or bfloat16, which .npy does
-not know, as its bit pattern in uint16. KEY hashes the encoder, its weights and the token cache that it read.
+Values are stored without loss in the encoder's output dtype: float32, or bfloat16, which .npy does not support, as its
+bit pattern in uint16. KEY hashes the encoder, its weights and the token cache.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ from jdistill.store.tokens import TokenTable
 from jdistill.store.vectors import shard_name
 
 SHARD_BYTES = 128 * 2**20
-"""About so large a shard is: what a killed process loses at most."""
+"""Approximate shard size; an interrupted process loses at most one shard."""
 FORMAT = 1
 
 _LAID_OUT = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 
 
 class HiddenTable:
-    """The hidden states of all texts that a token cache holds, memory-mapped. Cheap to send to another process."""
+    """The hidden states of all texts in a token cache, memory-mapped. Cheap to pickle."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,11 +48,11 @@ class HiddenTable:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for tables that hold the same hidden states."""
+        """Equal for tables with the same hidden states."""
         return self.folder.name
 
     def pad(self, ids: Int[np.ndarray, "*shape"], length: int) -> Float[np.ndarray, "*shape length d"]:
-        """The hidden states of these texts, in their stored type, filled up to `length` with zeros.
+        """The hidden states of these texts, in their stored dtype, zero-padded to `length`.
 
         Raises:
           ValueError: if a text has more than `length` tokens.
@@ -80,7 +80,7 @@ class HiddenTable:
         if values.shape != expected or values.dtype != _LAID_OUT[self.dtype]:
             raise UserError(
                 f"{path}: is {values.dtype} {list(values.shape)}, expected {_LAID_OUT[self.dtype]} {list(expected)}. "
-                f"Delete {self.folder}; the next run makes it anew."
+                f"Move {self.folder} aside; the next run rebuilds it."
             )
         return values
 
@@ -89,15 +89,15 @@ class HiddenTable:
 
 
 class HiddenWriter:
-    """The hidden states of all texts of a token cache in the making: killed at any moment, the next one goes on.
+    """Writes the hidden states of all texts of a token cache; resumes after an interruption.
 
     Args:
       store_path: folder of the store.
-      tokens: what the encoder reads.
-      encoder: hash of all that decides what the encoder makes of tokens.
+      tokens: the encoder's input.
+      encoder: hash of everything that determines the encoder's output.
       width: numbers per token.
       dtype: float32 or bfloat16.
-      shard_bytes: about so large a shard is; part of the key, since it says where shards begin.
+      shard_bytes: approximate shard size; part of the key, since it determines the shard boundaries.
     """
 
     def __init__(
@@ -131,54 +131,54 @@ class HiddenWriter:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all shards and the manifest are written."""
         return (self.folder / "manifest.json").is_file()
 
     @property
     def bytes_missing(self) -> int:
-        """Size of the shards that are not written yet."""
+        """Total size of the missing shards."""
         tokens = sum(int(self._lengths[self.texts(shard)].sum()) for shard in self.missing())
         return tokens * self.width * _LAID_OUT[self.dtype].itemsize
 
     def missing(self) -> list[int]:
-        """Shards that are not written yet, ascending."""
+        """Indices of shards not written yet, ascending."""
         return [shard for shard in range(len(self._shards)) if not self._path(shard).with_suffix(".json").is_file()]
 
     def texts(self, shard: int) -> Int[np.ndarray, " t"]:
-        """Numbers of the texts of one shard, ascending."""
+        """Ids of the texts of one shard, ascending."""
         return self._shards[shard]
 
     @property
     def text_count(self) -> int:
-        """Texts of all shards."""
+        """Number of texts in all shards."""
         return sum(map(len, self._shards))
 
     def begin(self) -> None:
-        """Make the folder, and delete what a killed process left half written.
+        """Create the folder, and delete temporary files of interrupted processes.
 
         Raises:
-          UserError: if the disk has no room for what is missing.
+          UserError: if the disk is too small for the missing shards.
         """
         (self.folder / "shards").mkdir(parents=True, exist_ok=True)
         remove_stale(self.folder)
         missing, free = self.bytes_missing, shutil.disk_usage(self.folder).free
         if missing > free:
             raise UserError(
-                f"{self.folder}: the hidden states of {self.text_count:,} texts take {missing / 1e9:.1f} GB more, but "
-                f"the disk has {free / 1e9:.1f} GB left. Make room, lower student.max_length, or set student.backbone "
-                "to frozen, which stores nothing."
+                f"{self.folder}: the hidden states of {self.text_count:,} texts need {missing / 1e9:.1f} GB more, but "
+                f"the disk has {free / 1e9:.1f} GB left. Free some space, lower student.max_length, or set "
+                "student.backbone to frozen, which stores nothing."
             )
 
     def write(self, shard: int, hidden: Float[np.ndarray, "t d"]) -> None:
-        """Write one shard: durable and whole, or not at all.
+        """Write one shard, atomically and durably.
 
         Args:
-          shard: its number.
-          hidden: in the stored type, of the tokens of `texts(shard)`, one text behind the other.
+          shard: its index.
+          hidden: hidden states of the tokens of `texts(shard)`, concatenated, in the stored dtype.
 
         Raises:
-          ValueError: if there are more or fewer.
-          UserError: if one is not finite.
+          ValueError: if the shape does not match.
+          UserError: if a value is not finite.
         """
         texts = self.texts(shard)
         expected = (int(self._lengths[texts].sum()), self.width)
@@ -186,7 +186,7 @@ class HiddenWriter:
             raise ValueError(f"shard {shard} needs hidden states {expected}, not {hidden.shape}")
         if not np.isfinite(hidden).all():
             raise UserError(
-                f"student: the encoder's hidden states of texts {texts[0]} to {texts[-1]} of the store hold NaN or "
+                f"student: the encoder's hidden states of texts {texts[0]} to {texts[-1]} of the store contain NaN or "
                 "infinity. Check the weights of student.init, or set student.dtype to float32."
             )
         stored = hidden.view(np.uint16) if self.dtype == "bfloat16" else hidden
@@ -195,7 +195,7 @@ class HiddenWriter:
         save_json(self._path(shard).with_suffix(".json"), sidecar)
 
     def finish(self) -> HiddenTable:
-        """The complete cache.
+        """Write the manifest and return the complete cache.
 
         Raises:
           ValueError: if a shard is missing.

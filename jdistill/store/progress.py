@@ -1,4 +1,4 @@
-"""How long work shows itself: a bar with rate and time left on a terminal, one calm line now and then elsewhere."""
+"""Progress of long work: a progress bar on a terminal, otherwise a line every 30 seconds."""
 
 import sys
 import time
@@ -9,13 +9,13 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress:
-    """Counts finished pieces of work; use as a context manager.
+    """Context manager that counts finished items.
 
     Args:
-      title: what is done, such as `embed minilm`.
-      total: number of pieces; None if unknown.
-      unit: name of the pieces, in the plural.
-      done: pieces that an earlier process finished; they count, but not for the rate.
+      title: label, such as `embed minilm`.
+      total: number of items; None if unknown.
+      unit: name of the items, in the plural.
+      done: items finished by an earlier process; not included in the rate.
     """
 
     def __init__(self, title: str, total: int | None, *, unit: str = "texts", done: int = 0) -> None:
@@ -31,7 +31,7 @@ class Progress:
             )
 
     def advance(self, pieces: int) -> None:
-        """Count `pieces` more."""
+        """Count `pieces` more items."""
         self.done += pieces
         if self._bar is not None:
             self._bar.update(pieces)
@@ -40,7 +40,7 @@ class Progress:
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
-        """Where the work stands, such as `embed minilm: 1,200 of 4,000 texts (30%), 85 texts/s, 33 s left`."""
+        """Progress as text, such as `embed minilm: 1,200 of 4,000 texts (30%), 85 texts/s, 33 s left`."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         rate = (self.done - self._already) / seconds
         pace = f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2f} {self.unit}/s"
@@ -58,7 +58,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif kind is None and self._told > self._start:  # whoever saw it under way sees it end
+        elif kind is None and self._told > self._start:  # report the end only if progress was reported before
             print(self.line(), file=sys.stderr, flush=True)
 
 

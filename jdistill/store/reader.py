@@ -1,4 +1,4 @@
-"""A store that is open: texts, rows and teachers, memory-mapped and checked."""
+"""Reading a store: texts, rows and teacher vectors, memory-mapped and checked."""
 
 import difflib
 from collections.abc import Iterator
@@ -16,25 +16,25 @@ from jdistill.store.writer import FORMAT
 
 
 class Rows(NamedTuple):
-    """The rows of one role, as numbers of texts."""
+    """The rows of one role, as text ids."""
 
     queries: Int[np.ndarray, " n"] | None
-    """int32; None where rows are plain texts."""
+    """int32; None if rows are plain texts."""
     documents: Int[np.ndarray, "n c"]
-    """int32; of each row its document, then its hard negatives."""
+    """int32; each row's document, followed by its hard negatives."""
     scores: Float[np.ndarray, "n s"] | None
-    """float32; of each row one score, or one of each document, or one of each hard negative; None without scores."""
+    """float32; one score per row, per document, or per hard negative; None without scores."""
     labels: Int[np.ndarray, " n"] | None = None
-    """int32; the class of each row, a place in `Store.labels`; None without labels."""
+    """int32; the class of each row, an index into `Store.labels`; None without labels."""
 
 
 class Texts:
-    """All texts of a store, by number."""
+    """All texts of a store, by id."""
 
     def __init__(self, folder: Path, sha256: str) -> None:
         self.folder = folder
         self.sha256 = sha256
-        """Identity of all texts together; what is derived from them is keyed by it."""
+        """Hash of all texts; derived data is keyed by it."""
         self._offsets = open_array(folder / "offsets.npy", aside=folder.parent)
         self._values = open_array(folder / "values.npy", aside=folder.parent).data
 
@@ -51,7 +51,7 @@ class Texts:
             yield from self.take(np.arange(first, min(first + 8192, len(self))))
 
     def take(self, ids: Int[np.ndarray, " n"]) -> list[str]:
-        """The texts of these numbers, in this order."""
+        """The texts with these ids, in this order."""
         ids = np.asarray(ids)
         starts, ends = self._offsets[ids].tolist(), self._offsets[ids + 1].tolist()
         return [str(self._values[a:b], "utf-8") for a, b in zip(starts, ends, strict=True)]
@@ -61,7 +61,7 @@ class Texts:
 
 
 class Store:
-    """Texts, rows and teacher vectors of one data set; `Store.open` is the way in."""
+    """Texts, rows and teacher vectors of one data set; use `Store.open`."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
@@ -69,26 +69,26 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open what `write_texts` wrote.
+        """Open a store written by `write_texts`.
 
         Raises:
-          UserError: if there is no complete store, or one of a later format.
+          UserError: if there is no complete store, or it has another format.
         """
         path = Path(path)
         if not (path / "manifest.json").is_file():
             state = "is incomplete" if (path / "texts").is_dir() else "does not exist"
-            raise UserError(f"store at {path}: {state}. Make it with `jdistill embed`, or give another path.")
+            raise UserError(f"store at {path}: {state}. Create it with `jdistill embed`, or choose another path.")
         manifest = load_json(path / "manifest.json", keys=("format", "texts", "roles"))
         if manifest.get("format") != FORMAT:
             raise UserError(
                 f"store at {path}: has format {manifest.get('format')}, but this version reads format {FORMAT}. "
-                "Use the version of jdistill that wrote it, or make it anew."
+                "Use the version of jdistill that wrote it, or rebuild it."
             )
         return cls(path, manifest)
 
     @cached_property
     def texts(self) -> Texts:
-        """All texts, by number."""
+        """All texts, by id."""
         return Texts(self.path / "texts", self.manifest["texts"]["sha256"])
 
     @property
@@ -98,7 +98,7 @@ class Store:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes of all rows, by number; empty where no row has a label."""
+        """Names of the classes, by index; empty without labels."""
         return tuple(self.manifest.get("labels", ()))
 
     def rows(self, role: str) -> Rows:
@@ -110,7 +110,7 @@ class Store:
         if role not in self.roles:
             raise UserError(
                 f"store at {self.path}: has no rows of the role '{role}'. It has: {', '.join(self.roles)}. "
-                f"Give a source of the data the role '{role}', and make the store anew."
+                f"Set the role '{role}' for a source in 'data', and rebuild the store."
             )
         folder, files = self.path / "rows" / role, self.manifest["roles"][role]["files"]
         parts = {
@@ -129,7 +129,7 @@ class Store:
         """The vectors of one teacher, memory-mapped.
 
         Raises:
-          UserError: if there are none, if they are incomplete, or if they are those of other texts.
+          UserError: if they are missing or incomplete, or belong to a different set of texts.
         """
         folder = self.path / "teachers" / name
         if not (folder / "manifest.json").is_file():
@@ -137,8 +137,8 @@ class Store:
         vectors = TeacherVectors(folder)
         if vectors.manifest["texts"] != self.texts.sha256:
             raise UserError(
-                f"store at {self.path}: teacher '{name}' was embedded for other texts. "
-                f"Move {folder} aside and run `jdistill embed` again."
+                f"store at {self.path}: the vectors of teacher '{name}' belong to a different set of texts. "
+                f"Move {folder} aside and rerun `jdistill embed`."
             )
         return vectors
 
@@ -147,7 +147,7 @@ class Store:
         if (folder / "plan.json").is_file():
             shards = load_json(folder / "plan.json")["shards"]
             done = len(list((folder / "shards").glob("*.json")))
-            return f"teacher '{name}' is incomplete: {done} of {shards} shards. Run `jdistill embed` again to go on."
+            return f"teacher '{name}' is incomplete: {done} of {shards} shards. Rerun `jdistill embed` to resume."
         near = difflib.get_close_matches(name, self.teachers, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         known = ", ".join(self.teachers) or "none"

@@ -1,8 +1,8 @@
-"""A teacher's vectors, written shard by shard: killed at any moment or shared by many processes, bytes are the same.
+"""Writes a teacher's vectors shard by shard; interruptions and multiple processes do not change the result's bytes.
 
-First the plan: every prompted text that some row needs, once, in a fixed order, cut into shards of equal size. Each
-shard is then written on its own, in any order and by any process; the manifest comes last, by whoever finds all shards
-there. The files are described in vectors.py.
+The plan comes first: every prompted text that some row needs, once, in a fixed order, divided into shards of equal
+size. The shards are written independently, in any order and by any process. The process that finds all shards complete
+writes the manifest. See vectors.py for the files.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ from jdistill.store.vectors import DTYPES, SIDES, SideName, Stored, shard_name, 
 from jdistill.store.writer import require_name
 
 SHARD_ROWS = 8192
-_FEWEST_TO_COMPARE = 16  # a few texts may differ only in what a tokenizer drops, and then have equal vectors
+_FEWEST_TO_COMPARE = 16  # a few texts may be equal after tokenization, and then have equal vectors
 
 
 class Prompted(NamedTuple):
-    """A text as the teacher gets it: `prompt + text`, in two parts."""
+    """A teacher's input, `prompt + text`, in two parts."""
 
     side: SideName
     prompt: str
@@ -33,21 +33,21 @@ class Prompted(NamedTuple):
 
 
 class TeacherWriter:
-    """The vectors of one teacher in the making.
+    """Writes the vectors of one teacher.
 
     Args:
-      store: where texts are, and where vectors go.
-      name: the teacher's name in the configuration.
-      description: what decides the vectors, as JSON. Needs `prompts: {query, document}`, `width` (int) and `dtype`
-        (float32, float16, bfloat16 or int8). With `routes: "per side"` sides never share a vector, because the model
-        itself treats them differently; otherwise a text whose prompt is the same on both sides has one vector.
-      shard_rows: vectors per shard; where the teacher is begun already, its own number stands.
-      origin: where the vectors come from, such as "a data set", if no model gives them here; the manifest keeps it,
-        since then the description is what somebody says, and nothing that was seen.
+      store: the store to read texts from and write vectors to.
+      name: the teacher's name in the config.
+      description: JSON value that determines the vectors. Requires `prompts: {query, document}`, `width` (int) and
+        `dtype` (float32, float16, bfloat16 or int8). With `routes: "per side"` the sides never share a vector, because
+        the model treats them differently; otherwise a text with the same prompt on both sides has one vector.
+      shard_rows: vectors per shard; ignored for a teacher that already has a plan.
+      origin: source of imported vectors, such as "a data set"; None if a model computes them here. Stored in the
+        manifest, since the description of imported vectors cannot be verified.
 
     Raises:
-      UserError: if the store holds vectors of this name that were made differently, naming each differing field, or if
-        imported vectors would be mixed with others.
+      UserError: if the store has vectors of this name with other settings, naming each differing field, or if imported
+        vectors would be mixed with others.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class TeacherWriter:
         require_description(store, name, self.plan["description"], self.description)
         if self.plan["texts"] != store.texts.sha256:
             raise UserError(
-                f"store at {store.path}: teacher '{name}' was begun for other texts. "
-                f"Move {self.folder} aside and run `jdistill embed` again."
+                f"store at {store.path}: the vectors of teacher '{name}' belong to a different set of texts. "
+                f"Move {self.folder} aside and rerun `jdistill embed`."
             )
         if self.missing() and self.plan.get("origin") != origin:
             first, now = self.plan.get("origin") or "a model", origin or "a model"
             raise UserError(
-                f"store at {store.path}: teacher '{name}' was begun with vectors of {first}, and these are of {now}. "
-                f"Move {self.folder} aside, or give the teacher another name."
+                f"store at {store.path}: teacher '{name}' was started with vectors of {first}, but these are of {now}. "
+                f"Move {self.folder} aside, or choose another teacher name."
             )
         self._texts = open_array(self.folder / "texts.npy")
 
@@ -98,7 +98,7 @@ class TeacherWriter:
         return self.plan["rows"]
 
     def missing(self) -> list[int]:
-        """Shards that are not written yet, ascending."""
+        """Indices of shards not written yet, ascending."""
         return [shard for shard in range(self.shards) if not self._sidecar(shard).is_file()]
 
     def size(self, shard: int) -> int:
@@ -107,7 +107,7 @@ class TeacherWriter:
         return min(self.plan["shard_rows"], self.rows - first)
 
     def texts(self, shard: int) -> list[Prompted]:
-        """What to embed for one shard, in the order of its vectors."""
+        """The texts to embed for one shard, in the order of its vectors."""
         first = shard * self.plan["shard_rows"]
         numbers = self._texts[first : first + self.size(shard)]
         sides: list[SideName] = [
@@ -118,15 +118,15 @@ class TeacherWriter:
         return [Prompted(side, prompts[side], text) for side, text in zip(sides, texts, strict=True)]
 
     def write(self, shard: int, vectors: Float[np.ndarray, "s d"]) -> None:
-        """Write one shard: durable and whole, or not at all.
+        """Write one shard, atomically and durably.
 
         Args:
-          shard: its number.
+          shard: its index.
           vectors: float32, in the order of `texts(shard)`.
 
         Raises:
-          UserError: if the vectors have another width than described, if one is not finite (also after rounding to
-            the stored dtype) or zero, or if all are the same.
+          UserError: if the shape differs from the described one, a vector is zero or not finite (before or after
+            rounding to the stored dtype), or all vectors are equal.
         """
         vectors = np.asarray(vectors, np.float32)
         stored = self._checked(shard, vectors)
@@ -137,7 +137,7 @@ class TeacherWriter:
         save_json(self._sidecar(shard), {"rows": len(vectors), "files": files})
 
     def finish(self) -> bool:
-        """Write the manifest if every shard is there; False if other processes still have shards to write."""
+        """Write the manifest and return True if all shards are complete; otherwise return False."""
         if self.missing():
             return False
         hashes = [load_json(self._sidecar(shard), aside=self.folder) for shard in range(self.shards)]
@@ -152,8 +152,8 @@ class TeacherWriter:
         where, expected = f"teacher '{self.name}'", (self.size(shard), self.description["width"])
         if vectors.shape != expected:
             raise UserError(
-                f"{where}: gave vectors {list(vectors.shape)}, expected {list(expected)} for shard {shard}. "
-                f"The model changed its width; move {self.folder} aside and run `jdistill embed` again."
+                f"{where}: returned vectors {list(vectors.shape)}, expected {list(expected)} for shard {shard}. "
+                f"The model's width has changed; move {self.folder} aside and rerun `jdistill embed`."
             )
         stored = to_stored(vectors, self.description["dtype"])
         with np.errstate(invalid="ignore"):
@@ -165,18 +165,18 @@ class TeacherWriter:
             text = self.texts(shard)[bad[0]]
             raise UserError(
                 f"{where}: the vector of the {text.side} {(text.prompt + text.text)[:80]!r} is {what} "
-                f"({len(bad)} of {len(vectors)} texts of shard {shard}). Use precision: float32 or dtype: float32, "
+                f"({len(bad)} of {len(vectors)} texts of shard {shard}). Set precision: float32 or dtype: float32, "
                 "or remove the text from the data."
             )
         if len(vectors) >= _FEWEST_TO_COMPARE and (vectors == vectors[0]).all():
             raise UserError(
-                f"{where}: gave the same vector for all {len(vectors)} texts of shard {shard}. "
-                "Its weights are broken or were not loaded; check the model."
+                f"{where}: returned the same vector for all {len(vectors)} texts of shard {shard}. "
+                "Its weights are damaged or were not loaded; check the model."
             )
         return stored
 
     def _write_plan(self, shard_rows: int, origin: str | None) -> None:
-        """Decide what is embedded, and in which order: queries by number, then documents by number, each key once."""
+        """Write what to embed in which order: queries by text id, then documents by text id, each key once."""
         texts = self.store.texts
         keys: list[bytes] = []
         owners: list[int] = []
@@ -193,7 +193,7 @@ class TeacherWriter:
                     owners.append(number)
                 index[side][number] = row
             query_rows = len(keys) if side == "query" else query_rows
-        if not self._sides_differ():  # one side's vector serves the other, also where no row asks for it
+        if not self._sides_differ():  # both sides share vectors, even if no row needs both
             index["query"] = index["document"] = np.maximum(index["query"], index["document"])
         save_array(self.folder / "keys.npy", np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16))
         save_array(self.folder / "texts.npy", np.asarray(owners, np.int32))
@@ -225,7 +225,7 @@ class TeacherWriter:
 
 
 def prompted_keys(texts: Any, ids: Int[np.ndarray, " n"], prompt: str) -> Iterator[bytes]:
-    """First 16 bytes of the sha256 of `prompt + text`, for each number of a text."""
+    """First 16 bytes of the sha256 of `prompt + text`, for each text id."""
     start = hashlib.sha256(prompt.encode("utf-8"))
     for first in range(0, len(ids), 8192):
         for text in texts.take(ids[first : first + 8192]):

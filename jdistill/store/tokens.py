@@ -1,10 +1,10 @@
-"""Token cache: every text is tokenised once per tokenizer, prompt and length, and read from disk ever after.
+"""Token cache: every text is tokenized once per tokenizer, prompt and length, and then read from disk.
 
-    tokens/KEY/values.npy      int32: the tokens of all texts, one text behind the other
-    tokens/KEY/offsets.npy     int64 [N + 1]: text i is values[offsets[i]:offsets[i + 1]]; empty where it is not used
-    tokens/KEY/manifest.json   what KEY is the hash of, and the padding id
+    tokens/KEY/values.npy      int32: the tokens of all texts, concatenated
+    tokens/KEY/offsets.npy     int64 [N + 1]: text i is values[offsets[i]:offsets[i + 1]]; empty for unused texts
+    tokens/KEY/manifest.json   the content that KEY hashes, and the padding id
 
-The folder is made under a hidden name and renamed when complete.
+The folder is written under a temporary name and renamed when complete.
 """
 
 import hashlib
@@ -35,16 +35,16 @@ _BATCH = 4096
 
 
 class Tokenizer(Protocol):
-    """What a tokenizer must offer."""
+    """Interface of a tokenizer."""
 
     @property
     def fingerprint(self) -> str:
-        """Equal for tokenizers that give equal tokens."""
+        """Equal for tokenizers that produce the same tokens."""
         ...
 
     @property
     def pad_id(self) -> int:
-        """Token that fills short rows."""
+        """Id of the padding token."""
         ...
 
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
@@ -53,25 +53,25 @@ class Tokenizer(Protocol):
 
 
 class TokenTable:
-    """The tokens of all texts of a store, memory-mapped. Cheap to open and to send to another process."""
+    """The tokens of all texts of a store, memory-mapped. Cheap to open and to pickle."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pad_id: int = load_json(folder / "manifest.json")["pad_id"]
         self._offsets = open_array(folder / "offsets.npy")
         values = folder / "values.npy"
-        # An empty file cannot be mapped; it occurs where no text has a token.
+        # An empty file cannot be mapped; it occurs if no text has a token.
         self._values = open_array(values) if self._offsets[-1] else np.zeros(1, np.int32)
         self.lengths: Int[np.ndarray, " N"] = np.diff(self._offsets).astype(np.int32)
-        """int32 `[N]`: tokens of each text, special ones included; 0 for texts that were not asked for."""
+        """int32 `[N]`: number of tokens of each text, special tokens included; 0 for unused texts."""
 
     def pad(
         self, ids: Int[np.ndarray, "*shape"], length: int
     ) -> tuple[Int[np.ndarray, "*shape length"], Bool[np.ndarray, "*shape length"]]:
-        """The tokens of these texts as int32, filled up to `length`, and a mask that is True at real tokens.
+        """The tokens of these texts as int32, padded to `length`, and a mask that is True at real tokens.
 
         Raises:
-          ValueError: if a text has more than `length` tokens; cutting here would lose its last special token.
+          ValueError: if a text has more than `length` tokens; truncating here would drop its last special token.
         """
         ids = np.asarray(ids)
         lengths = self.lengths[ids]
@@ -95,15 +95,15 @@ def token_table(
     max_length: int,
     ids: Iterable[int] | Int[np.ndarray, "..."],
 ) -> TokenTable:
-    """The tokens of the texts `ids`, from the cache or made now.
+    """The tokens of the texts `ids`, read from the cache or computed now.
 
     Args:
       store_path: folder of the store.
       texts: the store's texts.
-      tokenizer: the student's.
-      prompt: put in front of each text.
-      max_length: most tokens of a text, prompt and special tokens included.
-      ids: numbers of the texts that are used, in any order, repetitions allowed; the others get no tokens.
+      tokenizer: the student's tokenizer.
+      prompt: prepended to each text.
+      max_length: maximum number of tokens, prompt and special tokens included.
+      ids: ids of the texts to tokenize, in any order, repetitions allowed; other texts get no tokens.
     """
     used = np.unique(ids if isinstance(ids, np.ndarray) else np.fromiter(ids, np.int64))
     identity = {

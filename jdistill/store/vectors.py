@@ -1,18 +1,18 @@
-"""Teacher vectors on disk: how numbers are stored, and how they are read.
+"""Teacher vectors on disk: storage format and reading.
 
     teachers/NAME/plan.json              description, texts, number of rows and shards, origin of imported vectors;
                                          written before any vector
-    teachers/NAME/keys.npy               uint8 [u, 16]: of each vector, sha256 of its prompted text, first 16 bytes
-    teachers/NAME/texts.npy              int32 [u]: of each vector, the number of the text it was made from
+    teachers/NAME/keys.npy               uint8 [u, 16]: per vector, first 16 bytes of the sha256 of its prompted text
+    teachers/NAME/texts.npy              int32 [u]: per vector, the id of its text
     teachers/NAME/index.query.npy        int32 [N]: text -> row of its vector with the query prompt, or -1
     teachers/NAME/index.document.npy     the same with the document prompt
     teachers/NAME/shards/00000.npy       [s, d]: the vectors of rows 0 .. s - 1
-    teachers/NAME/shards/00000.json      rows and sha256 of the shard; written after it: a shard counts only with it
-    teachers/NAME/manifest.json          plan and every shard's sha256; written last: then the teacher is complete
+    teachers/NAME/shards/00000.json      rows and sha256 of the shard; written after it, marks it as complete
+    teachers/NAME/manifest.json          plan and every shard's sha256; written last, marks the teacher as complete
 
-Stored types: float32 and float16 as they are; bfloat16, which .npy does not know, as its bit pattern in uint16; int8 as
-round(x / scale) with one float32 scale per row beside it (00000.scales.npy): a 127th of the row's largest absolute
-value, rounded up to 16 significant bits, so that int8 -> float32 -> int8 gives the same bits again.
+Stored dtypes: float32 and float16; bfloat16, which .npy does not support, as its bit pattern in uint16; int8 as
+round(x / scale) with one float32 scale per row (00000.scales.npy): 1/127 of the row's largest absolute value, rounded
+up to 16 significant bits, so that int8 -> float32 -> int8 is exact.
 """
 
 import hashlib
@@ -35,18 +35,18 @@ DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
 class Stored(NamedTuple):
-    """Vectors as they lie on disk."""
+    """Vectors as stored on disk."""
 
     values: np.ndarray
     """`[n, d]` float32, float16, uint16 (bfloat16's bits) or int8."""
     scales: Float[np.ndarray, " n"] | None
-    """float32; of int8 only."""
+    """float32; for int8 only."""
 
 
 def to_stored(vectors: Float[np.ndarray, "n d"], dtype: str) -> Stored:
-    """float32 vectors in a stored type, rounded to nearest even."""
+    """Convert float32 vectors to a stored dtype, rounding to nearest even."""
     vectors = np.asarray(vectors, np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # whoever writes refuses what is not finite, naming its text
+    with np.errstate(over="ignore", invalid="ignore"):  # the writer checks that values are finite
         if dtype == "bfloat16":
             return Stored(vectors.astype(ml_dtypes.bfloat16).view(np.uint16), None)
         if dtype == "int8":
@@ -57,7 +57,7 @@ def to_stored(vectors: Float[np.ndarray, "n d"], dtype: str) -> Stored:
 
 
 def to_float32(stored: Stored, dtype: str) -> Float[np.ndarray, "n d"]:
-    """Stored vectors as float32; exact, except that int8 was rounded when it was stored."""
+    """Convert stored vectors to float32; exact."""
     if dtype == "bfloat16":
         return stored.values.view(ml_dtypes.bfloat16).astype(np.float32)
     if stored.scales is not None:
@@ -71,53 +71,53 @@ def shard_name(shard: int) -> str:
 
 
 class TeacherVectors:
-    """The vectors of one teacher, by text and side. Cheap to open and to send to another process."""
+    """The vectors of one teacher, by text and side. Cheap to open and to pickle."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest: dict[str, Any] = load_json(folder / "manifest.json", keys=_KEYS)
         description = self.manifest["description"]
         self.dtype: str = description["dtype"]
-        """Stored type: float32, float16, bfloat16 or int8."""
+        """Stored dtype: float32, float16, bfloat16 or int8."""
         self.width: int = description["width"]
         self.origin: str | None = self.manifest.get("origin")
-        """Where imported vectors come from, such as "a data set"; None: the described model gave them."""
+        """Source of imported vectors, such as "a data set"; None if the described model computed them."""
         self._shard_rows: int = self.manifest["shard_rows"]
         self._index = {side: open_array(folder / f"index.{side}.npy") for side in SIDES}
         self._shard = lru_cache(maxsize=None)(self._open_shard)
 
     def __len__(self) -> int:
-        """Number of vectors; texts that both sides share count once."""
+        """Number of vectors; a vector shared by both sides counts once."""
         return self.manifest["rows"]
 
     def take(self, ids: Int[np.ndarray, "*shape"], side: SideName) -> Float[np.ndarray, "*shape d"]:
         """The vectors of these texts, float32.
 
         Args:
-          ids: numbers of texts, of any shape.
-          side: whose prompt stood in front of the text.
+          ids: text ids, of any shape.
+          side: the side whose prompt was prepended.
 
         Raises:
-          UserError: if the teacher has no vector of one of them on that side.
+          UserError: if the teacher lacks a vector for one of them on that side.
         """
         ids = np.asarray(ids)
         rows = self._index[side][ids.reshape(-1)].astype(np.int64)
         if rows.size and rows.min() < 0:
             missing = ids.reshape(-1)[rows < 0]
             raise UserError(
-                f"{self.folder}: has no vector of text {missing[0]} as a {side} ({len(missing)} of {ids.size} texts "
-                f"asked for). The rows use it on the other side only; check which side is asked for."
+                f"{self.folder}: has no vector of text {missing[0]} as a {side} (missing: {len(missing)} of {ids.size} "
+                "texts). The rows use it on the other side only; check the requested side."
             )
         return to_float32(self._gather(rows), self.dtype).reshape(*ids.shape, self.width)
 
     def of(self, texts: Sequence[str], side: SideName) -> Float[np.ndarray, "n d"] | None:
-        """The vectors of any texts, float32, found by the hashes of texts and prompt; None if one of them has none.
+        """The vectors of arbitrary texts, float32, looked up by hash; None if any is missing.
 
-        For texts that come from elsewhere than the store's rows; for those, `take` is faster.
+        For texts without an id; `take` is faster.
 
         Args:
           texts: without prompts.
-          side: whose prompt stood in front of the text.
+          side: the side whose prompt was prepended.
         """
         description = self.manifest["description"]
         prompt = description["prompts"][side]
@@ -128,7 +128,7 @@ class TeacherVectors:
         return to_float32(self._gather(np.array([rows[key] for key in wanted], np.int64)), self.dtype)
 
     def _rows_of(self, wanted: set[bytes], side: SideName | None) -> dict[bytes, int]:
-        """Key -> row, of the keys that are wanted and are there on that side; None: on either."""
+        """Key -> row for the wanted keys that exist on that side, or with None on either side."""
         keys, queries = open_array(self.folder / "keys.npy"), self.manifest["query_rows"]
         first, last = {"query": (0, queries), "document": (queries, len(keys)), None: (0, len(keys))}[side]
         heads = np.frombuffer(b"".join(key[:8] for key in wanted), np.uint64)
@@ -141,7 +141,7 @@ class TeacherVectors:
         return to_float32(self._shard(shard), self.dtype)
 
     def require_whole(self) -> None:
-        """Open the file of every shard, so that one that is missing or cut short is found before any work.
+        """Open every shard, so that a missing or truncated file is found before any work.
 
         Raises:
           UserError: naming the file.
@@ -152,7 +152,7 @@ class TeacherVectors:
     def _gather(self, rows: Int[np.ndarray, " n"]) -> Stored:
         values = np.empty((len(rows), self.width), _LAID_OUT[self.dtype])
         scales = np.empty(len(rows), np.float32) if self.dtype == "int8" else None
-        order = np.argsort(rows, kind="stable")  # one visit per shard, and in the order of the disk
+        order = np.argsort(rows, kind="stable")  # read each shard once, in order
         shards = rows[order] // self._shard_rows
         for part in np.split(order, np.flatnonzero(np.diff(shards)) + 1):
             if not len(part):
@@ -171,8 +171,8 @@ class TeacherVectors:
         if values.shape != (rows, self.width) or values.dtype != _LAID_OUT[self.dtype]:
             raise UserError(
                 f"{name}.npy: is {values.dtype} {list(values.shape)}, expected {_LAID_OUT[self.dtype]} "
-                f"[{rows}, {self.width}]. Restore it from a copy, or move {self.folder} aside and run "
-                "`jdistill embed` again."
+                f"[{rows}, {self.width}]. Restore it from a copy, or move {self.folder} aside and rerun "
+                "`jdistill embed`."
             )
         return Stored(
             values, open_array(name.with_suffix(".scales.npy"), aside=self.folder) if self.dtype == "int8" else None
@@ -183,7 +183,7 @@ class TeacherVectors:
 
 
 _KEYS = ("texts", "description", "rows", "shard_rows", "query_rows", "hashes")
-"""What a teacher's manifest holds."""
+"""Required keys of a teacher's manifest."""
 
 _LAID_OUT = {
     "float32": np.dtype(np.float32),

@@ -1,4 +1,4 @@
-"""Reading a whole store again: every file against its hash, every vector against the text it was made from."""
+"""Full verification of a store: every file against its hash, every vector's key against its text."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,21 +12,21 @@ from jdistill.store.vectors import SIDES, SideName, shard_name
 
 
 def verify(store: Store) -> list[str]:
-    """What is wrong with a store, one sentence per problem; empty if nothing is.
+    """Problems of a store, one sentence each; empty if there are none.
 
-    Checks the sha256 of texts, rows and shards, that rows name texts that exist, and of each vector that its key is
-    the hash of its prompted text. Damaged files are found, missing ones too; it reads everything once.
+    Checks that texts, rows and shards exist and match their sha256, that rows refer to existing texts, and that the key
+    of each vector is the hash of its prompted text. Reads everything once.
     """
     problems = list(_file_problems(store.path / "texts", store.manifest["texts"]["files"]))
     for role, content in store.manifest["roles"].items():
         problems += _file_problems(store.path / "rows" / role, content["files"])
-    if problems:  # what builds on the texts cannot be judged
+    if problems:  # the remaining checks need intact texts
         return problems
     for role in store.roles:
         rows = store.rows(role)
         for part in (rows.documents, rows.queries):
             if part is not None and (part.min() < 0 or part.max() >= len(store.texts)):
-                problems.append(f"rows of the role '{role}' name texts that do not exist")
+                problems.append(f"rows of the role '{role}' refer to texts that do not exist")
     for name in store.teachers:
         problems += _teacher_problems(store, name)
     return problems
@@ -36,7 +36,7 @@ def _teacher_problems(store: Store, name: str) -> Iterator[str]:
     folder = store.path / "teachers" / name
     manifest = load_json(folder / "manifest.json")
     if manifest["texts"] != store.texts.sha256:
-        yield f"teacher '{name}' was embedded for other texts"
+        yield f"teacher '{name}': its vectors belong to a different set of texts"
         return
     for shard, content in enumerate(manifest["hashes"]):
         names = {"values": f"{shard_name(shard)}.npy", "scales": f"{shard_name(shard)}.scales.npy"}
@@ -56,14 +56,14 @@ def _key_problems(store: Store, folder: Path) -> Iterator[str]:
         yield f"{folder}: has {len(keys)} keys for {manifest['rows']} vectors"
         return
     if owners.min() < 0 or owners.max() >= len(store.texts):
-        yield f"{folder}: texts.npy names texts that do not exist"
+        yield f"{folder}: texts.npy refers to texts that do not exist"
         return
     for side in SIDES:
         part = slice(0, manifest["query_rows"]) if side == "query" else slice(manifest["query_rows"], None)
         yield from _wrong_keys(store, folder, side, np.asarray(owners[part]), keys[part])
         index = open_array(folder / f"index.{side}.npy")
         if len(index) != len(store.texts) or index.max() >= len(keys):
-            yield f"{folder}: index.{side}.npy is not one of {len(store.texts)} texts and {len(keys)} vectors"
+            yield f"{folder}: index.{side}.npy does not match {len(store.texts)} texts and {len(keys)} vectors"
             continue
         asked = np.flatnonzero(index >= 0)
         yield from _wrong_keys(store, folder, side, asked, keys[index[asked]])
@@ -74,7 +74,7 @@ def _wrong_keys(store: Store, folder: Path, side: SideName, ids: np.ndarray, key
     found = b"".join(prompted_keys(store.texts, ids, prompt))
     wrong = np.flatnonzero((np.frombuffer(found, np.uint8).reshape(-1, 16) != keys).any(axis=1))
     if len(wrong):
-        yield f"{folder}: {len(wrong)} {side} vectors are not those of their texts, first text {ids[wrong[0]]}"
+        yield f"{folder}: {len(wrong)} {side} vectors do not belong to their texts, the first is text {ids[wrong[0]]}"
 
 
 def _file_problems(folder: Path, files: dict[str, str], *, suffix: str = ".npy") -> Iterator[str]:
@@ -83,7 +83,7 @@ def _file_problems(folder: Path, files: dict[str, str], *, suffix: str = ".npy")
         if not path.is_file():
             yield f"{path}: missing"
         elif sha256_of(path) != digest:
-            yield f"{path}: damaged (its sha256 is not the manifest's)"
+            yield f"{path}: damaged (its sha256 differs from the manifest's)"
 
 
 def _is_there(folder: Path, file: str) -> bool:

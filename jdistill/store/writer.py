@@ -1,19 +1,19 @@
-"""Texts and rows: every text once, numbered in the order of its first occurrence; rows are numbers of texts.
+"""Writes texts and rows. Every text is stored once, numbered by first occurrence; rows refer to texts by id.
 
-    manifest.json              written last: a folder without it is no store
-    texts/values.npy           uint8: all texts as UTF-8, one behind the other
+    manifest.json              written last, marks the store as complete
+    texts/values.npy           uint8: all texts as UTF-8, concatenated
     texts/offsets.npy          int64 [N + 1]: text i is values[offsets[i]:offsets[i + 1]]
-    rows/ROLE/documents.npy    int32 [n, c]: of each row its document, then its hard negatives
-    rows/ROLE/queries.npy      int32 [n]; absent where rows are plain texts
-    rows/ROLE/scores.npy       float32 [n, s]: one score, or one of each document (s = c), or a margin of each hard
-                               negative (s = c - 1), -inf for an excluded candidate; absent where rows have no score
-    rows/ROLE/labels.npy       int32 [n]: the class of each row, a place in the manifest's list of labels; absent where
-                               rows have none
+    rows/ROLE/documents.npy    int32 [n, c]: each row's document, followed by its hard negatives
+    rows/ROLE/queries.npy      int32 [n]; absent if rows are plain texts
+    rows/ROLE/scores.npy       float32 [n, s]: one score, one per document (s = c), or a margin per hard negative
+                               (s = c - 1); -inf excludes a candidate; absent without scores
+    rows/ROLE/labels.npy       int32 [n]: the class of each row, an index into the manifest's labels; absent without
+                               labels
     teachers/NAME/             see vectors.py
     tokens/KEY/                see tokens.py
 
-All of it is made in a hidden folder and moved into place file by file. A killed writer starts over; its result has the
-same bytes as an undisturbed one's.
+Everything is written to a temporary folder and moved into place file by file. An interrupted writer starts over; the
+result has the same bytes.
 """
 
 import hashlib
@@ -43,15 +43,15 @@ from jdistill.store.files import (
 from jdistill.store.progress import Progress
 
 FORMAT = 1
-_PIECE = 1000  # rows between two looks at the clock
+_PIECE = 1000  # rows between two progress updates
 
 
 class Row(Protocol):
-    """What a store keeps of a training example."""
+    """Interface of a training example."""
 
     @property
     def query(self) -> str | None:
-        """None where the row is a plain text."""
+        """None if the row is a plain text."""
         ...
 
     @property
@@ -61,34 +61,34 @@ class Row(Protocol):
 
     @property
     def negatives(self) -> tuple[str, ...]:
-        """Hard negatives, as many in every row of a role."""
+        """Hard negatives, the same number in every row of a role."""
         ...
 
     @property
     def score(self) -> float | tuple[float, ...] | None:
-        """One number, or one for each document or each hard negative; None where the row has none."""
+        """One number, or one per document or per hard negative; None without a score."""
         ...
 
     @property
     def label(self) -> str | None:
-        """Name of the row's class; None where the row has none."""
+        """Name of the row's class; None without a label."""
         ...
 
 
 def write_texts(
     path: str | Path, sources: Iterable[tuple[str, str, Iterable[Row]]], *, fingerprint: Mapping[str, Any]
 ) -> None:
-    """Write the texts and rows of all sources, or do nothing if the store is there.
+    """Write the texts and rows of all sources, or do nothing if the store exists.
 
     Args:
       path: folder of the store.
-      sources: name, role and rows of each source. Rows of one role must all have the same parts (query, number of
-        negatives, number of scores, label). Nothing is read where the store is there already.
-      fingerprint: what decides the rows, as JSON; a store with another fingerprint is refused.
+      sources: name, role and rows of each source. All rows of a role must have the same parts (query, number of
+        negatives, number of scores, label). Not read if the store exists.
+      fingerprint: JSON value that determines the rows; a store with another fingerprint is refused.
 
     Raises:
-      UserError: if the folder holds a store of other data, if rows of a role differ in their parts, if a row has
-        another number of scores than 1, its documents or its hard negatives, or if a text is not valid Unicode.
+      UserError: if the folder contains a store of other data, rows of a role differ in their parts, the number of
+        scores of a row is neither 1 nor that of its documents or hard negatives, or a text is not valid Unicode.
     """
     path = Path(path)
     fingerprint = as_stored(fingerprint)
@@ -113,10 +113,10 @@ def write_texts(
 
 
 def require_name(name: str, *, what: str) -> None:
-    """Refuse a name that cannot be a folder's.
+    """Refuse a name that is not usable as a folder name.
 
     Raises:
-      UserError: if it has other characters than letters, digits, '.', '_' and '-', or starts with one of the latter.
+      UserError: if it has characters other than letters, digits, '.', '_' and '-', or starts with one of these three.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"{what} {name!r}: expected letters, digits, '.', '_' and '-' only. Rename it.")
@@ -127,11 +127,9 @@ def _require_same_data(path: Path, fingerprint: Mapping[str, Any]) -> None:
     if stored == fingerprint:
         return
     changed = differences(stored, fingerprint)
-    changed += [f"{key} is only there" for key in stored if key not in fingerprint]
-    changed += [f"{key} is only here" for key in fingerprint if key not in stored]
-    raise UserError(
-        f"store at {path}: was made from other data: {'; '.join(changed)}. Give another path for the store."
-    )
+    changed += [f"{key} is only in the store" for key in stored if key not in fingerprint]
+    changed += [f"{key} is not in the store" for key in fingerprint if key not in stored]
+    raise UserError(f"store at {path}: was made from other data: {'; '.join(changed)}. Choose another store path.")
 
 
 def _write_all(folder: Path, sources: Iterable[tuple[str, str, Iterable[Row]]]) -> dict[str, Any]:
@@ -153,7 +151,7 @@ def _write_all(folder: Path, sources: Iterable[tuple[str, str, Iterable[Row]]]) 
             table.sources.append({"name": name, "rows": len(table) - before})
     empty = [role for role, table in roles.items() if not len(table)]
     if empty or not roles:
-        raise UserError(f"data: {', '.join(empty) or 'no source'}: no rows. Give each role at least one row.")
+        raise UserError(f"data: {', '.join(empty) or 'no source'}: no rows. Each role needs at least one row.")
     labels = numbered(label for table in roles.values() for label in table.labels)
     return {
         "texts": texts.save(folder / "texts"),
@@ -163,9 +161,9 @@ def _write_all(folder: Path, sources: Iterable[tuple[str, str, Iterable[Row]]]) 
 
 
 def numbered(labels: Iterable[str]) -> dict[str, int]:
-    """Label -> number from 0, by value where all labels are whole numbers, else in alphabetical order.
+    """Label -> index, sorted by value if all labels are whole numbers, otherwise alphabetically.
 
-    The number of a label therefore does not depend on the order of the rows.
+    Indices thus do not depend on the order of the rows.
 
     Example:
       >>> numbered(["10", "9", "10"]), numbered(["no", "maybe"])
@@ -178,7 +176,7 @@ def numbered(labels: Iterable[str]) -> dict[str, int]:
 
 
 class _TextTable:
-    """Texts as they come, each once. In memory: 16 bytes of hash and a number per text, not the text."""
+    """Deduplicates and numbers texts. Keeps a 16-byte hash and an id per text in memory, not the text."""
 
     def __init__(self, values: ArrayStream) -> None:
         self.offsets = array("q", [0])
@@ -209,7 +207,7 @@ class _TextTable:
 
 
 class _Parts(NamedTuple):
-    """What must be the same in every row of a role."""
+    """Properties that all rows of a role share."""
 
     query: bool
     negatives: int
@@ -218,7 +216,7 @@ class _Parts(NamedTuple):
 
 
 class _RowTable:
-    """The rows of one role; all have the same parts as the first."""
+    """The rows of one role; all must have the same parts."""
 
     def __init__(self, role: str) -> None:
         self.role = role
@@ -226,7 +224,7 @@ class _RowTable:
         self.parts: _Parts | None = None
         self.queries, self.documents, self.scores = array("i"), array("i"), array("f")
         self.labels: dict[str, int] = {}
-        """Numbers in the order of first occurrence."""
+        """Label -> index by first occurrence."""
         self.classes = array("i")
 
     def __len__(self) -> int:
@@ -238,14 +236,14 @@ class _RowTable:
         if self.parts is None:
             if row.score is not None and len(scores) not in (1, len(row.negatives), 1 + len(row.negatives)):
                 raise UserError(
-                    f"data.{source}: its rows hold {_told(parts)}. Expected 1 score, or one for the document and each "
+                    f"data.{source}: its rows have {_told(parts)}. Expected 1 score, or one for the document and each "
                     "negative, or one for each negative."
                 )
             self.parts = parts
         elif parts != self.parts:
             raise UserError(
-                f"data.{source}: its rows hold {_told(parts)}, but rows of the role '{self.role}' before it hold "
-                f"{_told(self.parts)}. Map the same columns in every source of a role, or give it a store of its own."
+                f"data.{source}: its rows have {_told(parts)}, but earlier rows of the role '{self.role}' have "
+                f"{_told(self.parts)}. Map the same columns in every source of a role, or use a separate store."
             )
         if row.query is not None:
             self.queries.append(texts.number(row.query, source))
@@ -256,7 +254,7 @@ class _RowTable:
             self.classes.append(self.labels.setdefault(row.label, len(self.labels)))
 
     def save(self, folder: Path, labels: Mapping[str, int]) -> dict[str, Any]:
-        """Write the arrays; `labels` are the numbers that all roles share."""
+        """Write the arrays; `labels` are the indices shared by all roles."""
         assert self.parts is not None
         folder.mkdir(parents=True)
         width = 1 + self.parts.negatives

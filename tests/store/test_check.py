@@ -8,17 +8,17 @@ from tests.store.conftest import description, embed
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"weight_hash": "def"}, 'weight_hash is "abc" there and "def" here'),
-        ({"weight_hash": "def", "model": "other"}, 'model is "fake" there and "other" here; weight_hash is'),
-        ({"weight_hash": "def", "revision": "r2"}, 'revision is "r1" there and "r2" here; weight_hash is'),
+        ({"weight_hash": "def"}, 'weight_hash is "abc" in the store and "def" now'),
+        ({"weight_hash": "def", "model": "other"}, 'model is "fake" in the store and "other" now; weight_hash is'),
+        ({"weight_hash": "def", "revision": "r2"}, 'revision is "r1" in the store and "r2" now; weight_hash is'),
         (
             {"prompts": {"query": "Q ", "document": "D "}},
-            'prompts.document is "" there and "D " here; prompts.query is',
+            'prompts.document is "" in the store and "D " now; prompts.query is',
         ),
-        ({"max_length": 8}, "max_length is 16 there and 8 here"),
-        ({"normalize": True}, "normalize is false there and true here"),
-        ({"dtype": "float16"}, 'dtype is "float32" there and "float16" here'),
-        ({"width": 12}, "width is 6 there and 12 here"),
+        ({"max_length": 8}, "max_length is 16 in the store and 8 now"),
+        ({"normalize": True}, "normalize is false in the store and true now"),
+        ({"dtype": "float16"}, 'dtype is "float32" in the store and "float16" now'),
+        ({"width": 12}, "width is 6 in the store and 12 now"),
     ],
 )
 def test_each_differing_field_is_named_with_both_values(make_store, changed, told):
@@ -27,9 +27,9 @@ def test_each_differing_field_is_named_with_both_values(make_store, changed, tol
     with pytest.raises(UserError) as refused:
         check_teacher(store, "t", dict(sorted(description(**changed).items())))
     text = str(refused.value)
-    assert f"store at {store.path}: the vectors of teacher 't' were made differently: " in text
+    assert f"store at {store.path}: the vectors of teacher 't' have other settings: " in text
     assert all(part in text for part in told.split("; "))
-    assert "give the teacher another name, or another store" in text
+    assert "choose another teacher name or store" in text
     assert "\n" not in text
 
 

@@ -49,7 +49,7 @@ def test_what_was_imported_says_so_and_is_not_mixed_with_what_a_model_gave(make_
     from_dataset(dataset, None, tmp_path / "b", None, teacher="fake")  # it is whole: nothing to do
     TeacherWriter(again, "begun", description())
     with pytest.raises(
-        UserError, match=r"'begun' was begun with vectors of a model, and these are of a data set\. Move"
+        UserError, match=r"'begun' was started with vectors of a model, but these are of a data set\. Move"
     ):
         from_dataset(dataset, None, tmp_path / "b", None, teacher="begun")
 
@@ -144,8 +144,12 @@ def test_a_users_own_columns_and_a_second_teacher(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "described", "told"),
     [
-        ({"t_vec": [[0.1, 2.0], [3.0, 4.0]]}, {}, "is float64, and float32 cannot hold its values exactly"),
-        ({"t_vec": [[1.001, 2.0], [3.0, 4.0]]}, {"dtype": "float16"}, "dtype float16 cannot hold the vectors exactly"),
+        ({"t_vec": [[0.1, 2.0], [3.0, 4.0]]}, {}, "is float64, and float32 cannot represent its values exactly"),
+        (
+            {"t_vec": [[1.001, 2.0], [3.0, 4.0]]},
+            {"dtype": "float16"},
+            "dtype float16 cannot represent the vectors exactly",
+        ),
         (
             {"t_vec": [[1.0, 2.0], [3.0]]},
             {},

@@ -83,10 +83,10 @@ def test_going_on_with_another_teacher_is_refused(make_store):
     store = make_store()
     TeacherWriter(store, "t", description())
     with pytest.raises(
-        UserError, match=r'prompts.query is "query: " there and "" here; max_length is 16 there and 32 here'
+        UserError, match=r'prompts.query is "query: " in the store and "" now; max_length is 16 in the store and 32 now'
     ):
         TeacherWriter(store, "t", description(max_length=32, prompts=SAME))
-    with pytest.raises(UserError, match=r"width is 6 there and 7 here"):
+    with pytest.raises(UserError, match=r"width is 6 in the store and 7 now"):
         TeacherWriter(store, "t", description(width=7))
 
 
@@ -100,9 +100,9 @@ def test_vectors_of_other_texts_are_refused(make_store, tmp_path):
     embed(make_store())
     (tmp_path / "store" / "manifest.json").unlink()
     other = make_store(pairs(3))
-    with pytest.raises(UserError, match=r"was embedded for other texts. Move"):
+    with pytest.raises(UserError, match=r"'t' belong to a different set of texts. Move"):
         other.teacher("fake")
-    with pytest.raises(UserError, match=r"was begun for other texts"):
+    with pytest.raises(UserError, match=r"belong to a different set of texts"):
         embed(other)
 
 
@@ -127,7 +127,7 @@ def test_broken_vectors_name_their_text(make_store, broken, dtype, told):
 
 def test_a_changed_width_and_a_collapsed_teacher_are_refused(make_store):
     writer = TeacherWriter(make_store(pairs(40)), "t", description(), shard_rows=20)
-    with pytest.raises(UserError, match=r"gave vectors \[20, 5\], expected \[20, 6\] for shard 0"):
+    with pytest.raises(UserError, match=r"returned vectors \[20, 5\], expected \[20, 6\] for shard 0"):
         writer.write(0, np.ones((20, 5), np.float32))
     with pytest.raises(UserError, match=r"the same vector for all 20 texts"):
         writer.write(0, np.ones((20, 6), np.float32))

@@ -77,7 +77,7 @@ def test_no_ids_give_no_vectors(make_store):
 def test_a_text_without_vector_on_that_side_is_refused(make_store):
     store = make_store([Row("q", "d")])
     embed(store)
-    with pytest.raises(UserError, match=r"has no vector of text 1 as a query \(1 of 2 texts asked for\)"):
+    with pytest.raises(UserError, match=r"has no vector of text 1 as a query \(missing: 1 of 2 texts\)"):
         store.teacher("fake").take(np.array([0, 1]), "query")
 
 

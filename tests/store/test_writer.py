@@ -27,7 +27,7 @@ def test_a_row_has_a_score_for_each_document_or_negative(make_store, tmp_path):
         assert kept.dtype == np.float32
         np.testing.assert_array_equal(kept, [scores] * 2)
     wrong = [Row("q", "d", ("m", "n"), (1.0,) * 4)]
-    with pytest.raises(UserError, match=r"data.a: its rows hold .*2 negatives and 4 scores. Expected 1 score, or one"):
+    with pytest.raises(UserError, match=r"data.a: its rows have .*2 negatives and 4 scores. Expected 1 score, or one"):
         write_texts(tmp_path / "wrong", [("a", "train", wrong)], fingerprint={})
     mixed = [Row("q", "d", ("n",), 1.0), Row("q", "d", ("n",), (1.0, 0.5))]
     with pytest.raises(UserError, match=r"1 negatives and 2 scores, but .* hold .*1 negatives and 1 score\. Map"):
@@ -61,7 +61,9 @@ def test_all_rows_of_a_role_have_a_label_or_none(make_store, tmp_path):
     assert store.labels == ()
     assert store.rows("train").labels is None
     mixed = [Row("q", "d", label="1"), Row("q", "d")]
-    with pytest.raises(UserError, match=r"its rows hold .* no score, but rows .* hold .* no score, and a label\. Map"):
+    with pytest.raises(
+        UserError, match=r"its rows have .* no score, but earlier rows .* have .* no score, and a label\. Map"
+    ):
         write_texts(tmp_path / "s", [("a", "train", mixed)], fingerprint={})
 
 
@@ -95,14 +97,14 @@ def test_a_store_that_is_there_is_left_alone(make_store, tmp_path):
 def test_other_data_is_refused_naming_what_differs(make_store, tmp_path):
     make_store()
     with pytest.raises(
-        UserError, match=r"made from other data: x is 1 there and 2 here; y is only here\. Give another"
+        UserError, match=r"made from other data: x is 1 in the store and 2 now; y is not in the store\. Choose another"
     ):
         write_texts(tmp_path / "store", [("a", "train", pairs(3))], fingerprint={"x": 2, "y": (1,)})
 
 
 def test_rows_of_one_role_must_have_the_same_parts(tmp_path):
     sources = [("a", "train", [Row("q", "d")]), ("b", "train", [Row(None, "d")])]
-    with pytest.raises(UserError, match=r"data.b: its rows hold a plain text, 0 negatives and no score, but .*'train'"):
+    with pytest.raises(UserError, match=r"data.b: its rows have a plain text, 0 negatives and no score, but .*'train'"):
         write_texts(tmp_path / "s", sources, fingerprint={})
     assert not (tmp_path / "s" / "manifest.json").exists()
     assert not list((tmp_path / "s").rglob("*"))
@@ -122,7 +124,7 @@ def test_no_store_is_told_from_an_incomplete_one(tmp_path):
     with pytest.raises(UserError, match=r"does not exist"):
         Store.open(tmp_path / "s")
     (tmp_path / "s" / "texts").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"is incomplete. Make it with `jdistill embed`"):
+    with pytest.raises(UserError, match=r"is incomplete. Create it with `jdistill embed`"):
         Store.open(tmp_path / "s")
 
 

@@ -55,9 +55,9 @@ def test_a_complete_teacher_is_compared_not_loaded(store, config, monkeypatch):
     embed(config(), store.path, name="tiny")
     monkeypatch.setattr(Teacher, "__init__", lambda *arguments, **options: pytest.fail("the model was loaded"))
     embed(config(batch_size=1), store.path, name="tiny")
-    with pytest.raises(UserError, match=r"made differently: .*dtype is \"float32\" there and \"int8\" here"):
+    with pytest.raises(UserError, match=r"have other settings: .*dtype is \"float32\" in the store and \"int8\" now"):
         embed(config(dtype="int8"), store.path, name="tiny")
-    with pytest.raises(UserError, match=r"prompts.query is \"dog: \" there and \"cat: \" here"):
+    with pytest.raises(UserError, match=r"prompts.query is \"dog: \" in the store and \"cat: \" now"):
         embed(config(prompts={"query": "cat: "}), store.path, name="tiny")
 
 

@@ -185,11 +185,11 @@ def test_a_store_is_not_continued_with_another_tokenizer_or_configuration(config
     manifest = store.path / "teachers/t/manifest.json"
     assert {"weight_hash", "tokenizer_hash", "config_hash"} <= set(json.loads(manifest.read_text())["description"])
     change(folder / "tokenizer_config.json", do_lower_case=False)
-    with pytest.raises(UserError, match="made differently: tokenizer_hash is"):
+    with pytest.raises(UserError, match="have other settings: tokenizer_hash is"):
         embed(config, store.path, name="t")
     change(folder / "tokenizer_config.json", do_lower_case=True)
     change(folder / "config.json", layer_norm_eps=1e-3)
-    with pytest.raises(UserError, match="made differently: config_hash is"):
+    with pytest.raises(UserError, match="have other settings: config_hash is"):
         embed(config, store.path, name="t")
 
 

@@ -181,7 +181,7 @@ def test_a_full_disk_is_told_before_anything_is_computed(
 ) -> None:
     student, params, tokens = opened(job, tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(UserError, match=r"hidden states of 48 texts take 0\.0 GB more, but the disk has 0\.0 GB left"):
+    with pytest.raises(UserError, match=r"hidden states of 48 texts need 0\.0 GB more, but the disk has 0\.0 GB left"):
         hidden_table(tmp_path, student, params, tokens, title="x")
 
 
@@ -203,8 +203,11 @@ def test_a_store_of_another_encoder_gives_other_batches(job: Job, tmp_path: Path
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "packing": ({"loader": {"packing": 64}}, r"loader\.packing=64: with student\.backbone 'cached'.*Leave it out"),
-    "folding": ({"loader": {"folding": True}}, r"loader\.folding=true: with student\.backbone 'cached'"),
+    "packing": (
+        {"loader": {"packing": 64}},
+        r"loader\.packing=64: has no benefit with student\.backbone 'cached'.*Remove it",
+    ),
+    "folding": ({"loader": {"folding": True}}, r"loader\.folding=true: has no benefit with student\.backbone 'cached'"),
     "layers": ({"losses": {"a": {"kind": "hidden", "layer": 1}}}, r"losses\.a: 'hidden' reads earlier layers"),
     "dropout": ({"student": {"dropout": 0.1}}, r"'backbone: cached' computes .* with dropout=0\.1 they change"),
     "lora": ({"student": {"lora": {}}}, r"'backbone: cached' computes .* with lora they change"),
@@ -220,7 +223,7 @@ def test_what_needs_the_encoder_is_refused(job: Job, case: str) -> None:
 
 
 def test_with_nothing_to_train_nothing_is_computed(job: Job, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing is left to train"):
+    with pytest.raises(UserError, match="nothing to train"):
         train(recipe(job, tmp_path, backbone="cached", init=str(job.folder / "teacher"), keep_layers=[0, 1]))
 
 

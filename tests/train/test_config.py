@@ -11,7 +11,7 @@ from jdistill.train.config import in_steps
 
 @pytest.mark.parametrize("content", [{}, {"steps": 5, "epochs": 1}])
 def test_exactly_one_length(content: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="Give exactly one"):
+    with pytest.raises(UserError, match="Set exactly one"):
         parse(TrainConfig, content, where="x.yaml")
 
 

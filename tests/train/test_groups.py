@@ -104,8 +104,8 @@ def test_the_students_settings_come_before_the_rules() -> None:
         ),
         ([{"match": ".*"}, RULES[0]], (), r"groups\.1\.match: 'student/enc.*' has no effect: an earlier group .*words"),
         (RULES, ("student/encoder/.*",), r"groups\.0\.match: .* or the student's settings already apply .*words"),
-        ([{"match": ".*", "lr_scale": 0}], (), r"nothing is left to train, all 11 parameters are frozen: .*and 6 more"),
-        ([], (".*",), r"nothing is left to train.*student\.backbone"),
+        ([{"match": ".*", "lr_scale": 0}], (), r"nothing to train, all 11 parameters are frozen: .*and 6 more"),
+        ([], (".*",), r"nothing to train.*student\.backbone"),
     ],
 )
 def test_rules_that_do_not_fit_are_refused(rules: Any, frozen: tuple[str, ...], message: str) -> None:

@@ -68,7 +68,7 @@ def test_a_teacher_beside_its_own_vectors_is_perfectly_alike(embedded):
 
 def test_a_teacher_that_the_store_does_not_know_so_is_refused(embedded):
     recipe = embedded.write("other.yaml", **with_sides(embedded, max_length=7))
-    with pytest.raises(UserError, match="the vectors of teacher 'big' were made differently: max_length"):
+    with pytest.raises(UserError, match="the vectors of teacher 'big' have other settings: max_length"):
         evaluate(["big"], config=recipe)
 
 

@@ -59,7 +59,7 @@ def test_store_of_another_teacher(embedded, capsys, tmp_path):
     recipe = embedded.write("other.yaml", run=str(tmp_path / "run"), teachers={"big": {"model": str(other)}})
     for verb in ("train", "embed"):
         message = refused(capsys, verb, recipe)
-        assert "teacher 'big' were made differently" in message
+        assert "teacher 'big' have other settings" in message
         assert "weight_hash" in message
     assert content(embedded.folder / "store") == before
     assert not (tmp_path / "run" / "checkpoints").exists()

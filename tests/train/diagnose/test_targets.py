@@ -136,7 +136,7 @@ def test_vectors_that_are_no_numbers_are_refused(value):
         x[3, 0] = value
         return x
 
-    with pytest.raises(UserError, match=r"losses.align: teacher 'big': 1 of 64 .* queries hold NaN .*big.precision"):
+    with pytest.raises(UserError, match=r"losses.align: teacher 'big': 1 of 64 .* queries contain NaN .*big.precision"):
         examine(TERMS, batch(change=change))
 
 
@@ -157,6 +157,6 @@ def test_a_run_on_vectors_of_no_number_does_not_start(tmp_path, student):
         return found
 
     loader.batch = poisoned
-    with pytest.raises(UserError, match="hold NaN or infinity"):
+    with pytest.raises(UserError, match="contain NaN or infinity"):
         run(tmp_path, student, loader=loader)
     assert not (tmp_path / "checkpoints").exists() or not any((tmp_path / "checkpoints").iterdir())

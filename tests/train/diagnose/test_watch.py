@@ -59,13 +59,13 @@ def test_own_vectors_that_only_a_projection_sees_are_noticed(terms, projections,
     Watch(terms, said.append).student(projections, width=16)
     assert len(said) == warned
     if warned:
-        assert "own 16 numbers" in said[0]
+        assert "student's vectors (width 16)" in said[0]
         assert "out_features: 24" in said[0]
 
 
 def test_a_run_through_a_projection_alone_is_warned(tmp_path, student):
     (line,) = run(tmp_path, student, terms=TERMS, steps=1, evaluate=None).warnings
-    assert line.startswith("losses.align: the student's own")
+    assert line.startswith("losses.align: the student's vectors")
 
 
 def test_a_run_logs_and_warns(tmp_path, student, capsys):
