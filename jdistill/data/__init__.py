@@ -1,4 +1,4 @@
-"""Named data sets and local files as rows of text: query, document, negatives, score."""
+"""Reads data sets and local files as rows of text: query, document, negatives, score, label."""
 
 from jdistill.data.config import ColumnMap, SourceConfig
 from jdistill.data.files import place_of, read_columns

@@ -1,4 +1,4 @@
-"""Consecutive rows of a file, column by column, and where each of them stands."""
+"""Batches of consecutive rows of a file, by column, with their row and line numbers."""
 
 import difflib
 from collections import Counter
@@ -12,16 +12,16 @@ _BATCH_BYTES = 1 << 26
 
 
 class Batch(NamedTuple):
-    """Some consecutive rows, column by column."""
+    """Consecutive rows, by column."""
 
     where: str
     """File or data set, for messages."""
     first: int
-    """Number of the first row; the first row of a file is 1, header and blank lines do not count."""
+    """Number of the first row, counted from 1 without header and blank lines."""
     columns: dict[str, list[Any]]
-    """Column -> one value per row; None where it is missing."""
+    """Column -> one value per row; None if missing."""
     lines: Sequence[int] | None = None
-    """Of text files, the line on which each row begins; the first line of a file is 1."""
+    """For text files, the line on which each row begins, counted from 1."""
 
     @property
     def size(self) -> int:
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
         return len(next(iter(self.columns.values())))
 
     def place(self, i: int) -> str:
-        """Where the batch's row `i` stands, for messages."""
+        """Location of the batch's row `i`, for messages."""
         return place(self.where, self.first + i, None if self.lines is None else self.lines[i])
 
 
@@ -37,20 +37,20 @@ class ParsedRow(NamedTuple):
     """One row of a text file."""
 
     line: int
-    """Where it begins."""
+    """Line on which it begins."""
     bytes: int
-    """How long it is in the file."""
+    """Its length in the file."""
     values: Sequence[Any]
-    """One for each column that is read."""
+    """One value per column read."""
 
 
 def place(where: str, row: int, line: int | None = None) -> str:
-    """`where, row 3 (line 5)`; the line is left out where its number is the row's."""
+    """`where, row 3 (line 5)`; the line is omitted if it equals the row."""
     return f"{where}, row {row}" + (f" (line {line})" if line not in (None, row) else "")
 
 
 def batched(where: str, columns: Sequence[str], rows: Iterable[ParsedRow]) -> Iterator[Batch]:
-    """Rows as batches of at most `BATCH_ROWS` rows and about 64 MiB."""
+    """Group rows into batches of at most `BATCH_ROWS` rows and about 64 MiB."""
     first, size, kept = 1, 0, list[ParsedRow]()
     for row in rows:
         kept.append(row)
@@ -63,14 +63,14 @@ def batched(where: str, columns: Sequence[str], rows: Iterable[ParsedRow]) -> It
 
 
 def require_columns(columns: Sequence[str], existing: Sequence[str], *, where: str) -> None:
-    """Refuse columns that do not exist, and names that several columns have.
+    """Refuse missing and duplicate columns.
 
     Raises:
-      UserError: listing the columns there are, with a guess at what was meant.
+      UserError: listing the existing columns, with a suggestion.
     """
     for column, count in Counter(existing).items():
         if count > 1:
-            raise UserError(f"{where}: has several columns called '{column}', expected each name once. Rename one.")
+            raise UserError(f"{where}: has several columns named '{column}'. Rename one.")
     for column in columns:
         if column not in existing:
             near = difflib.get_close_matches(column, existing, n=1, cutoff=0.5)

@@ -1,7 +1,7 @@
-"""Files of cells. In .csv, quotation marks enclose cells (RFC 4180); in .tsv they are part of the text.
+"""Reads .csv, where quotation marks enclose cells (RFC 4180), and .tsv, where they are part of the text.
 
-So a .csv cell may hold line ends, and a .tsv cell neither line ends nor tabs. Every cell is a string, and every row has
-as many cells as the header.
+Cells of .csv may thus contain line breaks; cells of .tsv neither line breaks nor tabs. Every cell is a string, and
+every row must have as many cells as the header.
 """
 
 import csv
@@ -28,7 +28,7 @@ def tsv_batches(stream: Stream, columns: Sequence[str], where: str) -> Iterator[
 def _batches(records: Iterator[ParsedRow], columns: Sequence[str], where: str) -> Iterator[Batch]:
     header = next(records, None)
     if header is None:
-        raise UserError(f"{where}: is empty, expected a first line with the names of the columns.")
+        raise UserError(f"{where}: is empty, expected a header line with the column names.")
     names = header.values
     require_columns(columns, names, where=where)
     places = [names.index(column) for column in columns]
@@ -39,7 +39,7 @@ def _batches(records: Iterator[ParsedRow], columns: Sequence[str], where: str) -
             if len(cells) != len(names):
                 raise UserError(
                     f"{place(where, number, record.line)}: has {len(cells)} cells, expected {len(names)} as in the "
-                    "first line. Repair the row; a text that holds the separator or a line end belongs into .jsonl."
+                    "header. Repair the row; use .jsonl for texts that contain the separator or line breaks."
                 )
             yield record._replace(values=[cells[i] for i in places])
 
@@ -56,7 +56,7 @@ def _tsv_records(stream: Stream, where: str) -> Iterator[ParsedRow]:
 
 
 class _Lines:
-    """The decoded lines of a file, and which of them the record in the making consists of."""
+    """The decoded lines of a file; `taken` collects those of the current record."""
 
     def __init__(self, stream: Stream, where: str) -> None:
         self.where = where
@@ -78,7 +78,9 @@ def _csv_records(stream: Stream, where: str) -> Iterator[ParsedRow]:
     csv.field_size_limit(LONGEST_LINE)
     lines = _Lines(stream, where)
     reader = csv.reader(lines, strict=True)
-    spread = stray = ""  # the first record of several lines, and the first with a quotation mark inside a plain cell
+    spread = stray = (
+        ""  # first record that spans several lines, first record with a quotation mark inside an unquoted cell
+    )
     while True:
         lines.taken.clear()
         line = lines.number + 1
@@ -103,7 +105,7 @@ def _csv_records(stream: Stream, where: str) -> Iterator[ParsedRow]:
 
 
 def _has_stray_quote(cells: list[str], lines: list[str]) -> bool:
-    """Whether some quotation mark of a record neither encloses a cell nor stands twice inside an enclosed one."""
+    """Whether a record has a quotation mark that neither encloses a cell nor is doubled inside a quoted one."""
     inside = sum(cell.count('"') for cell in cells)
     if not inside:
         return False
@@ -113,9 +115,9 @@ def _has_stray_quote(cells: list[str], lines: list[str]) -> bool:
 
 def _told(error: str) -> str:
     if "expected after" in error:
-        return "text follows the quotation mark that closes a cell."
+        return "there is text after the closing quotation mark of a cell."
     if "end of data" in error or "field limit" in error:
-        return "a quotation mark opens a cell, and none closes it."
+        return "the closing quotation mark of a cell is missing."
     return f"cannot be read as csv: {error}."
 
 

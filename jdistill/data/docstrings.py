@@ -1,9 +1,8 @@
-"""Text that every installation already has: the docstrings of the Python packages installed beside jdistill.
+"""Corpus of docstrings of the installed Python packages, for training and evaluation without a download.
 
-A docstring's summary is a short question that its body answers, so a collection of them can train a student and
-measure retrieval without a download. Source files are parsed, never imported. Whole modules, chosen by a hash of their
-name, are held out; modules are read in the order of that hash until enough texts are found, so equal package versions
-give an equal corpus on every machine.
+A docstring's summary serves as query, its body as document. Source files are parsed, never imported. Entire modules,
+selected by a hash of their name, are held out; modules are read in the order of that hash until there are enough texts,
+so equal package versions give an equal corpus on every machine.
 """
 
 import ast
@@ -25,19 +24,19 @@ PACKAGES = (
     *("datasets", "flax", "fsspec", "grain", "huggingface_hub", "jax", "networkx", "numpy", "optax", "orbax", "pandas"),
     *("pydantic", "scipy", "sentence_transformers", "sklearn", "sympy", "torch", "transformers"),
 )
-"""What `pip install jdistill[demo]` always brings; listed, so that nothing else that is installed has a say."""
+"""Packages that `pip install jdistill[demo]` installs; other installed packages do not affect the corpus."""
 
 HELDOUT_SHARE = 0.12
-"""Share of the modules whose texts are never trained on."""
+"""Fraction of the modules that are held out."""
 
 PER_MODULE = 12
-"""Most docstrings taken from one module: a few huge modules would otherwise drown the rest."""
+"""Maximum number of docstrings per module, so that a few huge modules do not dominate."""
 
 _SKIPPED_FOLDERS = frozenset(
     [
         *("__pycache__", "_testing", "test", "testing", "tests", "generated"),
         *("_external", "_vendor", "extern", "external", "externals", "third_party", "vendor", "vendored"),  # copies
-        *("dist-packages", "lib-dynload", "site-packages"),  # no part of the standard library
+        *("dist-packages", "lib-dynload", "site-packages"),  # not part of the standard library
         *("ensurepip", "idlelib", "lib2to3", "turtledemo"),  # not in every build of it
         "models",  # model zoos, whose files repeat each other
     ]
@@ -46,7 +45,9 @@ _LARGEST_FILE = 200_000  # bytes; larger files are mostly tables, and slow to pa
 _SUMMARY_WORDS = range(3, 41)
 _FEWEST_BODY_WORDS = 8
 _DEFINITION = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-_DOCTEST = re.compile(r"^[ \t]*>>>.*\n?(?:[ \t]*\S.*\n?)*", re.MULTILINE)  # the prompt, and all lines to the next blank
+_DOCTEST = re.compile(
+    r"^[ \t]*>>>.*\n?(?:[ \t]*\S.*\n?)*", re.MULTILINE
+)  # the prompt and all lines up to the next blank one
 _UNDERLINE = re.compile(r"^[ \t]*([-=~^*+#.])\1{2,}[ \t]*$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^[ \t]*\.\. [\w-]+::", re.MULTILINE)
 _ROLE = re.compile(r":[\w:]+:`[~!]?([^`]*)`")
@@ -56,27 +57,27 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 class Docstring(NamedTuple):
-    """The docstring of one module, class or function, in two parts, both on one line and free of markup."""
+    """The docstring of one module, class or function, as summary and body without line breaks and markup."""
 
     package: str
     module: str
-    """Dotted, the package included: `torch.nn.functional`."""
+    """Full module name: `torch.nn.functional`."""
     name: str
-    """Dotted inside the module: `Adam.step`; empty for the module's own docstring."""
+    """Qualified name within the module: `Adam.step`; empty for the module's own docstring."""
     summary: str
     body: str
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Docstrings to train on, and docstrings of other modules to measure with."""
+    """Docstrings for training, and docstrings of other modules for evaluation."""
 
     train: list[Docstring]
     heldout: list[Docstring]
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over every text in order, hexadecimal: equal corpora have equal fingerprints."""
+        """SHA-256 of all texts in order, hexadecimal."""
         digest = hashlib.sha256()
         for split in (self.train, self.heldout):
             for docstring in split:
@@ -88,19 +89,19 @@ class Corpus:
 def docstring_corpus(*, train: int = 8000, heldout: int = 1500, roots: Mapping[str, Path] | None = None) -> Corpus:
     """A fixed sample of the installed packages' docstrings, split by module.
 
-    No summary and no body occurs twice, case and punctuation aside, neither inside a split nor across both.
+    No summary or body occurs twice, ignoring case and punctuation, within or across splits.
 
     Args:
-      train: how many docstrings to train on, > 0.
-      heldout: how many docstrings of held-out modules, > 0.
-      roots: package name -> its folder; the folders of `PACKAGES` where None.
+      train: number of docstrings for training, > 0.
+      heldout: number of docstrings of held-out modules, > 0.
+      roots: package name -> its folder; None: the folders of `PACKAGES`.
     Raises:
-      UserError: if a package of `PACKAGES` is not installed, or if the packages hold fewer docstrings than asked for.
+      UserError: if a package of `PACKAGES` is not installed, or there are too few docstrings.
     """
     roots = _installed(PACKAGES) if roots is None else roots
     modules = sorted((_number(module), module, package, path) for package, module, path in _modules(roots))
     seen: set[str] = set()
-    # The held-out texts are chosen first, so that a text which both sides have is never trained on.
+    # Held-out texts are chosen first, so that texts found on both sides are never trained on.
     splits = {
         "held-out": (heldout, [entry for entry in modules if entry[0] < HELDOUT_SHARE]),
         "training": (train, [entry for entry in modules if entry[0] >= HELDOUT_SHARE]),
@@ -110,20 +111,20 @@ def docstring_corpus(*, train: int = 8000, heldout: int = 1500, roots: Mapping[s
         found[split] = _choose(entries, wanted, seen)
         if len(found[split]) < wanted:
             raise UserError(
-                f"docstrings of {', '.join(roots)}: {wanted} {split} texts were asked for, but the installed packages "
-                f"hold {len(found[split])}. Ask for fewer, or reinstall the packages with their .py files."
+                f"docstrings of {', '.join(roots)}: {wanted} {split} texts were requested, but the installed packages "
+                f"have {len(found[split])}. Request fewer, or reinstall the packages with their .py files."
             )
     return Corpus(train=found["training"], heldout=found["held-out"])
 
 
 def docstrings(source: bytes) -> Iterator[tuple[str, str]]:
-    """`(name, docstring)` of a source file's module, classes, methods and top-level functions.
+    """`(name, docstring)` of a source file's module, classes, methods and top-level functions; runs no code.
 
-    Nothing is run. A file that does not parse has none.
+    Empty if the file cannot be parsed.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # other people's invalid escape sequences
+            warnings.simplefilter("ignore")  # invalid escape sequences in third-party code
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
@@ -135,16 +136,17 @@ def docstrings(source: bytes) -> Iterator[tuple[str, str]]:
             if text:
                 yield name, text
         if isinstance(node, ast.Module | ast.ClassDef | ast.If | ast.Try | ast.ExceptHandler):
-            # Not into functions and expressions: they are most of a tree and hold nothing to find.
+            # Skip functions and expressions: they are most of the tree and contain no public docstrings.
             for child in ast.iter_child_nodes(node):
                 own = getattr(child, "name", "") if isinstance(child, _DEFINITION) else ""
                 pending.append((f"{name}.{own}".strip("."), child))
 
 
 def split_docstring(text: str) -> tuple[str, str] | None:
-    """A docstring's summary and body as prose, or None where either is missing, too short or no prose.
+    """A docstring's summary and body as prose; None if either is missing, too short or not prose.
 
-    The summary is the first sentence of the first paragraph. Doctests, underlines and reStructuredText markup go.
+    The summary is the first sentence of the first paragraph. Doctests, underlines and reStructuredText markup are
+    removed.
     """
     text = _DOCTEST.sub("\n", text)
     text = _DIRECTIVE.sub("", _UNDERLINE.sub("", text))
@@ -158,12 +160,12 @@ def split_docstring(text: str) -> tuple[str, str] | None:
     if len(words) < _FEWEST_BODY_WORDS or sum(map(len, words)) < 0.5 * len(body):
         return None
     if _SURROGATE.search(text):
-        return None  # half a character: no tokenizer takes it
+        return None  # lone surrogates, which tokenizers reject
     return summary, body
 
 
 def _choose(modules: Sequence[tuple[float, str, str, Path]], wanted: int, seen: set[str]) -> list[Docstring]:
-    """The first `wanted` docstrings of `modules`, in their order; adds the texts to `seen`."""
+    """The first `wanted` docstrings of `modules`, in order; adds their texts to `seen`."""
     chosen: list[Docstring] = []
     for _, module, package, path in modules:
         if len(chosen) >= wanted:
@@ -197,14 +199,14 @@ def _installed(packages: Sequence[str]) -> dict[str, Path]:
             missing.append(package)
     if missing:
         raise UserError(
-            f"docstring corpus: {', '.join(missing)} not installed, but the demo's text is made of the docstrings of "
+            f"docstring corpus: {', '.join(missing)} not installed, but the demo uses the docstrings of "
             f"{', '.join(packages)}. Run `pip install 'jdistill[demo]'`."
         )
     return folders
 
 
 def _modules(roots: Mapping[str, Path]) -> Iterator[tuple[str, str, Path]]:
-    """`(package, module, file)` of every module worth reading, in no particular order."""
+    """`(package, module, file)` of every module to read, in no particular order."""
     for package, root in roots.items():
         pending: list[tuple[Path, tuple[str, ...]]] = [(root, () if package == STANDARD_LIBRARY else (package,))]
         while pending:
@@ -218,7 +220,7 @@ def _modules(roots: Mapping[str, Path]) -> Iterator[tuple[str, str, Path]]:
 
 
 def _read(path: Path) -> bytes:
-    """A source file, or nothing where it cannot hold a docstring worth having."""
+    """A source file; empty if it is too large or has no docstrings."""
     source = path.read_bytes() if path.stat().st_size <= _LARGEST_FILE else b""
     return source if b'"""' in source or b"'''" in source else b""
 
@@ -232,5 +234,5 @@ def _digest(*parts: str) -> bytes:
 
 
 def _number(module: str) -> float:
-    """A module's own random number in [0, 1), the same everywhere."""
+    """A hash of the module name as a number in [0, 1), the same on every machine."""
     return int.from_bytes(_digest(module)[:8], "big") / 2**64

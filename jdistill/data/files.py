@@ -1,4 +1,4 @@
-"""Local parquet, csv, tsv and jsonl files as batches of columns, never more than a batch in memory."""
+"""Reads local parquet, csv, tsv and jsonl files as batches of columns, with one batch in memory at a time."""
 
 import difflib
 import glob
@@ -21,10 +21,10 @@ _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 
 
 def find_files(path: str) -> list[Path]:
-    """The file at `path`, or every file that the glob matches, in the order of their names.
+    """The file at `path`, or all files that match the glob, sorted by name.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is no such file.
     """
     if Path(path).is_file():
         return [Path(path)]
@@ -35,33 +35,34 @@ def find_files(path: str) -> list[Path]:
 
 
 def _hint(path: Path) -> str:
-    """What may be meant by a path that is no file."""
+    """A suggestion for a path that is not a file."""
     if path.is_dir():
-        return f"It is a folder; name its files, such as '{path / '*.parquet'}'."
+        return f"It is a folder; pass its files, such as '{path / '*.parquet'}'."
     if path.is_symlink():
-        return f"It is a link to '{path.readlink()}', which is not there."
+        return f"It is a link to '{path.readlink()}', which does not exist."
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
-    return f"Did you mean '{path.parent / near[0]}'?" if near else "Check the path; it counts from where you are."
+    return (
+        f"Did you mean '{path.parent / near[0]}'?" if near else "Check the path; it is relative to the current folder."
+    )
 
 
 def file_batches(path: Path, columns: Sequence[str], *, where: str = "") -> Iterator[Batch]:
-    """The named columns of one file. Values of csv and tsv files are strings.
+    """Read the named columns of one file. Values of csv and tsv files are strings.
 
     Args:
-      path: ends in .parquet, .csv, .tsv, .jsonl or .ndjson; a text format may be compressed, as in .jsonl.gz.
-      columns: names of columns.
-      where: put in front of the path in messages.
+      path: ends in .parquet, .csv, .tsv, .jsonl or .ndjson; text formats may be compressed, as in .jsonl.gz.
+      columns: column names.
+      where: prefix of the path in messages.
 
     Raises:
-      UserError: if the file is missing or cannot be parsed, has not all the columns, or has a name twice; naming the
-        row that is wrong.
+      UserError: if the file is missing or cannot be parsed, lacks a column, or has a duplicate column.
     """
     where = f"{where}{path}"
     if not path.is_file():
         find_files(str(path))
     suffix = _suffix(path)
     if suffix not in _SUFFIXES:
-        raise UserError(f"{where}: unknown kind of file. Expected one of {', '.join(_SUFFIXES)}; convert it.")
+        raise UserError(f"{where}: unknown file type. Expected one of {', '.join(_SUFFIXES)}; convert it.")
     try:
         if suffix == ".parquet":
             yield from _parquet(path, columns, where)
@@ -74,15 +75,15 @@ def file_batches(path: Path, columns: Sequence[str], *, where: str = "") -> Iter
 
 
 def read_columns(path: str | Path, columns: Mapping[str, Callable[[Any], Any]]) -> dict[str, list[Any]]:
-    """Whole columns of a local file, in its order, each value checked.
+    """Read entire columns of local files, in order, and validate each value.
 
     Args:
       path: a parquet, csv, tsv or jsonl file, or a glob of such files.
-      columns: name of a column, which must exist in every file -> what makes a value of it, one of `data.values`.
+      columns: column name, required in every file -> conversion function, one of `data.values`.
 
     Raises:
-      UserError: if a file or a column is missing, a file cannot be parsed or there are no rows, or naming file, row and
-        column of the first value that is wrong.
+      UserError: if a file or column is missing, a file cannot be parsed, there are no rows, or a value is wrong, naming
+        file, row and column.
     """
     whole: dict[str, list[Any]] = {column: [] for column in columns}
     for file in find_files(str(path)):
@@ -90,18 +91,18 @@ def read_columns(path: str | Path, columns: Mapping[str, Callable[[Any], Any]]) 
             for column, convert in columns.items():
                 whole[column] += _converted(batch, column, convert)
     if not all(whole.values()):
-        raise UserError(f"{path}: holds no rows, expected at least one.")
+        raise UserError(f"{path}: has no rows, expected at least one.")
     return whole
 
 
 def place_of(path: str | Path, column: str, index: int) -> str:
-    """File, row and line of what `read_columns` gives at `index` of a column, for messages."""
+    """File, row and line of item `index` of a column returned by `read_columns`, for messages."""
     for file in find_files(str(path)):
         for batch in file_batches(file, [column]):
             if index < batch.size:
                 return batch.place(index)
             index -= batch.size
-    raise IndexError(f"{path} holds fewer rows")
+    raise IndexError(f"{path} has fewer rows")
 
 
 def _converted(batch: Batch, column: str, convert: Callable[[Any], Any]) -> list[Any]:
@@ -111,7 +112,7 @@ def _converted(batch: Batch, column: str, convert: Callable[[Any], Any]) -> list
             found.append(convert(value))
         except WrongValueError as wrong:
             raise UserError(
-                f"{batch.place(i)}, column '{column}': {wrong}. Repair the row, or name another column."
+                f"{batch.place(i)}, column '{column}': {wrong}. Repair the row, or choose another column."
             ) from None
     return found
 
@@ -127,7 +128,7 @@ def _parquet(path: Path, columns: Sequence[str], where: str) -> Iterator[Batch]:
 
 
 def _values(column: pa.Array, name: str, where: str, first: int) -> list[Any]:
-    """Python's values of a column; what Python has no value for is the user's mistake, such as the year 10,000."""
+    """A column as Python values; values that Python cannot represent, such as the year 10,000, are user errors."""
     try:
         return column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):

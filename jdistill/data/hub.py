@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub as batches of columns, streamed or not; `datasets` is imported on first use."""
+"""Reads Hugging Face data sets as batches of columns, streamed or not; `datasets` is imported on first use."""
 
 import csv
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def hub_batches(source: SourceConfig, *, where: str = "") -> Iterator[Batch]:
     where = f"{where}{source.dataset}"
     columns = source.columns.used
     data = _load(source, where)
-    if data.column_names is not None:  # a stream of unknown columns is checked by its first rows
+    if data.column_names is not None:  # streams with unknown columns are checked at their first rows
         require_columns(columns, data.column_names, where=where)
         data = data.select_columns(columns)
     first = 1
@@ -33,10 +33,10 @@ def hub_batches(source: SourceConfig, *, where: str = "") -> Iterator[Batch]:
 
 
 def local_files(source: SourceConfig) -> list[tuple[str, Path]]:
-    """Name inside the folder and path of each file of a data set that lies on this machine, sorted; else none.
+    """Relative name and path of each file of a local data set, sorted; empty if it is not local.
 
-    What `datasets` writes about a folder it has read (`cache-*.arrow`) or saved (`state.json`) is no part of the data,
-    nor is what it passes over: everything hidden, such as .git and the notes of `hf download`.
+    Excludes what `datasets` ignores, i.e. hidden files such as .git and the metadata of `hf download`, and what it
+    writes when reading (`cache-*.arrow`) or saving (`state.json`) a folder.
     """
     folder = Path(str(source.dataset))
     if not folder.is_dir():
@@ -53,7 +53,7 @@ def _is_note(name: str) -> bool:
 
 
 def _read(data: Any, where: str) -> Iterator[dict[str, Any]]:
-    """The batches of a data set; whatever the package raises while it reads is about the data."""
+    """The batches of a data set; any exception of the package is reported as a problem of the data."""
     batches = data.iter(batch_size=_BATCH_ROWS)
     while True:
         try:
@@ -69,7 +69,7 @@ def _read(data: Any, where: str) -> Iterator[dict[str, Any]]:
 
 
 def _load(source: SourceConfig, where: str) -> Any:
-    """The data set without the format that it may have been saved with, which leaves columns and types out."""
+    """The data set, without the format it may have been saved with, which can hide columns and types."""
     try:
         import datasets
     except ImportError as error:
@@ -95,27 +95,27 @@ def _load(source: SourceConfig, where: str) -> Any:
         )
     except UserError:
         raise
-    except Exception as error:  # the package raises a dozen kinds; every one of them is about what the user named
+    except Exception as error:  # the package raises a dozen types, all about the user's settings
         reason = " ".join(str(error).split()).rstrip(".")[:300]
         raise UserError(
             f"{where}: cannot load split '{source.split}': {type(error).__name__}: {reason}. "
-            "Check id, name, split and revision, and that the network is there."
+            "Check id, name, split, revision and the network connection."
         ) from error
 
 
 def _require_whole(source: SourceConfig, split: Any, where: str) -> None:
-    """Refuse to read a part of a data set that was saved without splits: all of it would be read."""
+    """Refuse a split of a data set that was saved without splits."""
     if source.split not in ("train", str(split)):
         raise UserError(
-            f"{where}: was saved as one table without splits, so there is no split '{source.split}'. Leave `split` "
-            "out, or save the part that is meant."
+            f"{where}: was saved as one table without splits, so there is no split '{source.split}'. Remove `split`, "
+            "or save the wanted part separately."
         )
 
 
 def _as_strings(source: SourceConfig) -> dict[str, Any]:
-    """What keeps cells of .csv and .tsv files strings, and quotation marks of .tsv text, as in files named by `path`.
+    """Options that read .csv and .tsv files as `path` does: cells as strings, and no quoting in .tsv.
 
-    Nothing where the data set says itself of what type its columns are.
+    Empty if the data set declares its column types.
     """
     import datasets
 

@@ -1,4 +1,4 @@
-"""Files with one JSON object a line. Types may vary between lines, and blank lines are no rows."""
+"""Reads JSON lines. Types may vary between lines; blank lines are skipped."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from jdistill.data.lines import Stream, read_lines
 
 
 def json_batches(stream: Stream, columns: Sequence[str], where: str) -> Iterator[Batch]:
-    """Rows of a .jsonl file. A key that some rows lack is a missing value; one that all lack is a mistake."""
+    """Rows of a .jsonl file. A column may be missing in some rows, but not in all rows of the first batch."""
     rows = _objects(stream, where)
     first = list(islice(rows, batch.BATCH_ROWS))
     if first:
@@ -48,10 +48,10 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line, object_pairs_hook=_once)
     except _TwiceError as error:
-        raise UserError(f"{where}: has the key {str(error)[:60]!r} twice, expected each once. Rename one.") from error
-    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError, too
-        reason = "nested too deep" if isinstance(error, RecursionError) else str(error).rstrip(".")
-        raise UserError(f"{where}: not valid JSON: {reason}. Every line must hold one JSON object.") from error
+        raise UserError(f"{where}: has the key {str(error)[:60]!r} twice. Rename one.") from error
+    except (ValueError, RecursionError) as error:  # numbers with too many digits are a ValueError, too
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).rstrip(".")
+        raise UserError(f"{where}: not valid JSON: {reason}. Every line must be one JSON object.") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: is {str(row)[:60]!r}, expected one JSON object per line, with columns as keys.")
     return row

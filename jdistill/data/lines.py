@@ -1,4 +1,4 @@
-"""Lines of a text file, one after the other: linear in time, and never more than one of them in memory."""
+"""Reads a text file line by line, in linear time and with at most one line in memory."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -6,13 +6,13 @@ from typing import Protocol
 from jdistill.config import UserError
 
 LONGEST_LINE = 1 << 24
-"""In bytes. A file with a longer line is refused: it is most likely not a text file."""
+"""In bytes. Files with longer lines are refused, as they are most likely not text."""
 
 _BLOCK = 1 << 20
 
 
 class Stream(Protocol):
-    """Bytes to read."""
+    """A binary stream."""
 
     def read(self, size: int, /) -> bytes:
         """Up to `size` bytes; empty at the end of the file."""
@@ -20,7 +20,7 @@ class Stream(Protocol):
 
 
 def read_lines(stream: Stream, *, where: str) -> Iterator[bytes]:
-    """Every line with its end, which is a line feed, a carriage return, or both; without UTF-8's byte order mark.
+    """Yield every line with its terminator (LF, CR or CRLF), without UTF-8's byte order mark.
 
     Raises:
       UserError: if a line is longer than 16 MiB, or the file is UTF-16.
@@ -29,7 +29,7 @@ def read_lines(stream: Stream, *, where: str) -> Iterator[bytes]:
     size, number, begins, held = 0, 1, True, b""
     while block := stream.read(_BLOCK):
         block = held + block
-        held = b"\r" if block.endswith(b"\r") else b""  # may be half of a line end
+        held = b"\r" if block.endswith(b"\r") else b""  # may be half of a CRLF
         block = block.removesuffix(held)
         if begins:
             _require_no_utf16(block, where)
@@ -39,8 +39,8 @@ def read_lines(stream: Stream, *, where: str) -> Iterator[bytes]:
             size += len(part)
             if size > LONGEST_LINE:
                 raise UserError(
-                    f"{where}: line {number} is longer than {LONGEST_LINE >> 20} MiB, so this is not a text file "
-                    "with one row per line. Convert it."
+                    f"{where}: line {number} is longer than {LONGEST_LINE >> 20} MiB; expected a text file with one "
+                    "row per line. Convert it."
                 )
             if part.endswith((b"\n", b"\r")):
                 yield b"".join(parts)

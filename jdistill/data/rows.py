@@ -1,4 +1,4 @@
-"""Rows of text, checked one by one: whatever is wrong with the data is said before anything is computed."""
+"""Reads rows of text and checks each, so that data errors are reported before anything is computed."""
 
 import hashlib
 import logging
@@ -21,18 +21,18 @@ class Row(NamedTuple):
     """One training example: raw texts, prompts not yet applied."""
 
     query: str | None
-    """None where the row is a plain text."""
+    """None if the row is a plain text."""
     document: str
     negatives: tuple[str, ...]
     score: float | tuple[float, ...] | None
-    """One number, or several: one for the document and each negative, or a margin for each negative. Among several,
-    -inf excludes a candidate."""
+    """One number, or several: one per document and negative, or a margin per negative. Among several, -inf excludes a
+    candidate."""
     label: str | None = None
-    """The row's class; 3 and "3" are the same one. None where the data has no labels."""
+    """The row's class; 3 and "3" are equal. None without labels."""
 
 
 class _Counts(NamedTuple):
-    """What must be the same in every row; None before the first."""
+    """Counts that must be the same in every row; None before the first."""
 
     negatives: int | None
     scores: int | None
@@ -49,12 +49,12 @@ def read_rows(name: str, source: SourceConfig) -> Iterator[Row]:
     """Stream the rows of a source, in the order of its files.
 
     Args:
-      name: the source's name in the configuration, for messages.
-      source: where the rows are.
+      name: the source's name in the config, for messages.
+      source: the source to read.
 
     Raises:
-      UserError: if a file or a column is missing; if a text is empty or no text, a score is no number, or rows differ
-        in their number of negatives or scores (naming file, row, column and value); or if there is no row at all.
+      UserError: if a file or column is missing, a text is empty or not a string, a score is not a number, rows differ
+        in their number of negatives or scores (naming file, row, column and value), or there are no rows.
     """
     kept = dropped = 0
     counts = _Counts(source.columns.keep_negatives, None)
@@ -79,15 +79,15 @@ def read_rows(name: str, source: SourceConfig) -> Iterator[Row]:
             yield from rows
     if kept == 0:
         why = f"all {dropped} rows lack a text or a score" if dropped else "there are no rows"
-        raise UserError(f"data.{name}: {source.path or source.dataset}: empty: {why}. Name another file or column.")
+        raise UserError(f"data.{name}: {source.path or source.dataset}: empty: {why}. Choose another file or column.")
     _tell_dropped(name, kept, dropped)
 
 
 def fingerprint(sources: Mapping[str, SourceConfig]) -> dict[str, Any]:
-    """What decides the rows of all sources: their order and configuration and, of local files, names and contents.
+    """Everything that determines the rows: the sources' order and config, and names and hashes of local files.
 
-    Where files and folders lie is left out: what has the same bytes is the same data. Equal fingerprints give equal
-    rows, unless a data set of the hub is named without a commit as its revision.
+    Paths are not included, so moved files with the same bytes are the same data. Equal fingerprints imply equal rows,
+    except for hub data sets whose revision is not a commit.
     """
     marks = {name: _fingerprint(source) for name, source in sources.items()}
     return {"order of sources": list(sources), **marks}
@@ -124,11 +124,11 @@ def _batches(name: str, source: SourceConfig) -> Iterator[Batch]:
 
 def _tell_dropped(name: str, kept: int, dropped: int) -> None:
     if dropped:
-        _log.warning("data.%s: %d rows kept, %d dropped for a missing text or score", name, kept, dropped)
+        _log.warning("data.%s: kept %d rows, dropped %d that lack a text or score", name, kept, dropped)
 
 
 def _rows(columns: ColumnMap, batch: Batch, i: int, expected: _Counts) -> list[Row]:
-    """The rows of one line: one for each of its documents, of which there is nearly always one."""
+    """The rows of one input row: one per document, of which there is usually one."""
     name = None if columns.label is None else _cell(columns.label, label, batch.columns[columns.label][i])
     if columns.text is not None:
         return [Row(None, _text(columns.text, batch.columns[columns.text][i]), (), None, name)]
@@ -138,7 +138,7 @@ def _rows(columns: ColumnMap, batch: Batch, i: int, expected: _Counts) -> list[R
     value = batch.columns[columns.document][i]
     documents = [_text(columns.document, text) for text in (value if isinstance(value, list) else [value])]
     if not documents:
-        raise _WrongCellError(columns.document, "holds no value, expected a text", empty=True)
+        raise _WrongCellError(columns.document, "has no value, expected a text", empty=True)
     negatives, found = _negatives(columns, batch, i, expected.negatives) if columns.negatives else ((), 0)
     rows = []
     for j, document in enumerate(documents):
@@ -161,7 +161,7 @@ def _cell(column: str, convert: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _negatives(columns: ColumnMap, batch: Batch, i: int, expected: int | None) -> tuple[tuple[str, ...], int]:
-    """The negatives that are kept, and how many there are in the data."""
+    """The negatives to keep, and the number in the data."""
     found: list[tuple[str, Any]] = []
     for column in columns.negative_columns:
         value = batch.columns[column][i]
@@ -169,13 +169,13 @@ def _negatives(columns: ColumnMap, batch: Batch, i: int, expected: int | None) -
     texts = [_text(column, value) for column, value in found[: columns.keep_negatives]]
     column = columns.negative_columns[-1]
     if not texts:
-        raise _WrongCellError(column, "holds no negatives, expected at least one", empty=True)
+        raise _WrongCellError(column, "has no negatives, expected at least one", empty=True)
     if expected is not None and len(texts) < expected:
-        raise _WrongCellError(column, f"holds {len(texts)} negatives, expected {expected} in every row", empty=True)
+        raise _WrongCellError(column, f"has {len(texts)} negatives, expected {expected} in every row", empty=True)
     if expected is not None and len(texts) > expected:
         raise _WrongCellError(
             column,
-            f"holds {len(texts)} negatives, but the rows before hold {expected}. "
+            f"has {len(texts)} negatives, but earlier rows have {expected}. "
             f"Set columns.keep_negatives: {expected} to keep the first {expected} of each row",
         )
     return tuple(texts), len(found)
@@ -184,7 +184,7 @@ def _negatives(columns: ColumnMap, batch: Batch, i: int, expected: int | None) -
 def _scores(
     columns: ColumnMap, batch: Batch, i: int, document: tuple[int, int], negatives: int
 ) -> tuple[float, ...] | None:
-    """Every score of one row, in the order of the columns; of several documents the first column holds one each."""
+    """All scores of one row, in the order of the columns; with several documents, the first column has one for each."""
     if not columns.score_columns:
         return None
     index, documents = document
@@ -193,11 +193,11 @@ def _scores(
         value = batch.columns[column][i]
         values = value if isinstance(value, list) else [value]
         if not values:
-            raise _WrongCellError(column, "holds no scores, expected a number", empty=True)
+            raise _WrongCellError(column, "has no scores, expected a number", empty=True)
         if documents > 1 and place == 0:
             if len(values) != documents:
                 raise _WrongCellError(
-                    column, f"holds {len(values)} scores, expected one for each of the row's {documents} documents"
+                    column, f"has {len(values)} scores, expected one for each of the row's {documents} documents"
                 )
             values = values[index : index + 1]
         scores += [_cell(column, _number, value) for value in values]
@@ -207,20 +207,20 @@ def _scores(
 def _number(value: Any) -> float:
     found = number(value, minus_infinity=True)
     if math.isfinite(found) and abs(found) > _LARGEST_SCORE:
-        raise WrongValueError(f"is {found!r}, expected a finite number that float32 holds")
+        raise WrongValueError(f"is {found!r}, expected a finite float32 number")
     return found
 
 
 def _checked(
     column: str, scores: tuple[float, ...], found: int, kept: int, expected: int | None
 ) -> float | tuple[float, ...]:
-    """The scores of a row with `found` negatives, of which `kept` are kept: one number, or several."""
+    """The validated scores of a row with `found` negatives, of which `kept` are kept: one number, or several."""
     if len(scores) not in (1, found, 1 + found):
-        more = f", {1 + found} (its document's and each negative's) or {found} (a margin for each)" if found else ""
+        more = f", {1 + found} (document and negatives) or {found} (a margin per negative)" if found else ""
         raise _WrongCellError(column, f"the row has {len(scores)} scores for {found} negatives, expected 1{more}")
     scores = scores[: len(scores) - (found - kept)] if len(scores) > 1 else scores
     if expected is not None and len(scores) != expected:
-        raise _WrongCellError(column, f"the row has {len(scores)} scores, but the rows before have {expected}")
+        raise _WrongCellError(column, f"the row has {len(scores)} scores, but earlier rows have {expected}")
     if all(score == -math.inf for score in scores):
         raise _WrongCellError(
             column, "is -inf, expected a finite number; among several scores -inf excludes a candidate, but not all"

@@ -1,4 +1,4 @@
-"""What a cell must be, wherever texts, scores or ids are read: strings stay strings, and only scores are numbers."""
+"""Validation of cell values: texts, scores, ids and labels. Strings stay strings; only scores are parsed as numbers."""
 
 import math
 from typing import Any
@@ -7,11 +7,11 @@ from jdistill.texts import is_empty, is_whole
 
 
 class WrongValueError(Exception):
-    """A value that is none of what its column holds.
+    """A value of the wrong kind for its column.
 
     Args:
-      problem: what is wrong and what is expected, without place.
-      empty: whether there is nothing, or nothing usable, so that its row may be dropped.
+      problem: what is wrong and what is expected, without location.
+      empty: whether the value is missing or unusable, so that its row may be dropped.
     """
 
     def __init__(self, problem: str, *, empty: bool = False) -> None:
@@ -20,10 +20,10 @@ class WrongValueError(Exception):
 
 
 def text(value: Any) -> str:
-    """A text of which something can be seen, as it is.
+    """Return a text with at least one visible character, unchanged.
 
     Raises:
-      WrongValueError: if it is missing, NaN or empty, holds half a character, or is no string.
+      WrongValueError: if it is missing, NaN or empty, contains a lone surrogate, or is not a string.
     """
     if isinstance(value, str):
         if is_empty(value):
@@ -32,29 +32,29 @@ def text(value: Any) -> str:
             raise WrongValueError(f"is {shown(value)}: half a character (a lone surrogate), expected text", empty=True)
         return value
     if value is None or _is_nan(value):
-        found = "holds no value" if value is None else "is nan"
+        found = "has no value" if value is None else "is nan"
         raise WrongValueError(f"{found}, expected a text", empty=True)
     kind = type(value).__name__
     raise WrongValueError(f"is {shown(value)} ({kind}), expected a text. Convert the column to strings, or map another")
 
 
 def title(value: Any) -> str:
-    """A text that may be missing, as "".
+    """Return a text; "" if missing.
 
     Raises:
-      WrongValueError: if it holds half a character or is no string.
+      WrongValueError: if it contains a lone surrogate or is not a string.
     """
     return "" if value is None or _is_nan(value) or _blank(value) else text(value)
 
 
 def number(value: Any, *, minus_infinity: bool = False) -> float:
-    """A finite number, also where it is written as a string.
+    """Return a finite number, parsed if it is a string.
 
     Raises:
-      WrongValueError: if it is missing, NaN, infinite (-inf only unless `minus_infinity`), or no number.
+      WrongValueError: if it is missing, NaN, infinite (except -inf with `minus_infinity`), or not a number.
     """
     if value is None or _blank(value):
-        raise WrongValueError("holds no value, expected a number", empty=True)
+        raise WrongValueError("has no value, expected a number", empty=True)
     try:
         found = math.nan if isinstance(value, str) and "_" in value else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -66,10 +66,10 @@ def number(value: Any, *, minus_infinity: bool = False) -> float:
 
 
 def identifier(value: Any) -> str:
-    """An id as a string: "0042" stays "0042", and the integer 42 is "42".
+    """Return an id as a string: "0042" stays "0042", and the integer 42 becomes "42".
 
     Raises:
-      WrongValueError: if it is missing or empty, holds half a character, or is neither a string nor an integer.
+      WrongValueError: if it is missing or empty, contains a lone surrogate, or is neither a string nor an integer.
     """
     if isinstance(value, str) and not is_empty(value) and is_whole(value) and "\0" not in value:
         return value

@@ -1,4 +1,4 @@
-"""Texts to teacher vectors: the one room, with export/verify.py, in which torch is used; imported on first use."""
+"""Runs teachers: from texts to vectors. Uses torch, which is imported on first use."""
 
 from jdistill.teacher.config import TeacherConfig, TeacherPrompts
 from jdistill.teacher.describe import describe

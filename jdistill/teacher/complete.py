@@ -1,8 +1,8 @@
-"""Whether all weights of a loaded teacher came from its files, and are numbers.
+"""Checks that all weights of a loaded teacher come from its files and are finite.
 
-transformers fills parameters that a file lacks at random, other ones in each process, and passes over tensors that its
-class does not have; sentence-transformers does not ask which. Here it is asked. What a file lacks is filled with NaN,
-so that a vector shows whether it depends on it: a pooler that is not used may be missing, and nothing else.
+transformers initializes parameters missing in the files at random, and ignores tensors unknown to its class;
+sentence-transformers does not check for either. Here, missing parameters are set to NaN, which shows whether vectors
+depend on them: an unused pooler may be missing, but nothing else.
 """
 
 import functools
@@ -16,22 +16,22 @@ from jdistill.config import UserError
 from jdistill.folders.names import is_buffer
 
 _SHOWN = 6
-"""Names of tensors in a message."""
+"""Maximum number of tensor names in a message."""
 
 
 class Loaded(NamedTuple):
-    """One model of transformers, and what of its files did not fit it."""
+    """A transformers model, and how its files differ from it."""
 
     model: Any
     missing: list[str]
-    """Parameters that no file holds."""
+    """Parameters missing in the files."""
     unknown: list[str]
-    """Tensors of the files that belong to parts which the model has, but which the model does not have."""
+    """Tensors of the files that the model lacks, though it has the submodule they belong to."""
 
 
 @contextmanager
 def recorded_loading() -> Iterator[list[Loaded]]:
-    """While it lasts, every model that transformers loads is noted in the list that this gives."""
+    """Context manager that records every model loaded by transformers in the list it yields."""
     from transformers import PreTrainedModel
 
     found: list[Loaded] = []
@@ -52,13 +52,13 @@ def recorded_loading() -> Iterator[list[Loaded]]:
 
 
 def check_complete(model: Any, loaded: list[Loaded], *, where: str, hint: str = "") -> None:
-    """Refuse a teacher whose vectors depend on what its files do not hold, or whose files hold what it passes over.
+    """Refuse a teacher whose vectors depend on missing weights, or whose files have unknown weights.
 
     Args:
       model: the SentenceTransformer.
-      loaded: what `recorded_loading` noted of it; missing parameters are set to NaN.
+      loaded: models recorded by `recorded_loading`; their missing parameters are set to NaN.
       where: the teacher's key and model, for the message.
-      hint: what else may be done, for the message.
+      hint: additional advice for the message.
 
     Raises:
       UserError: naming the first of the tensors.
@@ -66,8 +66,8 @@ def check_complete(model: Any, loaded: list[Loaded], *, where: str, hint: str = 
     for part in loaded:
         if part.unknown:
             raise UserError(
-                f"{where}: its weights hold {len(part.unknown)} tensors that a {type(part.model).__name__} does not "
-                f"have ({_first(part.unknown)}): they are another model's. Check that config.json and weights belong "
+                f"{where}: its weights have {len(part.unknown)} tensors unknown to {type(part.model).__name__} "
+                f"({_first(part.unknown)}), so they belong to another model. Check that config.json and weights belong "
                 f"together.{hint}"
             )
     missing = [name for part in loaded for name in part.missing]
@@ -81,8 +81,8 @@ def check_complete(model: Any, loaded: list[Loaded], *, where: str, hint: str = 
     for encode in (model.encode_query, model.encode_document):
         if not np.isfinite(encode(["a text"], prompt="", show_progress_bar=False)).all():
             raise UserError(
-                f"{where}: its weights lack {len(missing)} tensors ({_first(missing)}), which would be random numbers, "
-                f"others at every start. Copy or download all files of the weights.{hint}"
+                f"{where}: its weights lack {len(missing)} tensors ({_first(missing)}), which would be initialized at "
+                f"random. Copy or download all weight files.{hint}"
             )
 
 
@@ -97,15 +97,15 @@ def check_finite(model: Any, *, where: str) -> None:
     bad = [name for name, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
     if bad:
         raise UserError(
-            f"{where}: {len(bad)} of its tensors hold NaN or infinite numbers ({_first(bad)}). Copy or download the "
-            "weights again; if they are whole in float32, set precision: float32 or bfloat16."
+            f"{where}: {len(bad)} of its tensors contain NaN or infinite numbers ({_first(bad)}). Copy or download the "
+            "weights again; if they are finite in float32, set precision: float32 or bfloat16."
         )
 
 
 def _unknown(model: Any, names: Any) -> list[str]:
-    """Of the tensors that were passed over, those of parts which the model has: heads of other tasks do not count."""
+    """The ignored tensors that belong to submodules of the model; heads of other tasks do not count."""
     if not type(model).__module__.startswith("transformers."):
-        return []  # code of the model's own knows what it leaves out
+        return []  # custom code may ignore tensors on purpose
     parts = {name.partition(".")[0] for name, _ in model.named_parameters()}
     bare = {name: name.removeprefix(f"{model.base_model_prefix}.") for name in names}
     return sorted(name for name, rest in bare.items() if rest.partition(".")[0] in parts and not is_buffer(rest))

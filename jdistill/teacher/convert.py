@@ -1,4 +1,4 @@
-"""A folder with pickled weights, or a tokenizer that transformers alone reads, saved again as students read it."""
+"""Converts a model folder with pickled weights or a slow tokenizer to a format that students can read."""
 
 import contextlib
 import importlib.util
@@ -19,30 +19,30 @@ from jdistill.folders.tensors import weight_files
 from jdistill.student.hf_folder import locate, read_folder
 
 COPIED = ("*.json", "*.txt", "*.model", "*.md", "LICENSE*")
-"""Files that are taken over as they are, next to weights that are safetensors already."""
+"""Patterns of files that are copied unchanged, besides safetensors weights."""
 
 
 def convert(model: str, out: str | Path) -> Path:
-    """Write a model's folder so that a student can begin from it, on a machine without torch too.
+    """Convert a model folder for use as `student.init`, including on machines without torch.
 
-    Pickled weights, those of single modules too, become safetensors under the names that transformers gives them today;
-    a tokenizer.json is written where there is only a vocabulary; all else is copied. Nothing of the folder is run:
-    pickles are read by `torch.load(weights_only=True)`.
+    Pickled weights, including those of single modules, are converted to safetensors with current transformers names; a
+    tokenizer.json is generated if there is only a vocabulary; other files are copied. No code of the folder is run:
+    pickles are read with `torch.load(weights_only=True)`.
 
     Args:
-      model: folder, or id of the hub.
-      out: new folder; it appears whole or not at all.
+      model: folder or hub id.
+      out: new folder, written atomically.
 
     Returns:
       The new folder.
 
     Raises:
-      UserError: if `out` exists, torch or transformers are missing where they are needed, or no student can be read
-        from the folder even so.
+      UserError: if `out` exists, torch or transformers are missing but needed, or the result is not readable as a
+        student.
     """
     out = Path(out).expanduser()
     if os.path.lexists(out):
-        raise UserError(f"{out}: exists already, and is not written over. Name a new folder.")
+        raise UserError(f"{out}: already exists. Choose a new folder.")
     source = locate(model)
     refuse_what_no_student_reads(source)
     with _fresh(out) as fresh:
@@ -59,7 +59,7 @@ def convert(model: str, out: str | Path) -> Path:
 
 @contextmanager
 def _fresh(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not."""
+    """A temporary folder beside `out` that is renamed to `out` on success and deleted on failure."""
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
     fresh.mkdir()
@@ -68,7 +68,7 @@ def _fresh(out: Path) -> Iterator[Path]:
         for file in [*fresh.rglob("*"), fresh]:
             _sync(file)
         if os.path.lexists(out):
-            raise UserError(f"{out}: was made by something else meanwhile. Name a new folder.")
+            raise UserError(f"{out}: was created by another process meanwhile. Choose a new folder.")
         os.rename(fresh, out)
         _sync(out.parent)
     finally:
@@ -85,7 +85,7 @@ def _sync(path: Path) -> None:
 
 
 def _convert_place(place: Path, target: Path, *, alone: bool) -> None:
-    """One folder of the model. `alone`: it is the only one, so it must have weights."""
+    """Convert one folder of the model. `alone`: it is the only one, so it must have weights."""
     target.mkdir(parents=True, exist_ok=True)
     copied = {file for pattern in COPIED for file in place.glob(pattern) if file.is_file()}
     safe = list(place.glob("*.safetensors*"))
@@ -108,7 +108,7 @@ def _write_safetensors(place: Path, path: Path) -> None:
 
 
 def _write_tokenizer(source: Path, fresh: Path) -> None:
-    """Have transformers write a tokenizer.json where a transformer has none."""
+    """Let transformers write a tokenizer.json for every transformer without one."""
     for place in transformers_in(source):
         if (place / "tokenizer.json").is_file():
             continue
@@ -117,7 +117,7 @@ def _write_tokenizer(source: Path, fresh: Path) -> None:
             from transformers import AutoTokenizer
         except ImportError as error:
             raise UserError(
-                f"{place}: has no tokenizer.json, and transformers, which writes one, is not installed: {error}. "
+                f"{place}: has no tokenizer.json, and transformers, which can create one, is not installed: {error}. "
                 "Install it: pip install 'jdistill[teacher]'."
             ) from error
         _refuse_without_sentencepiece(place)
@@ -125,22 +125,22 @@ def _write_tokenizer(source: Path, fresh: Path) -> None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
             tokenizer.save_pretrained(str(target))
-        except Exception as error:  # whatever a damaged vocabulary makes the libraries raise
+        except Exception as error:  # any error of the libraries
             reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
             raise UserError(
-                f"{place}: has no tokenizer.json, and transformers cannot make one: {reason}. Copy or download the "
+                f"{place}: has no tokenizer.json, and transformers cannot create one: {reason}. Copy or download the "
                 "model's tokenizer files again."
             ) from error
         if not read_json(target / "tokenizer.json"):
-            raise UserError(f"{place}: its tokenizer is one of Python code alone. Give a model with a fast tokenizer.")
+            raise UserError(f"{place}: has only a slow (Python) tokenizer. Use a model with a fast tokenizer.")
 
 
 def _refuse_without_sentencepiece(place: Path) -> None:
-    """Without the package, transformers would ask for another, which does not help."""
+    """Ask for sentencepiece if it is missing; transformers would ask for the wrong package."""
     models = sorted(file.name for file in place.glob("*.model"))
     alone = models and not any(place.glob("vocab.*"))
     if alone and importlib.util.find_spec("sentencepiece") is None:
         raise UserError(
-            f"{place}: its tokenizer is a model of sentencepiece ({models[0]}), which is not installed. Install it: "
+            f"{place}: its tokenizer needs sentencepiece ({models[0]}), which is not installed. Install it: "
             "pip install 'jdistill[teacher]'."
         )

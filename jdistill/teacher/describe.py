@@ -1,4 +1,4 @@
-"""What is known about a teacher without loading it: enough to refuse a store that another teacher filled."""
+"""Describes a teacher without loading it, to detect stores that were made with another teacher."""
 
 import difflib
 import re
@@ -11,10 +11,9 @@ from jdistill.teacher.config import TeacherConfig
 
 
 def describe(config: TeacherConfig) -> dict[str, Any]:
-    """The fields of the description that the configuration fixes, for `store.check_teacher`.
+    """The fields of the description that the config determines, for `store.check_teacher`. Does not import torch.
 
-    What the model decides is left out; so are the hashes of its files where they lie on another machine. Imports no
-    torch.
+    Omits what the model determines, and the hashes of files that are not on this machine.
     """
     fixed: dict[str, Any] = {"model": config.model, "precision": config.precision, "dtype": config.dtype}
     fixed |= {"truncate_dim": config.truncate_dim, "layer": config.layer}
@@ -25,7 +24,7 @@ def describe(config: TeacherConfig) -> dict[str, Any]:
     folder = find_folder(config)
     if folder is not None:
         found = hashes(config, folder)
-        # Of a model on the hub, the cache of this machine may hold some files only; weights it holds all or none.
+        # The hub cache may have only some of a model's files, but has either all or none of its weights.
         fixed |= found if is_local(config) else {key: found[key] for key in found if key == "weight_hash"}
     if is_commit(config.revision):
         fixed["revision"] = config.revision
@@ -33,7 +32,7 @@ def describe(config: TeacherConfig) -> dict[str, Any]:
 
 
 def find_folder(config: TeacherConfig) -> Path | None:
-    """The model's folder on this machine: its own, or the hub's cache; None if it is in neither."""
+    """The model's local folder or its folder in the hub cache; None if there is neither."""
     if is_local(config):
         return Path(config.model).expanduser()
     if not _may_be_hub_id(config.model):
@@ -42,12 +41,12 @@ def find_folder(config: TeacherConfig) -> Path | None:
 
     try:
         return Path(huggingface_hub.snapshot_download(config.model, revision=config.revision, local_files_only=True))
-    except (OSError, ValueError):  # not in the cache, or no id at all
+    except (OSError, ValueError):  # not in the cache, or not an id
         return None
 
 
 def is_local(config: TeacherConfig) -> bool:
-    """Whether the model is a folder that the configuration names, and not an id of the hub."""
+    """Whether the configured model is a local folder rather than a hub id."""
     return Path(config.model).expanduser().is_dir()
 
 
@@ -55,20 +54,20 @@ def require_model(config: TeacherConfig, *, where: str) -> None:
     """Refuse a folder that does not exist; hub ids pass.
 
     Raises:
-      UserError: with a guess at which folder was meant.
+      UserError: with a suggestion.
     """
     path = Path(config.model).expanduser()
     if is_local(config) or _may_be_hub_id(config.model):
         return
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*") if p.is_dir()], n=1)
-    hint = f"Did you mean '{path.parent / near[0]}'?" if near else "Give an existing folder, or an id of the hub."
+    hint = f"Did you mean '{path.parent / near[0]}'?" if near else "Expected an existing folder or a hub id."
     raise UserError(f"{where}: model '{config.model}': no such folder. {hint}")
 
 
 def hashes(config: TeacherConfig, folder: Path) -> dict[str, str]:
-    """What identifies the files of a teacher: hashes of its weights, tokenizer and configuration, where they exist.
+    """Hashes of a teacher's weights, tokenizer and config files, if they exist.
 
-    Of a snapshot of the hub, only JSON files count besides weights: `loading` fetches all of them, perhaps no others.
+    For hub snapshots, only weights and JSON files are hashed: `loading` fetches all of these, but maybe no others.
     """
     local = is_local(config)
     found = {
@@ -80,7 +79,7 @@ def hashes(config: TeacherConfig, folder: Path) -> dict[str, str]:
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision names one commit forever."""
+    """Whether a revision is an immutable commit hash."""
     return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 

@@ -1,4 +1,4 @@
-"""From a store of texts to a store of texts and teacher vectors."""
+"""Embeds the texts of a store with a teacher."""
 
 import logging
 from pathlib import Path
@@ -13,18 +13,20 @@ _log = logging.getLogger(__name__)
 
 
 def embed(config: TeacherConfig, store_path: str | Path, *, name: str, shards: tuple[int, int] = (0, 1)) -> None:
-    """Embed every text of a store that is not embedded yet; goes on where it was killed.
+    """Embed all texts of a store that are not embedded yet; resumes where it was interrupted.
+
+    If the teacher is complete, only checks that its stored description matches the config.
 
     Args:
-      config: which model, and how it is asked.
-      store_path: folder of the store; its texts are there already.
+      config: the teacher.
+      store_path: folder of the store, which already contains the texts.
       name: the teacher's name in the store.
-      shards: `(i, n)` embeds every n-th shard from i, `0 <= i < n`, so that n jobs share the work; whichever ends
-        last completes the teacher. A teacher that is complete is only compared with the configuration.
+      shards: `(i, n)` embeds every n-th shard starting at i, `0 <= i < n`, to split the work over n jobs; the last job
+        to finish completes the teacher.
 
     Raises:
-      UserError: if there is no store, if the model cannot be loaded, if vectors of this name were made differently, or
-        if a vector is not finite.
+      UserError: if there is no store, the model cannot be loaded, the store has vectors of this name with other
+        settings, or a vector is not finite.
     """
     store = Store.open(store_path)
     if name in store.teachers:
@@ -41,4 +43,4 @@ def embed(config: TeacherConfig, store_path: str | Path, *, name: str, shards: t
             writer.write(shard, teacher.encode_prompted(writer.texts(shard), advance=progress.advance))
     if not writer.finish():
         left = len(writer.missing())
-        _log.warning("teacher '%s': %d of %d shards are left to other jobs", name, left, writer.shards)
+        _log.warning("teacher '%s': %d of %d shards remain for other jobs", name, left, writer.shards)

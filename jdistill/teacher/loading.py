@@ -1,4 +1,4 @@
-"""Loading a teacher: check its files, let sentence-transformers read them, and check what it has read."""
+"""Loads a teacher: checks its files, loads it with sentence-transformers, and checks the result."""
 
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,21 @@ from jdistill.teacher.config import TeacherConfig
 from jdistill.teacher.describe import find_folder, is_local, require_model
 
 SMALL = ["*.json", "artifact.metadata"]
-"""Files of a model on the hub that say what it is."""
+"""Patterns of the small files that describe a hub model."""
 
 
 def check_folder(config: TeacherConfig, *, where: str) -> None:
-    """Refuse a teacher whose folder, where it is on this machine, cannot be used; loads nothing and needs no torch, but
-    for pickled weights.
+    """Check that a teacher's folder, if it is on this machine, is usable, without loading the model.
+
+    Needs no torch, except for pickled weights.
 
     Args:
-      config: of the teacher.
-      where: its key in the configuration, for messages.
+      config: the teacher.
+      where: its key in the config, for messages.
 
     Raises:
-      UserError: if there is no such folder, its model gives no dense vectors of texts, it would run code that the
-        configuration does not allow, or weights are missing, damaged or of a type that weights do not have.
+      UserError: if there is no such folder, its model does not produce dense text vectors, it would run code that the
+        config does not allow, or weights are missing, damaged or of an unsupported dtype.
     """
     require_model(config, where=where)
     folder = find_folder(config)
@@ -38,18 +39,18 @@ def check_folder(config: TeacherConfig, *, where: str) -> None:
         return
     _check_weights(folder, where)
     for place in transformers_in(folder):
-        if not config.trust_remote_code:  # code of a model's own may keep words where it likes
+        if not config.trust_remote_code:  # custom code may store its vocabulary anywhere
             refuse_without_vocabulary(place, where=where)
 
 
 def load(config: TeacherConfig, *, where: str) -> Any:
-    """The SentenceTransformer of a teacher, complete and finite, for computing in the precision that is configured.
+    """Load the SentenceTransformer of a teacher in the configured precision, with complete and finite weights.
 
-    No code of its folder is run unless the configuration says so, whatever the release of sentence-transformers.
+    Runs no code of the model's folder unless the config allows it, whatever the version of sentence-transformers.
 
     Raises:
       UserError: as `check_folder`; if PyTorch is missing, the model cannot be loaded, or its vectors depend on weights
-        that its files do not hold.
+        that are not in its files.
     """
     require_model(config, where=where)
     try:
@@ -65,7 +66,7 @@ def load(config: TeacherConfig, *, where: str) -> Any:
     recent = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 56)
     where = f"{where}: model '{config.model}'"
     shows_bars = transformers.utils.logging.is_progress_bar_enabled()
-    if local:  # a bar is for a download; reading a folder takes a moment
+    if local:  # no download, no progress bar
         transformers.utils.logging.disable_progress_bar()
     try:
         with recorded_loading() as loaded:
@@ -76,18 +77,17 @@ def load(config: TeacherConfig, *, where: str) -> Any:
                 trust_remote_code=config.trust_remote_code,
                 model_kwargs={
                     "dtype" if recent else "torch_dtype": precision,
-                    # None lets transformers read pickles where there is nothing else, by torch's weights_only.
+                    # None lets transformers fall back to pickles, read with torch's weights_only.
                     "use_safetensors": None if _is_pickled(folder) else True,
                 },
             ).to(precision)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # whatever a damaged file makes a library raise; a panic of Rust is no Exception
+    except BaseException as error:  # any error of the libraries; Rust panics are not Exceptions
         reason = " ".join(str(error).split())[:400].rstrip(".") or type(error).__name__
         raise UserError(
-            f"{where} cannot be loaded: {reason}. Expected a folder with a model's weights, tokenizer and "
-            "configuration, or an id of the hub that can be reached; check model, revision, device and "
-            "trust_remote_code."
+            f"{where} cannot be loaded: {reason}. Expected a folder with a model's weights, tokenizer and config, "
+            "or an accessible hub id; check model, revision, device and trust_remote_code."
         ) from error
     finally:
         if shows_bars:
@@ -98,16 +98,17 @@ def load(config: TeacherConfig, *, where: str) -> Any:
 
 
 def _from_hub(config: TeacherConfig, where: str) -> Path:
-    """Where the hub's cache keeps the model's small files, which are fetched and checked before all others."""
+    """Fetch and check the model's small files first; returns their folder in the hub cache."""
     import huggingface_hub
 
     try:
         folder = Path(huggingface_hub.snapshot_download(config.model, revision=config.revision, allow_patterns=SMALL))
-    except Exception as error:  # network, cache, permissions, unknown id: the library's message says which
+    except Exception as error:  # network, cache, permissions or unknown id, as the library's message says
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
-            f"{where}: model '{config.model}' cannot be loaded: there is no such folder, and the Hugging Face hub did "
-            f"not give it ({reason}). Check the spelling, revision, connection and, for a gated model, your login."
+            f"{where}: model '{config.model}' cannot be loaded: there is no such folder, and downloading it from the "
+            f"Hugging Face hub failed ({reason}). Check the spelling, revision, connection and, for a gated model, "
+            "your login."
         ) from error
     _check_kind(config, folder, where)
     return folder
@@ -128,7 +129,7 @@ def _check_weights(folder: Path, where: str) -> None:
 
 
 def _weighted(folder: Path) -> list[Path]:
-    """Where weights lie: with the model if it is one of transformers alone, else with those modules that have some."""
+    """Folders with weights: the model's own if it is a plain transformers model, otherwise those of its modules."""
     modules = [module.folder for module in all_modules(folder)]
     holds = [place for place in [folder, *modules] if any(place.glob("*.safetensors*")) or any(place.glob("*.bin*"))]
     needs = [m.folder for m in all_modules(folder) if m.cls in ("Transformer", "Dense", "StaticEmbedding")]
@@ -136,7 +137,7 @@ def _weighted(folder: Path) -> list[Path]:
 
 
 def _is_pickled(folder: Path) -> bool:
-    """Whether some of the weights are kept as pickles only, or, on the hub, may be."""
+    """Whether some weights are, or on the hub may be, available as pickles only."""
     places = _weighted(folder)
     pickled = [place for place in places if pickle_files(place) and not any(place.glob("*.safetensors"))]
     if pickled:
@@ -145,11 +146,11 @@ def _is_pickled(folder: Path) -> bool:
 
 
 def _hint(config: TeacherConfig, folder: Path) -> str:
-    """What may be done about weights that do not fit, where the model brings code of its own that was not run."""
+    """Advice on mismatching weights if the model has custom code that was not run."""
     own = any("auto_map" in read_json(place / "config.json") for place in _weighted(folder))
     if config.trust_remote_code or not own:
         return ""
-    return " Its config.json names code of its own (auto_map): set trust_remote_code: true if you trust its authors."
+    return " Its config.json refers to custom code (auto_map): set trust_remote_code: true if you trust its authors."
 
 
 def _device(torch: Any) -> str:

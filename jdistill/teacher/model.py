@@ -1,6 +1,6 @@
-"""A loaded teacher: texts to float32 vectors, the same bits whoever asks and in whatever order.
+"""A loaded teacher: encodes texts to float32 vectors.
 
-torch and sentence-transformers are imported when a teacher is made, not when this module is.
+torch and sentence-transformers are imported when a teacher is created, not when this module is imported.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ from jdistill.teacher.describe import find_folder, hashes, is_commit, is_local
 from jdistill.teacher.loading import load
 
 FULL_BATCH = 512
-"""A batch has as many tokens as `batch_size` texts of this length, at most; of longer texts it holds fewer."""
+"""A batch has at most as many tokens as `batch_size` texts of this length; batches of longer texts are smaller."""
 
 
 class Teacher:
     """A sentence-transformers model, ready to embed.
 
     Args:
-      config: which model, and how it is asked.
-      name: the teacher's name in the configuration, for messages.
+      config: the teacher.
+      name: the teacher's name in the config, for messages.
 
     Raises:
-      UserError: if the model cannot be loaded, or does not allow what the configuration asks for.
+      UserError: if the model cannot be loaded, or does not support the config.
     """
 
     def __init__(self, config: TeacherConfig, *, name: str = "teacher") -> None:
@@ -53,14 +53,14 @@ class Teacher:
                 f"{self._where}: truncate_dim is {config.truncate_dim}, but the model's width is {full}. Lower it."
             )
         self.width = config.truncate_dim or full
-        """Length of each vector."""
+        """Width of each vector."""
         self.description = self._describe(modules)
-        """Everything that decides the vectors, as JSON; the store records and compares it."""
+        """Everything that determines the vectors, as JSON; the store records and compares it."""
 
     def encode(
         self, texts: Sequence[str], *, side: Literal["query", "document"] = "document"
     ) -> Float[np.ndarray, "n d"]:
-        """Vectors of raw texts, float32 `[n, d]`, with the prompt of that side put in front of each.
+        """Encode raw texts to float32 `[n, d]`, with the prompt of that side prepended.
 
         Raises:
           UserError: if a vector is not finite, naming its text.
@@ -70,7 +70,7 @@ class Teacher:
     def encode_prompted(
         self, texts: Sequence[Prompted], *, advance: Callable[[int], None] = lambda n: None
     ) -> Float[np.ndarray, "n d"]:
-        """Vectors of texts whose side and prompt are given; calls `advance` with the number of each batch's texts."""
+        """Encode texts with given side and prompt; calls `advance` with the number of texts of each batch."""
         vectors = np.empty((len(texts), self.width), np.float32)
         groups: dict[tuple[Literal["query", "document"], str], list[int]] = {}
         for i, (side, prompt, _) in enumerate(texts):
@@ -84,7 +84,7 @@ class Teacher:
         return vectors
 
     def _batches(self, members: list[int], texts: Sequence[Prompted]) -> Iterator[list[int]]:
-        """The members in batches of like length, which waste little on padding; long texts in smaller batches."""
+        """Split the members into batches of similar length, to limit padding; batches of long texts are smaller."""
         left = sorted(members, key=lambda i: -len(texts[i].text))
         while left:
             tokens = self._tokens(texts[left[0]])
@@ -93,7 +93,7 @@ class Teacher:
             left = left[size:]
 
     def _tokens(self, text: Prompted) -> int:
-        """About how many tokens the model makes of a text: one of three bytes is typical of most writing."""
+        """Approximate number of tokens of a text, at three bytes per token."""
         length = max(len((text.prompt + text.text).encode("utf-8", "surrogatepass")) // 3, 1)
         most = self.description["max_length"]
         return length if most is None else min(length, most)
@@ -103,15 +103,15 @@ class Teacher:
             return self._forward(["width"], "document", "").shape[1]
         except UserError:
             raise
-        except Exception as error:  # whatever modules that do not fit together make the libraries raise
+        except Exception as error:  # any error of the libraries
             reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
             raise UserError(
-                f"{self._where}: model '{self.config.model}' is loaded but gives no vector of a text "
+                f"{self._where}: model '{self.config.model}' is loaded but cannot encode a text "
                 f"({type(error).__name__}: {reason}). Check that its modules, tokenizer and weights belong together."
             ) from error
 
     def _forward(self, texts: list[str], side: Literal["query", "document"], prompt: str) -> Float[np.ndarray, "n w"]:
-        # A prompt is always given, if only "": the model would else put in its default prompt.
+        # Always pass a prompt, even "": otherwise the model would use its default prompt.
         encode = self._model.encode_query if side == "query" else self._model.encode_document
         vectors = encode(texts, prompt=prompt, batch_size=len(texts), show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(vectors, np.float32)
@@ -121,7 +121,9 @@ class Teacher:
     ) -> Float[np.ndarray, "n d"]:
         vectors = vectors[:, : self.width]
         if vectors.shape[1] != self.width:
-            raise UserError(f"{self._where}: gave width {vectors.shape[1]} after {self.width}. Check the model's code.")
+            raise UserError(
+                f"{self._where}: the width changed from {self.width} to {vectors.shape[1]}. Check the model's code."
+            )
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             bad = texts[members[int(np.argmin(finite))]]
@@ -129,7 +131,7 @@ class Teacher:
                 f"{self._where}: the vector of the {bad.side} {(bad.prompt + bad.text)[:80]!r} is NaN or infinite. "
                 "Set precision: float32 (or bfloat16), or remove the text from the data."
             )
-        # The model's own unit length does not survive truncation, and is rough in half precision.
+        # Truncation and half precision break the model's own normalization.
         rough = self.config.truncate_dim is not None or self.config.precision != "float32"
         if self._normalize and (rough or not self._normalizes_itself):
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
@@ -183,7 +185,7 @@ def _set_max_length(model: Any, max_length: int | None, where: str) -> None:
     if max_length is None:
         return
     inner = getattr(getattr(model[0], "auto_model", None), "config", None)
-    # RoBERTa's kind starts counting positions behind the padding id.
+    # RoBERTa-style models number positions from the padding id + 1.
     offset = (getattr(inner, "pad_token_id", 0) or 0) + 1 if "roberta" in getattr(inner, "model_type", "") else 0
     most = getattr(inner, "max_position_embeddings", None)
     if most is not None and max_length > most - offset:
@@ -192,20 +194,20 @@ def _set_max_length(model: Any, max_length: int | None, where: str) -> None:
         model.max_seq_length = max_length
     except AttributeError as error:
         raise UserError(
-            f"{where}: max_length is {max_length}, but {type(model[0]).__name__} has no limit to set. Leave it out."
+            f"{where}: max_length is {max_length}, but {type(model[0]).__name__} has no such limit. Remove it."
         ) from error
 
 
 def _end_after(model: Any, layer: int, where: str) -> None:
-    """Hand the modules behind each transformer its hidden states after `layer` layers in place of the last ones."""
+    """Replace each transformer's output by its hidden states after `layer` layers."""
     transformers = [module for module in model.modules() if hasattr(module, "auto_model")]
     if not transformers:
-        raise UserError(f"{where}: layer is {layer}, but the model is no transformer and has no layers. Leave it out.")
+        raise UserError(f"{where}: layer is {layer}, but the model is not a transformer, so has no layers. Remove it.")
 
     def earlier(module: Any, inputs: Any, features: dict[str, Any]) -> dict[str, Any]:
         states = features.get("all_layer_embeddings")
         if states is None:
-            raise UserError(f"{where}: layer is {layer}, but the model does not hand out its layers. Leave it out.")
+            raise UserError(f"{where}: layer is {layer}, but the model does not return its layers. Remove it.")
         if layer >= len(states):
             raise UserError(f"{where}: layer is {layer}, but the model has {len(states) - 1} layers. Lower it.")
         return {**features, "token_embeddings": states[layer]}
@@ -223,14 +225,14 @@ def _max_length(model: Any) -> int | None:
 def _pooling(model: Any) -> str | None:
     for module in model:
         if type(module).__name__ == "Pooling":
-            # Its name since sentence-transformers 5.4, and before.
+            # The attribute since sentence-transformers 5.4, and the method before.
             mode = module.pooling_mode if hasattr(module, "pooling_mode") else module.get_pooling_mode_str()
             return mode if isinstance(mode, str) else "+".join(mode)
     return None
 
 
 def _hash_state(model: Any) -> str:
-    """sha256 over names, types and bytes of the weights, for models without safetensors files at hand."""
+    """sha256 of names, dtypes and bytes of the weights, for models without safetensors files."""
     import torch
 
     whole = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Tokens as transformers itself makes them of a folder, asked of a process of its own, so that torch stays out of ours.
+"""Tokenizes with transformers, in a separate process to keep torch out of this one.
 
 `python -m jdistill.teacher.tokens` is that process: it reads a question as JSON and writes the answer.
 """
@@ -20,36 +20,36 @@ from jdistill.backend import cache_home
 from jdistill.folders import tokenizer_hash
 
 SECONDS = 120
-"""How long the other process may take; as a rule it takes three."""
+"""Timeout of the separate process; it usually takes three seconds."""
 
 
 class Question(NamedTuple):
-    """Whose tokens of which texts."""
+    """A tokenizer and the texts to tokenize."""
 
     folder: str
-    """Of the tokenizer."""
+    """The tokenizer's folder."""
     options: Mapping[str, Any]
-    """Win over tokenizer_config.json, as sentence-transformers' `processor_kwargs` do."""
+    """Override tokenizer_config.json, as sentence-transformers' `processor_kwargs` do."""
     lowercase: bool
-    """Whether texts are lower-cased first, where the tokenizer does not by itself."""
+    """Whether to lower-case texts first, if the tokenizer does not."""
     texts: Sequence[str]
     lengths: Sequence[int | None]
-    """Tokens after which the texts are cut, one after the other; None: not at all."""
+    """Maximum lengths to truncate the texts to, each in turn; None: no truncation."""
 
 
 class Answer(NamedTuple):
-    """What transformers says."""
+    """The result from transformers."""
 
     name: str
-    """The class that it takes."""
+    """The tokenizer class."""
     ids: Sequence[Sequence[Sequence[int]]]
-    """For each length, the tokens of each text, special ones included."""
+    """For each length, the tokens of each text, special tokens included."""
     failure: str = ""
-    """Why there are no tokens, in a few words; empty where there are."""
+    """Short reason if tokenization failed; otherwise empty."""
 
 
 def transformers_version() -> str | None:
-    """The installed release; None where there is none."""
+    """The installed version; None if not installed."""
     if importlib.util.find_spec("transformers") is None:
         return None
     with suppress(importlib.metadata.PackageNotFoundError):
@@ -58,9 +58,9 @@ def transformers_version() -> str | None:
 
 
 def ask(question: Question) -> Answer:
-    """The tokens that transformers makes, out of the user's cache folder where the same was asked before.
+    """Tokenize with transformers, using the answer cached in the user's cache folder if there is one.
 
-    Nothing is downloaded, and no code of the folder is run.
+    Downloads nothing, and runs no code of the folder.
     """
     kept = cache_home(os.environ) / "tokens" / f"{_key(question)}.json"
     with suppress(OSError, ValueError, TypeError):
@@ -72,7 +72,7 @@ def ask(question: Question) -> Answer:
 
 
 def _key(question: Question) -> str:
-    """Follows from all that decides the answer, wherever the folder lies."""
+    """Hash of everything that determines the answer, independent of the folder's path."""
     folder = Path(question.folder)
     config = folder / "config.json"
     files = [tokenizer_hash(folder), config.read_text(encoding="utf-8") if config.is_file() else None]
@@ -83,7 +83,7 @@ def _key(question: Question) -> str:
 
 def _keep(path: Path, answer: Answer) -> None:
     fresh = path.with_name(f".{uuid.uuid4().hex[:8]}")
-    with suppress(OSError):  # a full or read-only disk costs no training
+    with suppress(OSError):  # a full or read-only disk must not stop training
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh.write_text(json.dumps(answer._asdict()), encoding="utf-8")
         os.replace(fresh, path)
@@ -106,11 +106,11 @@ def _asked(question: Question) -> Answer:
     except subprocess.TimeoutExpired:
         return Answer("", (), f"no answer within {SECONDS} s")
     except (OSError, ValueError, TypeError) as error:
-        return Answer("", (), f"its process ended without an answer ({type(error).__name__})")
+        return Answer("", (), f"its process exited without an answer ({type(error).__name__})")
 
 
 def answered(question: Question) -> Answer:
-    """The same in this process: imports transformers."""
+    """Tokenize in this process; imports transformers."""
     from transformers import AutoTokenizer
 
     options = {**question.options, "trust_remote_code": False, "local_files_only": True}
@@ -119,7 +119,7 @@ def answered(question: Question) -> Answer:
         if question.lowercase:
             _lowercase(tokenizer)
         ids = [[_ids(tokenizer, text, length) for text in question.texts] for length in question.lengths]
-    except Exception as error:  # whatever a folder makes the libraries raise
+    except Exception as error:  # any error of the libraries
         reason = " ".join(str(error).split())[:200]
         return Answer("", (), f"{type(error).__name__} {reason}".strip())
     return Answer(type(tokenizer).__name__, ids)
@@ -131,7 +131,7 @@ def _ids(tokenizer: Any, text: str, length: int | None) -> list[int]:
 
 
 def _lowercase(tokenizer: Any) -> None:
-    """Lower-case before all else, as sentence-transformers does where no step of the tokenizer does."""
+    """Lower-case texts first unless the tokenizer does so itself, as sentence-transformers does."""
     from tokenizers import normalizers
 
     backend = tokenizer.backend_tokenizer
@@ -144,7 +144,7 @@ def _lowercase(tokenizer: Any) -> None:
 
 
 def main() -> None:
-    """Answer the question on standard input; what libraries print goes elsewhere."""
+    """Answer the question on standard input; output of libraries is redirected to standard error."""
     out, sys.stdout = sys.stdout, sys.stderr
     answer = answered(Question(**json.loads(sys.stdin.buffer.read())))
     print(json.dumps(answer._asdict()), file=out)

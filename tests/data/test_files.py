@@ -99,7 +99,7 @@ def test_missing_file_guesses(tmp_path):
     with pytest.raises(UserError, match=rf"{tmp_path}: no such file\. It is a folder; .*\*\.parquet'"):
         find_files(str(tmp_path))
     (tmp_path / "link.csv").symlink_to("gone.csv")
-    with pytest.raises(UserError, match=r"link\.csv: no such file\. It is a link to 'gone\.csv', which is not there"):
+    with pytest.raises(UserError, match=r"link\.csv: no such file\. It is a link to 'gone\.csv', which does not exist"):
         find_files(str(tmp_path / "link.csv"))
 
 
@@ -112,11 +112,19 @@ def test_missing_file_guesses(tmp_path):
         ("a.parquet", b"no parquet", "a.parquet: cannot be read as parquet"),
         ("a.csv", b"q,d\n1,2\n\n1,2,3\n", r"a.csv, row 2 \(line 4\): has 3 cells, expected 2"),
         ("a.csv", b"q\n\xff\n", r"a.csv, row 1 \(line 2\): is not UTF-8 \(byte 0xff"),
-        ("a.csv", b"", "a.csv: is empty, expected a first line with the names"),
-        ("a.csv", b"q,d,q\n1,2,3\n", "a.csv: has several columns called 'q'"),
+        ("a.csv", b"", "a.csv: is empty, expected a header line with the column names"),
+        ("a.csv", b"q,d,q\n1,2,3\n", "a.csv: has several columns named 'q'"),
         ("a.csv", "q\nx\n".encode("utf-16"), "a.csv: is UTF-16 text"),
-        ("a.csv", b'q,d\na,b\nc,"d\ne,f\n', r"a.csv, row 2 \(line 3\): a quotation mark opens a cell, and none"),
-        ("a.csv", b'q,d\na,"d\ne,f\ng,6" pipe\n', r"a.csv, row 1 \(line 2\): text follows the quotation mark"),
+        (
+            "a.csv",
+            b'q,d\na,b\nc,"d\ne,f\n',
+            r"a.csv, row 2 \(line 3\): the closing quotation mark of a cell is missing",
+        ),
+        (
+            "a.csv",
+            b'q,d\na,"d\ne,f\ng,6" pipe\n',
+            r"a.csv, row 1 \(line 2\): there is text after the closing quotation mark",
+        ),
         (
             "a.csv",
             b'q,d\na,"d\ne,6"\nf,6" x\n',
@@ -127,11 +135,11 @@ def test_missing_file_guesses(tmp_path):
         (
             "a.jsonl",
             b'\n{"q": ' + b"[" * 200_000 + b"\n",
-            r"a.jsonl, row 1 \(line 2\): not valid JSON: nested too deep",
+            r"a.jsonl, row 1 \(line 2\): not valid JSON: nested too deeply",
         ),
         ("a.jsonl", b'{"q": ' + b"9" * 10_000 + b"}\n", "a.jsonl, row 1: not valid JSON: Exceeds the limit"),
-        ("a.jsonl", b"", "a.jsonl: holds no rows"),
-        ("a.xlsx", b"x", r"a.xlsx: unknown kind of file. Expected one of .parquet, .csv"),
+        ("a.jsonl", b"", "a.jsonl: has no rows"),
+        ("a.xlsx", b"x", r"a.xlsx: unknown file type. Expected one of .parquet, .csv"),
     ],
 )
 def test_damaged_files_are_the_users_mistake(tmp_path, name, content, told):
@@ -175,5 +183,5 @@ def test_a_parquet_value_that_python_cannot_hold_is_named(tmp_path):
         read_columns(tmp_path / "a.parquet", ["q"])
     columns = [pa.array(["a"])] * 2
     pq.write_table(pa.Table.from_arrays(columns, names=["q", "q"]), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a.parquet: has several columns called 'q'"):
+    with pytest.raises(UserError, match=r"a.parquet: has several columns named 'q'"):
         read_columns(tmp_path / "a.parquet", ["q"])

@@ -73,18 +73,18 @@ def test_texts_keep_their_spaces(source):
     [
         ({"q": ""}, "row 2, column 'q': is '', expected a text. Repair the row, or set data.x.empty: drop"),
         ({"q": " \n"}, "row 2, column 'q': is ' .n', expected a text"),
-        ({"d": None}, "row 2, column 'd': holds no value, expected a text"),
+        ({"d": None}, "row 2, column 'd': has no value, expected a text"),
         ({"d": 7}, r"row 2, column 'd': is 7 \(int\), expected a text. Convert the column"),
         ({"n": ["she", ""]}, "row 2, column 'n': is '', expected a text"),
-        ({"n": ["she"]}, "row 2, column 'n': holds 1 negatives, expected 2 in every row. .*empty: drop"),
-        ({"n": ["a", "b", "c"]}, "row 2, column 'n': holds 3 negatives, but the rows before hold 2. Set .*: 2"),
-        ({"n": []}, "row 2, column 'n': holds no negatives"),
-        ({"s": None}, "row 2, column 's': holds no value, expected a number"),
+        ({"n": ["she"]}, "row 2, column 'n': has 1 negatives, expected 2 in every row. .*empty: drop"),
+        ({"n": ["a", "b", "c"]}, "row 2, column 'n': has 3 negatives, but earlier rows have 2. Set .*: 2"),
+        ({"n": []}, "row 2, column 'n': has no negatives"),
+        ({"s": None}, "row 2, column 's': has no value, expected a number"),
         ({"s": "high"}, "row 2, column 's': is 'high', expected a finite number"),
         ({"s": math.nan}, "row 2, column 's': is nan, expected a finite number"),
         ({"s": -math.inf}, "row 2, column 's': is -inf, expected a finite number"),
         ({"s": 1e39}, "row 2, column 's': is 1e.39, expected a finite number"),
-        ({"s": [1, 0]}, "row 2, column 's': the row has 2 scores, but the rows before have 1"),
+        ({"s": [1, 0]}, "row 2, column 's': the row has 2 scores, but earlier rows have 1"),
         ({"s": [1, 0, 0, 0]}, "row 2, column 's': the row has 4 scores for 2 negatives, expected 1, 3 .* or 2 "),
     ],
 )
@@ -110,7 +110,7 @@ SCORED = ColumnMap(query="q", document="d", negatives="n", score=["s", "ns"])
 def test_several_scores_come_from_one_or_several_columns(source, values, score):
     read = read_rows("x", source([{**GOOD, **values}, {**GOOD, **values}], SCORED))
     if score is None:
-        with pytest.raises(UserError, match=r"column 's': holds no scores, expected a number. .*empty: drop"):
+        with pytest.raises(UserError, match=r"column 's': has no scores, expected a number. .*empty: drop"):
             next(read)
     else:
         assert [row.score for row in read] == [score, score]
@@ -123,9 +123,9 @@ def test_several_scores_come_from_one_or_several_columns(source, values, score):
     [
         ({"ns": [0.5, math.nan]}, "row 2, column 'ns': is nan, expected a finite number"),
         ({"ns": [0.5, math.inf]}, "row 2, column 'ns': is inf, expected a finite number"),
-        ({"ns": [0.5, None]}, "row 2, column 'ns': holds no value, expected a number. .*empty: drop"),
+        ({"ns": [0.5, None]}, "row 2, column 'ns': has no value, expected a number. .*empty: drop"),
         ({"ns": "[0.5, 1]"}, "row 2, column 'ns': is '.0.5, 1.', expected a finite number"),
-        ({"ns": 0.5}, "row 2, column 'ns': the row has 2 scores, but the rows before have 3"),
+        ({"ns": 0.5}, "row 2, column 'ns': the row has 2 scores, but earlier rows have 3"),
         ({"ns": [1, 2, 3]}, "row 2, column 'ns': the row has 4 scores for 2 negatives, expected 1, 3 .* or 2 "),
         ({"s": -math.inf, "ns": [-math.inf] * 2}, "row 2, column 'ns': is -inf, expected .*excludes a candidate"),
     ],
@@ -153,16 +153,16 @@ def test_lists_of_positives_give_a_row_each(source):
     expected = [Row("q", "a", ("c", "d"), (5.0, 1.0, 0.0)), Row("q", "b", ("c", "d"), (4.0, 1.0, 0.0))]
     assert list(read_rows("x", source([line], columns))) == expected
     assert list(read_rows("x", source([line, line], columns, limit=3))) == [*expected, expected[0]]
-    with pytest.raises(UserError, match=r"'pos_scores': holds 1 scores, expected one for each of the row's 2"):
+    with pytest.raises(UserError, match=r"'pos_scores': has 1 scores, expected one for each of the row's 2"):
         list(read_rows("x", source([{**line, "pos_scores": [5]}], columns)))
-    with pytest.raises(UserError, match=r"column 'pos': holds no value, expected a text"):
+    with pytest.raises(UserError, match=r"column 'pos': has no value, expected a text"):
         list(read_rows("x", source([{**line, "pos": []}], columns)))
 
 
 def test_drop_leaves_out_what_is_empty_and_says_so(source, caplog):
     rows = [{**GOOD, "n": []}, {**GOOD, "q": None}, GOOD, {**GOOD, "n": ["one"]}, {**GOOD, "s": None}]
     assert list(read_rows("x", source(rows, empty="drop"))) == [Row("who", "he", ("she", "it"), 1.0)]
-    assert "1 rows kept, 4 dropped" in caplog.text
+    assert "kept 1 rows, dropped 4" in caplog.text
 
 
 def test_drop_forgives_no_wrong_value(source):
@@ -174,7 +174,7 @@ def test_keep_negatives_cuts_and_demands(source):
     columns = ColumnMap(query="q", document="d", negatives="n", keep_negatives=2)
     rows = read_rows("x", source([{**GOOD, "n": ["a", "b", "c"]}, {**GOOD, "n": ["a"]}], columns))
     assert next(rows).negatives == ("a", "b")
-    with pytest.raises(UserError, match=r"holds 1 negatives, expected 2"):
+    with pytest.raises(UserError, match=r"has 1 negatives, expected 2"):
         next(rows)
 
 
@@ -234,19 +234,19 @@ def test_what_cannot_be_used_is_refused_by_row_or_dropped_and_counted(source, ca
     with pytest.raises(UserError, match=r"rows.jsonl, row 2, column .*set data.x.empty: drop"):
         list(read_rows("x", source(rows)))
     assert len(list(read_rows("x", source(rows, empty="drop")))) == 2
-    assert "2 rows kept, 1 dropped" in caplog.text
+    assert "kept 2 rows, dropped 1" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ({"columns": {"text": "t"}}, "give one of 'path'"),
-        ({"path": "a", "dataset": "b", "columns": {"text": "t"}}, "give one of 'path'"),
-        ({"path": "a", "streaming": True, "columns": {"text": "t"}}, "streaming: for a 'dataset' only"),
-        ({"path": "a", "columns": {}}, "names no texts"),
+        ({"columns": {"text": "t"}}, "set either 'path'"),
+        ({"path": "a", "dataset": "b", "columns": {"text": "t"}}, "set either 'path'"),
+        ({"path": "a", "streaming": True, "columns": {"text": "t"}}, "streaming: only for 'dataset'"),
+        ({"path": "a", "columns": {}}, "has no text column"),
         ({"path": "a", "columns": {"text": "t", "query": "q"}}, "excludes query"),
         ({"path": "a", "columns": {"document": "t"}}, "'query' is missing"),
-        ({"path": "a", "columns": {"text": "t", "keep_negatives": 2}}, "'negatives' names no column"),
+        ({"path": "a", "columns": {"text": "t", "keep_negatives": 2}}, "'negatives' is empty"),
         ({"path": "a", "columns": {"texts": "t"}}, "columns.texts: unknown key. Did you mean 'text'"),
     ],
 )

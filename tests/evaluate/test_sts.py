@@ -57,7 +57,7 @@ def test_file_is_read_once_and_columns_and_side_are_options(tmp_path):
 @pytest.mark.parametrize(
     ("scores", "says"),
     [
-        ([1.0, None, 2.0], "row 2, column 'score': holds no value, expected a number"),
+        ([1.0, None, 2.0], "row 2, column 'score': has no value, expected a number"),
         (["1", "high", "3"], "row 2, column 'score': is 'high'"),
         ([2.0, 2.0, 2.0], "all 3 scores are 2"),
     ],
@@ -71,7 +71,7 @@ def test_bad_scores_are_the_users_mistake(tmp_path, scores, says):
 def test_a_missing_text_is_named(tmp_path):
     columns = {"sentence1": ["a", None], "sentence2": ["a", "b"], "score": [0.0, 1.0]}
     file = write_parquet(tmp_path / "x.parquet", columns)
-    with pytest.raises(UserError, match=r"x\.parquet, row 2, column 'sentence1': holds no value"):
+    with pytest.raises(UserError, match=r"x\.parquet, row 2, column 'sentence1': has no value"):
         STS(path=file)(TableModel({}))
 
 

@@ -46,5 +46,5 @@ def test_one_column_for_two_things_is_refused():
 
 def test_a_row_without_negative_is_named(tmp_path):
     file = write_parquet(tmp_path / "t.parquet", {"anchor": ["a"], "positive": ["b"], "negative": [None]})
-    with pytest.raises(UserError, match="row 1, column 'negative': holds no value"):
+    with pytest.raises(UserError, match="row 1, column 'negative': has no value"):
         Triplet(path=file)(TableModel({}))

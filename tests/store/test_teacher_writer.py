@@ -100,7 +100,7 @@ def test_vectors_of_other_texts_are_refused(make_store, tmp_path):
     embed(make_store())
     (tmp_path / "store" / "manifest.json").unlink()
     other = make_store(pairs(3))
-    with pytest.raises(UserError, match=r"'t' belong to a different set of texts. Move"):
+    with pytest.raises(UserError, match=r"'fake' belong to a different set of texts. Move"):
         other.teacher("fake")
     with pytest.raises(UserError, match=r"belong to a different set of texts"):
         embed(other)

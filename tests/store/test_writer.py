@@ -30,7 +30,7 @@ def test_a_row_has_a_score_for_each_document_or_negative(make_store, tmp_path):
     with pytest.raises(UserError, match=r"data.a: its rows have .*2 negatives and 4 scores. Expected 1 score, or one"):
         write_texts(tmp_path / "wrong", [("a", "train", wrong)], fingerprint={})
     mixed = [Row("q", "d", ("n",), 1.0), Row("q", "d", ("n",), (1.0, 0.5))]
-    with pytest.raises(UserError, match=r"1 negatives and 2 scores, but .* hold .*1 negatives and 1 score\. Map"):
+    with pytest.raises(UserError, match=r"1 negatives and 2 scores, but .* have .*1 negatives and 1 score\. Map"):
         write_texts(tmp_path / "mixed", [("a", "train", mixed)], fingerprint={})
 
 

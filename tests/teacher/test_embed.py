@@ -24,7 +24,7 @@ def test_jobs_share_the_shards_and_the_last_completes(store, config, caplog):
     for job in range(3):
         assert store.teachers == ()
         embed(config, store.path, name="shared", shards=(job, 3))
-    assert "shards are left to other jobs" in caplog.text
+    assert "shards remain for other jobs" in caplog.text
     embed(config, store.path, name="alone")
     assert store.teachers == ("alone", "shared")
     teachers = store.path / "teachers"

@@ -64,7 +64,7 @@ def test_tensors_of_another_architecture_are_refused_and_those_of_other_tasks_ar
     np.testing.assert_array_equal(Teacher(config(model=str(folder))).encode(TEXTS), expected)
     change(folder / "config.json", auto_map={"AutoModel": "modeling.Own"})
     rewritten(folder, lambda tensors: {**tensors, "encoder.layer.1.mlp.gated.weight": torch.zeros(2, 2)})
-    said = r"hold 1 tensors that a BertModel does not have \(encoder.*gated.weight\).*trust_remote_code: true"
+    said = r"have 1 tensors unknown to BertModel \(encoder.*gated.weight\).*trust_remote_code: true"
     with pytest.raises(UserError, match=said):
         Teacher(config(model=str(folder)))
 
@@ -83,7 +83,7 @@ def test_first_names_of_norms_are_read(config, folder):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(config, folder, value):
     rewritten(folder, lambda tensors: {n: t.fill_(value) if "intermediate" in n else t for n, t in tensors.items()})
-    with pytest.raises(UserError, match=r"4 of its tensors hold NaN or infinite numbers \(.*precision: float32"):
+    with pytest.raises(UserError, match=r"4 of its tensors contain NaN or infinite numbers \(.*precision: float32"):
         Teacher(config(model=str(folder)))
 
 
@@ -164,7 +164,7 @@ def test_code_of_a_folder_does_not_run_unasked(config, folder, tmp_path, how):
 def test_what_makes_no_vector_is_told(config, folder):
     listed = json.loads((folder / "modules.json").read_text())
     (folder / "modules.json").write_text(json.dumps(listed[:1]))
-    with pytest.raises(UserError, match=r"loaded but gives no vector of a text"):
+    with pytest.raises(UserError, match=r"loaded but cannot encode a text"):
         Teacher(config(model=str(folder)))
 
 

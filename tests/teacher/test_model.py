@@ -155,7 +155,7 @@ def test_a_layer_that_the_model_does_not_have_is_refused(tmp_path, config):
     with pytest.raises(UserError, match=r"teachers.x: layer is 3, but the model has 2 layers. Lower it."):
         Teacher(config(layer=3), name="x")
     static = str(tiny_static_folder(tmp_path / "m"))
-    with pytest.raises(UserError, match=r"teachers.x: layer is 1, but the model is no transformer"):
+    with pytest.raises(UserError, match=r"teachers.x: layer is 1, but the model is not a transformer"):
         Teacher(config(model=static, layer=1), name="x")
 
 
@@ -163,7 +163,7 @@ def test_a_static_model(tmp_path, config):
     teacher = Teacher(config(model=str(tiny_static_folder(tmp_path / "m"))))
     assert (teacher.width, teacher.description["max_length"], teacher.description["pooling"]) == (16, None, None)
     assert teacher.encode(TEXTS).shape == (len(TEXTS), 16)
-    with pytest.raises(UserError, match="StaticEmbedding has no limit to set"):
+    with pytest.raises(UserError, match="StaticEmbedding has no such limit"):
         Teacher(config(model=str(tmp_path / "m"), max_length=4))
 
 
