@@ -1,9 +1,9 @@
-# Everything a newcomer needs: `make demo` and `make test`. Both build .venv first.
+# Start with `make demo` and `make test`. Both build .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Most of the time of a test goes into compiling on one core. A file stays in one process, which compiles each program once.
+# Tests mostly compile, on one core each. --dist=loadfile keeps a file in one process, which compiles each program once.
 PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 export JAX_PLATFORMS ?= cpu
 
@@ -12,7 +12,7 @@ export JAX_PLATFORMS ?= cpu
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
 
-venv: $(STAMP)  ## build .venv with the tested versions, when it is missing or older than pyproject.toml
+venv: $(STAMP)  ## build .venv with the tested versions, if it is missing or older than pyproject.toml
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,7 +27,7 @@ test: venv lint types contracts unit  ## everything CI runs
 quick: venv  ## the fast tests only
 	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not exhaustive"
 
-exhaustive: venv  ## the rows of the tests' tables that `make test` leaves out; before a release
+exhaustive: venv  ## the test cases that `make test` skips; before a release
 	$(BIN)/python -m pytest -q $(PARALLEL) -m exhaustive
 
 unit: venv
@@ -44,16 +44,16 @@ types: venv
 contracts: venv
 	$(BIN)/lint-imports
 
-fuzz: venv  ## damaged recipes, data files and model folders: no traceback, exit codes 0 and 2 only; three minutes at most
+fuzz: venv  ## damaged recipes, data files and model folders: no traceback, exit codes 0 and 2 only; up to three minutes
 	$(BIN)/python -m tests.fuzz
 
-parity: venv  ## the tables of every loss, encoder and head against its reference, which is recorded
+parity: venv  ## compare every loss, encoder and head with its reference, and record the references
 	$(BIN)/python -m tests.losses.parity
 	$(BIN)/python -m tests.student.parity
 	$(BIN)/python -m tests.losses.recorded --write
 	$(BIN)/python -m tests.student.recorded --write
 
-recorded:  ## compare losses and encoders with what `make parity` recorded; PYTHON may have any jax, and no torch
+recorded:  ## compare losses and encoders with the recorded references; PYTHON may have any jax, and no torch
 	$(PYTHON) -m tests.losses.recorded
 	$(PYTHON) -m tests.student.recorded
 
@@ -61,5 +61,5 @@ format: venv  ## sort imports and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove .venv and what runs have left
+clean:  ## remove .venv and the outputs of runs
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo runs stores

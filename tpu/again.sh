@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Run a command, and again as long as its exit code asks for that: 75, or from 128 on, which is death by a signal.
+# Run a command, and rerun it as long as its exit code asks for it: 75, or 128 and above (killed by a signal).
 #   [AGAIN=100] tpu/again.sh COMMAND ...
-# At most $AGAIN times more. SIGTERM is handed on, and nothing is started after it.
+# Reruns at most $AGAIN times. SIGTERM is forwarded, and nothing is rerun after it.
 
 set -uo pipefail
 told="" now="" child=""
@@ -16,7 +16,7 @@ for ((left = ${AGAIN:-100}; ; left--)); do
     exit "$code"
   fi
   echo "again.sh: exit code $code, starting again; $left times left" >&2
-  sleep "${AGAIN_SECONDS:-10}" & # in the background, so that the signal is heard at once
+  sleep "${AGAIN_SECONDS:-10}" & # in the background, so that the trap runs immediately
   wait $!
   [[ -z $told ]] || exit 75
 done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ask for TPU slices as a queued resource: it waits in line until there are some.
+# Request TPU slices as a queued resource, which waits until capacity is available.
 #   tpu/create.sh NAME --zone ZONE [--type TYPE] [--slices N] [--spot] [--dry-run]
 
 source "$(dirname "$0")/options.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Give the slices back, whatever they are doing. What lies on the shared disk stays.
+# Delete the slices, even if they are in use. Data on the shared disk is kept.
 #   tpu/delete.sh NAME --zone ZONE [--dry-run]
 
 source "$(dirname "$0")/options.sh"

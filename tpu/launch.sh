@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Bring the committed state of this checkout to every worker and start training there, in the background.
+# Copy the committed state of this checkout to every worker and start training there, in the background.
 #   tpu/launch.sh NAME --zone ZONE [--nfs HOST:PATH] [--dry-run] -- CONFIG [key=value ...]
 
 source "$(dirname "$0")/options.sh"
 
-((${#TRAIN[@]})) || fail "nothing to train; give a configuration behind --, such as -- configs/debug.yaml"
+((${#TRAIN[@]})) || fail "nothing to train; pass a config after --, such as -- configs/debug.yaml"
 cd "$(dirname "$0")/.." || exit
 archive=$(mktemp --suffix=.tar.gz)
 trap 'rm -f "$archive"' EXIT

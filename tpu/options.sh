@@ -1,19 +1,19 @@
 # shellcheck shell=bash disable=SC2034 # the scripts that source this use the variables
-# One command line for all scripts here, so that watch.sh can hand its own on. Sourced, not run.
+# Shared command line of the scripts, so that watch.sh can pass its options on. Sourced, not run.
 set -euo pipefail
 
 usage() {
   sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
   cat <<'TEXT'
 options:
-  --zone ZONE      where the slice is, or is to be                            [$ZONE]
+  --zone ZONE      zone of the slice                                          [$ZONE]
   --type TYPE      accelerator: v5litepod-16, v5p-8, v6e-16, ...              [v5litepod-16]
-  --slices N       so many slices of that type, joined by the network         [1]
+  --slices N       number of slices of that type                              [1]
   --runtime NAME   TPU VM image                                               [that of the type]
-  --nfs HOST:PATH  shared disk, mounted as /mnt/jdistill on every worker; a slice of several hosts needs one
-  --spot           cheaper, and taken away at any time
+  --nfs HOST:PATH  shared disk, mounted as /mnt/jdistill on every worker; required for slices with several hosts
+  --spot           use spot capacity: cheaper, but preemptible
   --dry-run        print the commands instead of running them
-  -- WORDS         what to train: CONFIG key=value ..., as after `jdistill train`
+  -- WORDS         arguments of `jdistill train`: CONFIG key=value ...
 TEXT
 }
 
@@ -53,13 +53,13 @@ while (($#)); do
     -h | --help) usage && exit ;;
     --) shift && TRAIN=("$@") && break ;;
     -*) fail "unknown option $1; --help lists them" ;;
-    *) [[ -z $NAME ]] || fail "two names, $NAME and $1; what to train stands behind --" && NAME=$1 ;;
+    *) [[ -z $NAME ]] || fail "two names, $NAME and $1; put the arguments of training after --" && NAME=$1 ;;
   esac
   shift
 done
 [[ -n $NAME ]] || { usage >&2 && exit 2; }
-[[ -n $ZONE ]] || fail "no zone; give --zone, such as us-central1-a"
-[[ $SLICES =~ ^[1-9][0-9]*$ ]] || fail "--slices: is '$SLICES', expected a number from 1 on"
+[[ -n $ZONE ]] || fail "no zone; pass --zone, such as us-central1-a"
+[[ $SLICES =~ ^[1-9][0-9]*$ ]] || fail "--slices: is '$SLICES', expected a positive integer"
 QUEUED=(gcloud compute tpus queued-resources)
 WHERE=("$NAME" "--zone=$ZONE")
 EVERY=("--zone=$ZONE" --node=all --worker=all)

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Follow a run to its end, on slices that come and go: create, launch, and both again when a spot slice was taken away.
+# Run training to its end on preemptible slices: create, launch, and repeat both whenever a spot slice is preempted.
 #   tpu/watch.sh NAME --zone ZONE [the options of create.sh and launch.sh] [--dry-run] -- CONFIG [key=value ...]
-# The exit code is that of training. Leaving this with Ctrl-C leaves the run alone; starting it again finds it.
+# Exits with the exit code of training. Ctrl-C does not stop the run; rerun this script to follow it again.
 
 words=("$@")
 source "$(dirname "$0")/options.sh"
 
-((${#TRAIN[@]})) || fail "nothing to train; give a configuration behind --, such as -- configs/debug.yaml"
+((${#TRAIN[@]})) || fail "nothing to train; pass a config after --, such as -- configs/debug.yaml"
 here=$(dirname "$0")
 state=("${QUEUED[@]}" describe "${WHERE[@]}" '--format=value(state.state)')
-# Prints the exit code, or how far the run is; nothing where none was launched.
+# Prints the exit code, or the run's progress; nothing if no run was launched.
 progress='cd jdistill 2>/dev/null && if [ -f exit ]; then echo "exit $(cat exit)"; else tail -n 1 log; fi || true'
 look=("${QUEUED[@]}" ssh "${WHERE[@]}" --node=0 --worker=0 "--command=$progress")
 
@@ -26,7 +26,7 @@ while true; do
   now=$("${state[@]}" 2>/dev/null || echo NONE)
   case $now in
     NONE) "$here/create.sh" "${words[@]}" ;;
-    SUSPENDED | FAILED) "$here/delete.sh" "${words[@]}" ;; # created again when it is gone
+    SUSPENDED | FAILED) "$here/delete.sh" "${words[@]}" ;; # recreated once it is deleted
     ACTIVE)
       now=$("${look[@]}" 2>/dev/null || echo "cannot be reached")
       case $now in

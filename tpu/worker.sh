@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # On every worker: install, mount, and train in the background; launch.sh calls this.
 #   worker.sh HOST:PATH|- CONFIG [key=value ...]
-# In the checkout: log, pid, and in `exit` the last exit code once nothing is to be started again.
+# Writes to the checkout: log, pid, and `exit`, the final exit code once nothing is rerun anymore.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ if [[ $1 != - ]] && ! mountpoint --quiet /mnt/jdistill; then
 fi
 shift
 
-# The images of TPU VMs have an older Python than jdistill needs.
+# The Python of TPU VM images is too old for jdistill.
 python3 -m pip install --quiet --user uv
 python3 -m uv venv --quiet --python 3.12 .venv
 python3 -m uv pip install --quiet --python .venv/bin/python --constraint constraints.txt '.[tpu]'

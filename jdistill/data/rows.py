@@ -207,7 +207,7 @@ def _scores(
 def _number(value: Any) -> float:
     found = number(value, minus_infinity=True)
     if math.isfinite(found) and abs(found) > _LARGEST_SCORE:
-        raise WrongValueError(f"is {found!r}, expected a finite float32 number")
+        raise WrongValueError(f"is {found!r}, expected a finite number in float32")
     return found
 
 

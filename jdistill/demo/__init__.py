@@ -1,6 +1,6 @@
-"""`jdistill demo`: the whole river on text that every installation has, in minutes on two CPU cores.
+"""`jdistill demo`: the full pipeline on text already on your machine, in minutes on two CPU cores.
 
-A search model for one's own Python libraries: from a docstring's summary it finds the docstring.
+Trains a search model for the installed Python libraries: given a docstring's summary, it finds the docstring.
 """
 
 from jdistill.demo.config import DemoConfig

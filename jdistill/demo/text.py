@@ -1,4 +1,4 @@
-"""The demo's text on disk: rows to train on, rows to compare with, and a retrieval task."""
+"""Writes the demo's texts: training rows, held-out rows and a retrieval task."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,8 +10,8 @@ from jdistill.data.docstrings import Corpus, docstring_corpus
 def write_text(folder: Path, *, train: int, heldout: int) -> Corpus:
     """Read the docstrings of the installed packages and write them as JSON lines.
 
-    `train.jsonl` and `heldout.jsonl` hold rows with `summary` and `body`; `corpus.jsonl`, `queries.jsonl` and
-    `qrels.jsonl` the task of finding each held-out body by its summary.
+    `train.jsonl` and `heldout.jsonl` have rows with `summary` and `body`; `corpus.jsonl`, `queries.jsonl` and
+    `qrels.jsonl` define the task of finding each held-out body by its summary.
     """
     corpus = docstring_corpus(train=train, heldout=heldout)
     ids = [f"{i:05d}" for i in range(len(corpus.heldout))]

@@ -1,7 +1,7 @@
-"""Numbers that a user sees are measured here: similarity, triplets, retrieval, fidelity to the teacher, speed.
+"""Evaluation: similarity, triplets, retrieval, fidelity to the teacher, throughput.
 
-An evaluator is a configuration that is called on an encode function. To add one: a file with its class, and its name in
-`Evaluator` below.
+An evaluator is a config that is called with an encode function. To add one, write a module with its class, and add the
+class to `Evaluator` below.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ Evaluator = Annotated[STS | Triplet | Retrieval | Throughput, Field(discriminato
 
 
 def evaluate(evaluators: Mapping[str, EvaluatorConfig | Fidelity], encode: Encode) -> dict[str, float]:
-    """Every metric of every evaluator, named `evaluator/metric`, in the order given."""
+    """All metrics of all evaluators, named `evaluator/metric`, in the given order."""
     return {
         f"{name}/{metric}": value
         for name, evaluator in evaluators.items()
@@ -50,10 +50,10 @@ def evaluate(evaluators: Mapping[str, EvaluatorConfig | Fidelity], encode: Encod
 
 
 def metric_names(evaluators: Mapping[str, EvaluatorConfig | Fidelity], width: int) -> list[str]:
-    """Every metric that `evaluate` gives for a model whose vectors have this width, in the same order."""
+    """Names of the metrics that `evaluate` returns for a model of this width, in the same order."""
     return [f"{name}/{metric}" for name, evaluator in evaluators.items() for metric in evaluator.metrics(width)]
 
 
 def primary_metrics(evaluators: Mapping[str, EvaluatorConfig | Fidelity]) -> list[str]:
-    """The one metric of each evaluator that stands for it, named as `evaluate` names them."""
+    """The main metric of each evaluator, named as by `evaluate`."""
     return [f"{name}/{evaluator.primary}" for name, evaluator in evaluators.items()]

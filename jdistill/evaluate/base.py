@@ -1,4 +1,4 @@
-"""What every evaluator is: a configuration that can be called on an encode function and returns named numbers."""
+"""Base of evaluators: configs that are called with an encode function and return named metrics."""
 
 from typing import ClassVar, Literal, Protocol, TypeAlias
 
@@ -11,7 +11,7 @@ SideName: TypeAlias = Literal["query", "document"]
 
 
 class Encode(Protocol):
-    """Texts to vectors, with the model's prompt of that side put in front of each text."""
+    """Encodes texts to vectors, with the model's prompt of that side prepended."""
 
     def __call__(self, texts: list[str], *, side: SideName) -> Float[np.ndarray, "n d"]:
         """One float32 vector per text, in order."""
@@ -19,13 +19,13 @@ class Encode(Protocol):
 
 
 class EvaluatorConfig(Config):
-    """One named measurement. A subclass adds `kind: Literal["its_name"]`, its options, `primary` and `__call__`.
+    """Base of evaluators. A subclass adds `kind: Literal["its_name"]`, its options, `primary` and `__call__`.
 
-    Files are read by `prepare` or the first call and kept, so that evaluating every few hundred steps reads them once.
+    Files are read once, by `prepare` or the first call, and cached.
     """
 
     primary: ClassVar[str]
-    """The metric that stands for the whole: what `keep_best` watches and what short tables show. Higher is better."""
+    """The main metric, shown in short tables. Higher is better."""
 
     kind: str
 
@@ -33,12 +33,12 @@ class EvaluatorConfig(Config):
         """Metric name -> value, such as `{"spearman_cosine": 0.83}`.
 
         Raises:
-          UserError: if a file is missing or does not hold what the configuration says.
+          UserError: if a file is missing or does not match the config.
         """
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Read and check the files, so that a mistake is found before hours of training and not after.
+        """Read and check the files, so that errors are found before training.
 
         Raises:
           UserError: as a call does.
@@ -49,13 +49,13 @@ class EvaluatorConfig(Config):
         """Names of the metrics that a call returns.
 
         Args:
-          width: of the model's vectors.
+          width: width of the model's vectors.
         """
         raise NotImplementedError
 
 
 def require_different(**columns: str | None) -> None:
-    """Refuse one column for two things.
+    """Refuse options that name the same column.
 
     Raises:
       ValueError: naming both options and the column.
@@ -63,33 +63,33 @@ def require_different(**columns: str | None) -> None:
     seen: dict[str, str] = {}
     for option, column in columns.items():
         if column in seen:
-            raise ValueError(f"'{seen[column]}' and '{option}' are both the column '{column}'. Name a column for each.")
+            raise ValueError(f"'{seen[column]}' and '{option}' are both the column '{column}'. Use different columns.")
         if column is not None:
             seen[column] = option
 
 
 def vectors(encode: Encode, texts: list[str], *, side: SideName) -> Float[np.ndarray, "n d"]:
-    """`encode`'s answer as float32, checked: one finite vector per text.
+    """Call `encode` and check that it returns one finite vector per text; float32 `[n, d]`.
 
     Raises:
-      ValueError: if it is not; a metric of such vectors would be a number without meaning.
+      ValueError: if it does not.
     """
     embeddings = np.asarray(encode(texts, side=side), np.float32)
     if embeddings.ndim != 2 or len(embeddings) != len(texts):
-        raise ValueError(f"encode gave an array {embeddings.shape} for {len(texts)} texts, expected [{len(texts)}, d]")
+        raise ValueError(f"encode returned shape {embeddings.shape} for {len(texts)} texts, expected [{len(texts)}, d]")
     if not np.isfinite(embeddings).all():
         rows = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-        raise ValueError(f"encode gave NaN or infinity for {len(rows)} of {len(texts)} texts, first in row {rows[0]}")
+        raise ValueError(f"encode returned NaN or infinity for {len(rows)} of {len(texts)} texts, first row {rows[0]}")
     return embeddings
 
 
 def ranks(values: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """Along the last axis, from 1 on; equal values share the mean of theirs."""
-    from scipy.stats import rankdata  # takes a second to import, which every start of a command would pay
+    """Ranks along the last axis, counted from 1; ties get their mean rank."""
+    from scipy.stats import rankdata  # takes a second to import
 
     return rankdata(values, axis=-1)
 
 
 def unit(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Rows of length 1; a zero row stays zero (torch's `F.normalize`: divide by max(norm, 1e-12))."""
+    """Normalize rows to length 1; zero rows stay zero (as torch's `F.normalize`: divide by max(norm, 1e-12))."""
     return embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-12)

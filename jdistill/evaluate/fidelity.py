@@ -1,7 +1,7 @@
-"""Fidelity: how much of the teacher's geometry the student kept, on texts it was not trained on.
+"""Fidelity: how well the student preserves the teacher's geometry on held-out texts.
 
-Correlation with people (sts, retrieval) tells whether a student is good; fidelity tells whether it is *this teacher's*
-student. It needs no labels, only texts and the vectors that the teacher gave them.
+Agreement with human judgments (sts, retrieval) measures quality; fidelity measures agreement with *this teacher*. It
+needs no labels, only texts and the teacher's vectors.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,32 +18,32 @@ from jdistill.evaluate.ranking import first_best
 
 
 class FidelityConfig(Config):
-    """Options of the comparison with a teacher. Texts and vectors come from the store, so they are no option."""
+    """Options of the comparison with a teacher, on texts and vectors of the store."""
 
-    neighbours: PositiveInt = Field(default=10, description="Size of the neighbourhoods that are compared.")
+    neighbours: PositiveInt = Field(default=10, description="Number of nearest neighbours to compare.")
     limit: PositiveInt = Field(
-        default=2000, description="Most held-out texts to compare; the work grows with its square."
+        default=2000, description="Maximum number of held-out texts to compare; the cost is quadratic."
     )
 
     def rows(self, count: int) -> Int[np.ndarray, " n"]:
-        """Which of `count` texts to compare: at most `limit`, evenly spread, so that every source has its part."""
+        """Indices of the texts to compare: at most `limit` of `count`, evenly spaced to cover all sources."""
         return np.unique(np.linspace(0, count - 1, min(count, self.limit)).round().astype(np.int64))
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """A student's fidelity to given teacher vectors; callable as every evaluator is."""
+    """Evaluates a student's fidelity to given teacher vectors."""
 
     primary: ClassVar[str] = "spearman"
 
     config: FidelityConfig
     texts: Mapping[SideName, list[str]]
-    """Side, whose prompt the teacher saw and the student gets -> different texts."""
+    """Side -> distinct texts, which teacher and student encode with that side's prompt."""
     teacher: Float[np.ndarray, "n t"]
-    """The teacher's vector of each text, `[n, t]`, side after side."""
+    """The teacher's vectors of all texts, `[n, t]`, sides concatenated in order."""
 
     def __call__(self, encode: Encode) -> dict[str, float]:
-        """The agreement with the teacher, as `fidelity` names it."""
+        """The metrics of `fidelity`."""
         student = [vectors(encode, texts, side=side) for side, texts in self.texts.items()]
         return fidelity(
             np.concatenate(student), np.asarray(self.teacher, np.float32), neighbours=self.config.neighbours
@@ -53,14 +53,13 @@ class Fidelity:
         """Check that there are enough texts.
 
         Raises:
-          UserError: if there are fewer than three different ones, of which no two could be ranked by a third.
+          UserError: if there are fewer than three distinct texts, the minimum for ranking.
         """
         found = len({text for texts in self.texts.values() for text in texts})
         if found < 3:
             raise UserError(
-                f"fidelity: {found} different held-out texts are compared with the teacher's vectors, expected at "
-                "least 3. Add rows with role: heldout, or raise fidelity.limit, or set fidelity: null to leave the "
-                "comparison out."
+                f"fidelity: {found} different held-out texts to compare with the teacher's vectors, expected at least "
+                "3. Add rows with role: heldout, raise fidelity.limit, or disable the comparison with fidelity: null."
             )
 
     def metrics(self, width: int) -> list[str]:
@@ -77,15 +76,15 @@ def fidelity(
     Args:
       student: `[n, d]`.
       teacher: `[n, t]`.
-      neighbours: size `k` of the neighbourhoods; where there are fewer other texts, all of them.
+      neighbours: number `k` of nearest neighbours, at most the number of other texts.
 
     Returns:
-      - `spearman`: for each text, the rank correlation of student's and teacher's cosine to all other texts, averaged;
-        in [-1, 1]. A text to which the student finds all others equally alike counts 0.
-      - `overlap@k`: share of the k nearest other texts that both agree on, averaged; in [0, 1].
-      - `cosine`: mean cosine of student and teacher vector, in [-1, 1]. Only where the widths are equal.
-      - `negative_mse`: -100 times the mean squared difference, as sentence-transformers' MSEEvaluator scales it. Only
-        where the widths are equal.
+      - `spearman`: rank correlation of the student's and teacher's cosines of a text with all other texts, averaged
+        over texts; in [-1, 1]. A text whose cosines are all equal counts 0.
+      - `overlap@k`: fraction of the k nearest neighbours that student and teacher share, averaged; in [0, 1].
+      - `cosine`: mean cosine of student and teacher vectors, in [-1, 1]. Only if the widths are equal.
+      - `negative_mse`: -100 times the mean squared difference, as in sentence-transformers' MSEEvaluator. Only if the
+        widths are equal.
 
     Raises:
       ValueError: if there are fewer than three texts, or the counts differ.
@@ -107,7 +106,7 @@ def fidelity(
 
 
 def _other_scores(embeddings: Float[np.ndarray, "n d"]) -> Iterator[Float[np.ndarray, "c m"]]:
-    """Cosine of each text to all *other* texts, `[c, n - 1]`, a few rows at a time."""
+    """Cosines of each text with all *other* texts, `[c, n - 1]`, in chunks of rows."""
     embeddings = unit(embeddings)
     n = len(embeddings)
     for start in range(0, n, 256):

@@ -1,4 +1,4 @@
-"""The best columns of each row of a score matrix, without ever holding the whole matrix."""
+"""Top-k columns of each row of a score matrix, without materializing the matrix."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -17,20 +17,19 @@ def best_columns(
     similarity: Literal["cosine", "dot"] = "cosine",
     exclude: Int[np.ndarray, " q"] | None = None,
 ) -> Int[np.ndarray, "q k"]:
-    """Columns of the best documents of each query, best first; among equals the lower column comes first, and equal
-    vectors of a chunk are equals.
+    """Columns of the best documents of each query, best first; ties, such as equal vectors, go to the lower column.
 
-    The corpus comes in chunks and only `top` candidates a query survive each, so memory is O(q * (chunk + top)).
+    Processes the corpus in chunks and keeps only `top` candidates per query, so memory is O(q * (chunk + top)).
 
     Args:
       queries: float32, `[q, d]`.
       corpus: chunks `[m, d]` of the document vectors, in the order of the columns; at least one.
-      top: how many documents to keep.
+      top: number of documents to keep.
       similarity: cosine or dot product.
-      exclude: a column that each query must not get, `[q]`; -1 for none.
+      exclude: column to exclude for each query, `[q]`; -1 for none.
 
     Returns:
-      `[q, k]` with `k = min(top, documents)`; -1 stands last where an excluded column left fewer than `k`.
+      `[q, k]` with `k = min(top, documents)`; padded with -1 where the exclusion leaves fewer than `k`.
     """
     queries = unit(queries) if similarity == "cosine" else queries
     columns = np.empty((len(queries), 0), np.int64)
@@ -38,13 +37,13 @@ def best_columns(
     start = 0
     for chunk in corpus:
         fresh = queries @ (unit(chunk) if similarity == "cosine" else chunk).T
-        # A matrix product may round equal columns differently, by where they stand (OpenBLAS on Haswell does).
+        # A matrix product may round equal columns differently, depending on their position (OpenBLAS on Haswell).
         fresh = fresh[:, _first_equal(chunk)]
         if exclude is not None:
             rows = np.flatnonzero((exclude >= start) & (exclude < start + len(chunk)))
             fresh[rows, exclude[rows] - start] = -np.inf
         new_columns = np.broadcast_to(np.arange(start, start + len(chunk)), fresh.shape)
-        # The columns kept so far are lower than the chunk's and come first: the first among equals is the lower column.
+        # Earlier columns come first, so that ties go to the lower column.
         scores = np.concatenate([scores, fresh], axis=1)
         best = first_best(scores, top)
         columns = np.take_along_axis(np.concatenate([columns, new_columns], axis=1), best, axis=1)
@@ -54,7 +53,7 @@ def best_columns(
 
 
 def _first_equal(vectors: Float[np.ndarray, "m d"]) -> Int[np.ndarray, " m"]:
-    """For each vector the place of the first one that has the same bits."""
+    """For each vector, the index of the first bit-identical one."""
     places: dict[bytes, int] = {}
     return np.asarray([places.setdefault(vector.tobytes(), i) for i, vector in enumerate(vectors)], np.int64)
 

@@ -1,14 +1,13 @@
-"""Retrieval: queries against a corpus, scored by trec_eval's own code.
+"""Retrieval: ranking a corpus for queries, scored by trec_eval's code (pytrec_eval).
 
-How a ranking is made, exactly:
-- Documents are ordered by score, highest first. Documents with equal float32 scores are ordered by ascending id,
-  compared as strings. (sentence-transformers does so too; trec_eval would take the descending id.) trec_eval is handed
-  ranks instead of scores, so its own rule never applies.
-- A document whose id equals the query's is ranked like any other, as in sentence-transformers. Where queries are drawn
-  from the corpus (ArguAna, Quora) set `exclude_self`, as BEIR and MTEB do.
-- Queries without a relevant document are left out. A relevant document that the corpus lacks counts as not found.
-- nDCG's gain is the judgment itself, so graded judgments count; those of 0 or less are not relevant.
-- `map@k` divides by the number of relevant documents as trec_eval does; sentence-transformers by min(k, that number).
+Details:
+- Documents are sorted by score in descending order; ties in float32 are sorted by ascending id, compared as strings, as
+  in sentence-transformers. (trec_eval uses descending ids. It is given ranks instead of scores, so has no ties.)
+- A document with the query's id is ranked like any other, as in sentence-transformers. If queries are taken from the
+  corpus (ArguAna, Quora), set `exclude_self`, as BEIR and MTEB do.
+- Queries without a relevant document are skipped. A relevant document missing in the corpus counts as not found.
+- nDCG's gain is the judgment itself, so graded judgments count; judgments of 0 or less are not relevant.
+- `map@k` divides by the number R of relevant documents, as trec_eval does; sentence-transformers by min(k, R).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,28 +28,28 @@ _LARGEST_JUDGMENT = 2**31 - 1  # trec_eval counts in 32 bits
 
 
 class CorpusFile(Config):
-    """Where the documents lie."""
+    """File of documents."""
 
-    path: PathText = Field(description="Parquet, CSV or JSON-lines file, one document a row.")
-    id: str = Field(default="id", description="Column of the ids: strings or integers, each once.")
+    path: PathText = Field(description="Parquet, CSV or JSON-lines file, one document per row.")
+    id: str = Field(default="id", description="Column of unique ids: strings or integers.")
     text: str = Field(default="text", description="Column of the texts.")
     title: str | None = Field(
-        default=None, description="Column of titles to put before the text, with a space, as BEIR does."
+        default=None, description="Column of titles to prepend to the text, with a space, as BEIR does."
     )
 
 
 class QueriesFile(Config):
-    """Where the queries lie."""
+    """File of queries."""
 
-    path: PathText = Field(description="Parquet, CSV or JSON-lines file, one query a row.")
-    id: str = Field(default="id", description="Column of the ids: strings or integers, each once.")
+    path: PathText = Field(description="Parquet, CSV or JSON-lines file, one query per row.")
+    id: str = Field(default="id", description="Column of unique ids: strings or integers.")
     text: str = Field(default="text", description="Column of the texts.")
 
 
 class QrelsFile(Config):
-    """Where the judgments lie: which document answers which query."""
+    """File of relevance judgments."""
 
-    path: PathText = Field(description="Parquet, CSV or JSON-lines file, one judged pair a row.")
+    path: PathText = Field(description="Parquet, CSV or JSON-lines file, one judged pair per row.")
     query: str = Field(default="qid", description="Column of the query ids.")
     document: str = Field(default="docid", description="Column of the document ids.")
     score: str | None = Field(
@@ -64,7 +63,7 @@ class QrelsFile(Config):
 
 
 class Task(NamedTuple):
-    """A retrieval task in memory, documents in ascending order of their ids."""
+    """A retrieval task in memory, documents sorted by id."""
 
     query_ids: list[str]
     queries: list[str]
@@ -78,7 +77,7 @@ class Retrieval(EvaluatorConfig):
     """Ranking quality on judged queries, over three files: corpus, queries and judgments (qrels).
 
     Metrics: `ndcg@k`, `mrr@k`, `map@k`, `recall@k` and `accuracy@k` (a relevant document among the first k), all means
-    over queries, in [0, 1]. The module's text tells how ties, ids and missing documents are treated.
+    over queries, in [0, 1]. See the module docstring for ties, ids and missing documents.
 
     Source:
       van Gysel and de Rijke 2018, arXiv:1805.01597 (pytrec_eval); Thakur et al. 2021, arXiv:2104.08663 (BEIR).
@@ -91,19 +90,17 @@ class Retrieval(EvaluatorConfig):
     corpus: CorpusFile = Field(description="The documents.")
     queries: QueriesFile = Field(description="The queries.")
     qrels: QrelsFile = Field(description="The judgments.")
-    similarity: Literal["cosine", "dot"] = Field(default="cosine", description="Score of a query and a document.")
+    similarity: Literal["cosine", "dot"] = Field(default="cosine", description="Scoring function.")
     ndcg: tuple[PositiveInt, ...] = Field(default=(10,), description="Cut-offs of nDCG; 10 is always measured.")
     mrr: tuple[PositiveInt, ...] = Field(default=(10,), description="Cut-offs of the mean reciprocal rank.")
     map: tuple[PositiveInt, ...] = Field(default=(100,), description="Cut-offs of the mean average precision.")
     recall: tuple[PositiveInt, ...] = Field(default=(10, 100), description="Cut-offs of recall.")
     accuracy: tuple[PositiveInt, ...] = Field(default=(1, 10), description="Cut-offs of accuracy.")
-    exclude_self: bool = Field(default=False, description="Never rank a document whose id is the query's.")
-    chunk_size: PositiveInt = Field(
-        default=16384, description="Documents encoded and scored at a time; bounds the memory."
-    )
+    exclude_self: bool = Field(default=False, description="Exclude the document with the query's id.")
+    chunk_size: PositiveInt = Field(default=16384, description="Documents encoded and scored at a time; limits memory.")
 
     def __call__(self, encode: Encode) -> dict[str, float]:
-        """`name@k` of every cut-off."""
+        """`name@k` for every cut-off."""
         task = self._task
         cutoffs = self._cutoffs
         best = best_columns(
@@ -152,12 +149,12 @@ def ranking_metrics(
     *,
     cutoffs: Mapping[str, Sequence[int]],
 ) -> dict[str, float]:
-    """Means over the queries of trec_eval's measures.
+    """trec_eval's measures, averaged over queries.
 
     Args:
       rankings: query id -> document ids, best first.
-      judgments: query id -> document id -> judgment; a query without any ranking counts 0.
-      cutoffs: name among ndcg, mrr, map, recall, accuracy -> the values of k.
+      judgments: query id -> document id -> judgment; a query with an empty ranking counts 0.
+      cutoffs: one of ndcg, mrr, map, recall, accuracy -> values of k.
 
     Returns:
       `name@k` -> value in [0, 1].
@@ -179,7 +176,7 @@ def ranking_metrics(
 
 
 MEASURES = {"ndcg": "ndcg_cut", "mrr": "recip_rank", "map": "map_cut", "recall": "recall", "accuracy": "success"}
-"""Our names -> trec_eval's. `recip_rank` knows no cut-off, so the ranking itself is cut."""
+"""Metric -> trec_eval's name. `recip_rank` has no cut-off, so the ranking itself is truncated."""
 
 
 def _read_task(corpus: CorpusFile, queries: QueriesFile, qrels: QrelsFile) -> Task:
@@ -203,13 +200,13 @@ def _read_task(corpus: CorpusFile, queries: QueriesFile, qrels: QrelsFile) -> Ta
     kept = [row for row, query in enumerate(query_ids) if query in judged]
     if not kept:
         raise UserError(
-            f"{qrels.path}: column {qrels.query!r} names no query of {queries.path} with a judgment above 0. Expected "
+            f"{qrels.path}: column {qrels.query!r} has no query of {queries.path} with a judgment above 0. Expected "
             f"ids such as {query_ids[0]!r}; check the columns of qrels and queries."
         )
     known = set(document_ids)
     if not any(document in known for row in kept for document in judgments[query_ids[row]]):
         raise UserError(
-            f"{qrels.path}: column {qrels.document!r} names no document of {corpus.path}. Expected ids such as "
+            f"{qrels.path}: column {qrels.document!r} has no document of {corpus.path}. Expected ids such as "
             f"{document_ids[0]!r}; check the columns of qrels and corpus."
         )
     return Task(
@@ -248,6 +245,6 @@ def _unique_ids(ids: Sequence[str], *, path: str, column: str) -> list[str]:
     for i, name in enumerate(ids):
         if name in seen:
             where = f"{place_of(path, column, i)}, column '{column}'"
-            raise UserError(f"{where}: repeats {name!r}, expected an id that no other row has.")
+            raise UserError(f"{where}: repeats {name!r}, expected unique ids.")
         seen.add(name)
     return list(ids)

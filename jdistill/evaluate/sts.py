@@ -1,4 +1,4 @@
-"""Semantic textual similarity: whether scores of sentence pairs rise with the scores that people gave."""
+"""Semantic textual similarity: correlation of a model's pair scores with human scores."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,14 +16,14 @@ Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
 
 class STS(EvaluatorConfig):
-    """Correlation of the model's pair scores with human scores, over a file of sentence pairs.
+    """Correlation of the model's pair scores with human scores, on a file of sentence pairs.
 
-    Metrics: `pearson_<similarity>` and `spearman_<similarity>`, in [-1, 1]. Spearman over cosine is the usual headline.
+    Metrics: `pearson_<similarity>` and `spearman_<similarity>`, in [-1, 1]. `spearman_cosine` is usually reported.
 
     Source:
       Reimers and Gurevych 2019, arXiv:1908.10084, section 4.
-      Parity: sentence-transformers EmbeddingSimilarityEvaluator, which encodes without any prompt; here the prompt of
-      `side` is used, so a model with an empty document prompt is measured alike.
+      Parity: sentence-transformers EmbeddingSimilarityEvaluator, which encodes without a prompt; here the prompt of
+      `side` is used, so results agree if that is empty.
     """
 
     primary: ClassVar[str] = "spearman_cosine"
@@ -34,9 +34,9 @@ class STS(EvaluatorConfig):
     sentence2: str = Field(default="sentence2", description="Column of the second texts.")
     score: str = Field(default="score", description="Column of the human scores, on any scale.")
     similarities: tuple[Similarity, ...] = Field(
-        default=("cosine",), description="Scores to correlate, besides cosine."
+        default=("cosine",), description="Similarities to evaluate, besides cosine."
     )
-    side: SideName = Field(default="document", description="Whose prompt goes in front of both texts.")
+    side: SideName = Field(default="document", description="Side whose prompt both texts get.")
 
     @model_validator(mode="after")
     def _one_column_each(self) -> Self:
@@ -44,7 +44,7 @@ class STS(EvaluatorConfig):
         return self
 
     def __call__(self, encode: Encode) -> dict[str, float]:
-        """`pearson_x` and `spearman_x` of every similarity."""
+        """`pearson_x` and `spearman_x` for every similarity."""
         sentences1, sentences2, scores = self._pairs
         both = vectors(encode, sentences1 + sentences2, side=self.side)
         first, second = both[: len(scores)], both[len(scores) :]
@@ -66,8 +66,8 @@ class STS(EvaluatorConfig):
         scores = np.asarray(columns[self.score], np.float64)
         if (scores == scores[0]).all():
             raise UserError(
-                f"{self.path}, column '{self.score}': all {len(scores)} scores are {scores[0]:g}, so nothing can "
-                "correlate with them. Expected at least two different scores; name another column or another file."
+                f"{self.path}, column '{self.score}': all {len(scores)} scores are {scores[0]:g}, so there is no "
+                "correlation. Expected at least two different scores; choose another column or file."
             )
         return sentences1, sentences2, scores
 
@@ -85,10 +85,10 @@ def sts(
       first: vectors of the first texts, `[n, d]`.
       second: vectors of the second texts, `[n, d]`.
       scores: human scores, `[n]`, not all equal.
-      similarities: which pair scores; distances are negated, so higher is always more alike.
+      similarities: pair scores to use; distances are negated, so that higher always means more similar.
 
     Returns:
-      `pearson_x` and `spearman_x` of each similarity. A collapsed model, whose pair scores are all equal, gets 0.
+      `pearson_x` and `spearman_x` for each similarity; 0 for a collapsed model, whose pair scores are all equal.
     """
     metrics = {}
     for name in similarities:
@@ -109,4 +109,4 @@ SIMILARITIES = {
     "euclidean": lambda x, y: -np.linalg.norm(x - y, axis=1),
     "manhattan": lambda x, y: -np.abs(x - y).sum(axis=1),
 }
-"""Score of each pair `([n, d], [n, d]) -> [n]`; higher is more alike."""
+"""Pair scores `([n, d], [n, d]) -> [n]`; higher is more similar."""

@@ -1,4 +1,4 @@
-"""Results for people and for programs: a plain-text table of models and metrics, and the same as JSON."""
+"""Formats results as a plain-text table of models and metrics, or as JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,12 @@ Results = Mapping[str, Mapping[str, float]]
 
 
 def format_table(results: Results, metrics: Sequence[str] | None = None, *, width: int = 120) -> str:
-    """One line per model, one column per metric; columns that do not fit go into a further block below.
+    """One line per model, one column per metric; columns that do not fit are placed in another block below.
 
     Args:
-      results: model -> metric -> value. A metric that a model lacks is shown as "-".
-      metrics: which to show, in this order; all, in order of appearance, by default.
-      width: longest line, in characters, unless one column alone needs more.
+      results: model -> metric -> value. Missing metrics are shown as "-".
+      metrics: metrics to show, in this order; default: all, in order of appearance.
+      width: maximum line length in characters, exceeded only if a single column needs more.
     """
     if metrics is None:
         metrics = list(dict.fromkeys(metric for values in results.values() for metric in values))
@@ -35,7 +35,7 @@ def format_table(results: Results, metrics: Sequence[str] | None = None, *, widt
 
 
 def format_json(results: Results) -> str:
-    """The results as JSON; a value that is no number becomes null, since JSON has no NaN."""
+    """The results as JSON; NaN becomes null."""
     plain = {
         model: {metric: float(value) if value == value else None for metric, value in values.items()}
         for model, values in results.items()
@@ -50,7 +50,7 @@ def _lines(columns: Sequence[Sequence[str]]) -> str:
 
 
 def _shown(value: float | None) -> str:
-    """Four decimals for scores, none for thousands: what differs is what one sees."""
+    """Four decimals for scores, fewer for large numbers."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 100 else f"{value:.4f}"

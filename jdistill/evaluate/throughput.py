@@ -1,4 +1,4 @@
-"""Throughput: texts per second through the whole of `encode`, tokeniser included."""
+"""Throughput: texts per second of `encode`, tokenization included."""
 
 import statistics
 import time
@@ -13,16 +13,16 @@ from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName
 
 
 class Throughput(EvaluatorConfig):
-    """Speed on the texts of a file. Metric: `rows_per_second`, the median of several passes after a warm-up."""
+    """Encoding speed on the texts of a file. Metric: `rows_per_second`, the median of several passes after warm-up."""
 
     primary: ClassVar[str] = "rows_per_second"
 
     kind: Literal["throughput"] = "throughput"
     path: PathText = Field(description="Parquet, CSV or JSON-lines file of texts.")
     text: str = Field(default="text", description="Column of the texts.")
-    limit: PositiveInt = Field(default=1000, description="Use at most this many different texts.")
-    passes: PositiveInt = Field(default=3, description="Timed passes over the texts; the median counts.")
-    side: SideName = Field(default="document", description="Whose prompt goes in front of the texts.")
+    limit: PositiveInt = Field(default=1000, description="Maximum number of distinct texts to use.")
+    passes: PositiveInt = Field(default=3, description="Timed passes over the texts; the median is reported.")
+    side: SideName = Field(default="document", description="Side whose prompt the texts get.")
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """`rows_per_second`."""
@@ -39,13 +39,13 @@ class Throughput(EvaluatorConfig):
     @cached_property
     def _texts(self) -> list[str]:
         column = read_columns(self.path, {self.text: text})[self.text]
-        return list(dict.fromkeys(column))[: self.limit]  # an equal text would be encoded only once
+        return list(dict.fromkeys(column))[: self.limit]  # equal texts would be encoded only once
 
 
 def rows_per_second(encode: Encode, texts: list[str], *, passes: int = 3, side: SideName = "document") -> float:
-    """Median speed over `passes` after one untimed pass, which compiles whatever must be compiled.
+    """Median speed over `passes`, after one untimed pass for compilation.
 
-    `encode` answers with NumPy arrays, so the device is done when it returns.
+    `encode` returns NumPy arrays, so the device has finished when it returns.
     """
     encode(texts, side=side)
     seconds = []

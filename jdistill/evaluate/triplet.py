@@ -1,4 +1,4 @@
-"""Triplets: whether the anchor is closer to its positive than to its negative."""
+"""Triplets: whether an anchor is closer to its positive than to its negative."""
 
 from functools import cached_property
 from typing import ClassVar, Literal, Self
@@ -13,12 +13,12 @@ from jdistill.evaluate.base import Encode, EvaluatorConfig, require_different, u
 
 
 class Triplet(EvaluatorConfig):
-    """Share of triplets whose positive scores higher than the negative, over a file of triplets.
+    """Fraction of triplets whose positive scores higher than the negative, on a file of triplets.
 
     Metric: `cosine_accuracy`, in [0, 1]. Anchors are encoded as queries, the others as documents.
 
     Source:
-      Parity: sentence-transformers TripletEvaluator (since 6.0, which brought the sides).
+      Parity: sentence-transformers TripletEvaluator (since 6.0, which distinguishes queries and documents).
     """
 
     primary: ClassVar[str] = "cosine_accuracy"
@@ -26,9 +26,9 @@ class Triplet(EvaluatorConfig):
     kind: Literal["triplet"] = "triplet"
     path: PathText = Field(description="Parquet, CSV or JSON-lines file of triplets.")
     anchor: str = Field(default="anchor", description="Column of the anchors.")
-    positive: str = Field(default="positive", description="Column of the texts that belong to the anchor.")
-    negative: str = Field(default="negative", description="Column of the texts that do not.")
-    margin: float = Field(default=0.0, description="By how much cosine similarity the positive must win, in [-2, 2].")
+    positive: str = Field(default="positive", description="Column of the positives.")
+    negative: str = Field(default="negative", description="Column of the negatives.")
+    margin: float = Field(default=0.0, description="Minimum difference of the cosines, in [-2, 2].")
 
     @model_validator(mode="after")
     def _one_column_each(self) -> Self:
@@ -66,7 +66,7 @@ def triplet_accuracy(
     *,
     margin: float = 0.0,
 ) -> float:
-    """Share of rows with cos(anchor, positive) > cos(anchor, negative) + margin; a draw is a loss."""
+    """Fraction of rows with cos(anchor, positive) > cos(anchor, negative) + margin."""
     anchors = unit(anchors)
     wins = (anchors * unit(positives)).sum(axis=1) > (anchors * unit(negatives)).sum(axis=1) + margin
     return float(wins.mean())

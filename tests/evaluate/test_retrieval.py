@@ -135,9 +135,9 @@ def test_sides_titles_integer_ids_and_unjudged_queries(tmp_path):
 @pytest.mark.parametrize(
     ("corpus", "queries", "qrels", "says"),
     [
-        ({"d": "x"}, {"q": "y"}, {"other": {"d": 1}}, "column 'qid' names no query"),
+        ({"d": "x"}, {"q": "y"}, {"other": {"d": 1}}, "column 'qid' has no query"),
         ({"d": "x"}, {"q": "y"}, {"q": {"d": 0}}, "with a judgment above 0"),
-        ({"d": "x"}, {"q": "y"}, {"q": {"other": 1}}, "column 'docid' names no document"),
+        ({"d": "x"}, {"q": "y"}, {"q": {"other": 1}}, "column 'docid' has no document"),
         ({"d": "x"}, {"q": "y"}, {"q": {"d": 0.5}}, "row 1, column 'score': is 0.5, expected a whole number"),
     ],
 )

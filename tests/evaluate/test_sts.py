@@ -84,5 +84,5 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path):
     first, second, _, file = _pairs(tmp_path, n=4)
     table = random_table(first + second)
     table["b2"][0] = np.nan
-    with pytest.raises(ValueError, match="1 of 8 texts, first in row 6"):
+    with pytest.raises(ValueError, match="1 of 8 texts, first row 6"):
         STS(path=file)(TableModel(table))
