@@ -3,8 +3,8 @@
     python scripts/make_plans.py                          every configuration on every slice; an hour on two cores
     python scripts/make_plans.py --configs configs/minilm-embed-cosine.yaml --topologies v5e:4x4
 
-One plan is made at a time, each in its own process, and kept under --cache, so that a run that was stopped goes on. A
-plan that takes longer than --seconds is left out of the table, and named below it.
+Plans are made one at a time, each in its own process, and cached under --cache, so that an interrupted run can resume.
+A plan that takes longer than --seconds is left out of the table, and listed below it.
 """
 
 import argparse
@@ -25,9 +25,8 @@ TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:8x8")
 HEAD = """\
 # Plans
 
-What one training step of the shipped configurations needs on TPU slices, compiled ahead of time on a machine without a
-TPU. Nothing here ran on the chips: memory is the compiler's own account, times are estimates. `jdistill plan` tells
-more.
+What one training step of the shipped configs needs on TPU slices, compiled ahead of time on a machine without a TPU.
+Nothing was run on the chips: memory is reported by the compiler, times are estimates. `jdistill plan` shows more.
 
     python scripts/make_plans.py
 
@@ -39,13 +38,15 @@ COLUMNS = (
 )
 
 FOOT = """
-Rows per step: all chips together; `/2` are microbatches. Collectives: bytes that a chip sends and receives in a step.
-Roofline: the longest of arithmetic, HBM traffic and links at published peak rates; no step can be faster. Cycles: those
-that the TPU compiler expects of its own program, with the links as if nothing hid them; what it expects none for,
-foremost kernels, takes as long as its bytes or its matrix products at peak rates; "-" where the compiler does not give
-its program's text. MFU: model FLOPs by formula at that time, or at the roofline's where there are no cycles, against
-the peak. Largest batch: on a line through two sizes, the second traced and scaled; "+": there is room for more.
-Attention: by XLA, scores passing through memory, or by a kernel (Pallas, splash), which keeps them on the chip.
+- Rows per step: all chips together; `/2` is the number of microbatches.
+- Collectives: bytes that a chip sends and receives per step.
+- Roofline: the largest of arithmetic, HBM traffic and links at published peak rates; no step can be faster.
+- Cycles: estimated by the TPU compiler for its program, plus links without overlap; ops without a cycle estimate, e.g.
+  Pallas kernels, are counted by bytes or matrix products at peak rates. "-" if the compiler does not return the
+  program's text.
+- MFU: model FLOPs by formula, relative to the peak, in the time by cycles, or else by the roofline.
+- Largest batch: linear extrapolation from two batch sizes, the second traced and scaled; "+": there is room for more.
+- Attention: by XLA, with scores passing through memory, or by a kernel (Pallas, splash) that keeps them on the chip.
 """
 
 
@@ -54,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--configs", nargs="+", default=CONFIGS)
     parser.add_argument("--topologies", nargs="+", default=TOPOLOGIES)
     parser.add_argument("--out", type=Path, default=Path("docs/plans.md"))
-    parser.add_argument("--cache", type=Path, default=Path("runs/plans"), help="folder of the plans made so far")
-    parser.add_argument("--seconds", type=float, default=3600, help="longest that one plan may take")
-    parser.add_argument("--cached", action="store_true", help="make no plan, write the page from those made so far")
+    parser.add_argument("--cache", type=Path, default=Path("runs/plans"), help="folder of cached plans")
+    parser.add_argument("--seconds", type=float, default=3600, help="timeout of one plan")
+    parser.add_argument("--cached", action="store_true", help="make no new plans, write the page from cached ones")
     options = parser.parse_args(arguments)
     rows, missing, assumed = [], [], {}
     for topology in options.topologies:  # the slow ones last
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def made(config: str, topology: str, cache: Path, seconds: float) -> dict[str, Any] | None:
-    """The plan, from the cache or made in a process of its own, unless that would take longer."""
+    """The plan, from the cache or made in a separate process; None on timeout."""
     path = cache / f"{Path(config).stem}-{topology.replace(':', '-')}.json"
     if not path.is_file() and seconds == 0:
         return None
@@ -120,9 +121,9 @@ def row(plan: dict[str, Any]) -> str:
 
 
 def write(out: Path, rows: Sequence[str], missing: Sequence[str], assumed: dict[str, list[str]]) -> None:
-    """The page so far."""
+    """Write the page with the plans so far."""
     lines = [f"- {name}: {'; '.join(sentences)}." for name, sentences in sorted(assumed.items()) if sentences]
-    notes = "\nAssumed, because neither hub nor store was at hand:\n\n" + "\n".join(lines) + "\n" if lines else ""
+    notes = "\nAssumptions, without access to hub or store:\n\n" + "\n".join(lines) + "\n" if lines else ""
     lacking = "\nNot in the table:\n\n" + "\n".join(f"- {line}" for line in missing) + "\n" if missing else ""
     out.parent.mkdir(parents=True, exist_ok=True)
     table = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS), *rows]

@@ -1,4 +1,4 @@
-"""What a training step will need on chips that are not here: compiled ahead of time for TPUs, estimated for CUDA."""
+"""Predicts what a training step needs on absent chips: compiled ahead of time for TPUs, estimated for CUDA."""
 
 from jdistill.plan.job import Job
 from jdistill.plan.plan import Plan, make_plan

@@ -1,34 +1,34 @@
-"""Published figures of the chips that runs are planned for. Nothing here was measured; plans name it an estimate."""
+"""Published specifications of the chips that runs are planned for. None were measured; plans label them estimates."""
 
 from typing import Literal, NamedTuple
 
 
 class Chip(NamedTuple):
-    """One chip, as its maker describes it."""
+    """Specification of one chip."""
 
     name: str
     platform: Literal["tpu", "cuda"]
     flops: float
-    """Dense bfloat16 matrix multiplication, FLOP/s. TPUs multiply float32 at this rate too: by default they round the
-    operands to bfloat16 and add up in float32."""
+    """Dense bfloat16 matrix multiplication, FLOP/s. TPUs multiply float32 at this rate, too: by default they round the
+    operands to bfloat16 and accumulate in float32."""
     flops_float32: float
-    """Multiplication of float32 matrices as JAX does it by default, FLOP/s; on CUDA that is TF32."""
+    """float32 matrix multiplication with JAX's default precision, FLOP/s; on CUDA that is TF32."""
     memory: int
-    """High-bandwidth memory (HBM) that a program may use, bytes."""
+    """High-bandwidth memory (HBM) available to a program, bytes."""
     bandwidth: float
-    """Of that memory, bytes/s."""
+    """HBM bandwidth, bytes/s."""
     link: float
-    """To one neighbour, one direction, bytes/s. On CUDA: to all others of a server together."""
+    """Bandwidth to one neighbour, one direction, bytes/s. On CUDA: to all others of a server together."""
     axes: int
-    """Numbers in the shape of a slice."""
+    """Number of axes of a slice's shape."""
     clock: float | None
-    """Of the processor whose cycles the TPU compiler estimates, Hz; None where no cycles are estimated."""
+    """Clock of the core whose cycles the TPU compiler estimates, Hz; None without cycle estimates."""
     example: str
 
 
-# TPU: peak rate, bandwidth of HBM and of a link, and clock are those of "How to Scale Your Model" (Austin et al. 2025,
-# github.com/jax-ml/scaling-book, tpus.md) and of the chips' pages at cloud.google.com/tpu/docs. The clock of v6e is not
-# published and taken to be that of v5p, which fits its peak rate. HBM is what the TPU compiler lets a program use of
+# TPU: peak rate, bandwidth of HBM and of a link, and clock are from "How to Scale Your Model" (Austin et al. 2025,
+# github.com/jax-ml/scaling-book, tpus.md) and the chips' pages at cloud.google.com/tpu/docs. The clock of v6e is not
+# published; v5p's is used, which is consistent with v6e's peak rate. HBM is what the TPU compiler makes available of
 # 16, 96 and 32 GB. CUDA: NVIDIA's data sheets of the SXM modules, without sparsity; NVLink: half of 900 GB/s.
 GIB = 2**30
 CHIPS: dict[str, Chip] = {
@@ -38,4 +38,4 @@ CHIPS: dict[str, Chip] = {
     "h100": Chip("NVIDIA H100 SXM", "cuda", 989e12, 494e12, 80 * 10**9, 3.35e12, 450e9, 1, None, "h100:8"),
     "h200": Chip("NVIDIA H200 SXM", "cuda", 989e12, 494e12, 141 * 10**9, 4.8e12, 450e9, 1, None, "h200:8"),
 }
-"""What stands before the colon of a topology -> the chip."""
+"""Chip name in a topology, before the colon -> chip."""

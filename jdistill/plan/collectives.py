@@ -1,4 +1,4 @@
-"""What the chips send each other in one step, kind by kind, read from the compiled program."""
+"""The collectives of one step by kind, read from the compiled program."""
 
 import re
 from typing import NamedTuple
@@ -11,24 +11,23 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 
 
 class Collective(NamedTuple):
-    """One kind of collective over groups of one size."""
+    """All collectives of one kind and group size."""
 
     kind: str
     group: int
-    """Chips that take part in each."""
+    """Chips per group."""
     count: int
-    """How often it runs in a step, loops counted by their turns."""
+    """Runs per step, loop iterations included."""
     bytes: int
-    """Of the whole values, as a chip holds them together after it (before it, for reduce-scatter), all runs."""
+    """Total bytes of the full values over all runs: outputs, or inputs for reduce-scatter."""
     in_loops: int
-    """How many of the runs are inside loops."""
+    """Number of runs inside loops."""
 
 
 def find_collectives(program: Program, runs: Runs, chips: int) -> list[Collective]:
     """The collectives of a step, largest first.
 
-    A collective that the compiler spreads over several fusions, to hide it behind their work, is counted where it
-    starts.
+    A collective that the compiler spreads over several fusions, to overlap it with their work, is counted once.
     """
     found: dict[tuple[str, int], list[int]] = {}
     for name, times in runs.times.items():
@@ -47,7 +46,7 @@ def find_collectives(program: Program, runs: Runs, chips: int) -> list[Collectiv
 
 
 def group_size(text: str, chips: int) -> int:
-    """Chips per group, from the forms in which XLA writes groups; all chips where none are written."""
+    """Chips per group, from XLA's notations for groups; all chips if there is none."""
     groups = re.search(r"replica_groups=\{\{([\d,]*)\}", text)
     if groups is not None:
         return len(groups[1].split(","))
@@ -65,10 +64,10 @@ def group_size(text: str, chips: int) -> int:
 
 
 def seconds(collective: Collective, topology: Topology) -> float:
-    """Time that the links need for it at their published rate, nothing else going on: an estimate.
+    """Estimated time at the links' published rate, without overlap.
 
-    A ring over `k` chips moves `(k - 1) / k` of the value through each chip for all-gather and reduce-scatter, twice
-    that for all-reduce. A collective over the whole slice uses the links of all its axes, one over less those of one.
+    A ring over `k` chips moves `(k - 1) / k` of the value through each chip for all-gather and reduce-scatter, and
+    twice that for all-reduce. A collective over the entire slice uses the links of all axes, otherwise those of one.
     """
     chip, k = topology.chip, collective.group
     if k < 2:
@@ -81,7 +80,7 @@ def seconds(collective: Collective, topology: Topology) -> float:
 
 
 def axis_rates(topology: Topology) -> list[float]:
-    """Bytes/s that a ring along each axis of the slice can move: both ways round where the axis closes to a ring."""
+    """Bytes/s of a ring along each axis of the slice, in both directions if the axis wraps around."""
     chip = topology.chip
     if chip.platform != "tpu":
         return [chip.link if topology.chips <= _SERVER else _NETWORK]
@@ -89,31 +88,31 @@ def axis_rates(topology: Topology) -> list[float]:
 
 
 def slice_rate(topology: Topology) -> float:
-    """Bytes/s through one chip when all axes of the slice carry a collective together."""
+    """Bytes/s per chip of a collective that uses all axes of the slice."""
     return sum(axis_rates(topology)) or topology.chip.link
 
 
 _SERVER = 8
-"""CUDA chips that NVLink connects, in the servers that these chips are sold in."""
+"""CUDA chips per server, connected by NVLink."""
 _NETWORK = 50e9
-"""Bytes/s per chip between such servers: one 400 Gbit/s port for each."""
+"""Bytes/s per chip between servers: one 400 Gbit/s port each."""
 
 
 def _closes(chip: Chip, shape: tuple[int, ...], side: int) -> bool:
-    """Whether the axis is a ring: 2-D slices when they have the full 16 chips, 3-D ones when they are whole cubes."""
+    """Whether the axis wraps around: in 2-D slices with 16 chips along it, in 3-D slices made of 4x4x4 cubes."""
     return side == 16 if chip.axes == 2 else all(other % 4 == 0 for other in shape)
 
 
 def _continues(instruction: Instruction) -> bool:
-    """Whether this is a later part of a collective that began in an earlier fusion."""
+    """Whether this continues a collective that started in an earlier fusion."""
     flag = re.search(r'"flag_start":"(-?\d+)"', instruction.text)
     return flag is not None and int(flag[1]) >= 0
 
 
 def _bytes(instruction: Instruction, kind: str, chips: int) -> int:
-    """Of the values without tiles' padding, which links do not carry."""
+    """Bytes of the values without tile padding, which links do not carry."""
     results, n = instruction.results, len(instruction.operands)
     if instruction.opcode.endswith("-start") and len(results) >= 2 * n:
-        results = results[n : 2 * n]  # what goes in, what comes out, then bookkeeping
+        results = results[n : 2 * n]  # inputs, outputs, then context
     whole = sum(buffer.size for buffer in results)
     return whole * group_size(instruction.text, chips) if kind == "reduce-scatter" else whole

@@ -1,4 +1,4 @@
-"""The step compiled for chips that are not here: what the compiler says of memory, work and collectives."""
+"""Compiles the step for absent chips and collects what the compiler reports about memory and work."""
 
 import os
 import re
@@ -18,53 +18,53 @@ from jdistill.plan.traced import Work, find_work
 
 
 class Memory(NamedTuple):
-    """Bytes on one chip."""
+    """Bytes per chip."""
 
     parameters: int
-    """Of student and losses, as they are split over the chips."""
+    """Parameters of student and losses, as sharded."""
     optimizer: int
-    """State of the optimizer."""
+    """Optimizer state, as sharded."""
     batch: int
-    """The batch, and the padding of everything so far to the chip's tiles."""
+    """The batch, plus tile padding of batch, parameters and optimizer state."""
     temporary: int
-    """Gradients, activations and everything else that lives within a step."""
+    """Gradients, activations and all other temporary memory."""
     program: int
-    """The program itself."""
+    """The program's code."""
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum."""
         return sum(self)
 
 
 class CompiledStep(NamedTuple):
-    """One step, compiled for one size of batch."""
+    """One step, compiled for one batch size."""
 
     rows: int
     traced: ClosedJaxpr
     work: Work
-    """As traced, all chips together."""
+    """Counted in the trace, all chips together."""
     seconds: float
-    """That tracing and compiling took."""
+    """Time for tracing and compiling."""
     memory: Memory | None
-    """None where the program does not fit."""
+    """None if the program does not fit."""
     needed: int | None = None
-    """Bytes that the compiler said it would need, where it does not fit."""
+    """Bytes needed according to the compiler, if the program does not fit."""
     text: str | None = None
-    """The scheduled program; None where it does not fit or is not to be had."""
+    """The scheduled program; None if it does not fit or is not available."""
     flops: float | None = None
-    """The compiler's count on one chip; it counts the body of a loop once."""
+    """The compiler's count per chip, loop bodies counted once."""
     bytes_accessed: float | None = None
-    """The compiler's count on one chip, fast memory included; it counts the body of a loop once."""
+    """The compiler's count per chip, including fast memory, loop bodies counted once."""
     missing: tuple[str, ...] = ()
-    """What this compiler could not say, one sentence each."""
+    """What the compiler could not report, one sentence each."""
 
 
 def compile_step(job: Job, mesh: Mesh, rows: int) -> CompiledStep:
-    """Compile the step for a batch of so many rows; that it does not fit is an answer, not an error.
+    """Compile the step for a batch of `rows` rows; not fitting into memory is a result, not an error.
 
     Raises:
-      UserError: if the rows do not divide over the mesh, or a term does not fit the data.
+      UserError: if the rows do not divide over the mesh, or a term does not match the data.
     """
     began = time.perf_counter()
     traced = trace(job, mesh, rows)
@@ -95,7 +95,7 @@ def compile_step(job: Job, mesh: Mesh, rows: int) -> CompiledStep:
 
 
 def needed_bytes(message: str) -> int | None:
-    """Bytes that a program would need, from the compiler's message that it does not fit."""
+    """Bytes that a program would need, parsed from the compiler's out-of-memory message."""
     forms = (r"Used ([\d.]+)([KMGT]) of", r"required for [\w ]+\(([\d.]+)([KMGT])\)", r"([\d.]+)([KMGT])\) exceeds")
     for form in forms:
         found = re.search(form, message)
@@ -118,7 +118,7 @@ def _memory(job: Job, mesh: Mesh, program: Any) -> Memory:
 
 
 def state_bytes(job: Job, mesh: Mesh) -> tuple[int, int]:
-    """Bytes of parameters and of optimizer state on one chip, as they are split."""
+    """Bytes per chip of parameters and of optimizer state, as sharded."""
     state = state_form(job, mesh)
     return _on_one_chip(state.params), _on_one_chip(state.opt_state)
 
@@ -132,7 +132,7 @@ def _first(analysis: Any) -> Any:
 
 
 def _quietly(get: Callable[[], str | None]) -> Callable[[], str | None]:
-    """The same without what the library writes to standard error, such as the stack of an error that is handled."""
+    """`get` with standard error silenced, such as stack traces of handled errors."""
 
     def quiet() -> str | None:
         sys.stderr.flush()
@@ -149,7 +149,7 @@ def _quietly(get: Callable[[], str | None]) -> Callable[[], str | None]:
 
 
 def _tried(get: Any, what: str, missing: list[str]) -> Any:
-    """What the compiler gives, or a note that it gave nothing: some programs of some chips are beyond its tools."""
+    """Call `get`; on failure, which happens for some programs on some chips, record it in `missing`."""
     try:
         return get()
     except jax.errors.JaxRuntimeError as error:

@@ -1,8 +1,8 @@
-"""How long one step takes by the compiler's own count of cycles, and the memory traffic of the scheduled program.
+"""Step time by the compiler's cycle estimates, and HBM traffic of the scheduled program.
 
-The TPU compiler notes with most instructions how many cycles it expects them to take. Nothing ran: it is the cost model
-that the compiler itself schedules by. Loops are counted by their turns. What has no cycles, foremost Pallas kernels,
-takes as long as its bytes or its matrix products do at the published rates.
+The TPU compiler annotates most instructions with estimated cycles, from the cost model that it schedules with. Loops
+are multiplied by their iterations. Ops without a cycle estimate, e.g. Pallas kernels, are counted by their bytes or
+matrix products at the published rates.
 """
 
 import re
@@ -15,7 +15,7 @@ from jdistill.plan.hlo import Buffer, Instruction, Program, Runs, executed, fuse
 from jdistill.plan.kernels import Kernel, kernel_of
 
 SENTINEL = 2**31
-"""From here on a number of cycles means "not estimated"."""
+"""Cycle counts from here on mean "not estimated"."""
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
@@ -26,19 +26,19 @@ _FREE = {
     *(f"{kind}-start" for kind in KINDS),
     *(f"{kind}-done" for kind in KINDS),
 }
-"""Instructions that move nothing, whose bodies are counted, or that travel over links instead."""
+"""Instructions without HBM traffic of their own: no-ops, calls whose bodies are counted, and collectives."""
 
 _NO_WORK = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "AsyncCollective")
 
 
 class Cycles(NamedTuple):
-    """The compiler's estimate of one step on one chip, collectives aside."""
+    """The compiler's estimate of one step on one chip, without collectives."""
 
     cycles: int
     seconds: float
-    """The cycles at the chip's clock, and what has no cycles at the published rates, which is the least it can take."""
+    """The cycles at the chip's clock, plus a lower bound, at published rates, for ops without a cycle estimate."""
     without: float
-    """Share of `seconds` that comes from instructions without cycles, in [0, 1]."""
+    """Fraction of `seconds` from ops without a cycle estimate, in [0, 1]."""
 
 
 def find_cycles(program: Program, runs: Runs, chip: Chip, kernels: Mapping[Kernel, float]) -> Cycles:
@@ -46,9 +46,9 @@ def find_cycles(program: Program, runs: Runs, chip: Chip, kernels: Mapping[Kerne
 
     Args:
       program: the step.
-      runs: how often its computations run.
-      chip: where.
-      kernels: FLOPs of one run of each kernel that the step may use.
+      runs: how often each of its computations runs.
+      chip: the chip.
+      kernels: kernel -> FLOPs of one run.
 
     Raises:
       ValueError: if the chip's clock is unknown.
@@ -60,7 +60,7 @@ def find_cycles(program: Program, runs: Runs, chip: Chip, kernels: Mapping[Kerne
         noted = _CYCLES.search(instruction.text)
         if noted is not None and int(noted[1]) < SENTINEL:
             cycles += times * int(noted[1])
-        elif not instruction.opcode.endswith("-start"):  # transfers that run beside the computation
+        elif not instruction.opcode.endswith("-start"):  # asynchronous transfers overlap with computation
             kernel = kernel_of(instruction)
             products = kernels.get(kernel, 0.0) if kernel is not None else 0.0
             moved = traffic_of(program, instruction, computation)
@@ -70,7 +70,7 @@ def find_cycles(program: Program, runs: Runs, chip: Chip, kernels: Mapping[Kerne
 
 
 def traffic(program: Program, runs: Runs) -> int:
-    """Bytes that one step reads from and writes to HBM: every instruction's operands and results that lie there."""
+    """Bytes that one step reads from and writes to HBM: operands and results of all instructions that are in HBM."""
     return sum(
         times * traffic_of(program, instruction, computation)
         for instruction, computation, times in executed(program, runs)
@@ -78,7 +78,7 @@ def traffic(program: Program, runs: Runs) -> int:
 
 
 def traffic_of(program: Program, instruction: Instruction, computation: dict[str, Instruction]) -> int:
-    """Bytes of HBM that one run of an instruction reads and writes."""
+    """HBM bytes read and written by one run of an instruction."""
     if instruction.opcode in _FREE or any(f'target="{name}' in instruction.text for name in _NO_WORK):
         return 0
     operands = [computation[name].results for name in instruction.operands if name in computation]
@@ -106,11 +106,11 @@ def _in_hbm(buffers: tuple[Buffer, ...]) -> int:
 
 
 _PARTIAL = ("dynamic-slice", "slice", "gather")
-"""Instructions that read of their first operand no more than they give."""
+"""Instructions that read only as much of their first operand as they return."""
 
 
 def _read(inside: dict[str, Instruction], operands: list[tuple[Buffer, ...]]) -> int:
-    """Bytes that a fusion reads: of operands that it only slices, the slices."""
+    """Bytes that a fusion reads; of operands that it only slices, just the slices."""
     users: dict[str, list[tuple[Instruction, int]]] = {}
     for instruction in inside.values():
         for place, name in enumerate(instruction.operands):
@@ -141,7 +141,7 @@ def _part(user: Instruction, inside: dict[str, Instruction]) -> int:
 
 
 def _written(inside: dict[str, Instruction], results: tuple[Buffer, ...]) -> int:
-    """Bytes that a fusion writes: of a result that it updates in place, the update."""
+    """Bytes that a fusion writes; of a result that it updates in place, just the update."""
     root = next((instruction for instruction in inside.values() if instruction.is_root), None)
     if root is not None and root.opcode in ("dynamic-update-slice", "scatter") and results and results[0].in_hbm:
         return min(results[0].padded, _part(root, inside))

@@ -1,4 +1,4 @@
-"""From work to time: what the published rates of a chip allow, what bounds the step, and how large a batch fits."""
+"""Roofline estimate of a step's time, its bottleneck, and the largest batch that fits."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -9,11 +9,11 @@ from jdistill.plan.topology import Topology
 Bound = Literal["compute", "memory", "communication"]
 
 MANY = 64
-"""So many times the planned batch is as far as a straight line through two batches is trusted."""
+"""Maximum multiple of the planned batch to which memory is extrapolated."""
 
 
 class Roofline(NamedTuple):
-    """Least seconds for one step, each part at the chip's published rate."""
+    """Lower bounds for one step in seconds, at the chip's published rates."""
 
     compute: float
     memory: float
@@ -21,12 +21,12 @@ class Roofline(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """If everything went on at once: the longest of the three. No step can be faster."""
+        """The largest of the three, with perfect overlap: no step can be faster."""
         return max(self)
 
     @property
     def bound(self) -> Bound:
-        """Which of the three that is."""
+        """The bottleneck, i.e. the largest of the three."""
         names: tuple[Bound, ...] = ("compute", "memory", "communication")
         return names[self.index(max(self))]
 
@@ -35,22 +35,22 @@ class Largest(NamedTuple):
     """The largest batch that fits."""
 
     rows: int
-    """Rows of the whole batch, a multiple of what devices and microbatches ask for; 0 if none fits."""
+    """Rows of the global batch, divisible over devices and microbatches; 0 if none fits."""
     how: str
-    """How it was found."""
+    """How it was determined."""
 
 
 def roofline(
     topology: Topology, *, flops: float, traffic: float, collectives: Sequence[Collective], dtype: str
 ) -> Roofline:
-    """Time of one step by the published rates.
+    """Time of one step at the published rates.
 
     Args:
       topology: the chips.
-      flops: matrix products of one chip.
-      traffic: bytes to and from HBM of one chip.
-      collectives: what the chips send each other.
-      dtype: in which the encoder computes, `bfloat16` or `float32`.
+      flops: FLOPs of matrix products per chip.
+      traffic: bytes to and from HBM per chip.
+      collectives: the step's collectives.
+      dtype: the encoder's dtype, `bfloat16` or `float32`.
     """
     chip = topology.chip
     rate = chip.flops if dtype == "bfloat16" else chip.flops_float32
@@ -67,18 +67,16 @@ def largest_batch(
     needed: int | None,
     tried_by: str,
 ) -> Largest:
-    """The largest batch that fits, on a straight line through two sizes of batch.
-
-    Activations grow with the rows, everything else stays: `bytes = fixed + rows * slope`.
+    """The largest batch that fits, extrapolated linearly from two batch sizes: `bytes = fixed + rows * slope`.
 
     Args:
-      fits: rows -> bytes on one chip, None where the compiler refused; slow where it compiles.
-      rows: of the planned batch, a multiple of `unit`.
-      unit: rows that a batch must be a multiple of.
-      capacity: bytes that a chip has.
-      first: bytes of the planned batch, None where it does not fit.
-      needed: bytes that it would have needed, where it does not fit and the compiler said so.
-      tried_by: what `fits` does, a participle for the answer.
+      fits: rows -> bytes per chip; None if it does not fit. Slow if it compiles.
+      rows: rows of the planned batch, a multiple of `unit`.
+      unit: the batch must be a multiple of this.
+      capacity: bytes per chip.
+      first: bytes of the planned batch; None if it does not fit.
+      needed: bytes it would need, if it does not fit and the compiler reported this.
+      tried_by: how `fits` determines memory, for `Largest.how`.
     """
     known = {rows: first} if first is not None else {}
     tried, share = rows, 0.5 if first is not None or not needed else 0.7 * capacity / needed
@@ -88,7 +86,7 @@ def largest_batch(
         share = 0.5
         if total is not None:
             known[tried] = total
-    if len(known) < 2:  # one row for each device and piece is all there is
+    if len(known) < 2:  # down to one row per device and microbatch
         return Largest(max(known, default=0), f"no batch below {unit:,} rows divides over devices and microbatches")
     (small, low), (large, high) = sorted(known.items())
     slope = (high - low) / (large - small)

@@ -1,7 +1,7 @@
-"""The compiler's text of a scheduled program, read into instructions, and how often each of them runs.
+"""Parses the HLO text of a scheduled program into instructions, and counts how often each of them runs.
 
-XLA writes a line per instruction, or several: `%name = type opcode(operands), attributes`. A type names the memory that
-the value lies in and the tiles that it is padded to, so the bytes are those that the chip moves.
+XLA writes one or more lines per instruction: `%name = type opcode(operands), attributes`. The type includes memory
+space and tiling, so bytes include padding, as moved by the chip.
 """
 
 import re
@@ -25,23 +25,23 @@ class Buffer(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     size: int
-    """Bytes of the values."""
+    """Bytes without padding."""
     padded: int
-    """Bytes in memory, where the chip pads the last axes to whole tiles."""
+    """Bytes in memory, with the last axes padded to full tiles."""
     in_hbm: bool
-    """False for what stays in the chip's fast memory."""
+    """False if in the chip's fast memory."""
 
 
 class Instruction(NamedTuple):
-    """One line."""
+    """One HLO instruction."""
 
     name: str
     opcode: str
     results: tuple[Buffer, ...]
     operands: tuple[str, ...]
-    """Names of instructions; of a constant its value, of a parameter its number."""
+    """Names of instructions; for a constant its value, for a parameter its number."""
     text: str
-    """Everything after the operands: attributes and the compiler's own notes."""
+    """Everything after the operands: attributes and backend config."""
     is_root: bool
 
 
@@ -49,21 +49,21 @@ class Program(NamedTuple):
     """All computations of a compiled program."""
 
     computations: dict[str, dict[str, Instruction]]
-    """Name of a computation -> name of an instruction -> instruction, in scheduled order."""
+    """Computation name -> instruction name -> instruction, in scheduled order."""
     entry: str
 
 
 class Runs(NamedTuple):
-    """How often the instructions of a computation run in one call of the program."""
+    """How often each computation runs in one call of the program."""
 
     times: dict[str, int]
-    """Computation -> times; those inside fusions are left out, because a fusion is one instruction."""
+    """Computation -> number of runs, without those inside fusions, which count as one instruction."""
     unknown: tuple[str, ...]
-    """Loops whose number of turns is not to be seen; their bodies are counted once."""
+    """Loops with an unknown trip count; their bodies are counted once."""
 
 
 def parse_hlo(text: str) -> Program:
-    """The program in the text that `compiled.as_text()` gives.
+    """Parse the text returned by `compiled.as_text()`.
 
     Raises:
       ValueError: if there is no entry computation.
@@ -83,12 +83,12 @@ def parse_hlo(text: str) -> Program:
             if instruction is not None:
                 current[instruction.name] = instruction
     if not entry:
-        raise ValueError("the text holds no ENTRY computation, so it is not a compiled program")
+        raise ValueError("the text has no ENTRY computation, so it is not a compiled program")
     return Program(computations, entry)
 
 
 def count_runs(program: Program) -> Runs:
-    """How often each computation runs: the entry once, the body of a loop as often as the loop turns."""
+    """How often each computation runs: the entry once, loop bodies once per iteration."""
     times: dict[str, int] = {}
     unknown: list[str] = []
 
@@ -109,7 +109,7 @@ def count_runs(program: Program) -> Runs:
 
 
 def trip_count(program: Program, loop: Instruction) -> int | None:
-    """Turns of a `while`: as the compiler notes them, or from a condition `i < constant` that counts from 0."""
+    """Trip count of a `while`: as annotated, or from a condition `i < constant`, assuming i starts at 0."""
     noted = _TRIPS.search(loop.text)
     if noted is not None:
         return int(noted[1])
@@ -124,7 +124,7 @@ def trip_count(program: Program, loop: Instruction) -> int | None:
 
 
 def executed(program: Program, runs: Runs) -> Iterator[tuple[Instruction, dict[str, Instruction], int]]:
-    """Every instruction that the chip runs one by one, with its computation and how often it runs."""
+    """Every instruction outside of fusions, with its computation and number of runs."""
     for name, times in runs.times.items():
         computation = program.computations.get(name, {})
         for instruction in computation.values():
@@ -139,7 +139,7 @@ def fused(program: Program, instruction: Instruction) -> dict[str, Instruction]:
 
 
 def buffers(text: str) -> tuple[Buffer, ...]:
-    """The arrays of a type, such as `f32[8,128]{1,0:T(8,128)S(1)}` or a tuple of such."""
+    """The arrays of a type such as `f32[8,128]{1,0:T(8,128)S(1)}`, or of a tuple type."""
     return tuple(_buffer(*match) for match in _ARRAY.findall(text))
 
 
@@ -165,9 +165,9 @@ def _bits(dtype: str) -> int:
 
 
 def _statements(text: str) -> Iterator[str]:
-    """Lines, and of an instruction that is written over several, such as a kernel with its metadata, one line.
+    """Lines, with multi-line instructions, such as kernels with metadata, joined into one line.
 
-    The later lines of such an instruction may begin with `}`, as the end of a computation does.
+    The continuation lines of such an instruction may begin with `}`, like the end of a computation.
     """
     whole = ""
     for line in text.splitlines():
@@ -201,7 +201,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, opens: int) -> int:
-    """Where the parenthesis at `opens` closes."""
+    """Index of the parenthesis that closes the one at `opens`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, opens):
         depth += 1 if match[0] == "(" else -1

@@ -1,4 +1,4 @@
-"""What is planned: the very train step of a run, and shapes in place of its state and its batch."""
+"""The planned job: the run's actual train step, with shapes in place of state and batch."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,17 +18,17 @@ from jdistill.types import Batch, Columns, Tokens
 
 
 class Job(NamedTuple):
-    """A run, as far as its train step depends on it."""
+    """Everything that a run's train step depends on."""
 
     name: str
     student: Student
     params: dict[str, Any]
-    """The student's, as shapes."""
+    """Shapes of the student's parameters."""
     terms: Mapping[str, LossConfig]
     optimizer: AdamW
     rows: RowForm
     teacher_widths: Mapping[str, int]
-    """Of every teacher whose vectors a batch carries."""
+    """Teacher -> width of its vectors in the batch."""
     global_batch_size: int
     microbatches: int
     fsdp: int
@@ -36,12 +36,12 @@ class Job(NamedTuple):
     total_steps: int
 
     def unit(self, chips: int) -> int:
-        """A batch is a multiple of so many rows."""
+        """The batch size must be a multiple of this."""
         return chips * self.microbatches * self.rows.multiple
 
 
 def state_form(job: Job, mesh: Mesh) -> TrainState:
-    """The state before the first step, as shapes and where they lie."""
+    """The state before the first step, as shapes with shardings."""
     shapes = jax.eval_shape(lambda params: make_state(params, job.terms, job.optimizer), job.params)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -51,7 +51,7 @@ def state_form(job: Job, mesh: Mesh) -> TrainState:
 
 
 def batch_form(job: Job, rows: int, chips: int) -> Batch:
-    """A batch of so many rows for so many chips, as shapes."""
+    """A batch of `rows` rows for `chips` chips, as shapes."""
     form, n = job.rows, rows
 
     def array(*shape: int, dtype: Any = jnp.float32) -> Any:
@@ -88,15 +88,15 @@ def batch_form(job: Job, rows: int, chips: int) -> Batch:
 
 
 def batch_bytes(job: Job, rows: int, chips: int) -> int:
-    """Bytes of a batch of so many rows, all chips together."""
+    """Bytes of a batch of `rows` rows, all chips together."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch_form(job, rows, chips)))
 
 
 def trace(job: Job, mesh: Mesh, rows: int) -> Any:
-    """The step traced for a batch of so many rows: what `jax.jit` makes of it before it compiles.
+    """Trace the jitted step for a batch of `rows` rows, without compiling it.
 
     Raises:
-      UserError: if the rows do not divide over the mesh, or a term does not fit the data.
+      UserError: if the rows do not divide over the mesh, or a term does not match the data.
     """
     step: Any = make_train_step(
         job.student,
@@ -111,16 +111,16 @@ def trace(job: Job, mesh: Mesh, rows: int) -> Any:
 
 
 def model_flops(job: Job, rows: int) -> float:
-    """FLOPs that training on so many rows takes by formula: what any implementation must multiply.
+    """Model FLOPs of training on `rows` rows, by formula, independent of the implementation.
 
         6 P T + 12 layers d l T   for T tokens in texts of l, P elements of the encoder's matrices, width d
 
-    Padding counts as tokens, also that of rows that texts share; texts in such rows are all as long as their mean.
+    Padding counts as tokens, also in packed or folded rows, where all texts are assumed to have the mean length.
 
-    The factor 6 is a multiplication and an addition, forward once and backward twice; the second summand is attention.
-    Of frozen matrices the backward pass multiplies once, and where nothing of the encoder is trained not at all. LoRA's
-    own matrices count like any others. An encoder whose hidden states are cached does not run. Look-ups, normalisation,
-    activation, softmax, the loss and encoding again (microbatches) are left out.
+    The factor 6 is a multiplication and an addition, once forward and twice backward; the second summand is attention.
+    Frozen matrices need one multiplication in the backward pass, or none if nothing in the encoder is trained. LoRA's
+    matrices count like others. An encoder with cached hidden states does not run. Look-ups, normalization, activation,
+    softmax, the loss and re-encoding (microbatches) are not counted.
     Source: Kaplan et al. 2020, arXiv:2001.08361, section 2.1, with the attention of both directions.
     """
     encoder = job.student.config.encoder
@@ -139,7 +139,7 @@ def model_flops(job: Job, rows: int) -> float:
 
 
 def _matrices(encoder: Any) -> int:
-    """Elements of all matrices that tokens are multiplied with."""
+    """Elements of all matrices that multiply tokens."""
     return sum(x.size for path, x in jax.tree.leaves_with_path(encoder) if _is_matrix(path))
 
 

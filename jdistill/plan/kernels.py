@@ -1,6 +1,6 @@
-"""Kernels that are written in Pallas and not left to XLA: which a step uses, what each multiplies, and for attention.
+"""Pallas kernels of a step: which ones it uses, their FLOPs, and which attention uses.
 
-To the TPU compiler a kernel is a box: it notes no cycles for it. The trace has the kernel's own program.
+The TPU compiler estimates no cycles for Pallas kernels, but the trace contains their programs.
 """
 
 import re
@@ -15,15 +15,15 @@ from jdistill.plan.traced import KERNEL, inner_programs, turns_of, work_of
 
 
 class Kernel(NamedTuple):
-    """One kernel at one size, known by what trace and compiled program both say of it."""
+    """One kernel at one size, identified by properties found in both trace and compiled program."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
-    """Of its results on one device, those that it only works in included."""
+    """Shapes of its outputs on one device, scratch outputs included."""
 
 
 def traced_kernels(program: ClosedJaxpr, platform: Platform) -> dict[Kernel, float]:
-    """The kernels of a traced step on the platform, and FLOPs of matrix products in one run of each, on one device."""
+    """The kernels of a traced step on the platform -> matrix-product FLOPs of one run, on one device."""
     found: dict[Kernel, float] = {}
 
     def visit(jaxpr: Jaxpr) -> None:
@@ -48,18 +48,18 @@ def compiled_kernels(program: Program) -> set[Kernel]:
 
 
 def kernel_of(instruction: Instruction) -> Kernel | None:
-    """The kernel that an instruction runs, if it runs one."""
+    """The kernel that an instruction runs; None if it runs none."""
     if 'custom_call_target="tpu_custom_call"' not in instruction.text:
         return None
     return Kernel(instruction.name.partition(".")[0], tuple(buffer.shape for buffer in instruction.results))
 
 
 def attention_path(kernels: Iterable[Kernel], lengths: Iterable[int]) -> str:
-    """How a step attends: with kernels, by their names, or with what XLA makes of the formula.
+    """How a step computes attention: the names of its kernels, or XLA.
 
     Args:
-      kernels: all that the step uses.
-      lengths: in tokens, of the texts that it encodes.
+      kernels: all kernels of the step.
+      lengths: lengths of the encoded rows, in tokens.
     """
     attend = [kernel for kernel in kernels if re.search("attention|flash|splash", kernel.name)]
     served = {shape[-2] for kernel in attend for shape in kernel.shapes if len(shape) == 4}  # [n, heads, length, width]

@@ -1,4 +1,4 @@
-"""A plan: one train step on one slice of chips, compiled or estimated, and what follows from it."""
+"""A plan of one train step on one slice of chips, compiled or estimated."""
 
 import time
 from collections.abc import Sequence
@@ -26,21 +26,21 @@ TRACED = "the traced step, as if fused ideally"
 
 
 class Plan(NamedTuple):
-    """What is known of one step; everything but memory and counts is an estimate, and nothing ran."""
+    """Resources of one step. Nothing was run; everything but memory and counts is an estimate."""
 
     job: Job
     topology: Topology
     compiled: bool
-    """Whether the step was compiled for the chips; otherwise it was traced and estimated."""
+    """Whether the step was compiled for the chips, or only traced."""
     seconds_to_plan: float
     memory: Memory | None
-    """Per chip; None where it does not fit."""
+    """Per chip; None if it does not fit."""
     needed: int | None
-    """Bytes per chip that it would need, where it does not fit and the compiler said so."""
+    """Bytes per chip needed according to the compiler, if it does not fit."""
     model_flops: float
     """Per chip, by formula."""
     program_flops: float
-    """Per chip, counted in the traced step: with what is computed twice, and the loss."""
+    """Per chip, counted in the traced step, including recomputation and the loss."""
     compiler_flops: float | None
     compiler_bytes: float | None
     traffic: float
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     largest: Largest | None
     verdict: Sequence[str]
     notes: Sequence[str]
-    """What could not be had, and what is counted how."""
+    """Missing information, and how things were counted."""
 
     @property
     def fits(self) -> bool:
@@ -63,17 +63,17 @@ class Plan(NamedTuple):
 
     @property
     def cycle_seconds(self) -> float | None:
-        """Seconds of a step by the compiler's cycles, with collectives as if none of them were hidden."""
+        """Seconds of a step by the compiler's cycles, plus collectives without overlap."""
         return None if self.cycles is None else self.cycles.seconds + self.roofline.communication
 
 
 def make_plan(job: Job, topology: Topology, *, search: bool = False) -> Plan:
-    """Plan a step: compile it where the chips are TPUs, estimate it from its trace where they are not.
+    """Plan a step: compile it for TPUs, or estimate it from its trace for other chips.
 
     Args:
       job: the step.
       topology: the chips.
-      search: find the largest batch by compiling the step for others too, instead of from the trace; slow.
+      search: find the largest batch by compiling several batch sizes instead of from the trace; slow.
 
     Raises:
       UserError: if the batch does not divide over the chips, or the TPU compiler is missing.
@@ -92,7 +92,7 @@ def _check_divides(job: Job, topology: Topology) -> None:
             f"train.global_batch_size={rows}: does not divide over the {topology.chips} chips of {topology.name}"
             + (f" in {job.microbatches} microbatches" if job.microbatches > 1 else "")
             + (", rows two by two" if job.rows.multiple == 2 else "")
-            + f". Take {near} rows, or another topology."
+            + f". Use {near} rows, or another topology."
         )
     if topology.chips % job.fsdp:
         raise UserError(
@@ -113,7 +113,7 @@ def _compiled(job: Job, topology: Topology, *, search: bool) -> Plan:
         collectives = find_collectives(program, runs, chips)
         cycles = find_cycles(program, runs, topology.chip, kernels)
         path = attention_path(compiled_kernels(program), job.rows.lengths)
-        notes += [f"loop {name}: its number of turns is unknown, counted once" for name in runs.unknown]
+        notes += [f"loop {name}: unknown trip count, counted once" for name in runs.unknown]
     else:
         moved, cycles = step.work.bytes / chips, None
         path = f"{attention_path(kernels, job.rows.lengths)}, as traced"
@@ -121,7 +121,7 @@ def _compiled(job: Job, topology: Topology, *, search: bool) -> Plan:
     estimate = _roofline(job, topology, step.work.flops / chips, moved, collectives)
     if cycles is not None and cycles.seconds < estimate.compute:
         cycles = None
-        notes.append("the compiler's cycles: fewer than the arithmetic takes at peak, so part of the program has none")
+        notes.append("the compiler's cycles are ignored: they are fewer than the arithmetic takes at peak rate")
     used = None if step.memory is None else step.memory.total
     state = sum(state_bytes(job, mesh))
     return Plan(
@@ -160,7 +160,7 @@ def _search(job: Job, topology: Topology, mesh: Any, step: CompiledStep, *, by_c
         return None if memory is None else memory.total
 
     def scaled(fewer: int) -> int:
-        # What the compiler makes of the values that are alive in the trace is much the same share at every size.
+        # The compiler's temporary memory is roughly a constant fraction of the trace's peak at every batch size.
         temporary = (used or step.needed or peak) - state - example
         part = peak_bytes(trace(job, mesh, fewer).jaxpr, "tpu") / peak
         return int(state + example * fewer / rows + temporary * part)
@@ -177,7 +177,7 @@ def _search(job: Job, topology: Topology, mesh: Any, step: CompiledStep, *, by_c
 
 
 def _traced(job: Job, topology: Topology) -> Plan:
-    """Without a compiler: work and memory of the traced step."""
+    """Plan without a compiler, from work and memory of the traced step."""
     began, chips, rows = time.perf_counter(), topology.chips, job.global_batch_size
     mesh: Any = AbstractMesh((chips // job.fsdp, job.fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
     step = trace(job, mesh, rows)
@@ -224,7 +224,7 @@ def _traced(job: Job, topology: Topology) -> Plan:
             largest=largest,
             compiled=False,
         ),
-        notes=["not compiled: temporary memory is that of the traced step without any fusion, more than will be used"],
+        notes=["not compiled: temporary memory is an upper bound, from the traced step without fusion"],
     )
 
 

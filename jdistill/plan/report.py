@@ -1,4 +1,4 @@
-"""A plan as text for people and as plain values for programs. Whatever is an estimate is called one."""
+"""Formats a plan as text or as plain values. Estimates are labelled as such."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +9,14 @@ from jdistill.plan.rows import RowForm
 
 
 def format_plan(plan: Plan, assumed: Sequence[str] = ()) -> str:
-    """A plan in a screenful.
+    """Format a plan as text.
 
     Args:
-      plan: what `make_plan` gave.
-      assumed: what was not known and taken to be so, one sentence each.
+      plan: result of `make_plan`.
+      assumed: assumptions, one sentence each.
     """
     lines = [_title(plan), *_section("step", [_step(plan)]), *_section("assumed", assumed)]
-    account = "by the compiler's account" if plan.compiled else "an estimate"
+    account = "as reported by the compiler" if plan.compiled else "an estimate"
     lines += _section(f"memory per chip, {account}", _memory(plan))
     lines += _section("work per chip", _work(plan))
     lines += _section(f"collectives, counted in {plan.counted_in.split(',')[0]}", _collectives(plan))
@@ -31,7 +31,7 @@ def format_plan(plan: Plan, assumed: Sequence[str] = ()) -> str:
 
 
 def as_values(plan: Plan, assumed: Sequence[str] = ()) -> dict[str, Any]:
-    """A plan as plain values: seconds, bytes, FLOPs and rows, per chip unless the name says otherwise."""
+    """A plan as plain values: seconds, bytes, FLOPs and rows, per chip unless the key says otherwise."""
     job, topology, memory = plan.job, plan.topology, plan.memory
     return {
         "name": job.name,
@@ -100,7 +100,7 @@ def _step(plan: Plan) -> str:
     count = form.documents - 1
     negatives = f", {count} hard negative{'s' if count > 1 else ''} each" if count else ""
     pieces = f" in {job.microbatches} microbatches" if job.microbatches > 1 else ""
-    split = f", state split over {job.fsdp} chips" if job.fsdp > 1 else ""
+    split = f", state sharded over {job.fsdp} chips" if job.fsdp > 1 else ""
     return (
         f"{job.global_batch_size:,} rows, {per_chip:,} per chip{pieces}; {texts}{negatives}; "
         f"{job.student.config.dtype}{split}; {' + '.join(job.terms)}"
@@ -108,17 +108,17 @@ def _step(plan: Plan) -> str:
 
 
 def _shared(form: RowForm, piece: int) -> str:
-    """The rows of the encoder that texts share, in what a chip encodes at once."""
+    """Shared encoder rows of one microbatch on a chip."""
     names = ("queries", "documents")[-len(form.sides) :]
     rows = [
         f"{name} in {shared.of_piece(piece):,} rows of {shared.length} tokens"
         for name, (_, shared) in zip(names, form.sides, strict=True)
     ]
-    return f"shared rows, of each {piece:,}: {' and '.join(rows)}"
+    return f"shared rows, per {piece:,} rows: {' and '.join(rows)}"
 
 
 def _shared_values(form: RowForm) -> dict[str, Any] | None:
-    """Tokens of such a row, and how many there are for a row of the batch."""
+    """Length of shared encoder rows, and their number per batch row."""
     if form.shared is None:
         return None
     names = ("query", "document")[-len(form.sides) :]
@@ -136,24 +136,24 @@ def _memory(plan: Plan) -> list[str]:
     lines = [
         f"{size(memory.parameters):>10}  parameters",
         f"{size(memory.optimizer):>10}  optimizer state",
-        f"{size(memory.batch):>10}  batch, and padding to tiles",
+        f"{size(memory.batch):>10}  batch, and tile padding",
         f"{size(memory.temporary):>10}  activations, gradients and other temporary memory",
         f"{size(memory.program):>10}  the program",
-        f"{size(memory.total):>10}  together, {memory.total / available:.0%} of {size(available)} of HBM",
+        f"{size(memory.total):>10}  total, {memory.total / available:.0%} of {size(available)} of HBM",
     ]
     return [line for line in lines if plan.compiled or "the program" not in line]
 
 
 def _work(plan: Plan) -> list[str]:
     lines = [
-        f"{_tera(plan.model_flops)} by formula (model FLOPs: matrices and attention, nothing twice)",
-        f"{_tera(plan.program_flops)} of matrix products in the traced step, with the loss and what is done twice",
+        f"{_tera(plan.model_flops)} by formula (model FLOPs: matrices and attention, no recomputation)",
+        f"{_tera(plan.program_flops)} of matrix products in the traced step, with loss and recomputation",
     ]
     if plan.compiler_flops is not None:
-        lines.append(f"{_tera(plan.compiler_flops)} by the compiler, which counts the body of a loop once")
+        lines.append(f"{_tera(plan.compiler_flops)} by the compiler's count, loop bodies counted once")
     lines.append(f"{size(plan.traffic):>10}  to and from HBM, counted in {plan.counted_in}")
     if plan.compiler_bytes is not None:
-        once = "fast memory included, the body of a loop once"
+        once = "including fast memory, loop bodies counted once"
         lines.append(f"{size(plan.compiler_bytes):>10}  accessed by the compiler's count, {once}")
     return lines
 
@@ -180,17 +180,17 @@ def _times(plan: Plan) -> list[str]:
         clock = (plan.topology.chip.clock or 0) / 1e9
         known = plan.cycles.cycles / clock / 1e6
         lines += [
-            f"compiler's cycles: {plan.cycles.cycles / 1e6:,.1f} million at {clock:.2f} GHz = {known:.2f} ms, and the "
-            "links as if nothing hid them",
-            f"  what has none, such as kernels: {1e3 * plan.cycles.seconds - known:.2f} ms by bytes or matrix products "
-            f"at peak rates: {plan.cycles.without:.0%} of the chip's time",
-            f"  together {_rate(plan, plan.cycle_seconds)}",
+            f"compiler's cycles: {plan.cycles.cycles / 1e6:,.1f} million at {clock:.2f} GHz = {known:.2f} ms, plus "
+            "links without overlap",
+            f"  ops without a cycle estimate, e.g. Pallas kernels: {1e3 * plan.cycles.seconds - known:.2f} ms at peak "
+            f"rates, {plan.cycles.without:.0%} of the chip's time",
+            f"  total {_rate(plan, plan.cycle_seconds)}",
         ]
     return lines
 
 
 def _rate(plan: Plan, spent: float) -> str:
-    """Time, rows of all chips per second, and model FLOPs against the peak rate (MFU)."""
+    """Time, rows per second on all chips, and model FLOPs utilization (MFU)."""
     share = plan.model_flops / spent / plan.topology.chip.flops
     return f"{1e3 * spent:.2f} ms = {plan.job.global_batch_size / spent:,.0f} rows/s on all chips, MFU {share:.0%}"
 
@@ -204,7 +204,7 @@ def _tera(flops: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Format a number of bytes."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= scale:
             return f"{count / scale:,.2f} {unit}" if unit == "GiB" else f"{count / scale:,.1f} {unit}"

@@ -1,7 +1,7 @@
-"""The student of a plan: its architecture and the shapes of its parameters, from as little as is at hand.
+"""The student of a plan: architecture and parameter shapes, without weights or tokenizer.
 
-A plan needs no weights and no tokenizer. A local model is read as `jdistill train` reads it; of a model on the hub,
-sizes are enough, and where the hub is out of reach those that the configuration states under `student.encoder`.
+A local model is read as by `jdistill train`. Of a hub model, only config.json is read; if the hub is unreachable, the
+sizes stated under `student.encoder` are used.
 """
 
 import json
@@ -27,29 +27,29 @@ from jdistill.student.tail import chosen_head, chosen_pooling, pooling_params, p
 from jdistill.student.tokenizer import Tokenizer
 
 MAX_LENGTH = 512
-"""Tokens of a text where neither the configuration nor the encoder names a limit."""
+"""Tokens per text if neither config nor encoder have a limit."""
 
 
 class PlannedStudent(NamedTuple):
     """A student without weights."""
 
     student: Student
-    """Its tokenizer is None where none is at hand; no text is tokenised in a plan."""
+    """Its tokenizer is None if not available; plans tokenize no text."""
     params: dict[str, Any]
     """Shapes instead of arrays."""
     assumed: list[str]
-    """What was not known and taken to be so, one sentence each."""
+    """Assumptions, one sentence each."""
 
 
 def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) -> PlannedStudent:
-    """The student that a configuration describes, without reading weights where that can be avoided.
+    """The student described by a config, if possible without reading weights.
 
     Args:
       config: the `student:` section.
       teacher_widths: teacher -> width of its vectors, for every teacher that may need a projection.
 
     Raises:
-      UserError: if the sizes of the student are not to be had.
+      UserError: if the student's sizes cannot be determined.
     """
     if config.init is not None and Path(config.init).is_dir():
         whole = config.model_copy(update=dict.fromkeys(Cuts._fields))
@@ -87,7 +87,7 @@ def _planned(
     tokenizer: Tokenizer | None,
     assumed: list[str],
 ) -> PlannedStudent:
-    """The shapes that belong to an architecture."""
+    """The planned student with the parameter shapes of an architecture."""
     encoder, pooling = architecture.encoder, architecture.pooling
     pooled = pooled_width(pooling, encoder)
     width = head_width(architecture.head, pooled)
@@ -115,7 +115,7 @@ def _planned(
 
 
 def _cut(config: StudentConfig, whole: Architecture) -> tuple[Architecture, list[str]]:
-    """The architecture of the model with the sizes that are left, and what is assumed about them."""
+    """The architecture after pruning, and assumptions about it."""
     encoder, assumed = _smaller(config, whole.encoder)
     changes: dict[str, Any] = {"encoder": encoder}
     if config.head is not None:
@@ -127,10 +127,10 @@ def _smaller(config: StudentConfig, encoder: Encoder) -> tuple[Encoder, list[str
     vocabulary = config.vocabulary
     assumed = []
     if vocabulary is not None:
-        assumed.append("texts have as many tokens as in the whole vocabulary")
+        assumed.append("texts have as many tokens as with the full vocabulary")
     if vocabulary is not None and vocabulary.size is None:
         assumed.append(
-            f"all {encoder.vocab_size:,} tokens stay; how many occur {vocabulary.min_count} times is not known"
+            f"all {encoder.vocab_size:,} tokens are kept; how many occur {vocabulary.min_count} times is unknown"
         )
     return cast(Encoder, cut_encoder(encoder, config.cuts)), assumed
 
@@ -140,9 +140,9 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def _encoder(config: StudentConfig) -> tuple[Encoder, list[str]]:
-    """The encoder's sizes: stated in the configuration, or in the `config.json` of the model on the hub."""
+    """The encoder's sizes, from the config or from the `config.json` of the hub model."""
     if config.init is None:
-        assert config.encoder is not None  # StudentConfig lets none through without
+        assert config.encoder is not None  # required by StudentConfig
         return config.encoder, _vocabulary(config)
     stated = config.encoder is not None and len(config.encoder.model_fields_set - {"kind"}) > 0
     if stated and config.encoder is not None:
@@ -153,8 +153,8 @@ def _encoder(config: StudentConfig) -> tuple[Encoder, list[str]]:
         return table, [f"the table has the sizes of the word embeddings of {config.init}"]
     if config.keep_layers is not None and encoder.depth:
         encoder = cast(Encoder, encoder.with_layers(kept_layers(config.keep_layers, encoder.depth)))
-    head = "mean pooling and unit length unless the configuration says otherwise"
-    return encoder, [f"of {config.init} only config.json was read: {head}"]
+    head = "mean pooling and normalization unless configured otherwise"
+    return encoder, [f"only config.json of {config.init} was read: {head}"]
 
 
 def _vocabulary(config: StudentConfig) -> list[str]:
@@ -169,11 +169,12 @@ def _from_hub(name: str, revision: str | None) -> Encoder:
 
     try:
         path = hf_hub_download(name, "config.json", revision=revision, etag_timeout=5)
-    except Exception as error:  # network, cache, permissions, unknown id: all told by the library
+    except Exception as error:  # network, cache, permissions or unknown id, as the library's message says
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"student.init: {name} is no folder, and the Hugging Face hub did not give its config.json ({reason}) "
-            "State its sizes, such as student.encoder.kind=bert student.encoder.num_hidden_layers=6, or give a folder."
+            f"student.init: {name} is not a folder, and downloading its config.json from the Hugging Face hub failed "
+            f"({reason}). Set its sizes, such as student.encoder.kind=bert student.encoder.num_hidden_layers=6, or use "
+            "a folder."
         ) from error
     hf = json.loads(Path(path).read_text(encoding="utf-8"))
     kind = hf.get("model_type")

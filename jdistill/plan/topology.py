@@ -1,7 +1,7 @@
-"""A slice of chips by name, such as `v5e:16x16`, and the devices of a TPU slice that is not there.
+"""Parses topologies such as `v5e:16x16`, and makes devices of absent TPU slices for ahead-of-time compilation.
 
-The TPU compiler is a library, `libtpu`, that compiles for any slice on any Linux machine with x86-64 processors. It is
-loaded here and nowhere else, in a way that leaves a TPU that this machine may have to other processes.
+The TPU compiler, the library `libtpu`, compiles for any slice on any x86-64 Linux machine. It is loaded only here, such
+that a TPU of this machine stays available to other processes.
 """
 
 import importlib.util
@@ -30,7 +30,7 @@ class Topology(NamedTuple):
 
     @property
     def chips(self) -> int:
-        """How many there are."""
+        """Number of chips."""
         return prod(self.shape)
 
 
@@ -38,7 +38,7 @@ def parse_topology(name: str) -> Topology:
     """A topology as users write it: `CHIP:AxB`, `CHIP:AxBxC`, or `CHIP:N` for CUDA.
 
     Raises:
-      UserError: if the chip is unknown, or the shape is none of such chips.
+      UserError: if the chip is unknown, or the shape has the wrong number of axes.
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name.strip())
     if match is None:
@@ -49,24 +49,24 @@ def parse_topology(name: str) -> Topology:
     chip = CHIPS[kind]
     if len(shape) != chip.axes or 0 in shape:
         sides = "x".join("ABC"[: chip.axes]) if chip.axes > 1 else "N"
-        raise UserError(f"--topology {name}: {kind} chips come as {kind}:{sides}, such as {chip.example}.")
+        raise UserError(f"--topology {name}: expected {kind}:{sides}, such as {chip.example}.")
     return Topology(f"{kind}:{match[2]}", chip, shape)
 
 
 def topology_devices(name: str) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]
-    """The devices of a TPU slice that need not exist: programs can be compiled for them, but not run.
+    """Devices of a TPU slice that need not exist: programs can be compiled for them, but not run.
 
-    Call it before anything else loads libtpu. A process that has its own TPU can compile for others too.
+    Must be called before anything else loads libtpu. Also works in a process that uses a TPU.
 
     Args:
       name: such as `v5e:2x2` or `v5p:4x4x4`.
 
     Raises:
-      UserError: if libtpu is not installed, or there is no such slice.
+      UserError: if libtpu is not installed, or the slice does not exist.
     """
     topology = parse_topology(name)
     if topology.chip.platform != "tpu":
-        raise UserError(f"--topology {name}: only TPU slices can be compiled for without having them.")
+        raise UserError(f"--topology {name}: ahead-of-time compilation supports TPU slices only.")
     if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
         raise UserError(
             f"--topology {name}: the TPU compiler is missing. Run `pip install 'jdistill[aot]'` (Linux, x86-64); "
@@ -74,7 +74,7 @@ def topology_devices(name: str) -> list[jax.Device]:  # pyright: ignore[reportIn
         )
     for key, value in ALONE.items():
         os.environ.setdefault(key, value)
-    set_flags("tpu")  # those that training has on the chips
+    set_flags("tpu")  # the same flags as in training
     try:
         slice_ = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
     except jax.errors.JaxRuntimeError as error:

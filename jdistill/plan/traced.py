@@ -1,7 +1,7 @@
-"""What a step computes, counted in the program that JAX traced, before any compiler has seen it.
+"""FLOPs, bytes and peak memory of a step, counted in its jaxpr, before compilation.
 
-Unlike the compiler's own count it knows how often every loop turns. Only matrix products are counted as FLOPs: the rest
-is a percent or two. Values outside `shard_map` are whole there, those inside are one device's.
+Unlike the compiler's counts, they include loop iterations. Only matrix products count as FLOPs; the rest is 1 or 2 %.
+Values are global outside of `shard_map`, and per device inside.
 """
 
 from collections.abc import Iterator
@@ -14,31 +14,31 @@ from jdistill.backend import Platform
 
 
 class Work(NamedTuple):
-    """Of all devices together, in one step."""
+    """Work of one step, all devices together."""
 
     flops: float
-    """Of matrix products, a multiplication and an addition each."""
+    """FLOPs of matrix products; a multiply-add counts as two."""
     bytes: float
-    """That matrix products, reductions and look-ups read and write, as if all else were fused into them."""
+    """Bytes read and written by matrix products, reductions and look-ups, as if all else were fused into them."""
     unknown_loops: int
-    """Loops without a fixed number of turns, whose bodies are counted once."""
+    """Loops with an unknown number of iterations; their bodies are counted once."""
 
 
 def find_work(program: ClosedJaxpr, platform: Platform) -> Work:
-    """FLOPs and bytes of a traced step on the platform: where the step has a way of its own for it, of that way."""
+    """FLOPs and bytes of a traced step; platform-dependent code is counted as on `platform`."""
     return work_of(program.jaxpr, platform)
 
 
 def peak_bytes(program: ClosedJaxpr, platform: Platform) -> int:
-    """Bytes of the values that are alive at once on one device, at their most, arguments left out.
+    """Peak bytes of live values on one device, without arguments.
 
-    In the order of the trace, and nothing is fused, so a compiler needs less.
+    Follows the order of the trace without fusion, so a compiled program needs less.
     """
     return _peak(program.jaxpr, platform)
 
 
 def work_of(jaxpr: Jaxpr, platform: Platform) -> Work:
-    """FLOPs and bytes of a part of a step, run once."""
+    """FLOPs and bytes of one run of a jaxpr."""
     flops, moved, unknown = 0.0, 0.0, 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -52,9 +52,9 @@ def work_of(jaxpr: Jaxpr, platform: Platform) -> Work:
         turns = turns_of(equation)
         unknown += equation.primitive.name == "while"
         inner = [work_of(sub, platform) for sub in inner_programs(equation, platform)]
-        if equation.primitive.name == KERNEL:  # what it reads and writes inside lies in fast memory
+        if equation.primitive.name == KERNEL:  # its inner reads and writes are in fast memory
             inner = [work._replace(bytes=0.0) for work in inner]
-        if equation.primitive.name == "cond":  # one branch runs: the largest
+        if equation.primitive.name == "cond":  # one branch runs; count the largest
             inner = [max(inner, key=lambda work: work.flops)] if inner else []
         for work in inner:
             flops += turns * work.flops
@@ -64,31 +64,31 @@ def work_of(jaxpr: Jaxpr, platform: Platform) -> Work:
 
 
 KERNEL = "pallas_call"
-"""A kernel that is written out, not left to XLA."""
+"""The primitive of Pallas kernels."""
 
 _MOVING = {"dot_general", "reduce_sum", "reduce_max", "argmax", "sort", "cumsum", "transpose", KERNEL}
 _LOOK_UPS = {"gather", "scatter-add", "scatter"}
 
 
 def turns_of(equation: Any) -> int:
-    """How often the inner programs of an equation run on all devices together."""
+    """How often the inner programs of an equation run, all devices together."""
     if equation.primitive.name == "scan":
         return int(equation.params["length"])
     if equation.primitive.name == "shard_map":
         return int(equation.params["mesh"].size)
-    if equation.primitive.name == KERNEL:  # one block a turn; blocks that a mask leaves out are counted too
+    if equation.primitive.name == KERNEL:  # one block per grid point; blocks skipped by a mask are counted, too
         return prod(side for side in equation.params["grid_mapping"].grid if isinstance(side, int))
     return 1
 
 
 def inner_programs(equation: Any, platform: Platform) -> Iterator[Jaxpr]:
-    """The programs that an equation runs on the platform: bodies of loops, branches, calls."""
+    """The jaxprs that an equation runs on the platform: loop bodies, branches, calls."""
     ways = equation.params.get("branches_platforms")
-    if ways is not None:  # `lax.platform_dependent`: each way names its platforms, and last the default names none
+    if ways is not None:  # `lax.platform_dependent`: platforms of each branch, None for the default
         place = next(i for i, names in enumerate(ways) if names is None or platform in names)
         yield equation.params["branches"][place].jaxpr
         return
-    # A function with its own derivative carries that of its derivative too, which is traced elsewhere where it runs.
+    # Custom derivatives are attached to the function, but do not run here; where they run, they are traced separately.
     for name, value in equation.params.items():
         if name in ("fwd_jaxpr_thunk", "bwd", "jvp_jaxpr_fun"):
             continue
@@ -125,7 +125,9 @@ def _peak(jaxpr: Jaxpr, platform: Platform) -> int:
         inside = max((_peak(sub, platform) for sub in inner), default=0)
         new = {var: value_bytes(var) // parts.get(var, 1) for var in equation.outvars if isinstance(var, Var)}
         results = sum(new.values())
-        stacked = results if equation.primitive.name == "scan" else 0  # other results are alive inside already
+        stacked = (
+            results if equation.primitive.name == "scan" else 0
+        )  # results of other equations are already counted inside
         peak = max(peak, alive + inside + stacked, alive + results)
         sizes |= new
         alive += results
@@ -136,7 +138,7 @@ def _peak(jaxpr: Jaxpr, platform: Platform) -> int:
 
 
 def _parts(equation: Any) -> dict[Any, int]:
-    """Of the values that go into a shard_map and come out of it, over how many devices each is split."""
+    """Number of shards of each input and output of a shard_map."""
     if equation.primitive.name != "shard_map":
         return {}
     sides, parts = equation.params["mesh"].shape, {}

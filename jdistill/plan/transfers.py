@@ -1,4 +1,4 @@
-"""The collectives of a step as JAX traced it: what the chips will send each other, whoever compiles it."""
+"""The collectives of a traced step, independent of the compiler."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,11 +20,11 @@ _KINDS = {
     "ppermute": "collective-permute",
     "all_to_all": "all-to-all",
 }
-"""JAX's name -> the compiler's."""
+"""JAX's primitive -> XLA's collective."""
 
 
 def traced_collectives(program: ClosedJaxpr, platform: Platform) -> list[Collective]:
-    """The collectives of a traced step on the platform, largest first, loops counted by their turns."""
+    """The collectives of a traced step on the platform, largest first, multiplied by loop iterations."""
     found: dict[tuple[str, int], list[int]] = {}
     for kind, group, size, times, looped in _walk(program.jaxpr, platform, {}, 1, False):
         entry = found.setdefault((kind, group), [0, 0, 0])

@@ -110,7 +110,7 @@ def test_one_module_gives_a_few_texts_only(tree: dict[str, Path]) -> None:
 
 
 def test_too_few_texts_and_missing_packages_are_told(tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"alpha, beta: 5000 training texts were asked for"):
+    with pytest.raises(UserError, match=r"alpha, beta: 5000 training texts were requested"):
         docstring_corpus(train=5000, heldout=6, roots=tree)
     monkeypatch.setattr(room, "PACKAGES", (room.STANDARD_LIBRARY, "no_such_package_here"))
     with pytest.raises(UserError, match=r"no_such_package_here not installed.*pip install 'jdistill\[demo\]'"):

@@ -104,7 +104,7 @@ def test_verdicts_say_what_to_change():
     refused = lines(used=None, needed=40 * GIB, largest=Largest(24_000, "a line"))
     assert "does not fit: 15.8 GiB per chip (needs 40.0 GiB). Set train.microbatches=4" in refused
     assert "Raise train.microbatches and train.fsdp" in lines(used=None, needed=40 * GIB, largest=Largest(0, ""))
-    assert "may not fit, by an estimate that fuses nothing: " in lines(used=40 * GIB, compiled=False)
+    assert "may not fit, by an estimate without fusion: " in lines(used=40 * GIB, compiled=False)
     slow = roofline(V5E, flops=1, traffic=1e9, collectives=[], dtype="bfloat16")
     assert "memory-bound" in lines(estimate=slow)
     far = roofline(V5E, flops=1, traffic=1, collectives=[Collective("all-reduce", 16, 1, 10**9, 0)], dtype="bfloat16")

@@ -88,7 +88,7 @@ def test_attention_kernels_are_named_with_what_they_take(longer):
     assert rest == "XLA for texts of 16 tokens (their scores pass through memory)"
     text = format_plan(longer)
     assert "  attention\n    Pallas kernels splash_mha_dkv" in text
-    assert f"at peak rates: {longer.cycles.without:.0%} of the chip's time" in text
+    assert f"at peak rates, {longer.cycles.without:.0%} of the chip's time" in text
 
 
 @needs_libtpu
@@ -107,7 +107,7 @@ def test_a_plan_as_text_and_as_values(plan):
 @needs_libtpu
 def test_rows_that_texts_share_are_told(plan):
     folded = plan._replace(job=tiny_job(rows=tiny_job().rows.folded(32, 64)))
-    assert "shared rows, of each 16: queries in 8 rows of 32 tokens and documents in 8 rows of 64" in format_plan(
+    assert "shared rows, per 16 rows: queries in 8 rows of 32 tokens and documents in 8 rows of 64" in format_plan(
         folded
     )
     values = as_values(folded)["shared_rows"]
@@ -162,10 +162,10 @@ def test_what_the_compiler_says_that_a_step_needs():
 
 def test_a_batch_that_does_not_divide_is_refused():
     job = tiny_job(global_batch_size=1000, microbatches=4)
-    with pytest.raises(UserError, match=r"16 chips of v5e:4x4 in 4 microbatches. Take 960 or 1,024 rows"):
+    with pytest.raises(UserError, match=r"16 chips of v5e:4x4 in 4 microbatches. Use 960 or 1,024 rows"):
         make_plan(job, parse_topology("v5e:4x4"))
     with pytest.raises(UserError, match=r"train.fsdp=3: the 16 chips of v5e:4x4 do not divide"):
         make_plan(tiny_job(fsdp=3), parse_topology("v5e:4x4"))
     folded = tiny_job(global_batch_size=68, rows=tiny_job().rows.folded(32, 64))
-    with pytest.raises(UserError, match=r"4 chips of v5e:2x2, rows two by two\. Take 64 or 72 rows"):
+    with pytest.raises(UserError, match=r"4 chips of v5e:2x2, rows two by two\. Use 64 or 72 rows"):
         make_plan(folded, parse_topology("v5e:2x2"))

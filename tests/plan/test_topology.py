@@ -22,9 +22,9 @@ def test_names_of_slices():
     [
         ("v5e", "expected CHIP:SHAPE, such as v5e:4x4"),
         ("v9:2x2", "unknown chip 'v9'. Known: v5e, v5p, v6e, h100, h200."),
-        ("v5e:4", "v5e chips come as v5e:AxB, such as v5e:4x4."),
-        ("v5p:4x4", "v5p chips come as v5p:AxBxC, such as v5p:4x4x4."),
-        ("h100:2x4", "h100 chips come as h100:N, such as h100:8."),
+        ("v5e:4", "expected v5e:AxB, such as v5e:4x4."),
+        ("v5p:4x4", "expected v5p:AxBxC, such as v5p:4x4x4."),
+        ("h100:2x4", "expected h100:N, such as h100:8."),
         ("v5e:0x4", "such as v5e:4x4."),
     ],
 )
@@ -47,7 +47,7 @@ def test_without_the_compiler(monkeypatch):
 
 
 def test_cuda_has_no_compiler_here():
-    with pytest.raises(UserError, match="only TPU slices can be compiled for"):
+    with pytest.raises(UserError, match="ahead-of-time compilation supports TPU slices only"):
         topology_devices("h100:8")
 
 

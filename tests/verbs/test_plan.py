@@ -107,16 +107,16 @@ def test_rows_that_texts_share_are_as_many_as_their_tokens_fill(job):
             ["--topology", "h100:8", "--teacher-width", "small=3"],
             "expected a number, or TEACHER=NUMBER.",
         ),
-        (["--topology", "h100:3"], "train.global_batch_size=16: does not divide over the 3 chips of h100:3. Take 15"),
+        (["--topology", "h100:3"], "train.global_batch_size=16: does not divide over the 3 chips of h100:3. Use 15"),
         (["--topology", "h100:4", "train.fsdp=3"], "train.fsdp=3: the 4 chips of h100:4 do not divide"),
-        (["--topology", "h100:16", "loader.folding=true"], "over the 16 chips of h100:16, rows two by two. Take 32"),
+        (["--topology", "h100:16", "loader.folding=true"], "over the 16 chips of h100:16, rows two by two. Use 32"),
         (
             ["--topology", "v5e:2x2", "loader.packing=64"],
             "loader.packing=64: must be a multiple of 128 on TPUs",
         ),
         (
             ["--topology", "h100:8", "student.init=no/model"],
-            "student.init: no/model is no folder, and",
+            "student.init: no/model is not a folder, and",
         ),
     ],
 )
@@ -136,5 +136,5 @@ def test_shipped_configurations_can_be_planned_anywhere(path):
 
 @pytest.mark.parametrize("path", STATE_NO_SIZES, ids=lambda path: path.name)
 def test_others_say_what_a_plan_needs(path):
-    with pytest.raises(UserError, match="State its sizes, such as"):
+    with pytest.raises(UserError, match="Set its sizes, such as"):
         make_job(load_recipe(path), 4, length=None, widths={})
