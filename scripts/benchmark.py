@@ -1,16 +1,15 @@
-"""How fast and how well jdistill distils: one job, one line of JSON.
+"""Benchmark of training speed and quality: runs one job and prints one line of JSON.
 
-The job: a student made of some layers of a model learns that model's own vectors, computed once beforehand, from plain
-sentences (`--loss mse`), or learns pairs contrastively without a teacher (`--loss mnrl`). AdamW, linear decay, 10 %
-warm-up, clip at 1.0. Printed are rows per second of training, with tokenisation and compilation inside, and Spearman on
-the STS files given, before and after.
+A student made of some layers of a model learns that model's precomputed vectors from plain sentences (`--loss mse`), or
+learns from pairs without a teacher (`--loss mnrl`). AdamW, linear decay, 10 % warmup, clipping at 1.0. Prints rows per
+second of training, including tokenization and compilation, and Spearman on the STS files before and after training.
 
     python scripts/benchmark.py --model MODEL_DIR --text sentences.parquet --sts sts_dev.parquet \
         --rows 6400 --batch 64 --loss mse
 
 `sentences.parquet` has a column `text`, for `mnrl` the columns `anchor` and `positive`; STS files have `sentence1`,
-`sentence2` and `score`. `--random` keeps the architecture and draws the weights at random, for a throughput figure
-without any weights: then MODEL_DIR needs its tokenizer and config.json alone. `--threads N` computes on N processors.
+`sentence2` and `score`. `--random` uses random weights, to measure throughput only: MODEL_DIR then needs only tokenizer
+and config.json. `--threads N` uses N CPU threads.
 """
 
 import argparse
@@ -37,14 +36,14 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--mini-batch", type=int, default=64)
     p.add_argument("--max-length", type=int, default=128)
     p.add_argument("--bf16", action="store_true")
-    p.add_argument("--compile", action="store_true", help="without effect: every step is compiled")
+    p.add_argument("--compile", action="store_true", help="no effect: every step is compiled")
     p.add_argument("--random", action="store_true")
     p.add_argument("--threads", type=int, default=0)
     return p.parse_args()
 
 
 def prepared_text(a: argparse.Namespace, folder: Path) -> tuple[str, dict[str, str]]:
-    """The job's rows as a file of their own, and which columns they have."""
+    """Write the job's rows to a file; returns the file and its columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -62,7 +61,7 @@ def prepared_text(a: argparse.Namespace, folder: Path) -> tuple[str, dict[str, s
 
 
 def with_random_weights(path: str, folder: Path) -> str:
-    """A folder with the tokenizer and architecture of `path` and weights drawn at random."""
+    """A folder with the tokenizer and architecture of `path` and random weights."""
     import jax
 
     from jdistill.export.hf import export_model

@@ -1,16 +1,16 @@
-"""Which loss trains the best student? The same student, rows and number of steps, one loss after another.
+"""Compares losses by training the same student on the same rows for the same number of steps with each of them.
 
-The student is a small BERT with random weights, narrower than the teacher, so every loss that compares vectors goes
-through a projection. Each loss (or mixture) of LOSSES is trained at each learning rate; its best one counts, by the
-correlation on the STS file. What is measured are the student's own vectors, the projection dropped, on data of which
-training saw nothing. Writes results.json, a table in Markdown, and, with matplotlib (`pip install "jdistill[plots]"`),
-a plot of the learning curves. Finished runs in the folder are not trained again.
+The student is a small BERT with random weights, narrower than the teacher, so losses that compare vectors use a
+projection. Each loss (or mixture) of LOSSES is trained at each learning rate, of which the best, by the correlation on
+the STS file, is reported. Evaluation uses the student's own vectors, without projection, on held-out data. Writes
+results.json, a Markdown table, and, with matplotlib (`pip install "jdistill[plots]"`), a plot of the learning curves.
+Finished runs in the folder are reused.
 
     python scripts/compare_losses.py --teacher MODEL_DIR --pairs pairs.parquet --sts sts_dev.parquet \
         --triplets triplets_dev.parquet --out runs/losses
 
-`pairs.parquet` has the columns `anchor` and `positive`, with `--source` only rows whose column `source` has one of
-these values; the STS file has `sentence1`, `sentence2`, `score`, the triplets `anchor`, `positive`, `negative`;
+`pairs.parquet` has the columns `anchor` and `positive`; `--source` selects rows by their column `source`. The STS file
+has `sentence1`, `sentence2`, `score`, the triplets `anchor`, `positive`, `negative`;
 `--retrieval` is a folder of corpus, queries and qrels as parquet.
 """
 
@@ -56,20 +56,20 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--triplets")
     p.add_argument("--retrieval")
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--only", nargs="*", default=[], help="names of LOSSES; by default all")
+    p.add_argument("--only", nargs="*", default=[], help="names of LOSSES; default: all")
     p.add_argument("--layers", type=int, nargs="*", default=[], help="start from these layers of the teacher instead")
-    p.add_argument("--width", type=int, default=128, help="of the random student")
-    p.add_argument("--depth", type=int, default=2, help="of the random student")
+    p.add_argument("--width", type=int, default=128, help="width of the random student")
+    p.add_argument("--depth", type=int, default=2, help="layers of the random student")
     p.add_argument("--steps", type=int, default=400)
     p.add_argument("--batch", type=int, default=64)
     p.add_argument("--max-length", type=int, default=64)
     p.add_argument("--lr", type=float, nargs="*", default=[1e-3])
-    p.add_argument("--seed", type=int, nargs="*", default=[0], help="results are averaged over them")
+    p.add_argument("--seed", type=int, nargs="*", default=[0], help="seeds to average over")
     return p.parse_args()
 
 
 def chosen_rows(a: argparse.Namespace) -> str:
-    """The pairs of the chosen sources, as a file of their own."""
+    """Write the pairs of the chosen sources to a file."""
     import pyarrow.parquet as pq
 
     path = a.out / "pairs.parquet"
@@ -122,7 +122,7 @@ def slug(text: str) -> str:
 
 
 def measure(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Loss -> its best learning rate; final metrics and learning curve, averaged over the seeds, and the spread."""
+    """Loss -> its best learning rate, final metrics and learning curve averaged over seeds, and their spread."""
     a.out.mkdir(parents=True, exist_ok=True)
     pairs = chosen_rows(a)
     results: dict[str, dict[str, Any]] = {}
@@ -142,7 +142,7 @@ def measure(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def one_run(
     a: argparse.Namespace, name: str, pairs: str, lr: float, seed: int
 ) -> tuple[dict[str, float], list[tuple[int, float]]]:
-    """Final metrics and learning curve; a run that was finished before is only read."""
+    """Final metrics and learning curve; finished runs are only read."""
     from jdistill.config import parse
     from jdistill.recipe import Recipe
     from jdistill.verbs import embed, train
@@ -164,7 +164,7 @@ SHOWN = {
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Best first, by the STS correlation."""
+    """Markdown table, sorted by STS correlation, best first."""
     ordered = sorted(results.items(), key=lambda item: -item[1]["metrics"][MAIN])
     shown = {key: head for key, head in SHOWN.items() if all(key in x["metrics"] for _, x in ordered)}
     lines = ["| loss | " + " | ".join(shown.values()) + " | spread over seeds |", "|---" * (len(shown) + 2) + "|"]
@@ -175,7 +175,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def plot(results: dict[str, dict[str, Any]], path: Path) -> None:
-    """STS correlation over the steps, one line per loss, the legend in the order of the last points."""
+    """Plot STS correlation over steps, one line per loss, the legend in the order of the last points."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 

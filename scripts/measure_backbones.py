@@ -1,10 +1,10 @@
-"""What caching hidden states is worth: rows per second with the encoder trained, frozen, and cached.
+"""Benchmark of student.backbone: rows per second with the encoder trained, frozen, and cached.
 
     JAX_PLATFORMS=cpu python scripts/measure_backbones.py
 
-A BERT of `--size` with random weights under an activation pooling and a dense head, on pairs of random tokens with as
-many tokens as sentences have, one device. Prints a line of JSON for computing the cache, and one for each backbone:
-median milliseconds of a step after `--warm` others, with its batch loaded and sent, and rows per second.
+A BERT of `--size` with random weights, followed by activation pooling and a dense head, on pairs of random tokens of
+typical sentence lengths, on one device. Prints a line of JSON for computing the cache, and one for each backbone:
+median milliseconds per step after `--warm` steps, including loading and transfer of the batch, and rows per second.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from jdistill.train.step import make_train_step
 
 
 class Rows:
-    """Pairs of different texts."""
+    """Pairs of distinct texts."""
 
     scores = labels = None
 
@@ -46,13 +46,13 @@ class Rows:
 
 
 class Teacher:
-    """One vector for all texts."""
+    """The same vector for all texts."""
 
     def __init__(self, width: int) -> None:
         self.vector = np.full(width, width**-0.5, np.float32)
 
     def take(self, ids: np.ndarray, side: str) -> np.ndarray:
-        """Of each text the same."""
+        """The same vector for each text."""
         return np.broadcast_to(self.vector, (*ids.shape, len(self.vector)))
 
 
@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--size", default="minilm-l6")
     p.add_argument("--rows", type=int, default=2048, help="pairs in the store")
     p.add_argument("--batch", type=int, default=128)
-    p.add_argument("--length", type=int, default=32, help="most tokens of a text; the mean is about half of it")
+    p.add_argument("--length", type=int, default=32, help="maximum tokens per text; the mean is about half of it")
     p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     p.add_argument("--backbones", nargs="+", default=["trained", "frozen", "cached"])
     p.add_argument("--steps", type=int, default=5)
@@ -70,7 +70,7 @@ def arguments() -> argparse.Namespace:
 
 
 def make_tokens(folder: Path, texts: int, longest: int, vocabulary: int) -> TokenTable:
-    """Random tokens, in the form of the store's cache."""
+    """Random tokens, in the format of the store's token cache."""
     random = np.random.default_rng(0)
     lengths = np.clip(random.gamma(4, longest / 8, texts).astype(np.int64), 4, longest)
     folder.mkdir(parents=True)
@@ -81,7 +81,7 @@ def make_tokens(folder: Path, texts: int, longest: int, vocabulary: int) -> Toke
 
 
 def make_student(a: argparse.Namespace, backbone: Any) -> tuple[Student, dict[str, Any]]:
-    """Random weights, no tokenizer: nothing here reads text."""
+    """A student with random weights and without tokenizer, as no text is read."""
     encoder = BertConfig(size=a.size)
     head = [Dense(in_features=encoder.width, out_features=encoder.width), Normalize()]
     architecture = Architecture(

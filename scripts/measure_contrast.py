@@ -1,12 +1,12 @@
-"""Time and memory of InfoNCE with streamed scores beside dense ones: value and gradient, on this machine's devices.
+"""Time and memory of InfoNCE with streamed vs. dense scores: value and gradient, on this machine's devices.
 
     python scripts/measure_contrast.py --rows 4096
     python scripts/measure_contrast.py --rows 32768 --no-time
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python scripts/measure_contrast.py --rows 4096 --devices 8
 
-Prints a line of JSON per form: dense (one matrix of scores) and streamed (jdistill's loss); on several devices streamed
-only, with candidates gathered and round a ring. Memory is what the compiled program needs on a device beside its inputs
-and outputs; time is the least of several interleaved runs.
+Prints a line of JSON per variant: dense (one score matrix) and streamed (jdistill's loss); on several devices streamed
+only, with candidates gathered or passed around a ring. Memory is what the compiled program needs per device in addition
+to inputs and outputs; time is the minimum of several interleaved runs.
 """
 
 import argparse
@@ -31,7 +31,7 @@ LOSSES = {
 
 
 def dense(name: str) -> Callable[..., jax.Array]:
-    """The loss as it is written in a paper: all scores at once."""
+    """The textbook loss: all scores at once."""
 
     def loss(queries: jax.Array, documents: jax.Array) -> jax.Array:
         q, d = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (queries, documents))
@@ -44,7 +44,7 @@ def dense(name: str) -> Callable[..., jax.Array]:
 
 
 def streamed(name: str, mesh: Mesh, gathered_bytes: int, block: int) -> Callable[..., jax.Array]:
-    """The loss as training computes it, so many candidates at a time."""
+    """The loss as used in training, in blocks of candidates."""
     loss = LOSSES[name].model_copy(update={"block": block})
     objective = make_objective({"contrast": loss}, mesh, gathered_bytes=gathered_bytes)
 
@@ -60,10 +60,10 @@ def streamed(name: str, mesh: Mesh, gathered_bytes: int, block: int) -> Callable
 
 
 def main() -> None:
-    """Compile every form, then time them in turn."""
+    """Compile all variants, then time them in turn."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rows", type=int, default=4096, help="pairs in the batch")
-    options.add_argument("--width", type=int, default=384, help="of the vectors")
+    options.add_argument("--width", type=int, default=384, help="width of the vectors")
     options.add_argument("--loss", choices=list(LOSSES), default="symmetric")
     options.add_argument(
         "--block", type=int, nargs="*", default=[512], help="candidates at a time; several are compared"

@@ -1,11 +1,11 @@
-"""What scanning an encoder's layers costs and saves: time to compile, time of a pass forward and backward, memory.
+"""Benchmark of scanned vs. unrolled encoder layers: compile time, time of a forward and backward pass, memory.
 
     JAX_PLATFORMS=cpu python scripts/measure_layers.py --size ettin-150m --rows 8 --length 128
 
-Random weights and tokens, no optimizer. Prints a line of JSON for layers unrolled and for layers scanned: seconds to
-trace and to compile (nothing cached; on a busy machine the processor's seconds tell more than the clock's), temporary
-memory, bytes that the compiler expects to be moved, and the processor's seconds for the quickest of `--passes`, run in
-turn. With `--topology v5e:2x2` it compiles for a chip that is not there, and runs nothing.
+Random weights and tokens, no optimizer. Prints a line of JSON for unrolled and for scanned layers: seconds to trace and
+compile (without cache; CPU seconds are more reliable than wall time on a busy machine), temporary memory, bytes
+accessed by the compiler's count, and CPU seconds of the fastest of `--passes` interleaved passes. With
+`--topology v5e:2x2` it compiles for an absent chip, and runs nothing.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--kind", choices=KINDS, default="modernbert")
     p.add_argument("--size", default="ettin-150m", help="a size's name; '' for the defaults of the kind")
-    p.add_argument("--layers", type=int, help="the first so many")
+    p.add_argument("--layers", type=int, help="use the first N layers only")
     p.add_argument("--rows", type=int, default=8)
     p.add_argument("--length", type=int, default=128)
     p.add_argument("--remat", choices=("none", "products", "everything"), default="none")
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
 def compiled(
     a: argparse.Namespace, config: EncoderConfig, tokens: Tokens, device: Any, *, scan: bool
 ) -> tuple[Any, dict[str, Any]]:
-    """The gradient of a sum over the last hidden states, and what it took to compile it."""
+    """The compiled gradient of a sum over the last hidden states, and its compilation costs."""
     computing = Computing(jnp.dtype(a.dtype), remat=a.remat, scan=scan)
     graph, state = nnx.split(nnx.eval_shape(lambda: config.make_module(computing, rngs=nnx.Rngs(params=0))))
     there = SingleDeviceSharding(device)
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def timed(a: argparse.Namespace, config: EncoderConfig, tokens: Tokens, programs: list[Any]) -> list[list[float]]:
-    """Seconds of the processor that each pass of each program takes; the first pass of each is not counted."""
+    """CPU seconds of each pass of each program, without the first."""
     module = config.make_module(Computing(jnp.dtype(a.dtype)), rngs=nnx.Rngs(params=0))
     params = nnx.to_pure_dict(nnx.state(module, nnx.Param))
     seconds: list[list[float]] = [[] for _ in programs]

@@ -1,12 +1,12 @@
-"""How good a model is right after it was cut, before any training: one way of cutting after another.
+"""Quality of a model directly after pruning, without training, for several ways of pruning.
 
     JAX_PLATFORMS=cpu python scripts/measure_pruning.py --model MODEL_DIR --texts texts.parquet --sts sts_dev.parquet
 
-`texts` has a column `text` (`--column` names another); of them a sample is read and all are counted. The STS file has
-`sentence1`, `sentence2` and `score`. Prints a table in Markdown: parameters in millions, of which the table of words;
-Spearman over cosine; and Spearman between the cosines of the cut and of the whole model, over all pairs of the file. A
-line of JSON follows for each vocabulary: the share of the file's texts whose tokens are all kept, and the largest
-difference of their vectors to those of the whole model.
+`texts` has a column `text` (or `--column`); a sample of its texts is read, and the tokens of all are counted. The STS
+file has `sentence1`, `sentence2` and `score`. Prints a Markdown table: parameters and word embeddings in millions;
+Spearman of cosines with the scores; and Spearman between the cosines of pruned and full model, over all pairs of the
+file. A line of JSON follows for each vocabulary: the fraction of the file's texts whose tokens are all kept, and the
+largest difference of their vectors from those of the full model.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
     p.add_argument("--texts", required=True)
     p.add_argument("--column", default="text")
     p.add_argument("--sts", required=True)
-    p.add_argument("--only", default="", help="ways whose name has this in it, besides the whole")
+    p.add_argument("--only", default="", help="only variants whose name contains this, besides the full model")
     a = p.parse_args()
     corpus = Corpus.of(list(read_columns(a.texts, {a.column: text})[a.column]))
     columns = read_columns(a.sts, {"sentence1": text, "sentence2": text})
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def made(init: str, options: Mapping[str, Any], corpus: Corpus, *, plain: bool) -> tuple[Model, float]:
-    """The cut model, and the seconds that it took."""
+    """The pruned model, and the seconds it took."""
     began = time.perf_counter()
     config = StudentConfig.model_validate({"init": init, **options})
     how = patch("jdistill.student.pruning.narrow.reading", _nothing_made_up_for) if plain else patch.dict({})
@@ -90,20 +90,20 @@ def _nothing_made_up_for(moments: Any, encode: np.ndarray, *, biased: bool) -> R
 
 
 def sizes(model: Model) -> str:
-    """Parameters, and those of the table of words, in millions."""
+    """Parameters and word embeddings, in millions."""
     encoder = model.params["encoder"]
     words = encoder["words"] if "words" in encoder else encoder["embeddings"]["words"]
     return f"{sum(x.size for x in jax.tree.leaves(model.params)) / 1e6:.2f} | {words.size / 1e6:.2f}"
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:
-    """Of each pair."""
+    """The cosine of each pair."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return (unit[: len(unit) // 2] * unit[len(unit) // 2 :]).sum(1)
 
 
 def covered(model: Model, vectors: np.ndarray, whole: Model, wholes: np.ndarray, texts: list[str]) -> dict[str, float]:
-    """Share of texts with the same tokens as before, and the largest difference of their vectors."""
+    """Fraction of texts with unchanged tokens, and the largest difference of their vectors."""
     kept = set(model.student.tokenizer.ids)
     named = {i: token for token, i in whole.student.tokenizer.ids.items()}
     rows = whole.student.tokenizer.encode(texts, None)

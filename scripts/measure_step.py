@@ -1,14 +1,13 @@
-"""Time, memory and utilisation of a run's training step on this machine's devices, on random weights and tokens.
+"""Time, memory and utilization of a run's training step on this machine's devices, with random weights and tokens.
 
     python scripts/measure_step.py configs/minilm-embed-cosine.yaml train.global_batch_size=4096 --length 64 \
         --try student.attention=xla --try student.attention=cudnn
 
-Neither store nor teacher nor weights are needed: sizes are those that `jdistill plan` would plan for, the batch lies on
-the devices already, and every text is `--length` tokens long unless `--mean` says less; of texts that share rows
-(`loader.packing`, `loader.folding`) `--length` is the mean. Every `--try` is the same step with other settings; all are
-compiled first and then run in turn, so that they share the machine's moods. Prints a line of JSON for each:
-milliseconds per step (median), rows and real tokens per second, model FLOPs by formula over the time as a share of the
-device's published peak, temporary memory, and seconds to compile.
+Needs no store, teacher or weights: sizes are those of `jdistill plan`, the batch is already on the devices, and every
+text has `--length` tokens unless `--mean` is below 1; with `loader.packing` or `loader.folding`, `--length` is the
+mean. Every `--try` is the same step with other settings; all are compiled first and then run in turn, so that other
+load affects them equally. Prints a line of JSON for each: milliseconds per step (median), rows and real tokens per
+second, model FLOPs utilization (by formula, relative to the published peak), temporary memory, and seconds to compile.
 """
 
 import argparse
@@ -21,7 +20,7 @@ from jdistill import backend
 
 
 class Timed(NamedTuple):
-    """One form of the step."""
+    """One variant of the step."""
 
     settings: list[str]
     job: Any
@@ -35,15 +34,15 @@ def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("config")
     p.add_argument("overrides", nargs="*", metavar="key=value")
-    p.add_argument("--length", metavar="N|QxD", help="padded tokens of a text, or of queries and documents")
-    p.add_argument("--mean", type=float, default=1.0, help="real tokens, as a share of the padded ones")
+    p.add_argument("--length", metavar="N|QxD", help="padded tokens per text, or per query and document")
+    p.add_argument("--mean", type=float, default=1.0, help="real tokens, as a fraction of the padded ones")
     p.add_argument("--try", dest="tries", action="append", default=[], metavar="key=value[,key=value]")
     p.add_argument("--steps", type=int, default=20)
     return p.parse_args()
 
 
 def prepared(a: argparse.Namespace, settings: list[str]) -> Timed:
-    """The compiled step with a random state and batch."""
+    """The compiled step, a random state and a random batch."""
     import jax
 
     from jdistill import verbs
@@ -65,7 +64,7 @@ def prepared(a: argparse.Namespace, settings: list[str]) -> Timed:
 
 
 def filled(form: Any) -> Any:
-    """A state of that form: small random matrices, norms of 1, zeros elsewhere."""
+    """A state of these shapes: small random matrices, norms of 1, zeros elsewhere."""
     import jax
     import jax.numpy as jnp
 
@@ -81,7 +80,7 @@ def filled(form: Any) -> Any:
 
 
 def random_batch(form: Any, job: Any, mean: float, pieces: int) -> Any:
-    """A batch of that form: tokens of the vocabulary, lengths spread evenly, or all equal where packed."""
+    """A random batch of these shapes; text lengths are evenly distributed, or equal with packing."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -117,7 +116,7 @@ def random_batch(form: Any, job: Any, mean: float, pieces: int) -> Any:
 
 
 def main() -> None:
-    """Compile every form, then run them in turn."""
+    """Compile all variants, then run them in turn."""
     a = arguments()
     backend.prepare()
     import jax
@@ -138,7 +137,7 @@ def main() -> None:
             if turn > 1:
                 seconds[i].append(time.perf_counter() - began)
             if turn == 0:
-                assert np.isfinite(float(metrics.loss)), "the step gave a loss that is not finite"
+                assert np.isfinite(float(metrics.loss)), "the loss is not finite"
     for form, times in zip(forms, seconds, strict=True):
         step, rows = statistics.median(times), form.job.global_batch_size
         flops = model_flops(form.job, rows) / jax.device_count()

@@ -81,23 +81,23 @@ def identifier(value: Any) -> str:
 
 
 def label(value: Any) -> str:
-    """The name of a class: "no" stays "no", and 2, 2.0 and "2" are the class "2".
+    """Return a label as a string: "no" stays "no", and 2, 2.0 and "2" become "2".
 
     Raises:
-      WrongValueError: if it is missing or empty, holds half a character, or is neither a string nor a whole number.
+      WrongValueError: if it is missing or empty, contains a lone surrogate, or is neither a string nor a whole number.
     """
-    whole = isinstance(value, float) and value.is_integer()  # a column of integers with gaps becomes one of floats
+    whole = isinstance(value, float) and value.is_integer()  # an integer column with missing values is read as floats
     try:
         return identifier(int(value) if whole else value)
     except WrongValueError as wrong:
         nothing = value is None or _is_nan(value) or _blank(value)
-        found = "holds no value" if nothing else f"is {shown(value)} ({type(value).__name__})"
+        found = "has no value" if nothing else f"is {shown(value)} ({type(value).__name__})"
         problem = f"{found}, expected a label: a string or a whole number"
         raise WrongValueError(problem, empty=nothing or wrong.empty) from None
 
 
 def shown(value: Any) -> str:
-    """A value in at most 60 characters, those that cannot be seen or written as escapes."""
+    """A value in at most 60 characters, with invisible characters escaped."""
     if isinstance(value, int) and value.bit_length() > 1000:
         return f"an integer of {value.bit_length()} bits"
     written = repr(value[:100]) if isinstance(value, str | bytes) else repr(value)

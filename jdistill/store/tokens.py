@@ -143,7 +143,7 @@ def _write(
             tokens = tokenizer.encode([prompt + text for text in texts.take(ids)], max_length)
             lengths[ids] = [len(row) for row in tokens]
             if lengths[ids].max() > max_length:
-                raise ValueError(f"the tokenizer gave {lengths[ids].max()} tokens, but max_length is {max_length}")
+                raise ValueError(f"the tokenizer returned {lengths[ids].max()} tokens, but max_length is {max_length}")
             values.append(np.asarray([token for row in tokens for token in row], np.int32))
             progress.advance(len(ids))
     save_array(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))

@@ -25,7 +25,7 @@ from jdistill.verbs.evaluate import evaluate_params, make_evaluators
 from jdistill.verbs.tokens import check_tokenizer
 
 LANES = 128
-"""Width of a TPU vector register: row lengths are padded up to multiples of it."""
+"""Lanes of a TPU vector register; row lengths are padded to multiples of it."""
 
 
 def train(recipe: Recipe) -> TrainResult:
