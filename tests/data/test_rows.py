@@ -40,11 +40,11 @@ def test_a_label_is_a_name_or_a_whole_number(source, label, name):
 @pytest.mark.parametrize(
     ("label", "told"),
     [
-        (None, "holds no value, expected a label: a string or a whole number. Repair the row, or set .*empty: drop"),
-        ("", "holds no value, expected a label"),
-        (" \u200b", "holds no value, expected a label"),
+        (None, "has no value, expected a label: a string or a whole number. Repair the row, or set .*empty: drop"),
+        ("", "has no value, expected a label"),
+        (" \u200b", "has no value, expected a label"),
         ("\ud83d", r"is '.ud83d' \(str\), expected a label: .*empty: drop"),
-        (math.nan, "holds no value, expected a label"),
+        (math.nan, "has no value, expected a label"),
         (0.5, r"is 0.5 \(float\), expected a label"),
         (True, r"is True \(bool\), expected a label"),
         (["a"], r"is \['a'\] \(list\), expected a label"),
@@ -54,7 +54,7 @@ def test_what_is_no_label_is_refused(source, label, told):
     rows = [{"d": "he", "l": "a"}, {"d": "she", "l": label}]
     with pytest.raises(UserError, match=f"row 2, column 'l': {told}"):
         list(read_rows("x", source(rows, ColumnMap(text="d", label="l"))))
-    if "holds no value" in told or "drop" in told:
+    if "has no value" in told or "drop" in told:
         assert len(list(read_rows("x", source(rows, ColumnMap(text="d", label="l"), empty="drop")))) == 1
 
 
