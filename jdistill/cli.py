@@ -210,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     train = verb("train", _train, "train the student on the store; resumes an interrupted run")
     add_recipe(train)
     add_processes(train)
-    evaluate = verb("evaluate", _evaluate, "measure runs and models side by side")
+    evaluate = verb("evaluate", _evaluate, "evaluate and compare runs and models")
     evaluate.add_argument(
         "models",
         nargs="+",
