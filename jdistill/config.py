@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from jdistill.outside import Outside
 from jdistill.yaml_text import DEEPEST, LONGEST, read_yaml, write_yaml
 
 
@@ -48,6 +49,9 @@ TAGS = ("kind", "by")
 
 MISTAKES = 20
 """Maximum number of errors listed per file."""
+
+_OTHER_BRANCH = ("list_type", "literal_error", "model_attributes_type")
+"""Mistakes that a value makes of a branch of a union which is of another shape."""
 
 _SHAPES = {list: "a list", dict: "a mapping"}
 
@@ -137,7 +141,7 @@ def dump_yaml(config: Config) -> str:
 def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> str:
     """Format a validation error as lines of `where: key.path: what is wrong. What to do.`, one per error."""
     lines = []
-    mistakes = error.errors()
+    mistakes = _told(error.errors(), model)
     for item in mistakes[:MISTAKES]:
         path, sections = _walk(model, item["loc"])
         section = sections[0] if sections else None
@@ -167,6 +171,17 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> st
     return "\n".join(lines)
 
 
+def _told(mistakes: Sequence[Any], model: type[BaseModel]) -> list[Any]:
+    """Mistakes without those of the branches of a union that were not meant, where the one that was has its own."""
+    paths = [_walk(model, item["loc"])[0] for item in mistakes]
+    meant = [path for path, item in zip(paths, mistakes, strict=True) if item["type"] not in _OTHER_BRANCH]
+    return [
+        item
+        for path, item in zip(paths, mistakes, strict=True)
+        if item["type"] not in _OTHER_BRANCH or not any(f"{other}.".startswith(f"{path}.") for other in meant)
+    ]
+
+
 def _one_line(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
@@ -190,6 +205,10 @@ def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[str, list[ty
             section = get_args(section)[1]
             continue
         candidates = _models(section)
+        named = {kind: cls for outside in _outsides(section) for kind, cls in outside.found.items()}
+        if key in named:
+            section = named[key]
+            continue
         tags = {m: _tag(m) for m in candidates}
         if key in tags.values() and key not in {f for m in candidates for f in m.model_fields}:
             section = next(m for m, tag in tags.items() if tag == key)  # pydantic inserts the union member's tag
@@ -199,19 +218,27 @@ def _walk(model: type[BaseModel], location: Sequence[Any]) -> tuple[str, list[ty
         shown.append(str(key))
         if i < len(location) - 1:
             field = next((m.model_fields[key] for m in candidates if key in m.model_fields), None)
-            section = field.annotation if field is not None else section
+            section = field.rebuild_annotation() if field is not None else section
     return ".".join(shown), _models(section)
 
 
 def _tag(model: type[BaseModel]) -> str:
     """The discriminator value that selects this member of a union; empty if none."""
-    return next((str(model.model_fields[key].default) for key in TAGS if key in model.model_fields), "")
+    fields = (model.model_fields[key] for key in TAGS if key in model.model_fields)
+    return next((str(field.default) for field in fields if not field.is_required()), "")
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _outsides(annotation: Any) -> list[Outside]:
+    """What says that classes of other packages may stand here."""
+    if isinstance(annotation, Outside):
+        return [annotation]
+    return [outside for part in get_args(annotation) for outside in _outsides(part)]
 
 
 def _did_you_mean(key: str, section: type[BaseModel] | None) -> str:

@@ -16,6 +16,7 @@ from jdistill.evaluate.sts import STS
 from jdistill.evaluate.table import format_json, format_table
 from jdistill.evaluate.throughput import Throughput, rows_per_second
 from jdistill.evaluate.triplet import Triplet
+from jdistill.outside import Outside
 
 __all__ = [
     "STS",
@@ -37,7 +38,11 @@ __all__ = [
     "rows_per_second",
 ]
 
-Evaluator = Annotated[STS | Triplet | Retrieval | Throughput, Field(discriminator="kind")]
+OUTSIDE = Outside("jdistill.evaluators", EvaluatorConfig, defines=("primary", "__call__", "metrics"))
+"""Evaluators of other packages."""
+
+Evaluator = Annotated[STS | Triplet | Retrieval | Throughput, Field(discriminator="kind"), OUTSIDE]
+"""Any evaluator, told apart by its `kind`."""
 
 
 def evaluate(evaluators: Mapping[str, EvaluatorConfig | Fidelity], encode: Encode) -> dict[str, float]:

@@ -38,12 +38,11 @@ class EvaluatorConfig(Config):
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Read and check the files, so that errors are found before training.
+        """Read and check the files, if there are any, so that errors are found before training.
 
         Raises:
           UserError: as a call does.
         """
-        raise NotImplementedError
 
     def metrics(self, width: int) -> list[str]:
         """Names of the metrics that a call returns.

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from jdistill.losses.base import LossConfig
-from jdistill.losses.basic import Basic, Members
+from jdistill.losses.base import LossConfig, Needs
+from jdistill.losses.basic import OUTSIDE, Basic, Members
 from jdistill.losses.blocks import HERE
 from jdistill.losses.contrast.false_negatives import (
     Limit,
@@ -53,7 +53,7 @@ from jdistill.losses.scores.mse import ScoreMSE, score_mse
 from jdistill.losses.scores.rank import Comparisons, ScoreRank, draw_comparisons, score_rank
 from jdistill.losses.scores.zscore import ScoreZscore, zscores
 
-Loss = Annotated[Members | Matryoshka | AdaptiveLayer, Field(discriminator="kind")]
+Loss = Annotated[Members | Matryoshka | AdaptiveLayer, Field(discriminator="kind"), OUTSIDE]
 """Any loss, discriminated by its `kind`."""
 
 __all__ = [
@@ -81,6 +81,7 @@ __all__ = [
     "LossConfig",
     "Matryoshka",
     "MegaBatchMargin",
+    "Needs",
     "OnlineContrastive",
     "ScoreKL",
     "ScoreMSE",

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from jdistill.losses.base import LossConfig
 from jdistill.losses.contrast.info_nce import InfoNCE
 from jdistill.losses.contrast.mega_batch_margin import MegaBatchMargin
 from jdistill.losses.contrast.sigmoid import Sigmoid
@@ -25,6 +26,7 @@ from jdistill.losses.scores.margin_mse import ScoreMarginMSE
 from jdistill.losses.scores.mse import ScoreMSE
 from jdistill.losses.scores.rank import ScoreRank
 from jdistill.losses.scores.zscore import ScoreZscore
+from jdistill.outside import Outside
 
 Members = (
     EmbedCosine
@@ -55,5 +57,8 @@ Members = (
     | L1
 )
 
-Basic = Annotated[Members, Field(discriminator="kind")]
+OUTSIDE = Outside("jdistill.losses", LossConfig, defines=("__call__",))
+"""Losses of other packages."""
+
+Basic = Annotated[Members, Field(discriminator="kind"), OUTSIDE]
 """Any loss that does not wrap another, discriminated by its `kind`."""

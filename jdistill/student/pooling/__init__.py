@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import Field
 
+from jdistill.outside import Outside
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.packing import Rows
 from jdistill.student.pooling.activation import Activation
@@ -32,7 +33,12 @@ __all__ = [
     "pooled_width",
 ]
 
-Pooling = Mode | Annotated[Activation | LatentAttention | SparseVocabulary | Splade, Field(discriminator="kind")]
+OUTSIDE = Outside("jdistill.poolings", PoolingModule, defines=("width", "init", "__call__"))
+"""Poolings of other packages."""
+
+Pooling = (
+    Mode | Annotated[Activation | LatentAttention | SparseVocabulary | Splade, Field(discriminator="kind"), OUTSIDE]
+)
 """An entry of `pooling`: the name of a mode, or a module with its options."""
 
 
