@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from jdistill.outside import Outside
 from jdistill.yaml_text import DEEPEST, LONGEST, read_yaml, write_yaml
@@ -27,6 +27,19 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+
+class Kind(Config):
+    """Base of what `kind` tells apart in a recipe; a class that does not say its own is called by its place."""
+
+    kind: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _called_by_its_place(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "kind" not in content and cls.model_fields["kind"].is_required():
+            return {"kind": f"{cls.__module__}:{cls.__qualname__}", **content}
+        return content
 
 
 def _expanded(path: str) -> str:

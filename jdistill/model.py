@@ -1,6 +1,6 @@
 """Inference: `load` reads a model from a folder or the hub, `Model.encode` turns texts into vectors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from jdistill.student.config import Dtype
 from jdistill.student.hf_folder import locate, read_folder
 from jdistill.student.init import from_pretrained
 from jdistill.student.lora import merge_lora
+from jdistill.student.pooling import PoolingModule
 from jdistill.types import Tokens
 
 _CHUNK = 8192
@@ -138,20 +139,27 @@ class Model:
         return [np.asarray(row, np.int32) for chunk in chunks for row in tokenizer.encode(chunk, length)]
 
 
-def load(path: str | Path, *, revision: str | None = None, dtype: Dtype = "float32") -> Model:
+def load(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+    poolings: Sequence[type[PoolingModule]] = (),
+) -> Model:
     """Load a model from a run folder, an exported folder, any supported Hugging Face folder, or a hub id.
 
     Args:
       path: folder or hub id.
       revision: branch, tag or commit on the hub.
       dtype: dtype of the encoder's computation; vectors are always float32.
-
+      poolings: classes of other packages that the folder may use. No folder can have anything imported, except a run
+        folder, which is the user's own: what its recipe names is imported again.
     Raises:
       UserError: if there is no such model, or its architecture is not supported.
     """
     if (Path(path) / "architecture").is_dir():
         return _load_run(Path(path), dtype)
-    found = read_folder(locate(str(path), revision=revision))
+    found = read_folder(locate(str(path), revision=revision), poolings)
     student, params = from_pretrained(found, dtype=dtype)
     return Model(student, params, found.prompts, found.default_prompt_name, found.truncate_dim)
 

@@ -11,15 +11,15 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, get_args
+from typing import Annotated, Any, Union, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, GetCoreSchemaHandler
 from pydantic_core import SchemaValidator, core_schema
 
 
 @dataclass(frozen=True)
 class Outside:
-    """Beside a union of classes that `kind` tells apart: a class of another package is a member as well.
+    """Of a union of classes that `kind` tells apart, and their base: the base stands for classes of other packages.
 
     Args:
       group: the entry points that give such classes short names.
@@ -33,13 +33,15 @@ class Outside:
     found: dict[str, type[BaseModel]] = field(default_factory=dict, compare=False, repr=False)
     """Kind -> class, of all that recipes of this process have named."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        """The union's own schema, except where `kind` is none of it."""
-        own, inner = _kinds(source), handler(source)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        """That of the union without the base, except where `kind` is none of it."""
+        classes = tuple(cls for cls in get_args(source) if cls is not self.base)
+        own = {str(cls.model_fields["kind"].default) for cls in classes}
+        inner = handler.generate_schema(Annotated[Union[classes], Field(discriminator="kind")])  # noqa: UP007
 
         def read(value: Any, members: Callable[[Any], Any]) -> Any:
             if isinstance(value, self.base):
-                return members(value) if isinstance(value, get_args(source)) else value
+                return members(value) if isinstance(value, classes) else value
             kind = value.get("kind") if isinstance(value, Mapping) else None
             if not isinstance(kind, str) or kind in own:
                 return members(value)
@@ -51,9 +53,8 @@ class Outside:
             return SchemaValidator(one).validate_python(value)
 
         def write(value: Any, members: Callable[[Any], Any], info: Any) -> Any:
-            if isinstance(value, get_args(source)):
-                return members(value)
-            return value.model_dump(mode=info.mode) if isinstance(value, self.base) else members(value)
+            outside = isinstance(value, self.base) and not isinstance(value, classes)
+            return value.model_dump(mode=info.mode) if outside else members(value)
 
         return core_schema.no_info_wrap_validator_function(
             read,
@@ -79,15 +80,14 @@ class Outside:
         Raises:
           ValueError: in one sentence each, what is wrong and what to do.
         """
-        if kind not in self.found:
-            entries = self._named(kind)
-            if len({entry.value for entry in entries}) > 1:
-                places = " and ".join(sorted({entry.value for entry in entries}))
-                raise ValueError(f"kind {kind!r} is the name of several classes: {places}. Write one of them as kind.")
-            cls = _class_at(entries[0].value if entries else kind, self.base)
-            self._check(kind, cls)
-            self.found[kind] = cls
-        return self.found[kind]
+        places = [kind] if ":" in kind else sorted({entry.value for entry in self._named(kind)})
+        if len(places) > 1:
+            named = " and ".join(places)
+            raise ValueError(f"kind {kind!r} is the name of several classes: {named}. Write one of them as kind.")
+        cls = _class_at(places[0], self.base)
+        self._check(kind, cls)
+        self.found[kind] = cls
+        return cls
 
     def _named(self, kind: str) -> list[EntryPoint]:
         return [*entry_points(group=self.group, name=kind)]
@@ -148,10 +148,6 @@ def _derived(value: Any, base: type[BaseModel]) -> bool:
 
 def _validated_by(cls: type[BaseModel]) -> Any:
     return core_schema.no_info_plain_validator_function(cls.model_validate)
-
-
-def _kinds(union: Any) -> set[str]:
-    return {str(member.model_fields["kind"].default) for member in get_args(union)}
 
 
 def _unknown(kind: str, known: list[str]) -> None:

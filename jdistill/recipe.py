@@ -45,7 +45,8 @@ class Recipe(Config):
     """Name -> evaluation, run during training and by `jdistill evaluate`."""
     fidelity: FidelityConfig | None = FidelityConfig()
     """Comparison with the teachers' vectors on held-out rows, if there are any; null disables it."""
-    export: ExportConfig = ExportConfig()
+    export: ExportConfig | None = ExportConfig()
+    """Options of `jdistill export`; null for a run that is not to be exported."""
 
     @model_validator(mode="after")
     def _terms_name_known_teachers(self) -> "Recipe":

@@ -7,8 +7,6 @@ class to `Evaluator` below.
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field
-
 from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName
 from jdistill.evaluate.fidelity import Fidelity, FidelityConfig, fidelity
 from jdistill.evaluate.retrieval import Retrieval
@@ -41,7 +39,7 @@ __all__ = [
 OUTSIDE = Outside("jdistill.evaluators", EvaluatorConfig, defines=("primary", "__call__", "metrics"))
 """Evaluators of other packages."""
 
-Evaluator = Annotated[STS | Triplet | Retrieval | Throughput, Field(discriminator="kind"), OUTSIDE]
+Evaluator = Annotated[STS | Triplet | Retrieval | Throughput | EvaluatorConfig, OUTSIDE]
 """Any evaluator, told apart by its `kind`."""
 
 

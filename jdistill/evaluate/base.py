@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from jdistill.config import Config
+from jdistill.config import Kind
 
 SideName: TypeAlias = Literal["query", "document"]
 
@@ -18,7 +18,7 @@ class Encode(Protocol):
         ...
 
 
-class EvaluatorConfig(Config):
+class EvaluatorConfig(Kind):
     """Base of evaluators. A subclass adds `kind: Literal["its_name"]`, its options, `primary` and `__call__`.
 
     Files are read once, by `prepare` or the first call, and cached.
@@ -26,8 +26,6 @@ class EvaluatorConfig(Config):
 
     primary: ClassVar[str]
     """The main metric, shown in short tables. Higher is better."""
-
-    kind: str
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """Metric name -> value, such as `{"spearman_cosine": 0.83}`.

@@ -54,8 +54,8 @@ class CardInfo:
     """Side -> text prepended to each input."""
     sparse: bool = False
     """Whether the model is a SparseEncoder, with a weight for each token of the vocabulary."""
-    own_modules: bool = False
-    """Whether loading needs `trust_remote_code=True`, for the module file in the folder."""
+    own_modules: Sequence[str] = ()
+    """Names of the module files in the folder; with any, loading needs `trust_remote_code=True`."""
     initialised_from: str | None = None
     """Hub id or folder of the model that the student started from."""
     base_model: str | None = None
@@ -161,9 +161,10 @@ def _usage(info: CardInfo) -> str:
         encode = 'queries = model.encode(["a question"])\ndocuments = model.encode(["an answer", "something else"])\n'
     cls = "SparseEncoder" if info.sparse else "SentenceTransformer"
     trust = ", trust_remote_code=True" if info.own_modules else ""
+    files = _sentence([_span(name) for name in info.own_modules]) if info.own_modules else ""
     why = (
-        "\n\n`trust_remote_code=True` allows running `jdistill_pooling.py` in this folder: a pooling that "
-        "sentence-transformers does not have, in plain PyTorch and without further dependencies. Review it first."
+        f"\n\n`trust_remote_code=True` allows running {files} in this folder: a pooling that sentence-transformers does "
+        "not have, in plain PyTorch and without a dependency on jdistill. Review it first."
         if info.own_modules
         else ""
     )

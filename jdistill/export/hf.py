@@ -23,20 +23,21 @@ from jdistill.config import UserError
 from jdistill.export.config import Projection
 from jdistill.export.files import replacing, write_json, write_tensors
 from jdistill.export.tail import (
-    MODULES_PATH,
     NORMALIZE,
     STOCK,
     STOCK_SPARSE,
     Module,
+    check_modules,
     dense_module,
     head_modules,
+    module_files,
     pooling_modules,
 )
 from jdistill.student import Student, to_hf_tensors
 from jdistill.student.encoders import StaticConfig
 from jdistill.student.head import Dense
 from jdistill.student.masked_lm import masked_lm
-from jdistill.student.pooling import PoolingModule, Splade
+from jdistill.student.pooling import Splade
 
 _LAYOUT = "3.0.0"
 """The sentence-transformers release named in the export; newer releases load it without a warning."""
@@ -70,9 +71,11 @@ def export_model(
       The folder.
 
     Raises:
-      UserError: if `folder` contains files that no export wrote, or there is no such projection.
+      UserError: if `folder` contains files that no export wrote, there is no such projection, or a pooling cannot be
+        exported.
     """
     folder = Path(folder)
+    check_modules(student.config.pooling)
     modules = [*_encoder(student, params), *head_modules(student.config.head, params.get("head", {}))]
     if projection == "dense":
         name = projected_to(student, teacher)
@@ -84,18 +87,13 @@ def export_model(
             path = fresh if module.in_root else fresh / f"{i}_{module.name}"
             path.mkdir(exist_ok=True)
             module.write(path)
-        if needs_own_modules(student):
-            shutil.copyfile(MODULES_PATH, fresh / MODULES_PATH.name)
+        for file in module_files(student.config.pooling):
+            shutil.copyfile(file, fresh / file.name)
         write_json(fresh / "modules.json", _modules(modules))
         write_json(fresh / "config_sentence_transformers.json", _settings(student))
         if check is not None:
             check(fresh)
     return folder
-
-
-def needs_own_modules(student: Student) -> bool:
-    """Whether sentence-transformers needs `trust_remote_code=True` to load the export."""
-    return any(isinstance(pooling, PoolingModule) and pooling.weights() for pooling in student.config.pooling)
 
 
 def _modules(modules: Sequence[Module]) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Writes pooling and head as modules of an export, using sentence-transformers' own modules where they exist.
 
-Other poolings are classes of `modules/jdistill_pooling.py`, a file of plain torch that is copied into the folder's root
-and does not depend on jdistill. With several poolings, sentence-transformers' Pooling is first, and each of our modules
-appends its vector.
+A pooling that sentence-transformers does not have names a class in a file of plain torch (ours is
+`modules/jdistill_pooling.py`) that is copied into the folder's root and does not depend on jdistill. With several
+poolings, sentence-transformers' Pooling is first, and each further module appends its vector.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,21 +11,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jdistill.config import UserError
 from jdistill.export.files import write_json, write_tensors
 from jdistill.student import weights
 from jdistill.student.encoders import EncoderConfig
 from jdistill.student.head import Dense, Head, LayerNorm, Normalize
-from jdistill.student.hf_modules import ACTIVATION_CLASSES, LAYER_NORM_ROWS, MODULES_FILE, POOLING_KEYS, dense_rows
+from jdistill.student.hf_modules import ACTIVATION_CLASSES, LAYER_NORM_ROWS, POOLING_KEYS, dense_rows
 from jdistill.student.pooling import Mode, Pooling, PoolingModule, Splade, pooled_width
+from jdistill.student.pooling.base import OWN_FILE
 
 STOCK = "sentence_transformers.models"
 """Package of the modules in releases before 5.4; newer ones still support it."""
 
 STOCK_SPARSE = "sentence_transformers.sparse_encoder.models"
 """The same for modules of sparse models."""
-
-MODULES_PATH = Path(__file__).parent / "modules" / f"{MODULES_FILE}.py"
-"""The file with our own modules."""
 
 
 class Module(NamedTuple):
@@ -62,6 +61,38 @@ def pooling_modules(
             before = pooled_width(poolings[:i], encoder)
             modules.append(_own_pooling(pooling, {**pooling.to_module(encoder), "before": before}, params[str(i)]))
     return modules
+
+
+def module_files(poolings: Sequence[Pooling]) -> list[Path]:
+    """The files that travel with an export of these poolings, each once."""
+    files = [each.module_file for each in poolings if isinstance(each, PoolingModule)]
+    return list(dict.fromkeys(file for file in files if file is not None))
+
+
+def check_modules(poolings: Sequence[Pooling]) -> None:
+    """Check that sentence-transformers can have every pooling.
+
+    Raises:
+      UserError: naming the one that has no class there, or whose file cannot travel.
+    """
+    for pooling in poolings:
+        if not isinstance(pooling, PoolingModule) or isinstance(pooling, Splade):
+            continue
+        where, file = f"student.pooling: {pooling.kind}", pooling.module_file
+        if file is None or not pooling.module:
+            raise UserError(
+                f"{where} cannot be exported: it names no class of torch that computes the same, which "
+                "sentence-transformers would load. Set module and module_file in its class, as docs/extending.md shows, "
+                "or set export: null for a run that is not to be exported."
+            )
+        if file.suffix != ".py" or not file.stem.isidentifier() or not file.is_file():
+            raise UserError(f"{where} cannot be exported: module_file is {file}, expected a Python file. Name one.")
+    taken: dict[str, Path] = {}
+    for file in module_files(poolings):
+        if taken.setdefault(file.name, file) != file or (file.name == OWN_FILE.name and file != OWN_FILE):
+            raise UserError(
+                f"student.pooling: {file} cannot travel with an export beside another file of that name. Rename it."
+            )
 
 
 def head_modules(head: Sequence[Head], params: Mapping[str, Mapping[str, Any]]) -> list[Module]:
@@ -111,7 +142,7 @@ def _own_pooling(pooling: PoolingModule, config: Mapping[str, Any], params: Mapp
         write_json(path / "config.json", config)
         write_tensors(path / "model.safetensors", weights.to_hf(pooling.weights(), params))
 
-    return Module(pooling.module, write, package=MODULES_FILE)
+    return Module(pooling.module, write, package=pooling.module_type().rpartition(".")[0])
 
 
 def _stock_pooling(width: int, modes: Sequence[Mode], include_prompt: bool) -> Module:

@@ -8,14 +8,15 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from jdistill.export.tail import MODULES_PATH
-from jdistill.export.verify_modules import read_module
+from jdistill.export.verify_modules import read_module, reads
+from jdistill.student.pooling.base import OWN_FILE
 
 PROBES = (
     "A short sentence.",
@@ -100,18 +101,21 @@ def verify(
     vectors: Mapping[str, Float[np.ndarray, "n d"]],
     *,
     tolerance: float = 1e-5,
+    module_files: Sequence[Path] = (OWN_FILE,),
 ) -> Verification:
     """Encode `texts` with the exported folder and compare with the student's `vectors`.
 
     The folder is loaded with sentence-transformers, as a SentenceTransformer or SparseEncoder. If it contains a
     transformer, it is also loaded with transformers' AutoModel or AutoModelForMaskedLM, and pooling and later modules
-    are computed independently from their config files.
+    are computed independently from their config files; not where a module is of another package, whose computation
+    only its own file defines.
 
     Args:
       folder: a folder written by `export_model`.
       texts: texts to encode, such as `PROBES` and some of the user's own.
       vectors: prompt name ("" for none, "query", "document") -> the student's vectors `[n, d]` of all texts.
       tolerance: largest accepted difference; 1e-5 is suitable for float32.
+      module_files: the module files that the export may contain; no other is run.
 
     Returns:
       The result, passed or not.
@@ -122,8 +126,8 @@ def verify(
     if not texts or not vectors:
         raise ValueError("verify needs at least one text and one set of vectors")
     folder = Path(folder)
-    loaders: dict[str, Load] = {"sentence-transformers": _sentence_transformers}
-    if (folder / "config.json").is_file():
+    loaders: dict[str, Load] = {"sentence-transformers": partial(_sentence_transformers, module_files)}
+    if (folder / "config.json").is_file() and all(map(reads, _read(folder / "modules.json")[1:])):
         loaders["transformers"] = _transformers
     checks = []
     with _offline():
@@ -159,10 +163,12 @@ def _compare(ours: Float[np.ndarray, "n d"], theirs: Float[np.ndarray, "n d"]) -
     return float(difference), float(cosine.min())
 
 
-def _sentence_transformers(folder: Path) -> Callable[[list[str], str], Float[np.ndarray, "n d"]]:
+def _sentence_transformers(
+    module_files: Sequence[Path], folder: Path
+) -> Callable[[list[str], str], Float[np.ndarray, "n d"]]:
     from sentence_transformers import SentenceTransformer, SparseEncoder
 
-    trusted = _is_ours(folder)
+    trusted = _is_known(folder, module_files)
     if _is_sparse(folder):
         sparse = SparseEncoder(str(folder), device="cpu", local_files_only=True, trust_remote_code=trusted)
 
@@ -188,10 +194,11 @@ def _is_sparse(folder: Path) -> bool:
     return _read(folder / "config_sentence_transformers.json").get("model_type") == "SparseEncoder"
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether the folder has a module file that equals this package's byte for byte."""
-    path = folder / MODULES_PATH.name
-    return path.is_file() and path.read_bytes() == MODULES_PATH.read_bytes()
+def _is_known(folder: Path, module_files: Sequence[Path]) -> bool:
+    """Whether the folder brings Python files, and all of them are among these, byte for byte."""
+    known = {file.name: file.read_bytes() for file in module_files}
+    brought = [*folder.rglob("*.py")]
+    return brought != [] and all(path.read_bytes() == known.get(path.name) for path in brought)
 
 
 def _transformers(folder: Path) -> Callable[[list[str], str], Float[np.ndarray, "n d"]]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jdistill.student.hf_modules import POOLING_KEYS
+from jdistill.student.pooling.base import OWN_FILE
 
 Step = Callable[[Mapping[str, Any], Any], Any]
 """`({"hidden", "mask", "ids", "prompt"}, vectors so far or None) -> vectors`; "prompt" is the number of leading prompt
@@ -24,11 +25,17 @@ def read_module(folder: Path, module: Mapping[str, str]) -> Step:
       ValueError: if it is not one that jdistill writes.
     """
     name = module["type"].rpartition(".")[2]
-    if name not in _READERS:
+    if not reads(module):
         raise ValueError(f"{folder}: module '{name}' is not one that jdistill writes")
     path = folder / module["path"]
     config = json.loads((path / "config.json").read_text(encoding="utf-8")) if (path / "config.json").is_file() else {}
     return _READERS[name](config, path)
+
+
+def reads(module: Mapping[str, str]) -> bool:
+    """Whether an entry of `modules.json` is a module that is written anew here."""
+    package, _, name = module["type"].rpartition(".")
+    return name in _READERS and package.partition(".")[0] in ("sentence_transformers", OWN_FILE.stem)
 
 
 def _tensors(path: Path) -> Any:

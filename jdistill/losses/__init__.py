@@ -5,8 +5,6 @@ To add one, write its file, add its class to `Members` in basic.py, and add a ro
 
 from typing import Annotated
 
-from pydantic import Field
-
 from jdistill.losses.base import LossConfig, Needs
 from jdistill.losses.basic import OUTSIDE, Basic, Members
 from jdistill.losses.blocks import HERE
@@ -53,7 +51,7 @@ from jdistill.losses.scores.mse import ScoreMSE, score_mse
 from jdistill.losses.scores.rank import Comparisons, ScoreRank, draw_comparisons, score_rank
 from jdistill.losses.scores.zscore import ScoreZscore, zscores
 
-Loss = Annotated[Members | Matryoshka | AdaptiveLayer, Field(discriminator="kind"), OUTSIDE]
+Loss = Annotated[Members | Matryoshka | AdaptiveLayer | LossConfig, OUTSIDE]
 """Any loss, discriminated by its `kind`."""
 
 __all__ = [

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 from pydantic import Field, PositiveInt, field_validator
 
-from jdistill.config import Config, UserError
+from jdistill.config import Kind, UserError
 from jdistill.losses.maths import float32, matmul
 from jdistill.losses.schedule import Ramp, at
 from jdistill.types import Columns, Side, View
@@ -26,14 +26,13 @@ class Needs(NamedTuple):
     """The other rows of the batch, because a row's value depends on them. If False, the batch can be split."""
 
 
-class LossConfig(Config):
+class LossConfig(Kind):
     """One named, weighted term of the training loss.
 
     A subclass adds `kind: Literal["its_name"]`, its options, and `__call__`. It returns one float32 value per row and
     never reduces: the caller takes the mean over the whole batch.
     """
 
-    kind: str
     weight: Annotated[float, Field(ge=0)] | Ramp = Field(
         default=1.0, description="Factor of this term in the sum: a number, or a ramp over training."
     )

@@ -2,8 +2,6 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
 from jdistill.losses.base import LossConfig
 from jdistill.losses.contrast.info_nce import InfoNCE
 from jdistill.losses.contrast.mega_batch_margin import MegaBatchMargin
@@ -60,5 +58,5 @@ Members = (
 OUTSIDE = Outside("jdistill.losses", LossConfig, defines=("__call__",))
 """Losses of other packages."""
 
-Basic = Annotated[Members, Field(discriminator="kind"), OUTSIDE]
+Basic = Annotated[Members | LossConfig, OUTSIDE]
 """Any loss that does not wrap another, discriminated by its `kind`."""

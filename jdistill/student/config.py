@@ -156,6 +156,13 @@ class StudentConfig(Config):
         return self
 
     @property
+    def poolings(self) -> list[Pooling]:
+        """Those that `pooling` lists; none where it is left out."""
+        if self.pooling is None:
+            return []
+        return self.pooling if isinstance(self.pooling, list) else [self.pooling]
+
+    @property
     def cuts(self) -> Cuts:
         """The reductions that are fitted to training texts."""
         return Cuts(self.width, self.heads, self.intermediate, self.vocabulary)

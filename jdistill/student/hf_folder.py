@@ -4,7 +4,7 @@ Weights are read from safetensors, or from pickles without executing them. No co
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from jdistill.student.encoders import MODEL_TYPES, EncoderConfig, StaticConfig
 from jdistill.student.head import Head
 from jdistill.student.hf_modules import (
     HEAD_MODULES,
-    MODULES_FILE,
-    OWN_MODULES,
     STOCK_POOLINGS,
+    Known,
+    by_type,
     read_head,
     read_pooling,
 )
 from jdistill.student.hf_settings import Settings, configured, read_settings
-from jdistill.student.pooling import Pooling, is_sparse, pooled_width
+from jdistill.student.pooling import Pooling, PoolingModule, is_sparse, pooled_width
 from jdistill.student.tokenizer import Tokenizer, truncation_in
 from jdistill.student.tokenizer_folder import read_tokenizer
 
@@ -103,8 +103,12 @@ def at_hand(name: str, *, revision: str | None = None) -> Path | None:
         return None
 
 
-def read_folder(folder: str | Path) -> Pretrained:
+def read_folder(folder: str | Path, poolings: Sequence[Pooling | type[PoolingModule]] = ()) -> Pretrained:
     """Read everything that a student can take from a folder.
+
+    Args:
+      folder: of the model.
+      poolings: of other packages, which the folder may hold. It never has anything imported by itself.
 
     Raises:
       UserError: if something is missing or not supported.
@@ -114,13 +118,14 @@ def read_folder(folder: str | Path) -> Pretrained:
     listed = modules_of(folder)
     if not listed:
         return _plain(folder)
-    modules = [(_module_name(folder, module), module.folder) for module in listed]
+    known = by_type(poolings)
+    modules = [(_module_name(folder, module, known), module.folder) for module in listed]
     first, path = modules[0]
     if first not in _FIRST:
         raise UserError(f"{folder / 'modules.json'}: the first module is {first}; expected one of {', '.join(_FIRST)}.")
     settings = read_json(folder / "config_sentence_transformers.json")
     begun = _FIRST[first](path)
-    pooling, params, rest = _poolings(folder, modules[1:], begun["encoder"])
+    pooling, params, rest = _poolings(folder, modules[1:], begun["encoder"], known)
     stock = [path for name, path in modules[1:] if name == STOCK_POOLINGS[0]]
     _check_task(path, pooling)
     head, head_params = _head(folder, rest)
@@ -236,14 +241,18 @@ def _static(folder: Path) -> dict[str, Any]:
 _FIRST = {"Transformer": _transformer, "MLMTransformer": _transformer, "StaticEmbedding": _static}
 
 
-def _module_name(folder: Path, module: Module) -> str:
-    package, _, name = module.type.rpartition(".")
-    ours = package == MODULES_FILE and name in OWN_MODULES
+def _module_name(folder: Path, module: Module, known: Mapping[str, Known]) -> str:
+    """A class of sentence-transformers, or a key of `known`."""
+    if module.type in known:
+        return module.type
+    name = module.type.rpartition(".")[2]
     supported = (*_FIRST, *STOCK_POOLINGS, *HEAD_MODULES)
-    if not ours and (module.package != "sentence_transformers" or name not in supported):
+    if module.package != "sentence_transformers" or name not in supported:
         raise UserError(
             f"{folder / 'modules.json'}: module {module.name!r} is a {module.type}, which is not supported. "
-            f"Supported: {', '.join(supported)} of sentence_transformers, and the modules of jdistill's exports."
+            f"Supported: {', '.join(supported)} of sentence_transformers, and the modules of jdistill's exports. A "
+            "pooling of another package is read if the recipe names it under student.pooling, or with "
+            "jdistill.load(..., poolings=[ItsClass])."
         )
     return name
 
@@ -252,17 +261,19 @@ Named = list[tuple[str, Path]]
 """Class and folder of each module."""
 
 
-def _poolings(folder: Path, modules: Named, encoder: EncoderConfig) -> tuple[list[Pooling], dict[str, Any], Named]:
+def _poolings(
+    folder: Path, modules: Named, encoder: EncoderConfig, known: Mapping[str, Known]
+) -> tuple[list[Pooling], dict[str, Any], Named]:
     """The poolings, their parameters, and the modules that follow."""
     if encoder.kind == "static":
         return ["mean"], {}, modules
     pooling: list[Pooling] = []
     params: dict[str, Any] = {}
     rest = list(modules)
-    # Our modules append to the vector; a second pooling of sentence-transformers would replace it.
-    while rest and (rest[0][0] in OWN_MODULES or (not pooling and rest[0][0] in STOCK_POOLINGS)):
+    # Poolings with a module file append to the vector; a second pooling of sentence-transformers would replace it.
+    while rest and (rest[0][0] in known or (not pooling and rest[0][0] in STOCK_POOLINGS)):
         name, path = rest.pop(0)
-        listed, weights = read_pooling(name, path, encoder, before=pooled_width(pooling, encoder))
+        listed, weights = read_pooling(name, path, encoder, known, before=pooled_width(pooling, encoder))
         if weights is not None:
             params[str(len(pooling))] = weights
         pooling += listed

@@ -1,6 +1,6 @@
 """Reads the pooling and head modules of a sentence-transformers folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +18,11 @@ from jdistill.student.pooling import MODES, Activation, LatentAttention, Mode, P
 from jdistill.student.pooling.base import PoolingModule
 from jdistill.student.weights import Weight
 
-MODULES_FILE = "jdistill_pooling"
-"""Name, without `.py`, of the file that exports contain for poolings that sentence-transformers does not have."""
+Known = PoolingModule | type[PoolingModule]
+"""A pooling that a folder may hold; as an instance, what it is called in a recipe is known as well."""
 
-OWN_MODULES: Mapping[str, type[PoolingModule]] = {
-    pooling.module: pooling for pooling in (Activation, LatentAttention, SparseVocabulary)
-}
-"""Class in that file -> the equivalent pooling."""
+OWN_MODULES: Sequence[Known] = (Activation, LatentAttention, SparseVocabulary)
+"""Our poolings that sentence-transformers does not have; their classes there travel in `module_file`."""
 
 STOCK_POOLINGS = ("Pooling", Splade.module)
 """Pooling classes of sentence-transformers."""
@@ -45,16 +43,16 @@ _POOLING_OPTIONS = ("pooling_mode", "embedding_dimension", "word_embedding_dimen
 
 
 def read_pooling(
-    name: str, folder: Path, encoder: EncoderConfig, *, before: int
+    name: str, folder: Path, encoder: EncoderConfig, known: Mapping[str, Known], *, before: int
 ) -> tuple[list[Pooling], dict[str, Any] | None]:
     """The poolings that a module describes, and the parameters in its folder.
 
     Args:
-      name: class, one of `STOCK_POOLINGS` or `OWN_MODULES`.
+      name: one of `STOCK_POOLINGS`, or a key of `known`.
       folder: the module's folder.
       encoder: the encoder whose tokens are pooled.
+      known: poolings by type, as `by_type` returns them.
       before: total width of the poolings before it.
-
     Raises:
       UserError: if an option is not supported, or the weights do not fit.
     """
@@ -63,12 +61,24 @@ def read_pooling(
     path = folder / "config.json"
     config = read_json(path)
     try:
-        pooling = {**OWN_MODULES, Splade.module: Splade}[name].from_module(config)
+        found = known.get(name, Splade)
+        pooling = found.from_module(config)
     except (KeyError, ValidationError) as error:
         raise UserError(f"{path}: is not a valid config of {name}: {error}.") from error
     if config.get("before", 0) != before:
         raise UserError(f"{path}: before is {config['before']}, but the poolings before it have width {before}.")
+    if isinstance(found, PoolingModule):
+        pooling = pooling.model_copy(update={"kind": found.kind})
     return [cast(Pooling, pooling)], _tensors_of(pooling, folder, encoder)
+
+
+def by_type(poolings: Sequence[Pooling | type[PoolingModule]]) -> dict[str, Known]:
+    """What `modules.json` names -> the pooling, of our own ones and of those given that bring a module file.
+
+    Nothing is imported for a name in a folder: whoever reads it says which poolings of other packages there may be.
+    """
+    given = [each for each in (*OWN_MODULES, *poolings) if not isinstance(each, str) and each.module_file is not None]
+    return {each.module_type(): each for each in given}
 
 
 def _tensors_of(pooling: PoolingModule, folder: Path, encoder: EncoderConfig) -> dict[str, Any] | None:

@@ -69,7 +69,7 @@ def make_student(
       ValueError: if pruning needs a corpus and there is none.
     """
     encoder_key, projection_key = jax.random.split(key)
-    found = None if config.init is None else read_folder(locate(config.init, revision=config.revision))
+    found = None if config.init is None else read_folder(locate(config.init, revision=config.revision), config.poolings)
     begun = _random(config, encoder_key) if found is None else _initialised(config, found, corpus)
     student, architecture = begun.student, begun.student.config
     chosen = projected(config, student.width, architecture.pooling, teacher_widths)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jdistill.config import UserError
 from jdistill.evaluate import metric_names
 from jdistill.export.hf import projected_to
+from jdistill.export.tail import check_modules
 from jdistill.loader import require_rows
 from jdistill.plan.job import Job, trace
 from jdistill.plan.rows import RowForm
@@ -38,7 +39,7 @@ def check_surroundings(recipe: Recipe, evaluators: Evaluators) -> None:
 
 
 def check_student(recipe: Recipe, student: Student, evaluators: Evaluators, *, projections: bool = True) -> None:
-    """Check what depends on the student: length of its prompts, metric names, the export's projection.
+    """Check what depends on the student: length of its prompts, metric names, the export.
 
     Args:
       recipe: the run.
@@ -58,6 +59,9 @@ def check_student(recipe: Recipe, student: Student, evaluators: Evaluators, *, p
             f"train.keep_best.metric: evaluation reports no '{keep.metric}'. It reports: "
             f"{', '.join(names) or 'nothing'}. Choose one of these, or add an evaluation that reports it."
         )
+    if recipe.export is None:
+        return
+    check_modules(student.config.pooling)
     if projections and recipe.export.projection == "dense":
         projected_to(student, recipe.export.teacher)
 

@@ -26,6 +26,7 @@ from jdistill.model import Model, load
 from jdistill.recipe import Recipe
 from jdistill.store import Store
 from jdistill.student import Student
+from jdistill.student.pooling import PoolingModule
 from jdistill.verbs.show import load_recipe, run_recipe
 from jdistill.verbs.teachers import evaluate_teacher, find_teacher
 
@@ -52,8 +53,9 @@ def evaluate(models: Sequence[str], *, config: str | None = None, as_json: bool 
     evaluators = make_evaluators(recipe, store)
     if not evaluators:
         raise UserError("evaluate: the recipe has no 'evaluate' section. Add one, or pass another recipe as --config.")
+    modules = [type(each) for each in recipe.student.poolings if isinstance(each, PoolingModule)]
     results = {
-        model: evaluate_model(evaluators, load(model))
+        model: evaluate_model(evaluators, load(model, poolings=modules))
         if teacher is None
         else evaluate_teacher(evaluators, recipe, store, teacher)
         for model, teacher in teachers.items()

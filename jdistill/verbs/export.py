@@ -14,8 +14,9 @@ from jdistill import checkpoint
 from jdistill.config import UserError, apply_overrides, parse
 from jdistill.export import CardInfo, ExportConfig, TeacherInfo, write_card
 from jdistill.export.card import model_name
-from jdistill.export.hf import export_model, needs_own_modules
+from jdistill.export.hf import export_model
 from jdistill.export.reference import reference_vectors
+from jdistill.export.tail import module_files
 from jdistill.export.verify import PROBES, Verification, verify
 from jdistill.model import Model, load
 from jdistill.recipe import Recipe
@@ -52,13 +53,16 @@ def export(run: str, out: str, overrides: Sequence[str] = (), *, results: Result
       UserError: if the exported folder's vectors differ by more than the tolerance; an earlier export is kept.
     """
     recipe, model = run_recipe(run), load(run)
-    options = parse(ExportConfig, apply_overrides(recipe.export.model_dump(), overrides), where="export")
+    options = parse(
+        ExportConfig, apply_overrides((recipe.export or ExportConfig()).model_dump(), overrides), where="export"
+    )
+    files = module_files(model.student.config.pooling)
     verifications = list[Verification]()
 
     def check(fresh: Path) -> None:
         texts = [*PROBES, *_special_texts(model), *_heldout_texts(recipe)]
         expected = reference_vectors(model, texts, projection=options.projection, teacher=options.teacher)
-        found = replace(verify(fresh, texts, expected, tolerance=options.tolerance), folder=out)
+        found = replace(verify(fresh, texts, expected, tolerance=options.tolerance, module_files=files), folder=out)
         if not found.passed:
             raise UserError(
                 f"export: nothing was written (an earlier export at {out} is unchanged), because the exported model "
@@ -145,7 +149,7 @@ def _card(
         | {f"fidelity_{name}": "fidelity" for name in recipe.teachers},
         prompts=model.student.prompts.model_dump(),
         sparse=model.student.sparse,
-        own_modules=needs_own_modules(model.student),
+        own_modules=[file.name for file in module_files(model.student.config.pooling)],
         initialised_from=recipe.student.init,
         base_model=_hub_id(recipe.student.init),
         max_difference=None if verification is None else verification.max_difference,

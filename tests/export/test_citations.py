@@ -16,7 +16,7 @@ from jdistill.parallel import microbatches
 from jdistill.student import lora
 from jdistill.student.pooling import latent_attention, sparse_vocabulary, splade
 
-CLASSES = {cls.model_fields["kind"].default: cls for cls in get_args(get_args(losses.Loss)[0])}
+CLASSES = {cls.model_fields["kind"].default: cls for cls in get_args(get_args(losses.Loss)[0])[:-1]}
 KINDS = set(CLASSES)
 REQUIRED = {"hidden": {"layer": 1}, "matryoshka": {"dims": [8]}}
 

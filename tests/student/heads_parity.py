@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jdistill
-from jdistill.export.hf import export_model, needs_own_modules
+from jdistill.export.hf import export_model
 from jdistill.export.reference import reference_vectors
+from jdistill.export.tail import module_files
 from jdistill.export.verify import PROBES, verify
 from jdistill.model import Model
 from jdistill.student import StudentConfig, make_student
@@ -102,7 +103,7 @@ def row(model: Model, out: Path, name: str) -> Row:
     found = {check.loader: check.max_difference for check in verify(out, texts, vectors).checks}
     kind = json.loads((out / "config_sentence_transformers.json").read_text()).get("model_type", "SentenceTransformer")
     again = np.abs(jdistill.load(out).encode(texts) - vectors[""]).max()
-    trust = ", trust_remote_code=True" if needs_own_modules(model.student) else ""
+    trust = ", trust_remote_code=True" if module_files(model.student.config.pooling) else ""
     return Row(name, f"{kind}{trust}", found["sentence-transformers"], found["transformers"], float(again))
 
 

@@ -156,7 +156,7 @@ BEHIND = [
         (module, {})
         for part in get_args(Pooling)
         if get_origin(part) is Annotated
-        for module in get_args(get_args(part)[0])
+        for module in get_args(get_args(part)[0])[:-1]  # the last stands for those of other packages
     ),
     *((module, {"out_features": 7, "residual": True} if module is Dense else {}) for module in get_args(Head)),
 ]

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-from pydantic import Field
 
 from jdistill.outside import Outside
 from jdistill.student.encoders.base import EncoderConfig
@@ -36,9 +35,7 @@ __all__ = [
 OUTSIDE = Outside("jdistill.poolings", PoolingModule, defines=("width", "init", "__call__"))
 """Poolings of other packages."""
 
-Pooling = (
-    Mode | Annotated[Activation | LatentAttention | SparseVocabulary | Splade, Field(discriminator="kind"), OUTSIDE]
-)
+Pooling = Mode | Annotated[Activation | LatentAttention | SparseVocabulary | Splade | PoolingModule, OUTSIDE]
 """An entry of `pooling`: the name of a mode, or a module with its options."""
 
 

@@ -1,6 +1,7 @@
 """Activation pooling: a mean in which each token is weighted by a learned, non-negative activation."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -11,7 +12,7 @@ from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import dense
 from jdistill.student.modules import linear_rows
 from jdistill.student.packing import Rows
-from jdistill.student.pooling.base import PoolingModule, PoolingParams
+from jdistill.student.pooling.base import OWN_FILE, PoolingModule, PoolingParams
 from jdistill.student.weights import Weight
 
 
@@ -29,6 +30,7 @@ class Activation(PoolingModule):
     """
 
     module: ClassVar[str] = "ActivationPooling"
+    module_file: ClassVar[Path | None] = OWN_FILE
 
     kind: Literal["activation"] = "activation"
     bias: bool = True
@@ -50,15 +52,6 @@ class Activation(PoolingModule):
     def weights(self) -> list[Weight]:
         """The linear layer's."""
         return linear_rows("linear", "linear", bias=self.bias)
-
-    def to_module(self, encoder: EncoderConfig) -> dict[str, Any]:
-        """Width and bias."""
-        return {"token_width": encoder.width, "bias": self.bias}
-
-    @classmethod
-    def from_module(cls, config: Mapping[str, Any]) -> "Activation":
-        """From `bias`."""
-        return cls(bias=config["bias"])
 
     def __call__(
         self,

@@ -1,29 +1,34 @@
 """Base class of poolings with parameters: a config that initialises and applies them."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Array, Float
 
-from jdistill.config import Config
+from jdistill.config import Kind
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.packing import Rows
 from jdistill.student.weights import Weight
+
+OWN_FILE = Path(__file__).parents[2] / "export/modules/jdistill_pooling.py"
+"""The module file of our own poolings."""
 
 PoolingParams = dict[str, Any]
 """Parameters of one pooling: nested dicts, float32."""
 
 
-class PoolingModule(Config):
+class PoolingModule(Kind):
     """A pooling with parameters. A subclass adds `kind`, its options and the members below, all in one file."""
 
     sparse: ClassVar[bool] = False
     """Whether it gives a weight for each token of the vocabulary, most of them zero. Cannot be concatenated."""
-    module: ClassVar[str]
-    """The equivalent torch class, in sentence-transformers or in export/modules/jdistill_pooling.py."""
-
-    kind: str
+    module: ClassVar[str] = ""
+    """The equivalent torch class: one of sentence-transformers, or one of `module_file`."""
+    module_file: ClassVar[Path | None] = None
+    """File of plain torch that defines `module` and is copied into exports; None if sentence-transformers has the
+    class. A pooling with neither cannot be exported."""
 
     def width(self, encoder: EncoderConfig) -> int:
         """Width of the pooled vectors."""
@@ -49,17 +54,22 @@ class PoolingModule(Config):
         return None
 
     def weights(self) -> list[Weight]:
-        """The weight table of `module`; empty if the weights are in the encoder's file."""
-        raise NotImplementedError
+        """The weight table of `module`; empty if it has none, or if the weights are in the encoder's file."""
+        return []
 
     def to_module(self, encoder: EncoderConfig) -> dict[str, Any]:
-        """The `config.json` of `module`."""
-        raise NotImplementedError
+        """The `config.json` of `module`: the width of the token vectors and, as a rule, the options."""
+        return {"token_width": encoder.width, **self.model_dump(mode="json", exclude={"kind"})}
 
     @classmethod
     def from_module(cls, config: Mapping[str, Any]) -> "PoolingModule":
         """The pooling that a `config.json` of `module` describes; raises KeyError if a key is missing."""
-        raise NotImplementedError
+        return cls.model_validate({name: config[name] for name in cls.model_fields if name != "kind"})
+
+    @classmethod
+    def module_type(cls) -> str:
+        """The class of `module_file` as `modules.json` names it."""
+        return f"{cls.module_file.stem}.{cls.module}" if cls.module_file is not None else ""
 
     def with_special_tokens(self, ids: Sequence[int]) -> "PoolingModule":
         """The same, with defaults that depend on the tokenizer's special tokens filled in."""

@@ -1,6 +1,7 @@
 """Latent attention pooling: tokens attend to a trained array of latents, then the mean is taken (NV-Embed)."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -13,7 +14,7 @@ from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import dense, gelu, layer_norm
 from jdistill.student.modules import linear_rows, norm_rows
 from jdistill.student.packing import Rows
-from jdistill.student.pooling.base import PoolingModule, PoolingParams
+from jdistill.student.pooling.base import OWN_FILE, PoolingModule, PoolingParams
 from jdistill.student.pooling.modes import mean
 from jdistill.student.weights import Weight
 
@@ -37,6 +38,7 @@ class LatentAttention(PoolingModule):
     """
 
     module: ClassVar[str] = "LatentAttentionPooling"
+    module_file: ClassVar[Path | None] = OWN_FILE
 
     kind: Literal["latent_attention"] = "latent_attention"
     latents: int = Field(default=64, ge=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -12,7 +13,7 @@ from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.modules import linear_rows
 from jdistill.student.packing import Rows
 from jdistill.student.pooling.activation import Activation, activations
-from jdistill.student.pooling.base import PoolingModule, PoolingParams
+from jdistill.student.pooling.base import OWN_FILE, PoolingModule, PoolingParams
 from jdistill.student.weights import Weight
 
 
@@ -33,6 +34,7 @@ class SparseVocabulary(PoolingModule):
 
     sparse: ClassVar[bool] = True
     module: ClassVar[str] = "SparseVocabularyPooling"
+    module_file: ClassVar[Path | None] = OWN_FILE
 
     kind: Literal["sparse_vocabulary"] = "sparse_vocabulary"
     bias: bool = True

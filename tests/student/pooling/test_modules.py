@@ -10,11 +10,11 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jdistill.config import UserError
-from jdistill.export.tail import MODULES_PATH
 from jdistill.student import weights
 from jdistill.student.encoders import BertConfig
 from jdistill.student.packing import PaddedRows
 from jdistill.student.pooling import Activation, LatentAttention, SparseVocabulary, Splade, pool
+from jdistill.student.pooling.base import OWN_FILE
 from jdistill.types import Tokens
 from tests.student.pooling.inputs import (
     ENCODER,
@@ -46,7 +46,7 @@ def _apply(pooling, rows, values, params, encoder=None):
 def _torch_module(pooling, params):
     import torch
 
-    spec = importlib.util.spec_from_file_location("jdistill_pooling", MODULES_PATH)
+    spec = importlib.util.spec_from_file_location("jdistill_pooling", OWN_FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     built = getattr(module, pooling.module)(**pooling.to_module(ENCODER))
