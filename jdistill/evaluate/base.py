@@ -25,7 +25,9 @@ class EvaluatorConfig(Kind):
     """
 
     primary: ClassVar[str]
-    """The main metric, shown in short tables. Higher is better."""
+    """The main metric, watched by `keep_best` and shown in short tables. Higher is better."""
+    task: ClassVar[str | None] = "Evaluation"
+    """Title of the task in the model card's results for the hub; None leaves the evaluator out of them."""
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """Metric name -> value, such as `{"spearman_cosine": 0.83}`.

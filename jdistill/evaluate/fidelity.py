@@ -35,6 +35,7 @@ class Fidelity:
     """Evaluates a student's fidelity to given teacher vectors."""
 
     primary: ClassVar[str] = "spearman"
+    task: ClassVar[str | None] = "Knowledge Distillation"
 
     config: FidelityConfig
     texts: Mapping[SideName, list[str]]

@@ -85,6 +85,7 @@ class Retrieval(EvaluatorConfig):
     """
 
     primary: ClassVar[str] = "ndcg@10"
+    task: ClassVar[str | None] = "Information Retrieval"
 
     kind: Literal["retrieval"] = "retrieval"
     corpus: CorpusFile = Field(description="The documents.")

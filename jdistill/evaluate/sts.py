@@ -27,6 +27,7 @@ class STS(EvaluatorConfig):
     """
 
     primary: ClassVar[str] = "spearman_cosine"
+    task: ClassVar[str | None] = "Semantic Similarity"
 
     kind: Literal["sts"] = "sts"
     path: PathText = Field(description="Parquet, CSV or JSON-lines file of scored pairs.")

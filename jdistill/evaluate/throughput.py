@@ -16,6 +16,7 @@ class Throughput(EvaluatorConfig):
     """Encoding speed on the texts of a file. Metric: `rows_per_second`, the median of several passes after warm-up."""
 
     primary: ClassVar[str] = "rows_per_second"
+    task: ClassVar[str | None] = None  # it belongs to a machine
 
     kind: Literal["throughput"] = "throughput"
     path: PathText = Field(description="Parquet, CSV or JSON-lines file of texts.")

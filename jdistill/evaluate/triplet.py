@@ -22,6 +22,7 @@ class Triplet(EvaluatorConfig):
     """
 
     primary: ClassVar[str] = "cosine_accuracy"
+    task: ClassVar[str | None] = "Triplet"
 
     kind: Literal["triplet"] = "triplet"
     path: PathText = Field(description="Parquet, CSV or JSON-lines file of triplets.")

@@ -48,8 +48,8 @@ class CardInfo:
     results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Model -> `evaluator/metric` -> value. The student is listed as `name`; others, such as the teacher or the student
     before training, under other names."""
-    kinds: Mapping[str, str] = field(default_factory=dict)
-    """Evaluator -> its `kind`, for evaluators in `results`."""
+    tasks: Mapping[str, str | None] = field(default_factory=dict)
+    """Evaluator -> its `task`, for evaluators in `results`."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Side -> text prepended to each input."""
     sparse: bool = False
@@ -109,25 +109,15 @@ def _metadata(info: CardInfo) -> ModelCardData:
     )
 
 
-_TASKS = {
-    "sts": ("semantic-similarity", "Semantic Similarity"),
-    "triplet": ("triplet", "Triplet"),
-    "retrieval": ("information-retrieval", "Information Retrieval"),
-    "fidelity": ("knowledge-distillation", "Knowledge Distillation"),
-}
-"""Kind of evaluator -> the hub's task type and title. Speed is omitted: it depends on the machine."""
-
-
 def _eval_results(info: CardInfo) -> Iterator[EvalResult]:
     for full_name, value in info.results.get(info.name, {}).items():
         evaluator, _, metric = full_name.rpartition("/")
-        kind = info.kinds.get(evaluator, "")
-        if kind not in _TASKS or value != value:
+        task = info.tasks.get(evaluator)
+        if task is None or value != value:
             continue
-        task, title = _TASKS[kind]
         yield EvalResult(
-            task_type=task,
-            task_name=title,
+            task_type=task.lower().replace(" ", "-"),
+            task_name=task,
             dataset_type=evaluator,
             dataset_name=evaluator,
             metric_type=metric,

@@ -81,9 +81,9 @@ def check_modules(poolings: Sequence[Pooling]) -> None:
         where, file = f"student.pooling: {pooling.kind}", pooling.module_file
         if file is None or not pooling.module:
             raise UserError(
-                f"{where} cannot be exported: it names no class of torch that computes the same, which "
-                "sentence-transformers would load. Set module and module_file in its class, as docs/extending.md shows, "
-                "or set export: null for a run that is not to be exported."
+                f"{where} cannot be exported: it names no class of torch that computes the same, for "
+                "sentence-transformers to load. Set module and module_file in its class, see docs/extending.md, or "
+                "set export: null for a run that is not to be exported."
             )
         if file.suffix != ".py" or not file.stem.isidentifier() or not file.is_file():
             raise UserError(f"{where} cannot be exported: module_file is {file}, expected a Python file. Name one.")

@@ -16,6 +16,7 @@ from jaxtyping import Array, PyTree
 
 from jdistill.parallel.mesh import AXES
 from jdistill.parallel.microbatches import check_pieces, row_keys, split
+from jdistill.parallel.sharded import run_sharded
 from jdistill.parallel.sharding import gather_params, reduce_gradients, state_specs
 
 Params = TypeVar("Params")
@@ -69,11 +70,11 @@ def accumulated(
         return lax.psum(values, AXES), reduce_gradients(gradient, specs)
 
     whole, by_rows = PartitionSpec(), PartitionSpec(AXES)
-    run = jax.shard_map(
+    return run_sharded(
         per_device,
+        *(params, batch, key, shared),
         mesh=mesh,
-        in_specs=(specs, by_rows, whole, whole),
-        out_specs=(whole, specs),
-        check_vma=False,  # as in microbatches.py; nothing differentiates this from outside
+        inputs=(specs, by_rows, whole, whole),
+        outputs=(whole, specs),
+        checked=False,  # as in microbatches.py; nothing differentiates this from outside
     )
-    return run(params, batch, key, shared)

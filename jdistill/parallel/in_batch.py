@@ -1,4 +1,4 @@
-"""The objective's shard_map: gather the batch's vectors, call each loss on its View, average over devices.
+"""The objective on all devices: gather the batch's vectors, call each loss on its View, average over devices.
 
 The collectives of the losses are here and in sweeps.py. The loss is returned as a mean over all devices, and gradients
 are taken *outside* the shard_map: all-gathers then transpose to reduce-scatters, and every gradient is that of the
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
 from jdistill.parallel.mesh import AXES
+from jdistill.parallel.sharded import run_sharded
 from jdistill.parallel.sweeps import GATHERED_BYTES, make_sweep
 from jdistill.types import Batch, Columns, Projection, Side, TextIds, Vectors, View
 
@@ -59,9 +60,7 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_byte
 
     whole, rows = PartitionSpec(), PartitionSpec(AXES)
     split = Vectors(columns=rows, hidden=rows, projections=whole)  # pyright: ignore[reportArgumentType]
-    sharded = jax.shard_map(
-        whole_batch, mesh=mesh, in_specs=(split, rows, rows, rows, rows, whole, whole, whole), out_specs=whole
-    )
+    specs = (split, rows, rows, rows, rows, whole, whole, whole)
 
     def objective(
         vectors: Vectors,
@@ -77,7 +76,8 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_byte
         check_rows(vectors.columns.documents.shape[0], mesh)
         targets = {teacher: batch.targets[teacher] for teacher in taught}
         ids = (batch.query_ids, batch.document_ids)
-        return sharded(vectors, targets, ids, batch.scores, batch.labels, parameters, progress, key)
+        arrays = (vectors, targets, ids, batch.scores, batch.labels, parameters, progress, key)
+        return run_sharded(whole_batch, *arrays, mesh=mesh, inputs=specs, outputs=whole)
 
     return objective
 

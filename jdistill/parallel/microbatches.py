@@ -21,6 +21,7 @@ from jaxtyping import Array, PyTree
 from jdistill.config import UserError
 from jdistill.parallel.in_batch import check_rows
 from jdistill.parallel.mesh import AXES
+from jdistill.parallel.sharded import run_sharded
 from jdistill.parallel.sharding import gather_params, state_specs
 
 Inputs = TypeVar("Inputs")
@@ -66,12 +67,10 @@ def in_microbatches(
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), encoded)
 
     by_rows = PartitionSpec(AXES)
-    # check_vma=False, since attention kernels do not declare over which mesh axes their results vary. The gradient of
+    # checked=False, since attention kernels do not declare over which mesh axes their results vary. The gradient of
     # the parameters is then summed at this boundary over the axes on which they are replicated, as it must be.
-    encode_all = jax.shard_map(
-        per_device, mesh=mesh, in_specs=(specs, by_rows, PartitionSpec()), out_specs=by_rows, check_vma=False
-    )
-    return encode_all(params, inputs, key)
+    split_by = (specs, by_rows, PartitionSpec())
+    return run_sharded(per_device, params, inputs, key, mesh=mesh, inputs=split_by, outputs=by_rows, checked=False)
 
 
 def row_keys(key: Array, inputs: Any) -> Array:

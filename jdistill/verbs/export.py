@@ -12,6 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from jdistill import checkpoint
 from jdistill.config import UserError, apply_overrides, parse
+from jdistill.evaluate import Fidelity
 from jdistill.export import CardInfo, ExportConfig, TeacherInfo, write_card
 from jdistill.export.card import model_name
 from jdistill.export.hf import export_model
@@ -145,8 +146,8 @@ def _card(
         methods=_methods(recipe, model),
         training=training,
         results=results,
-        kinds={name: evaluator.kind for name, evaluator in recipe.evaluate.items()}
-        | {f"fidelity_{name}": "fidelity" for name in recipe.teachers},
+        tasks={name: evaluator.task for name, evaluator in recipe.evaluate.items()}
+        | {f"fidelity_{name}": Fidelity.task for name in recipe.teachers},
         prompts=model.student.prompts.model_dump(),
         sparse=model.student.sparse,
         own_modules=[file.name for file in module_files(model.student.config.pooling)],

@@ -4,6 +4,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from jdistill.evaluate import STS, Fidelity, Retrieval, Throughput
 from jdistill.export.card import CardInfo, TeacherInfo, make_card, write_card
 
 INFO = CardInfo(
@@ -31,7 +32,7 @@ INFO = CardInfo(
         },
         "before training": {"stsb/spearman_cosine": 0.7},
     },
-    kinds={"stsb": "sts", "xquad": "retrieval", "speed": "throughput", "fidelity": "fidelity"},
+    tasks={"stsb": STS.task, "xquad": Retrieval.task, "speed": Throughput.task, "fidelity": Fidelity.task},
     prompts={"query": "query: ", "document": ""},
     initialised_from="org/base",
     base_model="org/base",

@@ -12,6 +12,7 @@ from jdistill.export.citations import OF_KIND, OF_METHOD, WITHOUT_PAPER, citatio
 from jdistill.export.papers import PAPERS, bibtex
 from jdistill.losses import temperature
 from jdistill.losses.contrast import false_negatives
+from jdistill.losses.scores import listwise
 from jdistill.parallel import microbatches
 from jdistill.student import lora
 from jdistill.student.pooling import latent_attention, sparse_vocabulary, splade
@@ -74,7 +75,7 @@ def test_options_add_their_papers(kind, options, expected):
     assert set(papers_of(loss.model_dump(mode="json"))) == expected
     inner = options.get("loss", {}).get("kind", kind)
     modules = [sys.modules[CLASSES[each].__module__] for each in (kind, inner)]
-    assert expected <= set().union(*map(named_in, (*modules, false_negatives, temperature)))
+    assert expected <= set().union(*map(named_in, (*modules, false_negatives, temperature, listwise)))
 
 
 @pytest.mark.parametrize(
