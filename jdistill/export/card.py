@@ -153,8 +153,8 @@ def _usage(info: CardInfo) -> str:
     trust = ", trust_remote_code=True" if info.own_modules else ""
     files = _sentence([_span(name) for name in info.own_modules]) if info.own_modules else ""
     why = (
-        f"\n\n`trust_remote_code=True` allows running {files} in this folder: a pooling that sentence-transformers does "
-        "not have, in plain PyTorch and without a dependency on jdistill. Review it first."
+        f"\n\n`trust_remote_code=True` allows running {files} in this folder: a pooling that sentence-transformers "
+        "does not have, in plain PyTorch and without a dependency on jdistill. Review it first."
         if info.own_modules
         else ""
     )
