@@ -27,10 +27,10 @@ from jdistill.student.encoders import BertConfig
 from jdistill.student.head import Dense, Normalize, init_head
 from jdistill.student.pooling import Activation
 from jdistill.student.student import random_encoder
-from jdistill.train import AdamWConfig
-from jdistill.train.groups import frozen_paths
+from jdistill.train.groups import Groups, frozen_paths
 from jdistill.train.hidden_cache import hidden_table
-from jdistill.train.optimizer import AdamW
+from jdistill.train.optimizer import AdamW, make_optimizer
+from jdistill.train.schedule import Linear
 from jdistill.train.state import make_state
 from jdistill.train.step import make_train_step
 
@@ -135,9 +135,10 @@ def measure(a: argparse.Namespace, backbone: str, folder: Path) -> dict[str, Any
         hidden=hidden,  # pyright: ignore[reportArgumentType]
     )
     mesh, terms, total = make_mesh(jax.devices()[:1]), {"align": EmbedCosine(teacher="big")}, a.warm + a.steps
-    optimizer = AdamW(AdamWConfig(), total, frozen=frozen_paths(student))
-    step = make_train_step(student, terms, optimizer, mesh, seed=0, total_steps=total)
-    state, times = make_state(params, terms, optimizer), []
+    groups = Groups(weight_decay=0.01, frozen=frozen_paths(student))
+    optimizer = make_optimizer(AdamW(), Linear(), total, groups)
+    step = make_train_step(student, terms, optimizer, groups, mesh, seed=0, total_steps=total)
+    state, times = make_state(params, terms, optimizer, groups), []
     for batch in loader.stream(0, total):
         began = time.perf_counter() if not times else times[-1][1]
         state, metrics = step(state, jax.device_put(batch, row_sharding(mesh)))

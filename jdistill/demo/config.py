@@ -90,7 +90,8 @@ def _layers(teacher: str) -> dict[str, Any]:
         "train": {
             "epochs": 1,
             "global_batch_size": 32,
-            "optimizer": {"peak_lr": 4e-4, "warmup": 0.05, "weight_decay": 0.0},
+            "optimizer": {"peak_lr": 4e-4, "weight_decay": 0.0},
+            "schedule": {"warmup": 0.05},
             "evaluate_every": None,
             "save_every": 50,
         },
@@ -105,7 +106,8 @@ def _static(teacher: str) -> dict[str, Any]:
         "train": {
             "epochs": 6,
             "global_batch_size": 128,
-            "optimizer": {"peak_lr": 1e-2, "warmup": 0.05, "weight_decay": 0.0},
+            "optimizer": {"peak_lr": 1e-2, "weight_decay": 0.0},
+            "schedule": {"warmup": 0.05},
             "evaluate_every": None,
             "save_every": 100,
         },

@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from jdistill.losses import LossConfig
 from jdistill.parallel import state_sharding
 from jdistill.plan.rows import RowForm, SharedRows
 from jdistill.student import Student
-from jdistill.train.optimizer import AdamW
+from jdistill.train.groups import Groups
 from jdistill.train.state import TrainState, make_state
 from jdistill.train.step import make_train_step
 from jdistill.types import Batch, Columns, Tokens
@@ -25,7 +26,8 @@ class Job(NamedTuple):
     params: dict[str, Any]
     """Shapes of the student's parameters."""
     terms: Mapping[str, LossConfig]
-    optimizer: AdamW
+    optimizer: optax.GradientTransformation
+    groups: Groups
     rows: RowForm
     teacher_widths: Mapping[str, int]
     """Teacher -> width of its vectors in the batch."""
@@ -42,7 +44,7 @@ class Job(NamedTuple):
 
 def state_form(job: Job, mesh: Mesh) -> TrainState:
     """The state before the first step, as shapes with shardings."""
-    shapes = jax.eval_shape(lambda params: make_state(params, job.terms, job.optimizer), job.params)
+    shapes = jax.eval_shape(lambda params: make_state(params, job.terms, job.optimizer, job.groups), job.params)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
@@ -102,6 +104,7 @@ def trace(job: Job, mesh: Mesh, rows: int) -> Any:
         job.student,
         job.terms,
         job.optimizer,
+        job.groups,
         mesh,
         seed=job.seed,
         total_steps=job.total_steps,
@@ -124,7 +127,7 @@ def model_flops(job: Job, rows: int) -> float:
     Source: Kaplan et al. 2020, arXiv:2001.08361, section 2.1, with the attention of both directions.
     """
     encoder = job.student.config.encoder
-    trained = job.optimizer.groups.split({"student": job.params})[0].get("student", {})
+    trained = job.groups.split({"student": job.params})[0].get("student", {})
     matrices, learned = (_matrices(params.get("encoder", {})) for params in (job.params, trained))
     low_rank = sum(x.size for x in jax.tree.leaves(job.params.get("lora", {})))
     backward = 1 if "encoder" in trained or "lora" in trained else 0

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from jdistill.train.config import AdamWConfig, KeepBest, TrainConfig
+from jdistill.train.config import KeepBest, TrainConfig
+from jdistill.train.optimizer import AdamW
 
-__all__ = ["AdamWConfig", "KeepBest", "TrainConfig", "TrainResult", "train"]
+__all__ = ["AdamW", "KeepBest", "TrainConfig", "TrainResult", "train"]
 
 if TYPE_CHECKING:
     from jdistill.train.loop import TrainResult, train

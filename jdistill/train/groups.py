@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, PyTree
+from pydantic import Field, model_validator
 
-from jdistill.config import UserError
+from jdistill.config import Config, UserError
 from jdistill.student import Student
-from jdistill.train.config import AdamWConfig
 
 Params = dict[str, PyTree[Array]]
 
@@ -29,6 +29,25 @@ SHOWN = 5
 """Maximum number of paths listed in an error."""
 
 
+class Group(Config):
+    """A rule of how parameters learn. Of each parameter the first rule that matches counts."""
+
+    match: re.Pattern[str]
+    """Regular expression of the whole path of a parameter, such as `student/encoder/layers/[0-2]/.*`; others begin
+    with `student/pooling/`, `student/head/`, `student/projection/`, `student/lora/` or, of a loss, `losses/`."""
+    lr_scale: float = Field(default=1.0, ge=0, le=1)
+    """Learning rate of these parameters as a share of the schedule's, which peaks at `peak_lr`. 0 freezes them: they
+    get no gradient, no optimizer state and no update, and memory holds nothing that only their gradient would need."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Decay of all these parameters, biases and norms included; left out: as the optimizer's `weight_decay` says."""
+
+    @model_validator(mode="after")
+    def _frozen_is_frozen(self) -> "Group":
+        if self.lr_scale == 0 and self.weight_decay:
+            raise ValueError("lr_scale 0 freezes these parameters, so they cannot decay. Leave weight_decay out.")
+        return self
+
+
 class Settings(NamedTuple):
     """Optimizer settings of one parameter."""
 
@@ -42,19 +61,35 @@ class Groups:
     """Looks up each parameter's settings by the first group that matches its path.
 
     Args:
-      config: the groups, and the default weight decay.
+      rules: the groups, in order.
+      weight_decay: the default weight decay.
       frozen: regular expressions of full paths to freeze, whatever the groups say.
     """
 
-    def __init__(self, config: AdamWConfig, frozen: Sequence[str] = ()):
-        self._config = config
+    def __init__(self, rules: Sequence[Group] = (), weight_decay: float = 0.0, frozen: Sequence[str] = ()):
+        self._rules = tuple(rules)
+        self._weight_decay = weight_decay
         self._frozen = tuple(frozen)
+
+    @property
+    def kinds(self) -> dict[str, Settings]:
+        """Name -> settings, all that a trained parameter may have."""
+        rules = [(rule.lr_scale, rule.weight_decay) for rule in self._rules if rule.lr_scale] or [(1.0, None)]
+        default = (self._weight_decay, 0.0)
+        possible = [Settings(scale, x) for scale, decay in rules for x in (default if decay is None else (decay,))]
+        return {f"group_{i}": settings for i, settings in enumerate(dict.fromkeys(possible))}
+
+    def labels(self, params: Params) -> PyTree[str]:
+        """Which of `kinds` each trained parameter has, in the form of `params`. Raises as `decays` does."""
+        names = {settings: name for name, settings in self.kinds.items()}
+        is_settings = lambda x: isinstance(x, Settings)  # noqa: E731
+        return jax.tree.map(names.__getitem__, self.settings(params), is_leaf=is_settings)
 
     def settings(self, params: Params) -> PyTree[Settings]:
         """Settings of each parameter, with the tree structure of `params`. Raises as `decays` does."""
 
         def one(path: Any, _: Array, decay: bool) -> Settings:
-            return self._settings(path_of(path), self._config.weight_decay if decay else 0.0)
+            return self._settings(path_of(path), self._weight_decay if decay else 0.0)
 
         return jax.tree.map_with_path(one, params, decays(params))
 
@@ -73,7 +108,7 @@ class Groups:
         decays(params)
         paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(params)]
         free = [path for path in paths if not self._is_frozen(path)]
-        rules = self._config.groups
+        rules = self._rules
         chosen = {path: self._rule(path) for path in free}
         uncovered = [path for path in free if chosen[path] is None]
         if rules and uncovered:
@@ -96,7 +131,7 @@ class Groups:
         i = self._rule(path)
         if i is None:
             return Settings(1.0, weight_decay)
-        rule = self._config.groups[i]
+        rule = self._rules[i]
         return Settings(rule.lr_scale, weight_decay if rule.weight_decay is None else rule.weight_decay)
 
     def _is_frozen(self, path: str) -> bool:
@@ -104,7 +139,7 @@ class Groups:
 
     def _rule(self, path: str) -> int | None:
         """Index of the first group that matches."""
-        return next((i for i, rule in enumerate(self._config.groups) if rule.match.fullmatch(path)), None)
+        return next((i for i, rule in enumerate(self._rules) if rule.match.fullmatch(path)), None)
 
     def _without_effect(self, pattern: re.Pattern[str], paths: Sequence[str]) -> str:
         taken = [path for path in paths if pattern.fullmatch(path)]

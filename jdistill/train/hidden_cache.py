@@ -20,8 +20,8 @@ from jdistill.store import HiddenTable, HiddenWriter, TokenTable
 from jdistill.store.progress import Progress
 from jdistill.student import Student
 from jdistill.train.config import TrainConfig
-from jdistill.train.groups import frozen_paths
-from jdistill.train.optimizer import AdamW
+from jdistill.train.groups import Groups, frozen_paths
+from jdistill.train.optimizer import make_optimizer
 from jdistill.train.state import make_state
 from jdistill.types import Tokens
 
@@ -40,8 +40,9 @@ def check_something_learns(
     Raises:
       UserError: as `make_state` does.
     """
-    optimizer = AdamW(config.optimizer, 1, frozen=frozen_paths(student))
-    jax.eval_shape(lambda params: make_state(params, terms, optimizer), params)
+    groups = Groups(config.optimizer.groups, config.optimizer.weight_decay, frozen_paths(student))
+    optimizer = make_optimizer(config.optimizer, config.schedule, 1, groups)
+    jax.eval_shape(lambda params: make_state(params, terms, optimizer, groups), params)
 
 
 def hidden_table(

@@ -21,13 +21,14 @@ from jdistill.config import UserError
 from jdistill.losses import LossConfig
 from jdistill.parallel import PreemptedError, Preemption, check_rows, local_copy
 from jdistill.student import Student
-from jdistill.train.config import TrainConfig, in_steps
+from jdistill.train.config import TrainConfig
 from jdistill.train.console import Console
 from jdistill.train.diagnose import Watch
 from jdistill.train.needs import Evaluate, Loader
 from jdistill.train.programs import Programs
 from jdistill.train.run import Run, TrainResult
 from jdistill.train.state import TrainState
+from jdistill.train.steps import in_steps
 
 
 def train(

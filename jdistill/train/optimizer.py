@@ -1,125 +1,229 @@
-"""AdamW in one pass over memory per parameter, and its learning rate schedule.
+"""Optimizers: what a recipe says of each, and the optax.GradientTransformation that it becomes."""
 
-The update is written out instead of chained from optax because a chain materializes clipped gradients and updates,
-which on CPUs doubles the time of the update, a sizeable share of a step for small students.
-"""
-
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+import optax.contrib
+from jaxtyping import Array, PyTree
+from pydantic import BeforeValidator, Field, model_validator
 
-from jdistill.train.config import AdamWConfig, in_steps
-from jdistill.train.groups import Groups, Params, Settings
+from jdistill.config import Config, UserError
+from jdistill.train.adamw import fused_adamw
+from jdistill.train.groups import Group, Groups, Params, path_of
+from jdistill.train.schedule import ScheduleConfig, make_schedule
 
-Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
-
-SHAPES: dict[str, Callable[[Float[Array, ""]], Float[Array, ""]]] = {
-    "linear": lambda x: 1.0 - x,
-    "cosine": lambda x: 0.5 * (1.0 + jnp.cos(jnp.pi * x)),
-    "constant": jnp.ones_like,
-}
-"""Progress between warmup and end, in [0, 1] -> fraction of the peak learning rate."""
+MOVED = ("schedule", "warmup")
+"""Settings of earlier recipes that belong to `train.schedule` now."""
 
 
-class AdamWState(NamedTuple):
-    """Running means of the gradient and of its square; each has the trained parameters' tree structure, float32."""
+class OptimizerConfig(Config):
+    """What all optimizers share. A subclass adds `kind` and `transformation`."""
 
-    mean: Params
-    square: Params
+    peak_lr: float = Field(default=1e-4, gt=0)
+    """Learning rate after warmup, the largest of the run; per step, not scaled by batch size."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decay of matrices and embedding tables, multiplied by the learning rate. Biases, norms and losses' own
+    parameters do not decay."""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Largest global norm of the gradient, above which it is scaled down; null does not clip."""
+    groups: list[Group] = Field(default_factory=list)
+    """Rules for learning rates, freezing and decay by parameter, in order. Where there are any, every parameter must
+    match one, and every rule must be the first match of at least one parameter."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _schedule_is_its_own_section(cls, given: Any) -> Any:
+        moved = [key for key in MOVED if key in given] if isinstance(given, Mapping) else []
+        if moved:
+            kind = given.get("schedule", "linear")
+            warmup = f", warmup: {given['warmup']}" if "warmup" in given else ""
+            raise ValueError(
+                f"{' and '.join(moved)} stand in a section of their own now. Write train.schedule: "
+                f"{{kind: {kind}{warmup}}} instead."
+            )
+        return given
 
-class Norms(NamedTuple):
-    """Global L2 norms of one update, over the trained parameters."""
-
-    gradient: Float[Array, ""]
-    """Before clipping."""
-    update: Float[Array, ""]
-    """Of the change of the parameters."""
-
-
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2).
-
-        m = b1 m + (1 - b1) g          v = b2 v + (1 - b2) g^2
-        p = p - s lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p)
-
-    where `g` is the gradient clipped to the global norm `clip_norm`, `t` counts from 1, and `s` (`lr_scale`) and
-    `decay` are those of the parameter's group. Frozen parameters (`s` = 0) are excluded.
-    Parity: torch.nn.utils.clip_grad_norm_ followed by torch.optim.AdamW, whose clipping differs by at most 1e-6 / norm.
-
-    Args:
-      config: hyperparameters.
-      total_steps: length of the run, for the schedule.
-      frozen: regular expressions of full parameter paths to freeze, whatever the groups say.
-    """
-
-    def __init__(self, config: AdamWConfig, total_steps: int, *, frozen: Sequence[str] = ()):
-        self.config = config
-        self.schedule = make_schedule(config, total_steps)
-        self.groups = Groups(config, frozen)
-
-    def init(self, params: Params) -> AdamWState:
-        """The state before the first update: zeros for all trained parameters.
+    def transformation(self, schedule: optax.Schedule, groups: Groups) -> optax.GradientTransformation:
+        """Gradients of the trained parameters -> what is added to these.
 
         Args:
-          params: all parameters, frozen ones included.
-
-        Raises:
-          UserError: if the groups do not match the parameters, or all parameters are frozen.
-          ValueError: if a parameter matches none of DECAY_RULES.
+          schedule: number of updates done -> learning rate.
+          groups: share of the learning rate and weight decay of each parameter.
         """
-        self.groups.check(params)
-        trained, _ = self.groups.split(params)
-        return AdamWState(jax.tree.map(jnp.zeros_like, trained), jax.tree.map(jnp.zeros_like, trained))
+        raise NotImplementedError
 
-    def update(
-        self, gradients: Params, state: AdamWState, trained: Params, step: Int[Array, ""]
-    ) -> tuple[Params, AdamWState, Norms]:
-        """Apply one update to the trained parameters; `step` is the number of updates done before."""
-        config = self.config
-        norm = optax.tree.norm(gradients)
-        shrink = (
-            jnp.float32(1.0) if config.clip_norm is None else config.clip_norm / jnp.maximum(norm, config.clip_norm)
+
+class AdamW(OptimizerConfig):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+
+    kind: Literal["adamw"] = "adamw"
+    """Which optimizer."""
+    b1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay rate of the running mean of gradients."""
+    b2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay rate of the running mean of squared gradients."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the mean of squares."""
+
+    def transformation(self, schedule: optax.Schedule, groups: Groups) -> optax.GradientTransformation:
+        """optax.adamw in one pass over memory."""
+        return fused_adamw(schedule, groups.settings, b1=self.b1, b2=self.b2, eps=self.eps, clip_norm=self.clip_norm)
+
+
+class Adafactor(OptimizerConfig):
+    """Adam whose mean of squares is kept by row and column (Shazeer and Stern 2018, arXiv:1804.04235)."""
+
+    kind: Literal["adafactor"] = "adafactor"
+    """Which optimizer."""
+    peak_lr: float = Field(default=1e-3, gt=0)
+    """Learning rate after warmup, the largest of the run; a share of each array's size where `relative`."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest global norm of the gradient, above which it is scaled down; null does not clip."""
+    relative: bool = True
+    """Multiply each array's update by the root mean square of its values, at least 1e-3."""
+    decay_exponent: float = Field(default=0.8, gt=0, le=1)
+    """The mean of squares after t updates decays at the rate 1 - t^-decay_exponent."""
+    clip_rms: float | None = Field(default=1.0, gt=0)
+    """Largest root mean square of an array's update before the learning rate; null does not clip."""
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    """Decay rate of a running mean of updates, which takes as much memory as the parameters; null keeps none."""
+    factor_from: int = Field(default=128, ge=2)
+    """Arrays whose two longest axes are both so long are kept by row and column, others whole."""
+
+    def transformation(self, schedule: optax.Schedule, groups: Groups) -> optax.GradientTransformation:
+        """optax.adafactor, whose weight decay is multiplied by the learning rate here."""
+        return _chain(
+            self,
+            schedule,
+            groups,
+            optax.scale_by_factored_rms(decay_rate=self.decay_exponent, min_dim_size_to_factor=self.factor_from),
+            optax.identity() if self.clip_rms is None else optax.clip_by_block_rms(self.clip_rms),
+            optax.scale_by_param_block_rms() if self.relative else optax.identity(),
+            optax.identity() if self.momentum is None else optax.ema(self.momentum, debias=False),
         )
-        t = (step + 1).astype(jnp.float32)
-        rate = self.schedule(step)
-        mean_bias, square_bias = 1 - config.b1**t, 1 - config.b2**t
-
-        def one(p: Array, g: Array, m: Array, v: Array, settings: Settings) -> tuple[Array, Array, Array]:
-            g = g * shrink
-            m = config.b1 * m + (1 - config.b1) * g
-            v = config.b2 * v + (1 - config.b2) * g * g
-            direction = (m / mean_bias) / (jnp.sqrt(v / square_bias) + config.eps)
-            if settings.weight_decay:
-                direction = direction + settings.weight_decay * p
-            return p - settings.lr_scale * rate * direction, m, v
-
-        new = jax.tree.map(one, trained, gradients, state.mean, state.square, self.groups.settings(trained))
-        # Without the barrier XLA recomputes the whole update inside the norm's reduction, which it does not vectorise.
-        new_params, mean, square = jax.lax.optimization_barrier(
-            jax.tree.transpose(jax.tree.structure(trained), jax.tree.structure((0, 0, 0)), new)
-        )
-        change = optax.tree.norm(jax.tree.map(jnp.subtract, new_params, trained))
-        return new_params, AdamWState(mean, square), Norms(norm, change)
 
 
-def make_schedule(config: AdamWConfig, total_steps: int) -> Schedule:
-    """Number of updates done -> learning rate of the next: linear warmup from 0, then decay by `config.schedule`.
+class Lion(OptimizerConfig):
+    """The sign of a running mean of gradients (Chen et al. 2023, arXiv:2302.06675, algorithm 2)."""
 
-    Parity: transformers' get_linear_schedule_with_warmup, get_cosine_schedule_with_warmup and
-    get_constant_schedule_with_warmup.
+    kind: Literal["lion"] = "lion"
+    """Which optimizer."""
+    peak_lr: float = Field(default=3e-5, gt=0)
+    """Learning rate after warmup, the largest of the run; every value moves by just so much."""
+    weight_decay: float = Field(default=0.03, ge=0)
+    """Decay of matrices and embedding tables, multiplied by the learning rate. Biases, norms and losses' own
+    parameters do not decay."""
+    b1: float = Field(default=0.9, ge=0, lt=1)
+    """Share of the running mean in what the sign is taken of; the rest is the gradient."""
+    b2: float = Field(default=0.99, ge=0, lt=1)
+    """Decay rate of the running mean of gradients."""
+
+    def transformation(self, schedule: optax.Schedule, groups: Groups) -> optax.GradientTransformation:
+        """optax.lion."""
+        return _chain(self, schedule, groups, optax.scale_by_lion(self.b1, self.b2))
+
+
+class Muon(OptimizerConfig):
+    """Orthogonalized momentum for matrices of layers, Adam for all other parameters (Jordan 2024).
+
+    Each update of a matrix is scaled to the root mean square of Adam's, so that both share one learning rate.
+    Source: https://kellerjordan.github.io/posts/muon/; the scale is that of Liu et al. 2025, arXiv:2502.16982, eq. 4.
     """
-    warmup = min(in_steps(config.warmup, total_steps), total_steps)
-    rest = max(total_steps - warmup, 1)
-    shape = SHAPES[config.schedule]
 
-    def schedule(step: Int[Array, ""]) -> Float[Array, ""]:
-        t = step.astype(jnp.float32)
-        down = shape(jnp.clip((t - warmup) / rest, 0.0, 1.0))
-        return config.peak_lr * jnp.where(t < warmup, t / max(warmup, 1), down)
+    kind: Literal["muon"] = "muon"
+    """Which optimizer."""
+    matrices: re.Pattern[str] = re.compile(r"student/(encoder|pooling|head)/.*kernel")
+    """Regular expression of the whole paths of matrices that Muon updates. Tables of embeddings and the projections
+    that only losses use are left to Adam, as its author advises; so is whatever has not two axes."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Decay rate of the running mean of a matrix' gradients."""
+    iterations: int = Field(default=5, ge=1)
+    """Newton-Schulz iterations that orthogonalize it."""
+    rms: float = Field(default=0.2, gt=0)
+    """Root mean square of a matrix' update before the learning rate; 0.2 is about Adam's."""
+    b1: float = Field(default=0.9, ge=0, lt=1)
+    """Adam's decay rate of the running mean of gradients, with Nesterov's step."""
+    b2: float = Field(default=0.999, ge=0, lt=1)
+    """Adam's decay rate of the running mean of squared gradients."""
 
-    return schedule
+    def transformation(self, schedule: optax.Schedule, groups: Groups) -> optax.GradientTransformation:
+        """optax.contrib.muon."""
+        muon = optax.contrib.muon(
+            learning_rate=1.0,
+            ns_steps=self.iterations,
+            beta=self.momentum,
+            adam_b1=self.b1,
+            adam_b2=self.b2,
+            consistent_rms=self.rms,
+            muon_weight_dimension_numbers=self._dimensions,  # pyright: ignore[reportArgumentType]
+        )
+
+        def init(params: Params) -> optax.OptState:
+            if not any(self._is_matrix(path, x) for path, x in jax.tree.leaves_with_path(params)):
+                raise UserError(
+                    f"train.optimizer.matrices: {self.matrices.pattern!r} matches no trained parameter of two axes, so "
+                    "Muon has nothing to update. Correct the pattern, or take optimizer.kind: adamw."
+                )
+            return muon.init(params)
+
+        # optax gives what is added; the learning rate and its sign come after the weight decay.
+        checked = optax.GradientTransformation(init, muon.update)  # pyright: ignore[reportArgumentType]
+        return _chain(self, schedule, groups, checked, optax.scale(-1.0))
+
+    def _dimensions(self, params: Params) -> PyTree[Any]:
+        """Which axes of which parameters are the matrix': kernels are `[in, out]`; None: not Muon's."""
+        numbers = optax.contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=1)
+        return jax.tree.map_with_path(lambda path, x: numbers if self._is_matrix(path, x) else None, params)
+
+    def _is_matrix(self, path: Any, x: Array) -> bool:
+        return x.ndim == 2 and self.matrices.fullmatch(path_of(path)) is not None
+
+
+def _adamw_by_default(value: Any) -> Any:
+    return {"kind": "adamw", **value} if isinstance(value, Mapping) else value
+
+
+Optimizer = Annotated[
+    Annotated[AdamW | Adafactor | Lion | Muon, Field(discriminator="kind")], BeforeValidator(_adamw_by_default)
+]
+"""Any optimizer, told apart by its `kind`."""
+
+
+def make_optimizer(
+    config: OptimizerConfig, schedule: ScheduleConfig, total_steps: int, groups: Groups
+) -> optax.GradientTransformation:
+    """The optimizer of a run's trained parameters.
+
+    Its `update` needs the parameters; its state is arrays only, so that it is split over devices, stored and resumed
+    like the parameters.
+
+    Args:
+      config: which optimizer, and its hyperparameters.
+      schedule: how the learning rate goes.
+      total_steps: length of the run, over which the learning rate goes down.
+      groups: share of the learning rate and weight decay of each parameter.
+    """
+    return config.transformation(make_schedule(schedule, config.peak_lr, total_steps), groups)
+
+
+def _chain(
+    config: OptimizerConfig, schedule: optax.Schedule, groups: Groups, *direction: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Clipping, `direction`, and of each group its weight decay and its share of the learning rate."""
+
+    def rest(lr_scale: float, weight_decay: float) -> optax.GradientTransformation:
+        rate = optax.scale_by_learning_rate(lambda step: lr_scale * schedule(step))
+        return optax.chain(optax.add_decayed_weights(weight_decay), rate)
+
+    clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+    by_group = optax.partition({name: rest(*each) for name, each in groups.kinds.items()}, groups.labels)
+    chain = optax.chain(clip, *direction, by_group)
+
+    def update(gradients: Params, state: optax.OptState, params: Params | None = None) -> tuple[Any, optax.OptState]:
+        with jax.numpy_dtype_promotion("standard"):  # optax' own arithmetic is not strict
+            return chain.update(gradients, state, params)
+
+    return optax.GradientTransformation(chain.init, update)  # pyright: ignore[reportArgumentType]

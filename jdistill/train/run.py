@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
@@ -20,14 +21,15 @@ from jdistill.student import Student, save_architecture
 from jdistill.train.config import TrainConfig
 from jdistill.train.console import Console, evaluation_lines
 from jdistill.train.diagnose import learned_values
-from jdistill.train.groups import frozen_paths
+from jdistill.train.groups import Groups, frozen_paths
 from jdistill.train.needs import Evaluate, Loader
-from jdistill.train.optimizer import AdamW
+from jdistill.train.optimizer import make_optimizer
 from jdistill.train.programs import Programs
 from jdistill.train.resume import Best, Note, check_same_run, read_note, same_evaluation
+from jdistill.train.schedule import make_schedule
 from jdistill.train.sinks import Sink, make_sinks
 from jdistill.train.state import TrainState, from_parts, make_state, to_parts
-from jdistill.train.step import learning_rate, make_train_step
+from jdistill.train.step import make_train_step
 from jdistill.types import Batch, Metrics
 from jdistill.yaml_text import write_yaml
 
@@ -73,12 +75,15 @@ class Run:
         self.mesh = mesh
         self._host = host_share(mesh)
         self.total = config.total_steps(loader.steps_per_epoch)
-        self.optimizer = AdamW(config.optimizer, self.total, frozen=frozen_paths(student))
+        self.groups = Groups(config.optimizer.groups, config.optimizer.weight_decay, frozen_paths(student))
+        self.optimizer = make_optimizer(config.optimizer, config.schedule, self.total, self.groups)
+        self._learning_rate = make_schedule(config.schedule, config.optimizer.peak_lr, self.total)
         self.terms = terms
         self.train_step = make_train_step(
             student,
             terms,
             self.optimizer,
+            self.groups,
             mesh,
             seed=seed,
             total_steps=self.total,
@@ -95,7 +100,7 @@ class Run:
         Raises:
           UserError: if the folder belongs to another run, or the processes see different folders.
         """
-        state = make_state(params, self.terms, self.optimizer)
+        state = make_state(params, self.terms, self.optimizer, self.groups)
         state = jax.device_put(state, state_sharding(state, self.mesh))
         step = self._latest()
         if step is not None:
@@ -127,7 +132,9 @@ class Run:
     def headline(self, state: TrainState, step: int) -> str:
         """Summary of the run, in one line."""
         loader, devices = self.loader, self.mesh.devices.flat
-        size, trained = (_size(params.get("student", {})) for params in (state.params, state.opt_state.mean))
+        size, trained = (
+            _size(params.get("student", {})) for params in (state.params, self.groups.split(state.params)[0])
+        )
         epochs = self.total / loader.steps_per_epoch
         return (
             f"{self.recipe.get('name', self.folder.name)}: {size / 1e6:.2f}M parameters"
@@ -163,7 +170,7 @@ class Run:
             **{f"train/{name}": value for name, value in learned_values(self.terms, learned).items()},
             "train/gradient_norm": float(metrics.gradient_norm),
             "train/update_norm": float(metrics.update_norm),
-            "train/learning_rate": learning_rate(self.optimizer, step),
+            "train/learning_rate": jnp.asarray(self._learning_rate(step - 1)).item(),
             "train/padding": self.loader.batch_padding(step - 1),
             "train/rows_per_second": console.rate(step),
         }

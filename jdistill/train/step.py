@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
@@ -20,8 +21,7 @@ from jdistill.parallel import (
     state_sharding,
 )
 from jdistill.student import Student
-from jdistill.train.groups import join
-from jdistill.train.optimizer import AdamW
+from jdistill.train.groups import Groups, join
 from jdistill.train.state import TrainState
 from jdistill.types import Batch, Columns, Metrics, Projection, Tokens, Vectors
 
@@ -41,7 +41,8 @@ respect to the trained parameters only, so no activations are stored for the fro
 def make_train_step(
     student: Student,
     terms: Mapping[str, LossConfig],
-    optimizer: AdamW,
+    optimizer: optax.GradientTransformation,
+    groups: Groups,
     mesh: Mesh,
     *,
     seed: int,
@@ -53,7 +54,8 @@ def make_train_step(
     Args:
       student: encodes tokens into vectors.
       terms: name -> loss, teachers filled in.
-      optimizer: turns gradients into updates.
+      optimizer: turns gradients of the trained parameters into updates.
+      groups: which parameters are trained.
       mesh: devices over which the batch is sharded by rows and the state by `state_sharding`.
       seed: together with the step, determines dropout and the losses' random numbers.
       total_steps: length of the run; losses receive `step / total_steps` as progress.
@@ -70,13 +72,16 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         progress = state.step.astype(jnp.float32) / total_steps
-        trained, frozen = optimizer.groups.split(state.params)
+        trained, frozen = groups.split(state.params)
         (loss, parts), gradients = gradient_of(trained, frozen, batch, (progress, *keys))
-        trained, opt_state, norms = optimizer.update(gradients, state.opt_state, trained, state.step)
-        new = TrainState(state.step + 1, join(trained, frozen), opt_state)
-        # Same sharding as the input state, so that its buffers can be reused.
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        # Without the barrier XLA recomputes the whole update inside the norm's reduction, which it does not vectorise.
+        moved, opt_state = jax.lax.optimization_barrier((optax.apply_updates(trained, updates), opt_state))
+        change = optax.tree.norm(jax.tree.map(jnp.subtract, moved, trained))
+        new = TrainState(state.step + 1, join(moved, frozen), opt_state)
+        # As it came in, so that its memory can be that of the old state.
         new = jax.lax.with_sharding_constraint(new, state_sharding(new, mesh))
-        return new, Metrics(loss, parts, norms.gradient, norms.update)
+        return new, Metrics(loss, parts, optax.tree.norm(gradients), change)
 
     whole, rows = replicated(mesh), row_sharding(mesh)
     return jax.jit(train_step, in_shardings=(None, rows), out_shardings=(None, whole), donate_argnums=0)
@@ -179,8 +184,3 @@ def needed_layers(student: Student, terms: Mapping[str, LossConfig]) -> tuple[in
             raise UserError(f"losses.{name}: uses layer {max(read)}, but the student has {has}. Choose one of these.")
         layers |= {*read}
     return tuple(sorted(layers))
-
-
-def learning_rate(optimizer: AdamW, step: int) -> float:
-    """The learning rate of update number `step`, counted from 1."""
-    return float(optimizer.schedule(jnp.int32(step - 1)))

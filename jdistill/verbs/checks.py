@@ -17,8 +17,8 @@ from jdistill.plan.rows import RowForm
 from jdistill.recipe import Recipe
 from jdistill.store import Store
 from jdistill.student import Student
-from jdistill.train.groups import frozen_paths
-from jdistill.train.optimizer import AdamW
+from jdistill.train.groups import Groups, frozen_paths
+from jdistill.train.optimizer import make_optimizer
 from jdistill.train.sinks import make_sinks
 from jdistill.verbs.evaluate import Evaluators
 
@@ -108,12 +108,15 @@ def check_terms(recipe: Recipe, store: Store, student: Student, params: Any, mes
     )
     shared = recipe.loader.packing is not None or recipe.loader.folding  # then the loader lays out microbatches itself
     total = recipe.train.total_steps(max(1, len(rows.documents) // count))
+    config = recipe.train.optimizer
+    groups = Groups(config.groups, config.weight_decay, frozen_paths(student))
     job = Job(
         name=recipe.name,
         student=student,
         params=params,
         terms=terms,
-        optimizer=AdamW(recipe.train.optimizer, total, frozen=frozen_paths(student)),
+        optimizer=make_optimizer(config, recipe.train.schedule, total, groups),
+        groups=groups,
         rows=form,
         teacher_widths={name: store.teacher(name).width for term in terms.values() for name in term.teachers},
         global_batch_size=count,

@@ -125,7 +125,7 @@ def _card(
         "rows per step": recipe.train.global_batch_size,
         "optimizer": recipe.train.optimizer.kind,
         "peak learning rate": recipe.train.optimizer.peak_lr,
-        "schedule": recipe.train.optimizer.schedule,
+        "schedule": recipe.train.schedule.kind,
         "seed": recipe.seed,
     }
     if result.get("best_step") is not None:

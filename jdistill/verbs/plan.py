@@ -25,8 +25,8 @@ from jdistill.recipe import Recipe
 from jdistill.store import Store
 from jdistill.student import Student
 from jdistill.teacher import TeacherConfig
-from jdistill.train.groups import frozen_paths
-from jdistill.train.optimizer import AdamW
+from jdistill.train.groups import Groups, frozen_paths
+from jdistill.train.optimizer import make_optimizer
 from jdistill.verbs.train import check_packing, make_loader
 
 TEACHER_WIDTH = 1024
@@ -89,12 +89,15 @@ def make_job(recipe: Recipe, chips: int, *, length: Lengths | None, widths: Mapp
     assumed += planned.assumed
     rows, steps_per_epoch = _rows(recipe, store, planned.student, chips, length, assumed)
     total = recipe.train.total_steps(steps_per_epoch or STEPS)
+    config = recipe.train.optimizer
+    groups = Groups(config.groups, config.weight_decay, frozen_paths(planned.student))
     return Job(
         name=recipe.name,
         student=planned.student,
         params=planned.params,
         terms=terms,
-        optimizer=AdamW(recipe.train.optimizer, total, frozen=frozen_paths(planned.student)),
+        optimizer=make_optimizer(config, recipe.train.schedule, total, groups),
+        groups=groups,
         rows=rows,
         teacher_widths=known,
         global_batch_size=recipe.train.global_batch_size,

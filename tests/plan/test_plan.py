@@ -36,7 +36,7 @@ def test_memory_of_the_compiled_step(plan):
     parameters = sum(x.size * 4 for x in jax.tree.leaves(plan.job.params))
     assert plan.memory is not None
     assert plan.memory.parameters == parameters
-    assert plan.memory.optimizer == 2 * parameters
+    assert plan.memory.optimizer == 2 * parameters + 4, "AdamW's two means and its count"
     assert plan.memory.temporary > 0.5 * parameters  # the gradients alone, in bfloat16 or float32
     assert plan.memory.total == sum(plan.memory) < plan.topology.chip.memory
     assert plan.fits

@@ -5,9 +5,8 @@ from typing import Any
 from jdistill.losses import EmbedCosine, InfoNCE
 from jdistill.plan import Job, RowForm, planned_student
 from jdistill.student import StudentConfig
-from jdistill.train import AdamWConfig
 from jdistill.train.groups import frozen_paths
-from jdistill.train.optimizer import AdamW
+from tests.train.tiny_run import adamw
 
 ENCODER = {
     "kind": "bert",
@@ -25,12 +24,14 @@ def tiny_job(student: dict[str, Any] | None = None, **changes: Any) -> Job:
     content = {"init": "no/model", "encoder": ENCODER, "dtype": "bfloat16", **(student or {})}
     config = StudentConfig.model_validate(content)
     planned = planned_student(config, {"big": 384})
+    optimizer, groups = adamw(100, frozen=frozen_paths(planned.student))
     job = Job(
         name="tiny",
         student=planned.student,
         params=planned.params,
         terms={"align": EmbedCosine(teacher="big"), "contrast": InfoNCE(weight=0.1)},
-        optimizer=AdamW(AdamWConfig(), 100, frozen=frozen_paths(planned.student)),
+        optimizer=optimizer,
+        groups=groups,
         rows=RowForm(16, 32, 1, 0),
         teacher_widths={"big": 384},
         global_batch_size=64,

@@ -17,9 +17,7 @@ from jdistill.plan import planned_student
 from jdistill.student import Student, StudentConfig, load_architecture, make_student, to_hf_tensors
 from jdistill.student.lora import LoraConfig, make_lora, merge_lora
 from jdistill.student.student import encoder_shapes
-from jdistill.train import AdamWConfig
-from jdistill.train.groups import Settings, frozen_paths
-from jdistill.train.optimizer import AdamW
+from jdistill.train.groups import Groups, Settings, frozen_paths
 from jdistill.types import Tokens
 from tests.tiny import SENTENCES, tiny_bert_folder
 from tests.train.tiny_run import run
@@ -145,11 +143,11 @@ def test_merged_vectors_are_the_same_in_a_run_folder_and_in_an_export(tmp_path: 
 
 def test_only_the_additions_and_what_stands_behind_the_encoder_learn(folder: Path) -> None:
     student, params = student_of(folder)
-    optimizer = AdamW(AdamWConfig(), 10, frozen=frozen_paths(student))
-    trained, frozen = optimizer.groups.split({"student": params})
+    groups = Groups(weight_decay=0.01, frozen=frozen_paths(student))
+    trained, frozen = groups.split({"student": params})
     assert trained["student"].keys() == {"lora", "projection"}
     assert frozen["student"].keys() == {"encoder"}
-    settings = optimizer.groups.settings(trained)["student"]["lora"]
+    settings = groups.settings(trained)["student"]["lora"]
     assert at(settings, PATHS[0]) == {"a": Settings(1.0, 0.01), "b": Settings(1.0, 0.01)}
 
 

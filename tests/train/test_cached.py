@@ -20,10 +20,9 @@ from jdistill.parallel import make_mesh, row_sharding, state_sharding
 from jdistill.recipe import Recipe
 from jdistill.store import HiddenTable, HiddenWriter, Store, TokenTable, token_table
 from jdistill.student import Student
-from jdistill.train import AdamWConfig, hidden_cache
+from jdistill.train import hidden_cache
 from jdistill.train.groups import frozen_paths
 from jdistill.train.hidden_cache import hidden_table
-from jdistill.train.optimizer import AdamW
 from jdistill.train.state import make_state
 from jdistill.train.step import make_train_step
 from jdistill.types import Tokens
@@ -31,6 +30,7 @@ from jdistill.verbs import train
 from jdistill.verbs.train import make_loader, make_run_student, open_store
 from tests.loader.fakes import FakeRows, FakeTeacher
 from tests.train.test_loop import assert_same
+from tests.train.tiny_run import adamw
 from tests.verbs.conftest import Job
 
 POOLING = [{"kind": "activation", "bias": False}]
@@ -74,7 +74,7 @@ def test_plain_texts_and_a_head(job: Job, tmp_path: Path) -> None:
     table = hidden_table(tmp_path, student, params, tokens, title="x")
     texts = np.flatnonzero(tokens.lengths).astype(np.int32)
     terms: dict[str, LossConfig] = {"align": EmbedCosine(teacher="big")}
-    optimizer = AdamW(AdamWConfig(warmup=0), 10, frozen=frozen_paths(student))
+    optimizer, groups = adamw(10, warmup=0, frozen=frozen_paths(student))
     mesh = make_mesh(jax.devices()[:2])
     states = []
     known: dict[Any, HiddenTable] = {"document": table}
@@ -89,8 +89,8 @@ def test_plain_texts_and_a_head(job: Job, tmp_path: Path) -> None:
             seed=0,
             hidden=hidden,
         )
-        step: Any = make_train_step(student, terms, optimizer, mesh, seed=0, total_steps=10, microbatches=2)
-        state = make_state(params, terms, optimizer)
+        step: Any = make_train_step(student, terms, optimizer, groups, mesh, seed=0, total_steps=10, microbatches=2)
+        state = make_state(params, terms, optimizer, groups)
         state = jax.device_put(state, state_sharding(state, mesh))
         for i in range(3):
             state, _ = step(state, jax.device_put(loader.batch(i), row_sharding(mesh)))

@@ -13,12 +13,10 @@ from jdistill.losses.schedule import Ramp
 from jdistill.losses.temperature import Learned
 from jdistill.parallel import make_mesh, replicated, row_sharding
 from jdistill.student import StudentConfig, make_student
-from jdistill.train.config import AdamWConfig
-from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState, make_state
 from jdistill.train.step import make_train_step
 from tests.tiny import tiny_bert_folder
-from tests.train.tiny_run import run, tiny_loader, tiny_student
+from tests.train.tiny_run import adamw, run, tiny_loader, tiny_student
 
 FILTERED = InfoNCE(
     temperature=Learned(start=0.1),
@@ -36,9 +34,10 @@ TERMS: dict[str, LossConfig] = {
 
 def three_steps(folder: Any, *, devices: int, microbatches: int) -> tuple[TrainState, Any]:
     student, params = make_student(StudentConfig(init=str(folder)), teacher_widths={"big": 6}, key=jax.random.key(0))
-    mesh, optimizer = make_mesh(jax.devices()[:devices]), AdamW(AdamWConfig(warmup=0, peak_lr=1e-2), 10)
-    step = make_train_step(student, TERMS, optimizer, mesh, seed=0, total_steps=10, microbatches=microbatches)
-    state = jax.device_put(make_state(params, TERMS, optimizer), replicated(mesh))
+    mesh = make_mesh(jax.devices()[:devices])
+    optimizer, groups = adamw(10, warmup=0, peak_lr=1e-2)
+    step = make_train_step(student, TERMS, optimizer, groups, mesh, seed=0, total_steps=10, microbatches=microbatches)
+    state = jax.device_put(make_state(params, TERMS, optimizer, groups), replicated(mesh))
     metrics = None
     for i in range(3):
         batch = tiny_loader(batch=16, columns=3).batch(i)

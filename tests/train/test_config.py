@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from jdistill.config import UserError, parse
-from jdistill.train import AdamWConfig, TrainConfig
-from jdistill.train.config import in_steps
+from jdistill.train import TrainConfig
+from jdistill.train.optimizer import Adafactor, AdamW, Lion, Muon
+from jdistill.train.schedule import Constant, Cosine, Linear, WarmupStableDecay
+from jdistill.train.steps import in_steps
 
 
 @pytest.mark.parametrize("content", [{}, {"steps": 5, "epochs": 1}])
@@ -16,8 +18,8 @@ def test_exactly_one_length(content: dict[str, Any]) -> None:
 
 
 def test_half_a_step_is_refused() -> None:
-    with pytest.raises(UserError, match=r"optimizer\.warmup: is 2\.5; expected a whole number of steps"):
-        parse(TrainConfig, {"steps": 5, "optimizer": {"warmup": 2.5}}, where="x.yaml")
+    with pytest.raises(UserError, match=r"schedule\.warmup: is 2\.5; expected a whole number of steps"):
+        parse(TrainConfig, {"steps": 5, "schedule": {"warmup": 2.5}}, where="x.yaml")
 
 
 def test_length_of_a_run() -> None:
@@ -29,7 +31,7 @@ def test_length_of_a_run() -> None:
 def test_a_run_has_no_more_steps_than_32_bits_count() -> None:
     for content in (
         {"steps": 2**31},
-        {"steps": 1, "optimizer": {"warmup": 1e300}},
+        {"steps": 1, "schedule": {"warmup": 1e300}},
         {"steps": 1, "evaluate_every": 2**62},
     ):
         with pytest.raises(UserError, match="should be less than or equal to 2147483647"):
@@ -45,5 +47,6 @@ def test_steps_or_share(value: float, steps: int) -> None:
 
 
 def test_every_field_is_described() -> None:
-    for model in (TrainConfig, AdamWConfig):
+    models = (TrainConfig, AdamW, Adafactor, Lion, Muon, Linear, Cosine, Constant, WarmupStableDecay)
+    for model in models:
         assert all(field.description for field in model.model_fields.values())

@@ -18,15 +18,14 @@ from jdistill.student.encoders import BertConfig, Encoder, EncoderConfig
 from jdistill.student.head import Dense, Head, Normalize
 from jdistill.student.pooling import Pooling, PoolingModule
 from jdistill.student.student import encoder_shapes
-from jdistill.train import AdamWConfig
+from jdistill.train import AdamW
 from jdistill.train.groups import Groups, Settings, decays, join, path_of, split
-from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState, make_state
 from jdistill.train.step import make_train_step
 from tests.tiny import VOCABULARY, tiny_bert_folder, tiny_static_folder
 from tests.train.test_loop import KilledError, assert_same, killed_at, state_of
 from tests.train.test_memory import compiled
-from tests.train.tiny_run import run, tiny_loader
+from tests.train.tiny_run import adamw, run, tiny_loader
 
 PARAMS = {
     "student": {
@@ -46,8 +45,8 @@ RULES: list[dict[str, Any]] = [
 
 
 def groups(rules: list[dict[str, Any]], frozen: tuple[str, ...] = ()) -> Groups:
-    config = parse(AdamWConfig, {"weight_decay": 0.25, "groups": rules}, where="x.yaml")
-    return Groups(config, frozen)
+    config = parse(AdamW, {"weight_decay": 0.25, "groups": rules}, where="x.yaml")
+    return Groups(config.groups, config.weight_decay, frozen)
 
 
 def test_the_first_rule_that_matches_counts() -> None:
@@ -206,11 +205,11 @@ def stepped(tmp_path_factory: pytest.TempPathFactory) -> Any:
     @cache
     def step(terms: str, frozen: tuple[str, ...], devices: int, fsdp: int, microbatches: int) -> Stepped:
         mesh = make_mesh(jax.devices()[:devices], fsdp=fsdp)
-        optimizer = AdamW(AdamWConfig(warmup=0, clip_norm=None), 10, frozen=frozen)
+        optimizer, rules = adamw(10, warmup=0, clip_norm=None, frozen=frozen)
         program: Any = make_train_step(
-            student, TERMS[terms], optimizer, mesh, seed=0, total_steps=10, microbatches=microbatches
+            student, TERMS[terms], optimizer, rules, mesh, seed=0, total_steps=10, microbatches=microbatches
         )
-        state = make_state(params, TERMS[terms], optimizer)
+        state = make_state(params, TERMS[terms], optimizer, rules)
         before = jax.tree.map(np.array, state.params)
         state = jax.device_put(state, state_sharding(state, mesh))
         batch = jax.device_put(tiny_loader(batch=8, columns=2).batch(1), row_sharding(mesh))

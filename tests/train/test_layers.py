@@ -9,12 +9,10 @@ from jdistill.config import UserError
 from jdistill.losses import AdaptiveLayer, EmbedCosine, Hidden, InfoNCE, Matryoshka
 from jdistill.parallel import make_mesh, replicated, row_sharding
 from jdistill.student import StudentConfig, make_student
-from jdistill.train.config import AdamWConfig
-from jdistill.train.optimizer import AdamW
 from jdistill.train.state import make_state
 from jdistill.train.step import make_train_step, needed_layers
 from tests.tiny import tiny_bert_folder, tiny_static_folder
-from tests.train.tiny_run import tiny_loader
+from tests.train.tiny_run import adamw, tiny_loader
 
 
 @pytest.mark.exhaustive  # test_microbatches.py has such terms on one device and on four
@@ -26,12 +24,13 @@ def test_a_step_is_the_same_on_any_number_of_devices(tmp_path):
         "prefixes": Matryoshka(loss=EmbedCosine(), dims=(16, 4), teacher="big"),
         "both": AdaptiveLayer(loss=Matryoshka(loss=InfoNCE(), dims=(16, 8), dims_per_step=1)),
     }
-    batch, optimizer = tiny_loader(batch=8, columns=2).batch(1), AdamW(AdamWConfig(warmup=0), 10)
+    batch = tiny_loader(batch=8, columns=2).batch(1)
+    optimizer, groups = adamw(10, warmup=0)
     results = []
     for devices in (1, 4):
         mesh = make_mesh(jax.devices()[:devices])
-        step = make_train_step(student, terms, optimizer, mesh, seed=0, total_steps=10)
-        state = jax.device_put(make_state(params, terms, optimizer), replicated(mesh))
+        step = make_train_step(student, terms, optimizer, groups, mesh, seed=0, total_steps=10)
+        state = jax.device_put(make_state(params, terms, optimizer, groups), replicated(mesh))
         placed = jax.tree.map(lambda x: jax.device_put(jnp.asarray(x), row_sharding(mesh)), batch)  # noqa: B023
         state, metrics = jax.device_get(step(state, placed))
         results.append((state.opt_state.mean, metrics))

@@ -122,7 +122,7 @@ def test_finished_but_for_the_result_writes_it(whole: Path, student: Any) -> Non
 
 def test_changed_recipe_is_refused(whole: Path, student: Any) -> None:
     with pytest.raises(UserError, match=r"is at step 12.*train\.optimizer\.peak_lr: 0\.05 -> 0\.1"):
-        run(whole, student, optimizer={"peak_lr": 0.1, "warmup": 2})
+        run(whole, student, optimizer={"peak_lr": 0.1}, schedule={"warmup": 2})
 
 
 def test_changed_rows_are_refused(whole: Path, student: Any) -> None:

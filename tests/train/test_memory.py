@@ -14,11 +14,10 @@ from jdistill.student.config import Architecture, Prompts
 from jdistill.student.encoders import BertConfig
 from jdistill.student.head import Normalize
 from jdistill.student.student import encoder_shapes
-from jdistill.train.config import AdamWConfig
-from jdistill.train.optimizer import AdamW
 from jdistill.train.state import make_state
 from jdistill.train.step import make_train_step
 from jdistill.types import Batch, Columns, Tokens
+from tests.train.tiny_run import adamw
 
 LENGTH, WIDTH, FLOAT = 64, 384, 4
 TERMS = {"align": EmbedCosine(teacher="big"), "contrast": InfoNCE()}
@@ -39,13 +38,16 @@ def compiled(
         dtype="float32",
     )
     no_tokenizer: Any = None  # there are no texts
-    student, optimizer = Student(architecture, no_tokenizer), AdamW(AdamWConfig(), 10, frozen=frozen)
+    student = Student(architecture, no_tokenizer)
+    optimizer, groups = adamw(10, frozen=frozen)
     mesh, params = make_mesh(jax.devices()[:devices], fsdp=fsdp), {"encoder": encoder_shapes(architecture)}
-    state = jax.eval_shape(lambda params: make_state(params, TERMS, optimizer), params)
+    state = jax.eval_shape(lambda params: make_state(params, TERMS, optimizer, groups), params)
     state = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, state_sharding(state, mesh)
     )
-    step: Any = make_train_step(student, TERMS, optimizer, mesh, seed=0, total_steps=10, microbatches=microbatches)
+    step: Any = make_train_step(
+        student, TERMS, optimizer, groups, mesh, seed=0, total_steps=10, microbatches=microbatches
+    )
     program = step.lower(state, batch(rows)).compile()
     return program.memory_analysis(), FLOAT * sum(x.size for x in jax.tree.leaves(params))
 

@@ -13,14 +13,12 @@ from jdistill.config import UserError
 from jdistill.losses import AdaptiveLayer, EmbedCosine, EmbedMSE, Hidden, InfoNCE, LossConfig, Matryoshka, ScoreZscore
 from jdistill.parallel import make_mesh, row_sharding, state_sharding
 from jdistill.student import StudentConfig, make_student
-from jdistill.train.config import AdamWConfig
-from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState, make_state
 from jdistill.train.step import make_train_step
 from jdistill.types import Batch, Columns, Metrics, Tokens
 from tests.parallel.sharded import loops
 from tests.tiny import VOCABULARY, tiny_bert_folder
-from tests.train.tiny_run import run, tiny_student
+from tests.train.tiny_run import adamw, run, tiny_student
 
 ROWS, WIDTH, TEACHERS = 16, 16, {"big": 6, "other": 10}
 WORDS = (*VOCABULARY, *(f"word{i}" for i in range(4160 - len(VOCABULARY))))
@@ -59,9 +57,12 @@ def stepped(tmp_path_factory: pytest.TempPathFactory) -> Any:
     @cache
     def step(coupled: bool, devices: int, fsdp: int, microbatches: int) -> Stepped:
         terms = COUPLED if coupled else BY_ROW
-        mesh, optimizer = make_mesh(jax.devices()[:devices], fsdp=fsdp), AdamW(AdamWConfig(warmup=0), 10)
-        program = make_train_step(student, terms, optimizer, mesh, seed=0, total_steps=10, microbatches=microbatches)
-        state = make_state(params, terms, optimizer)
+        mesh = make_mesh(jax.devices()[:devices], fsdp=fsdp)
+        optimizer, groups = adamw(10, warmup=0)
+        program = make_train_step(
+            student, terms, optimizer, groups, mesh, seed=0, total_steps=10, microbatches=microbatches
+        )
+        state = make_state(params, terms, optimizer, groups)
         state, rows = jax.device_put((state, batch()), (state_sharding(state, mesh), row_sharding(mesh)))
         compiled = program.lower(state, rows).compile()
         return Stepped(compiled.as_text(), *jax.device_get(compiled(state, rows)))

@@ -11,13 +11,11 @@ import pytest
 from jdistill.losses import EmbedCosine, InfoNCE, LossConfig
 from jdistill.parallel import make_mesh, row_sharding, state_sharding
 from jdistill.student import StudentConfig, make_student
-from jdistill.train.config import AdamWConfig
-from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState, make_state
 from jdistill.train.step import make_train_step
 from jdistill.types import Batch, Metrics
 from tests.tiny import tiny_bert_folder
-from tests.train.tiny_run import tiny_loader
+from tests.train.tiny_run import adamw, tiny_loader
 
 ALIGN: dict[str, LossConfig] = {"align": EmbedCosine(teacher="big")}
 TERMS = {"by row": ALIGN, "coupled": {**ALIGN, "contrast": InfoNCE(weight=0.5)}}
@@ -53,16 +51,16 @@ def stepped(tmp_path_factory: pytest.TempPathFactory) -> Any:
         student, params = student_with(dropout)
         mesh = make_mesh(jax.devices()[:devices])
         # A larger eps than usual: without it, Adam makes a whole step of a gradient that is rounding and nothing else.
-        optimizer = AdamW(AdamWConfig(peak_lr=1e-2, warmup=0, eps=1e-5), 10)
+        optimizer, groups = adamw(10, peak_lr=1e-2, warmup=0, eps=1e-5)
         program = make_train_step(
-            student, TERMS[terms], optimizer, mesh, seed=0, total_steps=10, microbatches=microbatches
+            student, TERMS[terms], optimizer, groups, mesh, seed=0, total_steps=10, microbatches=microbatches
         )
         batch = batch_of(layout, columns, devices * microbatches)
         if padded:
             assert batch.queries is not None
             queries, documents = (side._replace(packed=None) for side in (batch.queries, batch.documents))
             batch = batch._replace(queries=queries, documents=documents)
-        state = make_state(params, TERMS[terms], optimizer)
+        state = make_state(params, TERMS[terms], optimizer, groups)
         state, rows = jax.device_put((state, batch), (state_sharding(state, mesh), row_sharding(mesh)))
         return Stepped(*jax.device_get(program.lower(state, rows).compile()(state, rows)))
 

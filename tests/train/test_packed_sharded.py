@@ -17,8 +17,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_a_killed_run_goes_on_over_other_devices(tmp_path: Path, student: Any) -> None:
-    recipe, optimizer = {"name": "packed"}, {"peak_lr": 0.01, "warmup": 1, "eps": 1e-5}
+    recipe, optimizer = {"name": "packed"}, {"peak_lr": 0.01, "eps": 1e-5}
     common: dict[str, Any] = {"steps": 4, "save_every": 2, "evaluate_every": None, "optimizer": optimizer}
+    common["schedule"] = {"warmup": 1}
 
     def train(folder: Path, devices: int, microbatches: int) -> Any:
         loader = tiny_loader(batch=16, n=60, pieces=devices * microbatches, packing=32, no_duplicates=True)

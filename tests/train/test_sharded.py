@@ -12,12 +12,10 @@ import pytest
 from jdistill.losses import EmbedCosine, InfoNCE
 from jdistill.parallel import make_mesh, row_sharding, state_sharding
 from jdistill.student import Student, StudentConfig, make_student
-from jdistill.train.config import AdamWConfig
-from jdistill.train.optimizer import AdamW
 from jdistill.train.state import TrainState, make_state
 from jdistill.train.step import make_train_step
 from tests.tiny import VOCABULARY, tiny_bert_folder, tiny_static_folder
-from tests.train.tiny_run import run, tiny_loader
+from tests.train.tiny_run import adamw, run, tiny_loader
 
 STEPS = 20
 TERMS = {"align": EmbedCosine(teacher="big"), "contrast": InfoNCE(weight=0.5, temperature={"start": 0.1})}
@@ -53,9 +51,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def train(student: tuple[Student, Any], devices: int, fsdp: int) -> Trained:
     mesh = make_mesh(jax.devices()[:devices], fsdp=fsdp)
     # A larger eps than usual: without it, Adam makes a whole step of a gradient that is rounding and nothing else.
-    optimizer = AdamW(AdamWConfig(peak_lr=1e-3, warmup=0, eps=1e-5), STEPS)
-    step = make_train_step(student[0], TERMS, optimizer, mesh, seed=0, total_steps=STEPS)
-    state = make_state(student[1], TERMS, optimizer)
+    optimizer, groups = adamw(STEPS, peak_lr=1e-3, warmup=0, eps=1e-5)
+    step = make_train_step(student[0], TERMS, optimizer, groups, mesh, seed=0, total_steps=STEPS)
+    state = make_state(student[1], TERMS, optimizer, groups)
     state, losses = jax.device_put(state, state_sharding(state, mesh)), []
     loader = tiny_loader(batch=16, columns=2, shapes=1)
     for i in range(STEPS):

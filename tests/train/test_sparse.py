@@ -12,12 +12,10 @@ from jdistill.losses import InfoNCE, LossConfig
 from jdistill.losses.regularise.sparsity import Flops
 from jdistill.parallel import make_mesh, row_sharding, state_sharding
 from jdistill.student import StudentConfig, make_student
-from jdistill.train.config import AdamWConfig
-from jdistill.train.optimizer import AdamW
 from jdistill.train.state import make_state
 from jdistill.train.step import make_train_step
 from tests.tiny import tiny_bert_folder
-from tests.train.tiny_run import tiny_loader
+from tests.train.tiny_run import adamw, tiny_loader
 
 TERMS: dict[str, LossConfig] = {
     "contrast": InfoNCE(temperature=1.0),
@@ -37,15 +35,17 @@ def stepped(tmp_path_factory):
         student, params = make_student(config, teacher_widths={}, key=jax.random.key(0))
         assert student.sparse
         mesh = make_mesh(jax.devices()[:devices])
-        optimizer = AdamW(AdamWConfig(peak_lr=1e-2, warmup=0, eps=1e-5), 10)
-        program = make_train_step(student, TERMS, optimizer, mesh, seed=0, total_steps=10, microbatches=microbatches)
+        optimizer, groups = adamw(10, peak_lr=1e-2, warmup=0, eps=1e-5)
+        program = make_train_step(
+            student, TERMS, optimizer, groups, mesh, seed=0, total_steps=10, microbatches=microbatches
+        )
         batch = tiny_loader(batch=16, packing=32, pieces=devices * microbatches).batch(1)
         if not packed:
             batch = batch._replace(
                 queries=batch.queries._replace(packed=None), documents=batch.documents._replace(packed=None)
             )
         before = jax.device_get(params)
-        state = make_state(params, TERMS, optimizer)
+        state = make_state(params, TERMS, optimizer, groups)
         state, rows = jax.device_put((state, batch), (state_sharding(state, mesh), row_sharding(mesh)))
         return before, *jax.device_get(program.lower(state, rows).compile()(state, rows))
 

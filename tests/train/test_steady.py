@@ -9,12 +9,10 @@ import jax
 import pytest
 
 from jdistill.parallel import make_mesh, row_sharding, state_sharding
-from jdistill.train.config import AdamWConfig
-from jdistill.train.optimizer import AdamW
 from jdistill.train.state import make_state
 from jdistill.train.step import make_train_step
 from jdistill.types import Batch
-from tests.train.tiny_run import TERMS, run, tiny_loader
+from tests.train.tiny_run import TERMS, adamw, run, tiny_loader
 
 WARM = 15
 """Steps after which every shape has come."""
@@ -71,9 +69,10 @@ def test_nothing_is_compiled_over_50_steps_of_mixed_lengths(
 
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_a_step_takes_the_memory_of_the_state_it_is_given(student: Any, fsdp: int) -> None:
-    mesh, optimizer = make_mesh(jax.devices()[:2], fsdp=fsdp), AdamW(AdamWConfig(), 10)
-    step = make_train_step(student[0], TERMS, optimizer, mesh, seed=0, total_steps=10)
-    state = make_state(student[1], TERMS, optimizer)
+    mesh = make_mesh(jax.devices()[:2], fsdp=fsdp)
+    optimizer, groups = adamw(10)
+    step = make_train_step(student[0], TERMS, optimizer, groups, mesh, seed=0, total_steps=10)
+    state = make_state(student[1], TERMS, optimizer, groups)
     state = jax.device_put(state, state_sharding(state, mesh))
     new, _ = step(state, jax.device_put(tiny_loader().batch(0), row_sharding(mesh)))
     assert all(x.is_deleted() for x in jax.tree.leaves(state))

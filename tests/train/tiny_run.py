@@ -1,16 +1,20 @@
 """A whole training run in a second: a static student on rows that follow from numbers alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jdistill.losses import EmbedCosine, InfoNCE, LossConfig
 from jdistill.parallel import make_mesh
 from jdistill.student import Student, StudentConfig, make_student
 from jdistill.train import TrainConfig, TrainResult, train
+from jdistill.train.groups import Groups
+from jdistill.train.optimizer import AdamW, make_optimizer
+from jdistill.train.schedule import Linear
 from tests.loader.fakes import make_loader
 from tests.tiny import tiny_static_folder
 
@@ -21,7 +25,8 @@ DEFAULTS: dict[str, Any] = {
     "log_every": 2,
     "evaluate_every": 4,
     "save_every": 3,
-    "optimizer": {"peak_lr": 0.05, "warmup": 2},
+    "optimizer": {"peak_lr": 0.05},
+    "schedule": {"warmup": 2},
 }
 
 
@@ -30,6 +35,15 @@ def tiny_student(folder: Path, *, dropout: float = 0.1) -> tuple[Student, Any]:
     source = tiny_static_folder(folder, width=8, normalize=True)
     config = StudentConfig(init=str(source), dropout=dropout)
     return make_student(config, teacher_widths={"big": 6}, key=jax.random.key(0))
+
+
+def adamw(
+    steps: int, *, warmup: float = 0.1, frozen: Sequence[str] = (), **options: Any
+) -> tuple[optax.GradientTransformation, Groups]:
+    """An optimizer, and which parameters it trains; `options` are fields of AdamW."""
+    config = AdamW.model_validate(options)
+    groups = Groups(config.groups, config.weight_decay, frozen)
+    return make_optimizer(config, Linear(warmup=warmup), steps, groups), groups
 
 
 def tiny_loader(*, batch: int = 16, **options: Any) -> Any:

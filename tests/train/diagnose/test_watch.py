@@ -70,7 +70,7 @@ def test_a_run_through_a_projection_alone_is_warned(tmp_path, student):
 
 def test_a_run_logs_and_warns(tmp_path, student, capsys):
     terms = {"align": EmbedCosine(teacher="big"), "sharp": Sharp(), "silent": Silent()}
-    result = run(tmp_path, student, terms=terms, optimizer={"peak_lr": 0.5, "warmup": 0})
+    result = run(tmp_path, student, terms=terms, optimizer={"peak_lr": 0.5}, schedule={"warmup": 0})
     held, silent = result.warnings
     assert silent.startswith("losses.silent: is exactly 0")
     assert held.startswith("losses.sharp: the learned temperature has reached its min of 0.05")
