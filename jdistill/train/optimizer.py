@@ -148,6 +148,8 @@ class Muon(OptimizerConfig):
     """Adam's decay rate of the running mean of gradients, with Nesterov's step."""
     b2: float = Field(default=0.999, ge=0, lt=1)
     """Adam's decay rate of the running mean of squared gradients."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to Adam's root of the mean of squares, and to the norm by which a matrix is scaled."""
 
     def transformation(self, schedule: optax.Schedule, groups: Groups) -> optax.GradientTransformation:
         """optax.contrib.muon."""
@@ -155,6 +157,7 @@ class Muon(OptimizerConfig):
             learning_rate=1.0,
             ns_steps=self.iterations,
             beta=self.momentum,
+            eps=self.eps,
             adam_b1=self.b1,
             adam_b2=self.b2,
             consistent_rms=self.rms,

@@ -141,6 +141,34 @@ def test_schedules(kind: Any, after: Any, warmup: float, steps: int) -> None:
         assert float(schedule(jnp.int32(step))) == pytest.approx(2.0 * expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(("decay", "steps"), [(5, 5), (0.25, 5), (100, 16)])
+@pytest.mark.parametrize("shape", ["linear", "sqrt"])
+def test_warmup_stable_decay(decay: float, steps: int, shape: Any) -> None:
+    schedule = make_schedule(WarmupStableDecay(warmup=4, decay=decay, shape=shape), 2.0, 20)
+    for step in range(20):
+        x = max(0, step - (20 - steps)) / steps
+        expected = step / 4 if step < 4 else 1 - (x if shape == "linear" else math.sqrt(x))
+        assert float(jnp.asarray(schedule(jnp.int32(step)))) == pytest.approx(2.0 * expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "then"),
+    [
+        (Linear(warmup=4), optax.linear_schedule(2.0, 0.0, 16)),
+        (Cosine(warmup=4), optax.cosine_decay_schedule(2.0, 16)),
+        (Constant(warmup=4), optax.constant_schedule(2.0)),
+        (
+            WarmupStableDecay(warmup=4, decay=6),
+            optax.join_schedules([optax.constant_schedule(2.0), optax.linear_schedule(2.0, 0.0, 6)], [10]),
+        ),
+    ],
+)
+def test_schedules_equal_those_of_optax(config: ScheduleConfig, then: optax.Schedule) -> None:
+    ours, theirs = make_schedule(config, 2.0, 20), optax.join_schedules([optax.linear_schedule(0.0, 2.0, 4), then], [4])
+    steps = range(21)
+    np.testing.assert_allclose([ours(step) for step in steps], [theirs(step) for step in steps], atol=1e-6)
+
+
 def test_decay_spares_biases_norms_and_losses() -> None:
     mask = decays(tiny_params())
     assert mask == {
