@@ -26,7 +26,7 @@ REST = {
 }
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/losses.md", "docs/students.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/losses.md", "docs/students.md", "docs/training.md"])
 def test_configurations_in_the_documentation_are_valid(page: str) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks

@@ -11,7 +11,7 @@ import pytest
 
 from jdistill.train.groups import Groups, decays
 from jdistill.train.optimizer import AdamW, OptimizerConfig, make_optimizer
-from jdistill.train.schedule import Constant, Cosine, Linear, ScheduleConfig, make_schedule
+from jdistill.train.schedule import Constant, Cosine, Linear, ScheduleConfig, WarmupStableDecay, make_schedule
 
 
 def tiny_params() -> Any:
