@@ -8,6 +8,7 @@ from jdistill.config import Config, UserError
 from jdistill.train.optimizer import AdamW, Optimizer
 from jdistill.train.schedule import Linear, Schedule
 from jdistill.train.steps import MOST_STEPS, StepsOrShare
+from jdistill.train.stopping import EarlyStopping
 
 
 class KeepBest(Config):
@@ -50,6 +51,9 @@ class TrainConfig(Config):
     """Number of latest checkpoints to keep, besides the best one."""
     keep_best: KeepBest | None = None
     """Metric that selects the resulting student; null takes the last step's."""
+    early_stopping: EarlyStopping | None = None
+    """Ends the run when a metric stops improving; null trains all steps. The student is the last one unless `keep_best`
+    selects another; the schedule is that of the whole run."""
     sinks: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
     """Where to log metrics besides metrics.jsonl; each needs the extra of the same name."""
 

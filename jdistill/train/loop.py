@@ -142,6 +142,8 @@ def _loop(
         if not resumed and config.keep_best is not None:
             run.save(state, step, console)
         run.evaluate(state, step, console)
+        if run.stops_early:  # interrupted between its last evaluation and its end
+            return state
     for batch in run.batches(step):  # 1. batch, prepared in the background
         state, metrics = train_step(state, batch)  # 2. step, dispatched asynchronously
         step += 1
@@ -173,7 +175,9 @@ def _loop(
             )
         if evaluates:  # 6. evaluate
             run.evaluate(state, step, console)
-    return state
+            if run.stops_early:
+                break
+    return state  # 7. stop: after the last step, or by early stopping
 
 
 def _check(config: TrainConfig, loader: Loader, evaluate: Evaluate | None, mesh: Mesh) -> None:
@@ -183,8 +187,9 @@ def _check(config: TrainConfig, loader: Loader, evaluate: Evaluate | None, mesh:
     if loader.pieces not in (None, pieces):
         raise ValueError(f"the loader lays out batches in {loader.pieces} pieces, but they are encoded in {pieces}")
     check_rows(loader.global_batch_size, mesh)
-    if config.keep_best is not None and evaluate is None:
-        raise UserError(
-            f"train.keep_best: there is no evaluation that reports '{config.keep_best.metric}'. "
-            "Add one, or remove keep_best."
-        )
+    for option in ("keep_best", "early_stopping"):
+        reads = getattr(config, option)
+        if reads is not None and evaluate is None:
+            raise UserError(
+                f"train.{option}: there is no evaluation that reports '{reads.metric}'. Add one, or remove {option}."
+            )

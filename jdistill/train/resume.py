@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jdistill.config import UserError
+from jdistill.train.stopping import Waiting
 
 EVALUATION = ("evaluate", "fidelity")
 """Sections that configure evaluation."""
@@ -38,16 +39,25 @@ class Note(NamedTuple):
     evaluation: dict[str, float] | None
     """The last evaluation."""
     best: Best | None
+    waiting: Waiting | None = None
+    """What early stopping has seen."""
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-serializable value."""
-        return {**self._asdict(), "best": None if self.best is None else self.best._asdict()}
+        parts = {"best": self.best, "waiting": self.waiting}
+        return self._asdict() | {name: None if part is None else part._asdict() for name, part in parts.items()}
 
 
 def read_note(content: Mapping[str, Any]) -> Note:
     """Inverse of `Note.as_json`."""
-    best = content["best"]
-    return Note(content["recipe"], content["loader"], content["evaluation"], None if best is None else Best(**best))
+    best, waiting = content["best"], content.get("waiting")
+    return Note(
+        content["recipe"],
+        content["loader"],
+        content["evaluation"],
+        None if best is None else Best(**best),
+        None if waiting is None else Waiting(**waiting),
+    )
 
 
 def check_same_run(folder: Path, note: Note, recipe: Mapping[str, Any], loader: str, *, step: int) -> None:

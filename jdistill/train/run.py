@@ -30,6 +30,7 @@ from jdistill.train.schedule import make_schedule
 from jdistill.train.sinks import Sink, make_sinks
 from jdistill.train.state import TrainState, from_parts, make_state, to_parts
 from jdistill.train.step import make_train_step
+from jdistill.train.stopping import Waiting, waited
 from jdistill.types import Batch, Metrics
 from jdistill.yaml_text import write_yaml
 
@@ -93,6 +94,7 @@ class Run:
         self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
         self.evaluation: dict[str, float] | None = None
         self.best: Best | None = None
+        self._waiting: Waiting | None = None
 
     def begin(self, params: PyTree[Array]) -> tuple[TrainState, bool]:
         """The state to start or resume from, and whether it comes from a checkpoint.
@@ -108,7 +110,8 @@ class Run:
             check_same_run(self.folder, note, self.recipe, self.loader.fingerprint, step=step)
             state = from_parts(self.checkpoints.restore(step, to_parts(state)))
             self.evaluation = note.evaluation
-            self.best = note.best if same_evaluation(note.recipe, self.recipe) else None
+            if same_evaluation(note.recipe, self.recipe):
+                self.best, self._waiting = note.best, note.waiting
         if jax.process_index() == 0:
             text = write_yaml(self.recipe)
             (self.folder / "config.yaml").write_text(text, encoding="utf-8")
@@ -121,7 +124,8 @@ class Run:
     def _latest(self) -> int | None:
         """The latest checkpoint; sets `finished`. Every process reads both before process 0 writes anything."""
         step, result = self.checkpoints.latest(), load_result(self.folder)
-        self.finished = result if result is not None and result["step"] == step == self.total else None
+        ended = result is not None and result["step"] == step and (step == self.total or "stopped_early" in result)
+        self.finished = result if ended else None
         seen = {"step": -1.0 if step is None else float(step), "finished": float(self.finished is not None)}
         if seen != as_process_0(seen):
             found = "no checkpoint" if step is None else f"checkpoint {step}"
@@ -208,16 +212,39 @@ class Run:
         for line in evaluation_lines(self.evaluation):
             console.say(f"step {step:>{len(str(self.total))}}/{self.total}  {line}")
         self._note_best(step, self.evaluation)
+        stopping = self.config.early_stopping
+        if stopping is not None:
+            self._waiting = waited(stopping, self._waiting, self._metric("early_stopping", stopping.metric))
+            if self.stops_early and step < self.total:
+                console.say(
+                    f"step {step}: {stopping.metric} has not improved for {self._waiting.evaluations} evaluations, so "
+                    "the run ends here"
+                )
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether early stopping has waited long enough."""
+        stopping = self.config.early_stopping
+        return stopping is not None and self._waiting is not None and self._waiting.evaluations >= stopping.patience
+
+    def _metric(self, option: str, name: str) -> float:
+        """A number of the last evaluation.
+
+        Raises:
+          UserError: if there is none of that name.
+        """
+        evaluation = self.evaluation or {}
+        if name not in evaluation:
+            raise UserError(
+                f"train.{option}.metric: evaluation reports no '{name}'. It reports: {', '.join(evaluation)}."
+            )
+        return evaluation[name]
 
     def _note_best(self, step: int, evaluation: dict[str, float]) -> None:
         keep = self.config.keep_best
         if keep is None:
             return
-        if keep.metric not in evaluation:
-            raise UserError(
-                f"train.keep_best.metric: evaluation reports no '{keep.metric}'. It reports: {', '.join(evaluation)}."
-            )
-        value = evaluation[keep.metric]
+        value = self._metric("keep_best", keep.metric)
         if not math.isnan(value) and (self.best is None or self._is_better(value, self.best)):
             self.best = Best(step, value, evaluation)
 
@@ -230,7 +257,7 @@ class Run:
     def save(self, state: TrainState, step: int, console: Console) -> None:
         """Start writing a checkpoint; the best checkpoint so far is kept."""
         began = time.perf_counter()
-        note = Note(self.recipe, self.loader.fingerprint, self.evaluation, self.best)
+        note = Note(self.recipe, self.loader.fingerprint, self.evaluation, self.best, self._waiting)
         best = None if self.best is None else self.best.step
         self.checkpoints.save(step, to_parts(state), note.as_json(), best=best)
         console.pause(time.perf_counter() - began)
@@ -257,17 +284,18 @@ class Run:
     def finish(self, state: TrainState, console: Console) -> TrainResult:
         """Write result.json and return the result, with the best parameters if the run has `keep_best`."""
         self.checkpoints.wait()
+        step = int(state.step)
         best_step = None if self.best is None else self.best.step
         evaluation = (self.evaluation if self.best is None else self.best.evaluation) or {}
         if jax.process_index() == 0:
-            result = {"step": self.total, "best_step": best_step, "evaluation": evaluation}
-            save_result(self.folder, result)
+            result = {"step": step, "best_step": best_step, "evaluation": evaluation}
+            save_result(self.folder, result if step == self.total else result | {"stopped_early": True})
         params = state.params["student"]
-        if best_step is not None and best_step != self.total:
+        if best_step is not None and best_step != step:
             like = {"student": params}
             params = self.checkpoints.restore(best_step, like)["student"]
             console.say(f"best step: {best_step}")
-        return TrainResult(local_copy(params), self.total, best_step, evaluation)
+        return TrainResult(local_copy(params), step, best_step, evaluation)
 
     def close(self, *, in_order: bool) -> None:
         """Stop background threads and close files.
