@@ -31,7 +31,7 @@ the pipeline, in order:
 """
 
 
-AGAIN = 75
+EXIT_RETRY = 75
 """Exit code asking for a rerun: EX_TEMPFAIL in sysexits.h."""
 
 
@@ -162,7 +162,7 @@ def _again(error: Exception) -> int:
             print(error, file=sys.stderr)
     elif not isinstance(error, LostProcessError):  # already reported
         raise error
-    return AGAIN
+    return EXIT_RETRY
 
 
 def _parser() -> argparse.ArgumentParser:

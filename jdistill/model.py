@@ -103,7 +103,7 @@ class Model:
         of_texts = [places.setdefault(text, len(places)) for text in texts]
         vectors = np.empty((len(places), self.student.width), np.float32)
         ids = self._tokenize([before + text for text in places])
-        prompt_tokens = self.student.passed_over(before)
+        prompt_tokens = self.student.prompt_token_count(before)
         params = {name: part for name, part in self.params.items() if name != "projection"}
         order = np.argsort([-len(row) for row in ids], kind="stable")
         with tqdm(total=len(places), unit="text", disable=not progress) as bar:

@@ -28,7 +28,7 @@ class Tokens(NamedTuple):
     """Number of prompt tokens at the start of each text that pooling excludes; None: it excludes none."""
 
 
-class Columns(NamedTuple):
+class PairEmbeddings(NamedTuple):
     """Vectors of a batch, in the order of its texts."""
 
     queries: Float[Array, "n d"] | None
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     """`[n, l]`; None where the rows are plain texts."""
     documents: Tokens
     """`[n, c, l]`."""
-    targets: dict[str, Columns]
+    targets: dict[str, PairEmbeddings]
     """Teacher name -> the teacher's vectors of the same texts."""
     scores: Float[Array, "n s"] | None
     """The scores of each row, if the data has them: one, or one per document or per hard negative."""
@@ -87,8 +87,8 @@ class Projection(NamedTuple):
 class Vectors(NamedTuple):
     """The student's outputs for one batch, which training passes to the objective."""
 
-    columns: Columns
-    hidden: dict[int, Columns]
+    columns: PairEmbeddings
+    hidden: dict[int, PairEmbeddings]
     """Number of layers -> the vectors if the student ended there; only the layers that some term reads."""
     projections: dict[str, Projection]
     """Teacher -> the projection into its space; teachers without one are absent."""
@@ -111,7 +111,7 @@ Visit = Callable[[Any, Any], tuple[Any, Any]]
 
 
 @runtime_checkable
-class Sweep(Protocol):
+class CandidateExchange(Protocol):
     """Pairs each device's rows with the candidates of all devices; each device has a share of the candidates."""
 
     def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
@@ -134,7 +134,7 @@ class Sweep(Protocol):
         ...
 
 
-class View(NamedTuple):
+class LossInputs(NamedTuple):
     """All inputs available to a loss. Arrays only: no mesh, no model, no config."""
 
     student: Side
@@ -157,7 +157,7 @@ class View(NamedTuple):
     """Fraction of training done, in [0, 1); used by schedules."""
     key: Array
     """PRNG key of this step and term, the same on every device; for terms that sample."""
-    sweep: Sweep
+    sweep: CandidateExchange
     """Computes sums over the candidates of all devices, for terms that do not read `all_*`."""
     labels: Int[Array, " b"] | None = None
     """The class of each row, as in Batch."""

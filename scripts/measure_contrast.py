@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from jdistill.losses import InfoNCE
 from jdistill.parallel import make_mesh, make_objective, row_sharding
-from jdistill.types import Batch, Columns, Tokens, Vectors
+from jdistill.types import Batch, PairEmbeddings, Tokens, Vectors
 
 TEMPERATURE = 0.05
 LOSSES = {
@@ -53,7 +53,7 @@ def streamed(name: str, mesh: Mesh, gathered_bytes: int, block: int) -> Callable
         numbers = jnp.arange(n)
         tokens = Tokens(jnp.zeros((n, 1, 1), jnp.int32), jnp.ones((n, 1, 1), bool))
         batch = Batch(None, tokens, {}, None, numbers, numbers[:, None])
-        vectors = Vectors(Columns(queries, documents[:, None]), {}, {})
+        vectors = Vectors(PairEmbeddings(queries, documents[:, None]), {}, {})
         return objective(vectors, batch, {}, jnp.float32(0), jax.random.key(0))[0]
 
     return value

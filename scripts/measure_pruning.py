@@ -23,7 +23,7 @@ from jdistill.data import read_columns, text
 from jdistill.evaluate.sts import STS, sts
 from jdistill.model import Model
 from jdistill.student import Corpus, StudentConfig, make_student
-from jdistill.student.pruning.reading import Reading
+from jdistill.student.pruning.reading import LeastSquaresFit
 
 WAYS: dict[str, dict[str, Any]] = {
     "whole": {},
@@ -85,8 +85,8 @@ def made(init: str, options: Mapping[str, Any], corpus: Corpus, *, plain: bool) 
     return Model(student, params), time.perf_counter() - began
 
 
-def _nothing_made_up_for(moments: Any, encode: np.ndarray, *, biased: bool) -> Reading:
-    return Reading(encode.T, np.zeros(len(encode)))
+def _nothing_made_up_for(moments: Any, encode: np.ndarray, *, biased: bool) -> LeastSquaresFit:
+    return LeastSquaresFit(encode.T, np.zeros(len(encode)))
 
 
 def sizes(model: Model) -> str:

@@ -15,7 +15,7 @@ from jdistill.loader.config import LoaderConfig
 from jdistill.loader.epochs import Epochs
 from jdistill.loader.layouts import Side, TokenTable, make_layout
 from jdistill.loader.waiting import shared_texts
-from jdistill.types import Batch, Columns, Tokens
+from jdistill.types import Batch, PairEmbeddings, Tokens
 
 
 class Rows(Protocol):
@@ -241,10 +241,10 @@ class _Steps:
         return self._loader.batch(int(index), self._host)
 
 
-def _targets(teacher: TeacherVectors, query_ids: Any, document_ids: Any) -> Columns:
+def _targets(teacher: TeacherVectors, query_ids: Any, document_ids: Any) -> PairEmbeddings:
     queries: Any = None if query_ids is None else teacher.take(query_ids, "query")
     documents: Any = teacher.take(document_ids, "document")
-    return Columns(queries, documents)
+    return PairEmbeddings(queries, documents)
 
 
 def require_rows(rows: int, global_batch_size: int) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from jdistill.config import UserError
 from jdistill.loader.buckets import Buckets, holding
 from jdistill.loader.swap import merge
-from jdistill.loader.waiting import Texts, Waiting
+from jdistill.loader.waiting import DeferredRows, Texts
 
 
 class Plan(NamedTuple):
@@ -69,7 +69,7 @@ def _full_batches(
     grouped = order[np.argsort(buckets.of_row[order], kind="stable")]
     starts = np.searchsorted(buckets.of_row[grouped], np.arange(len(buckets.shapes) + 1))
     for start, end in pairwise(starts):
-        waiting = Waiting(grouped[start:end], texts)
+        waiting = DeferredRows(grouped[start:end], texts)
         batch: list[int] = []
         while len(waiting) >= batch_rows and len(batch := waiting.take(batch_rows)) == batch_rows:
             batches.append(batch)
@@ -82,7 +82,7 @@ def _mixed_batches(
     left: Int[np.ndarray, " left"], texts: Texts, batch_rows: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Batches across buckets: full ones, and short ones."""
-    waiting = Waiting(left, texts)
+    waiting = DeferredRows(left, texts)
     batches: list[list[int]] = []
     while len(waiting):
         batches.append(waiting.take(batch_rows))

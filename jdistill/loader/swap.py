@@ -22,7 +22,7 @@ def merge(short: list[list[int]], full: list[list[int]], buckets: Buckets, texts
       texts: texts that must not occur in two rows of a batch.
       batch_rows: rows of a full batch.
     """
-    donors = _Donors(full, buckets, texts)
+    donors = SwapPool(full, buckets, texts)
     first, target = 0, _Batch(short[0], buckets, texts)
     for last in range(len(short) - 1, 0, -1):
         waiting, short[last] = short[last], []
@@ -61,7 +61,7 @@ class _Batch:
         self._rows[place] = row
 
 
-class _Donors:
+class SwapPool:
     """Full batches that can exchange a row for another."""
 
     def __init__(self, batches: list[list[int]], buckets: Buckets, texts: Texts):

@@ -35,7 +35,7 @@ def shared_texts(texts: Int[np.ndarray, "n t"]) -> Texts:
     }
 
 
-class Waiting:
+class DeferredRows:
     """A queue of rows; batches take them in order, except rows that share a text with the batch."""
 
     def __init__(self, rows: Int[np.ndarray, " n"], texts: Texts):

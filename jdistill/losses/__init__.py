@@ -1,4 +1,4 @@
-"""Training losses: each is a pure function on arrays, and a config class that calls it on a View.
+"""Training losses: each is a pure function on arrays, and a config class that calls it on a LossInputs.
 
 To add one, write its file, add its class to `Members` in basic.py, and add a row to tests/losses/cases.
 """
@@ -6,8 +6,8 @@ To add one, write its file, add its class to `Members` in basic.py, and add a ro
 from typing import Annotated
 
 from jdistill.losses.base import LossConfig, Needs
-from jdistill.losses.basic import OUTSIDE, Basic, Members
-from jdistill.losses.blocks import HERE
+from jdistill.losses.basic import OUTSIDE, LeafLoss, LeafLosses
+from jdistill.losses.blocks import SINGLE_DEVICE
 from jdistill.losses.contrast.false_negatives import (
     Limit,
     StudentFilter,
@@ -51,16 +51,15 @@ from jdistill.losses.scores.mse import ScoreMSE, score_mse
 from jdistill.losses.scores.rank import Comparisons, ScoreRank, draw_comparisons, score_rank
 from jdistill.losses.scores.zscore import ScoreZscore, zscores
 
-Loss = Annotated[Members | Matryoshka | AdaptiveLayer | LossConfig, OUTSIDE]
+Loss = Annotated[LeafLosses | Matryoshka | AdaptiveLayer | LossConfig, OUTSIDE]
 """Any loss, discriminated by its `kind`."""
 
 __all__ = [
-    "HERE",
     "L1",
     "M3KD",
+    "SINGLE_DEVICE",
     "AdaptiveLayer",
     "AnglE",
-    "Basic",
     "BatchTriplet",
     "CoSENT",
     "Comparisons",
@@ -74,6 +73,7 @@ __all__ = [
     "Hidden",
     "InfoNCE",
     "LabelSoftmax",
+    "LeafLoss",
     "Limit",
     "Loss",
     "LossConfig",

@@ -1,4 +1,4 @@
-"""Base classes of the losses: a loss is a config that can be called on a View."""
+"""Base classes of the losses: a loss is a config that can be called on a LossInputs."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, field_validator
 from jdistill.config import Kind, UserError
 from jdistill.losses.maths import float32, matmul
 from jdistill.losses.schedule import Ramp, at
-from jdistill.types import Columns, Side, View
+from jdistill.types import LossInputs, PairEmbeddings, Side
 
 
 class Needs(NamedTuple):
@@ -48,11 +48,11 @@ class LossConfig(Kind):
             raise ValueError(f"ramp from {weight.start} to {weight.stop}: a weight is never below 0.")
         return weight
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, float32; its mean over the batch is the loss."""
         raise NotImplementedError
 
-    def at_prefixes(self, view: View, widths: tuple[int, ...]) -> Float[Array, "p b"] | None:
+    def at_prefixes(self, view: LossInputs, widths: tuple[int, ...]) -> Float[Array, "p b"] | None:
         """Value of each row at several prefixes of the student's vectors, each normalised, in one pass.
 
         Args:
@@ -76,7 +76,7 @@ class LossConfig(Kind):
         """Weight of the term at `progress`, the fraction of training done."""
         return at(self.weight, progress)
 
-    def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
+    def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Check the first batch of targets for problems worth a warning.
 
         Args:
@@ -119,7 +119,7 @@ class Streamed(LossConfig):
     """Candidates scored at a time; affects memory and speed only."""
 
 
-def sides(view: View) -> tuple[Side, Side]:
+def sides(view: LossInputs) -> tuple[Side, Side]:
     """Student and teacher, for a term that requires a teacher.
 
     Raises:
@@ -130,19 +130,19 @@ def sides(view: View) -> tuple[Side, Side]:
     return view.student, view.teacher
 
 
-def share_of(own: Shaped[Array, "b *d"], negatives: Shaped[Array, "b k *d"]) -> Shaped[Array, "p *d"]:
+def local_candidates(own: Shaped[Array, "b *d"], negatives: Shaped[Array, "b k *d"]) -> Shaped[Array, "p *d"]:
     """The device's share of the batch's candidates: its documents, its first hard negatives, ..."""
     return jnp.concatenate([own, negatives.swapaxes(0, 1).reshape(-1, *own.shape[1:])])
 
 
-def columns_of(view: View) -> Int[Array, " p"]:
+def local_candidate_ids(view: LossInputs) -> Int[Array, " p"]:
     """Index in `all_documents` of each candidate in this device's share."""
     c = 1 + view.student.negatives.shape[1]
     n = view.ids.all_documents.shape[0] // c
     return (view.rows[None] + n * jnp.arange(c)[:, None]).reshape(-1)
 
 
-def project(x: Float[Array, "*b d"], view: View) -> Float[Array, "*b t"]:
+def project(x: Float[Array, "*b d"], view: LossInputs) -> Float[Array, "*b t"]:
     """The student's vectors in the teacher's space, float32; unchanged without a projection.
 
     Vectors truncated to a prefix are multiplied by the first rows of the kernel, as in the tied form (MRL-E) of

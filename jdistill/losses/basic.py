@@ -26,7 +26,7 @@ from jdistill.losses.scores.rank import ScoreRank
 from jdistill.losses.scores.zscore import ScoreZscore
 from jdistill.outside import Outside
 
-Members = (
+LeafLosses = (
     EmbedCosine
     | EmbedL2
     | EmbedMSE
@@ -58,5 +58,5 @@ Members = (
 OUTSIDE = Outside("jdistill.losses", LossConfig, defines=("__call__",))
 """Losses of other packages."""
 
-Basic = Annotated[Members | LossConfig, OUTSIDE]
+LeafLoss = Annotated[LeafLosses | LossConfig, OUTSIDE]
 """Any loss that does not wrap another, discriminated by its `kind`."""

@@ -6,8 +6,8 @@ that recomputes each tile and pulls the cotangent back through it, so the forwar
 a few tiles only. Masks, hardness, learned temperatures and teacher scores are computed inside the tile, and everything
 in the tile is differentiated.
 
-If the candidates are split over devices, a Sweep pairs the rows of each device with the shares of the others; nothing
-here depends on how.
+If the candidates are split over devices, a CandidateExchange pairs the rows of each device with the shares of the
+others; nothing here depends on how.
 
 The algebra. Let a_ij be a tile's score of row i and candidate j, and b_ij its second score, if it has one. The results
 are f_i = log sum_j exp(a_ij) and h_j = log sum_i exp(b_ij), or the plain sums. With cotangents F_i and H_j of the
@@ -33,7 +33,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jdistill.losses.totals import KINDS, Kind
-from jdistill.types import Merge, Sweep, Visit
+from jdistill.types import CandidateExchange, Merge, Visit
 
 Tile = Callable[[PyTree[Array], PyTree[Array], PyTree[Array]], Float[Array, "*r b k"]]
 """`(rows, candidates of one block, shared) -> scores [b, k]`, or several such matrices on leading axes.
@@ -51,8 +51,8 @@ ROWS = 4096
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class Here:
-    """The Sweep for a single device, which has all candidates."""
+class SingleDevice:
+    """The CandidateExchange for a single device, which has all candidates."""
 
     def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
         """Visit all candidates at once."""
@@ -63,7 +63,7 @@ class Here:
         return share.mean(axis=0)
 
 
-HERE = Here()
+SINGLE_DEVICE = SingleDevice()
 
 
 def logsumexp_over(
@@ -73,7 +73,7 @@ def logsumexp_over(
     shared: PyTree[Array],
     *,
     block: int,
-    sweep: Sweep = HERE,
+    sweep: CandidateExchange = SINGLE_DEVICE,
 ) -> Float[Array, "*r b"]:
     """`log sum_j exp(tile_ij)` over all candidates; -inf, with no gradient, where every score of a row is -inf.
 
@@ -95,7 +95,7 @@ def sum_over(
     shared: PyTree[Array],
     *,
     block: int,
-    sweep: Sweep = HERE,
+    sweep: CandidateExchange = SINGLE_DEVICE,
 ) -> Float[Array, "*r b"]:
     """`sum_j tile_ij` over all candidates; arguments as for `logsumexp_over`."""
     return _reduce("sum", _one(tile), block, sweep, *_aligned((rows, candidates, shared)))[0]  # pyright: ignore[reportIndexIssue]
@@ -108,7 +108,7 @@ def logsumexp_both(
     shared: PyTree[Array],
     *,
     block: int,
-    sweep: Sweep = HERE,
+    sweep: CandidateExchange = SINGLE_DEVICE,
 ) -> tuple[Float[Array, "*r b"], Float[Array, "*r m"]]:
     """Log-sum-exps of a tile's two scores: of the first over all candidates, of the second over all rows.
 
@@ -164,13 +164,13 @@ def in_pieces(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _reduce(
-    kind: Merge, tile: PairTile, block: int, sweep: Sweep, rows: Any, candidates: Any, shared: Any
+    kind: Merge, tile: PairTile, block: int, sweep: CandidateExchange, rows: Any, candidates: Any, shared: Any
 ) -> tuple[Any, Any]:
     return _forward(kind, tile, block, sweep, rows, candidates, shared)[0]
 
 
 def _forward(
-    kind: Merge, tile: PairTile, block: int, sweep: Sweep, rows: Any, candidates: Any, shared: Any
+    kind: Merge, tile: PairTile, block: int, sweep: CandidateExchange, rows: Any, candidates: Any, shared: Any
 ) -> tuple[Any, Any]:
     """Result and residuals. Loop nest: devices' shares (in `sweep`), blocks of candidates, chunks of ROWS rows.
 
@@ -202,7 +202,7 @@ def _forward(
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), results), (rows, candidates, shared, (totals, columns))
 
 
-def _backward(kind: Merge, tile: PairTile, block: int, sweep: Sweep, kept: Any, cotangents: Any) -> tuple:
+def _backward(kind: Merge, tile: PairTile, block: int, sweep: CandidateExchange, kept: Any, cotangents: Any) -> tuple:
     """Cotangents of rows, candidates and shared values; see the algebra in the module's docstring.
 
     `kept` is what `_forward` returned as residuals; `cotangents` are F and H, one number per row and per candidate. The

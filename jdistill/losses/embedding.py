@@ -17,8 +17,8 @@ from pydantic import PositiveFloat
 
 from jdistill.losses.base import LossConfig, Needs, project, queries_of, sides
 from jdistill.losses.maths import cosine, float32, norm
-from jdistill.losses.softmax import kl_terms, logits_of, lost_targets
-from jdistill.types import Columns, Side, View
+from jdistill.losses.softmax import kl_terms, logits_of, underflow_warnings
+from jdistill.types import LossInputs, PairEmbeddings, Side
 
 Target = Literal["own", "query"]
 
@@ -41,7 +41,7 @@ class EmbedCosine(EmbedLoss):
 
     kind: Literal["embed_cosine"] = "embed_cosine"
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
         return over_columns(view, embed_cosine, target=self.target)
 
@@ -51,7 +51,7 @@ class EmbedL2(EmbedLoss):
 
     kind: Literal["embed_l2"] = "embed_l2"
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
         return over_columns(view, embed_l2, target=self.target)
 
@@ -61,7 +61,7 @@ class EmbedMSE(EmbedLoss):
 
     kind: Literal["embed_mse"] = "embed_mse"
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
         return over_columns(view, embed_mse, target=self.target)
 
@@ -73,23 +73,23 @@ class EmbedKL(EmbedLoss):
     temperature: PositiveFloat = 1.0
     """Divides both vectors before the softmax. Elements of unit vectors are small, so at 1 both are nearly uniform."""
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
         distance = partial(embed_kl, temperature=self.temperature)
         return over_columns(view, distance, target=self.target)
 
-    def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
+    def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report NaN in the teacher's vectors, and elements that underflow in the softmax."""
         if teacher is None:
             return []
         sides = [x for x in (teacher.queries, teacher.documents) if x is not None]
         elements = np.concatenate([np.asarray(x, np.float32).reshape(-1, x.shape[-1]) for x in sides])
         what = "the elements of its vectors"
-        return lost_targets(elements, self.temperature, what=what, option="temperature")
+        return underflow_warnings(elements, self.temperature, what=what, option="temperature")
 
 
 def over_columns(
-    view: View, distance: Callable[[Array, Array], Array], *, target: Target = "own"
+    view: LossInputs, distance: Callable[[Array, Array], Array], *, target: Target = "own"
 ) -> Float[Array, " b"]:
     """Mean of `distance` over the texts of each row.
 

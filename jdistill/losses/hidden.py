@@ -14,7 +14,7 @@ from pydantic import NonNegativeInt
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs
 from jdistill.losses.embedding import embed_cosine, embed_l2, embed_mse, over_columns
-from jdistill.types import View
+from jdistill.types import LossInputs
 
 DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
     "cosine": embed_cosine,
@@ -40,7 +40,7 @@ class Hidden(LossConfig):
         """The teacher, a projection if the widths differ, and the layer."""
         return Needs(teacher=True, projection=True, layers=(self.layer,), batch=False)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts.
 
         Raises:

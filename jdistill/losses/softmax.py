@@ -146,7 +146,7 @@ DIVERGENCES: dict[Divergence, Callable[[Over], Float[Array, "*b"]]] = {
 }
 
 
-def lost_targets(logits: np.ndarray, temperature: float, *, what: str, option: str) -> list[str]:
+def underflow_warnings(logits: np.ndarray, temperature: float, *, what: str, option: str) -> list[str]:
     """Check a teacher's logits for NaN and for probabilities that underflow.
 
     Args:

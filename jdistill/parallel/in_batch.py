@@ -1,4 +1,4 @@
-"""The objective on all devices: gather the batch's vectors, call each loss on its View, average over devices.
+"""The objective on all devices: gather the batch's vectors, call each loss on its LossInputs, average over devices.
 
 The collectives of the losses are here and in sweeps.py. The loss is returned as a mean over all devices, and gradients
 are taken *outside* the shard_map: all-gathers then transpose to reduce-scatters, and every gradient is that of the
@@ -18,8 +18,8 @@ from jdistill.config import UserError
 from jdistill.losses import LossConfig
 from jdistill.parallel.mesh import AXES
 from jdistill.parallel.sharded import run_sharded
-from jdistill.parallel.sweeps import GATHERED_BYTES, make_sweep
-from jdistill.types import Batch, Columns, Projection, Side, TextIds, Vectors, View
+from jdistill.parallel.sweeps import GATHERED_BYTES, make_exchange
+from jdistill.types import Batch, LossInputs, PairEmbeddings, Projection, Side, TextIds, Vectors
 
 Objective = Callable[
     [Vectors, Batch, Mapping[str, dict[str, Array]], Float[Array, ""], Array],
@@ -97,7 +97,7 @@ def make_device_objective(
 
     def per_device(
         vectors: Vectors,
-        targets: dict[str, Columns],
+        targets: dict[str, PairEmbeddings],
         ids: tuple[Array | None, Array],
         scores: Array | None,
         labels: Array | None,
@@ -115,7 +115,7 @@ def make_device_objective(
         for i, (name, term) in enumerate(terms.items()):
             teacher = side_by_side([teaching[teacher] for teacher in teachers[name]])
             widths = student.documents.shape[1] + (teacher.documents.shape[1] if teacher else 0)
-            view = View(
+            view = LossInputs(
                 student=student,
                 teacher=teacher,
                 projection=one_projection([vectors.projections.get(teacher) for teacher in teachers[name]], student),
@@ -127,7 +127,7 @@ def make_device_objective(
                 parameters=parameters.get(name, {}),
                 progress=progress,
                 key=jax.random.fold_in(key, i),
-                sweep=make_sweep(mesh, student.all_documents.shape[0], widths, gathered_bytes=gathered_bytes),
+                sweep=make_exchange(mesh, student.all_documents.shape[0], widths, gathered_bytes=gathered_bytes),
                 labels=labels,
                 all_labels=all_labels,
             )
@@ -153,7 +153,7 @@ def one_projection(projections: Sequence[Projection | None], student: Side) -> P
     return Projection(*(jnp.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)))
 
 
-def gather(columns: Columns, axes: tuple[str, ...] = AXES) -> Side:
+def gather(columns: PairEmbeddings, axes: tuple[str, ...] = AXES) -> Side:
     """One Side of this device's View: its own rows, and those of the whole batch, gathered with gradients.
 
     Everything is gathered, whether or not a term reads it: XLA removes what is unused, so losses need not declare their

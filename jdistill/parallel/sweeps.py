@@ -16,10 +16,10 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from jdistill.losses.blocks import HERE
+from jdistill.losses.blocks import SINGLE_DEVICE
 from jdistill.losses.totals import merge_logsums
 from jdistill.parallel.mesh import AXES
-from jdistill.types import LogSum, Merge, Sweep, Visit
+from jdistill.types import CandidateExchange, LogSum, Merge, Visit
 
 GATHERED_BYTES = 2**29
 """Size up to which candidates are gathered. Gathering takes two collectives; a ring takes two hops per device, which
@@ -29,7 +29,7 @@ are hidden by computation only if a device has thousands of rows."""
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Gathered:
-    """A Sweep by all-gather and reduce-scatter."""
+    """A CandidateExchange by all-gather and reduce-scatter."""
 
     def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
         """Gather all shares, visit them at once, reduce-scatter the results."""
@@ -38,14 +38,14 @@ class Gathered:
         return staying, _SCATTER[merge](found)
 
     def mean(self, share: Float[Array, "p d"]) -> Float[Array, " d"]:
-        """See Sweep."""
+        """See CandidateExchange."""
         return lax.pmean(share.mean(axis=0), AXES)
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Ring:
-    """A Sweep that passes shares from neighbour to neighbour, in one step per device."""
+    """A CandidateExchange that passes shares from neighbour to neighbour, in one step per device."""
 
     def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
         """Visit one share per step, while the next share and the results of the previous step are transferred."""
@@ -60,12 +60,14 @@ class Ring:
         return staying, _hand_on(found)
 
     def mean(self, share: Float[Array, "p d"]) -> Float[Array, " d"]:
-        """See Sweep."""
+        """See CandidateExchange."""
         return lax.pmean(share.mean(axis=0), AXES)
 
 
-def make_sweep(mesh: Mesh, candidates: int, widths: int, *, gathered_bytes: int = GATHERED_BYTES) -> Sweep:
-    """The Sweep for a batch.
+def make_exchange(
+    mesh: Mesh, candidates: int, widths: int, *, gathered_bytes: int = GATHERED_BYTES
+) -> CandidateExchange:
+    """The CandidateExchange for a batch.
 
     Args:
       mesh: the devices.
@@ -74,7 +76,7 @@ def make_sweep(mesh: Mesh, candidates: int, widths: int, *, gathered_bytes: int 
       gathered_bytes: maximum size of gathered candidates and their gradients on a device.
     """
     if mesh.size == 1:
-        return HERE
+        return SINGLE_DEVICE
     return Gathered() if candidates * widths * 2 * 4 <= gathered_bytes else Ring()
 
 

@@ -15,7 +15,7 @@ from jdistill.student import Student
 from jdistill.train.groups import Groups
 from jdistill.train.state import TrainState, make_state
 from jdistill.train.step import make_train_step
-from jdistill.types import Batch, Columns, Tokens
+from jdistill.types import Batch, PairEmbeddings, Tokens
 
 
 class Job(NamedTuple):
@@ -79,7 +79,7 @@ def batch_form(job: Job, rows: int, chips: int) -> Batch:
         queries=None if plain else tokens(n, form.query_length, shared=queries, prompt=prompts.query),
         documents=tokens(n, form.documents, form.document_length, shared=documents, prompt=prompts.document),
         targets={
-            teacher: Columns(None if plain else array(n, width), array(n, form.documents, width))
+            teacher: PairEmbeddings(None if plain else array(n, width), array(n, form.documents, width))
             for teacher, width in job.teacher_widths.items()
         },
         scores=array(n, form.scores) if form.scores else None,

@@ -27,7 +27,7 @@ from jdistill.student.tokenizer_folder import read_tokenizer
 
 Params = dict[str, Any]
 
-HOW = ("dropout", "dtype", "attention", "remat", "scan_layers", "backbone", "lora")
+RUNTIME_FIELDS = ("dropout", "dtype", "attention", "remat", "scan_layers", "backbone", "lora")
 """Fields of `StudentConfig` that are copied to `Architecture`."""
 
 
@@ -242,7 +242,7 @@ def _architecture(
 
 def _how(config: StudentConfig) -> dict[str, Any]:
     """Settings of computation and training, which a model's folder does not have."""
-    return {name: getattr(config, name) for name in HOW}
+    return {name: getattr(config, name) for name in RUNTIME_FIELDS}
 
 
 def _encoder_params(found: Pretrained, architecture: Architecture) -> Params:

@@ -46,7 +46,7 @@ class RMSNorm(nnx.Module):
         return rms_norm(x, self.scale[...] + self.offset, self.epsilon, dtype)
 
 
-class Words(nnx.Module):
+class TokenEmbedding(nnx.Module):
     """Word embeddings."""
 
     def __init__(self, tokens: int, width: int, *, std: float, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:

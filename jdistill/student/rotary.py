@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-class Turn(NamedTuple):
+class RopeTables(NamedTuple):
     """Cosine and sine of each position's angles, float32; one row if all rows are equal."""
 
     cosine: Float[Array, "_ p d"]
     sine: Float[Array, "_ p d"]
 
 
-def turn(positions: Int[Array, "_ p"], head_dim: int, theta: float, *, factor: float = 1.0) -> Turn:
+def turn(positions: Int[Array, "_ p"], head_dim: int, theta: float, *, factor: float = 1.0) -> RopeTables:
     """Cosine and sine of `position / factor * theta^(-2i / d)`, repeated for the two halves of a head.
 
     Args:
@@ -31,10 +31,10 @@ def turn(positions: Int[Array, "_ p"], head_dim: int, theta: float, *, factor: f
     inverse = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim) / factor
     angles = positions.astype(jnp.float32)[..., None] * inverse[None, None, :]
     angles = jnp.concatenate([angles, angles], axis=-1)
-    return Turn(jnp.cos(angles), jnp.sin(angles))
+    return RopeTables(jnp.cos(angles), jnp.sin(angles))
 
 
-def rotate(x: Float[Array, "n p h d"], by: Turn) -> Float[Array, "n p h d"]:
+def rotate(x: Float[Array, "n p h d"], by: RopeTables) -> Float[Array, "n p h d"]:
     """`x` rotated; float32 inside, dtype of `x` outside. If `by` is narrower than a head, the rest is unchanged."""
     wide, width = x.astype(jnp.float32), by.cosine.shape[-1]
     turned, rest = wide[..., :width], wide[..., width:]

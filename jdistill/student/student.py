@@ -69,7 +69,7 @@ class Student:
         """Texts are truncated to this many tokens, special tokens included."""
         return NO_LIMIT if self.config.max_length is None else self.config.max_length
 
-    def passed_over(self, prompt: str) -> int:
+    def prompt_token_count(self, prompt: str) -> int:
         """How many tokens pooling skips at the start of a text with this prompt, special tokens included."""
         return 0 if self.config.include_prompt or not prompt else self.tokenizer.prompt_length(prompt)
 

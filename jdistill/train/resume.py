@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jdistill.config import UserError
-from jdistill.train.stopping import Waiting
+from jdistill.train.stopping import Patience
 
 EVALUATION = ("evaluate", "fidelity")
 """Sections that configure evaluation."""
 
-FREE = ("name", "run", "store", "export", "loader.prefetch", "train.log_every", "train.save_every")
-FREE += ("train.keep_checkpoints", "train.sinks", "train.microbatches", "train.fsdp", "student.attention")
-FREE += ("student.check_tokenizer", *EVALUATION)
+RESUMABLE_SETTINGS = ("name", "run", "store", "export", "loader.prefetch", "train.log_every", "train.save_every")
+RESUMABLE_SETTINGS += ("train.keep_checkpoints", "train.sinks", "train.microbatches", "train.fsdp", "student.attention")
+RESUMABLE_SETTINGS += ("student.check_tokenizer", *EVALUATION)
 """Settings that may change when resuming: updates do not depend on them, except for rounding."""
 
 PATHS = re.compile(r"data\.[^.]+\.(path|dataset)|teachers\.[^.]+\.model|student\.(init|tokenizer)|evaluate\..*path")
@@ -30,7 +30,7 @@ class Best(NamedTuple):
     evaluation: dict[str, float]
 
 
-class Note(NamedTuple):
+class CheckpointMetadata(NamedTuple):
     """Checkpoint metadata."""
 
     recipe: dict[str, Any]
@@ -39,7 +39,7 @@ class Note(NamedTuple):
     evaluation: dict[str, float] | None
     """The last evaluation."""
     best: Best | None
-    waiting: Waiting | None = None
+    waiting: Patience | None = None
     """What early stopping has seen."""
 
     def as_json(self) -> dict[str, Any]:
@@ -48,19 +48,21 @@ class Note(NamedTuple):
         return self._asdict() | {name: None if part is None else part._asdict() for name, part in parts.items()}
 
 
-def read_note(content: Mapping[str, Any]) -> Note:
+def read_note(content: Mapping[str, Any]) -> CheckpointMetadata:
     """Inverse of `Note.as_json`."""
     best, waiting = content["best"], content.get("waiting")
-    return Note(
+    return CheckpointMetadata(
         content["recipe"],
         content["loader"],
         content["evaluation"],
         None if best is None else Best(**best),
-        None if waiting is None else Waiting(**waiting),
+        None if waiting is None else Patience(**waiting),
     )
 
 
-def check_same_run(folder: Path, note: Note, recipe: Mapping[str, Any], loader: str, *, step: int) -> None:
+def check_same_run(
+    folder: Path, note: CheckpointMetadata, recipe: Mapping[str, Any], loader: str, *, step: int
+) -> None:
     """Refuse to resume a run with another recipe or other rows.
 
     Raises:
@@ -105,7 +107,7 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _free(path: str) -> bool:
-    return any(path == free or path.startswith(f"{free}.") for free in FREE)
+    return any(path == free or path.startswith(f"{free}.") for free in RESUMABLE_SETTINGS)
 
 
 def _moved(path: str, before: Any, after: Any) -> bool:

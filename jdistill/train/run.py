@@ -25,12 +25,12 @@ from jdistill.train.groups import Groups, frozen_paths
 from jdistill.train.needs import Evaluate, Loader
 from jdistill.train.optimizer import make_optimizer
 from jdistill.train.programs import Programs
-from jdistill.train.resume import Best, Note, check_same_run, read_note, same_evaluation
+from jdistill.train.resume import Best, CheckpointMetadata, check_same_run, read_note, same_evaluation
 from jdistill.train.schedule import make_schedule
 from jdistill.train.sinks import Sink, make_sinks
 from jdistill.train.state import TrainState, from_parts, make_state, to_parts
 from jdistill.train.step import make_train_step
-from jdistill.train.stopping import Waiting, waited
+from jdistill.train.stopping import Patience, waited
 from jdistill.types import Batch, Metrics
 from jdistill.yaml_text import write_yaml
 
@@ -94,7 +94,7 @@ class Run:
         self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
         self.evaluation: dict[str, float] | None = None
         self.best: Best | None = None
-        self._waiting: Waiting | None = None
+        self._waiting: Patience | None = None
 
     def begin(self, params: PyTree[Array]) -> tuple[TrainState, bool]:
         """The state to start or resume from, and whether it comes from a checkpoint.
@@ -257,7 +257,7 @@ class Run:
     def save(self, state: TrainState, step: int, console: Console) -> None:
         """Start writing a checkpoint; the best checkpoint so far is kept."""
         began = time.perf_counter()
-        note = Note(self.recipe, self.loader.fingerprint, self.evaluation, self.best, self._waiting)
+        note = CheckpointMetadata(self.recipe, self.loader.fingerprint, self.evaluation, self.best, self._waiting)
         best = None if self.best is None else self.best.step
         self.checkpoints.save(step, to_parts(state), note.as_json(), best=best)
         console.pause(time.perf_counter() - began)

@@ -23,7 +23,7 @@ from jdistill.parallel import (
 from jdistill.student import Student
 from jdistill.train.groups import Groups, join
 from jdistill.train.state import TrainState
-from jdistill.types import Batch, Columns, Metrics, Projection, Tokens, Vectors
+from jdistill.types import Batch, Metrics, PairEmbeddings, Projection, Tokens, Vectors
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -31,7 +31,7 @@ Params = dict[str, PyTree[Array]]
 """`params` of a TrainState."""
 Draws = tuple[Array, Array, Array]
 """Progress in [0, 1], the student's key and the losses' key: all that a step depends on besides state and batch."""
-Encode = Callable[[PyTree[Array], tuple[Tokens | None, Tokens], Array], dict[int, Columns]]
+Encode = Callable[[PyTree[Array], tuple[Tokens | None, Tokens], Array], dict[int, PairEmbeddings]]
 """Parameters, (query, document) tokens and one key per row -> vectors of each needed layer."""
 GradientOf = Callable[[Params, Params, Batch, Draws], tuple[tuple[Array, dict[str, Array]], Params]]
 """Trained parameters, frozen parameters, batch, draws -> `((loss, {term: mean}), gradient)`. The gradient is with
@@ -129,7 +129,7 @@ def encoding_params(params: Params) -> PyTree[Array]:
     return {name: values for name, values in params["student"].items() if name != "projection"}
 
 
-def vectors_of(hidden: dict[int, Columns], params: Params) -> Vectors:
+def vectors_of(hidden: dict[int, PairEmbeddings], params: Params) -> Vectors:
     """Encoder outputs per layer as the `Vectors` that the objective takes."""
     earlier, last = {layer: columns for layer, columns in hidden.items() if layer != max(hidden)}, hidden[max(hidden)]
     maps = params["student"].get("projection", {})
@@ -142,7 +142,7 @@ def encode_columns(
     params: PyTree[Array],
     texts: tuple[Tokens | None, Tokens],
     row_keys: Array,
-) -> dict[int, Columns]:
+) -> dict[int, PairEmbeddings]:
     """The student's vectors of queries and documents for each of `layers`, as if the encoder ended there.
 
     A text's dropout depends on the key of its row only. With packing or folding, where texts share encoder rows, all
@@ -163,7 +163,7 @@ def encode_columns(
     documents = vectors(Tokens(ids, mask, tokens.packed, hidden, prompt), document_keys)
     queries = None if query_tokens is None else vectors(query_tokens, query_keys)
     return {
-        layer: Columns(None if queries is None else queries[layer], documents[layer].reshape(n, c, -1))
+        layer: PairEmbeddings(None if queries is None else queries[layer], documents[layer].reshape(n, c, -1))
         for layer in layers
     }
 

@@ -21,7 +21,7 @@ class EarlyStopping(Config):
     """An improvement is a change of more than this over the best value before."""
 
 
-class Waiting(NamedTuple):
+class Patience(NamedTuple):
     """How long a metric has not improved."""
 
     value: float
@@ -30,9 +30,9 @@ class Waiting(NamedTuple):
     """Since then."""
 
 
-def waited(config: EarlyStopping, before: Waiting | None, value: float) -> Waiting:
+def waited(config: EarlyStopping, before: Patience | None, value: float) -> Patience:
     """After one more evaluation; a value that is not a number is no improvement."""
     sign = 1.0 if config.mode == "max" else -1.0
     if before is None or math.isnan(before.value) or sign * (value - before.value) > config.min_change:
-        return Waiting(value, 0)
-    return Waiting(before.value, before.evaluations + 1)
+        return Patience(value, 0)
+    return Patience(before.value, before.evaluations + 1)

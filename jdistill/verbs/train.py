@@ -188,8 +188,8 @@ def make_loader(recipe: Recipe, store: Store, student: Student, params: Any = No
         seed=recipe.seed,
         pieces=pieces,
         prompts={
-            "query": student.passed_over(student.prompts.query),
-            "document": student.passed_over(student.prompts.document),
+            "query": student.prompt_token_count(student.prompts.query),
+            "document": student.prompt_token_count(student.prompts.document),
         },
         hidden=_hidden_tables(recipe, store, student, params, queries, documents) if cached else None,
     )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jdistill.loader.waiting import Waiting, shared_texts
+from jdistill.loader.waiting import DeferredRows, shared_texts
 
 
 def test_only_texts_of_several_rows_are_shared() -> None:
@@ -11,26 +11,26 @@ def test_only_texts_of_several_rows_are_shared() -> None:
 
 
 def test_batches_leave_in_order_where_nothing_is_shared() -> None:
-    waiting = Waiting(np.array([3, 1, 4, 2, 5]), {})
+    waiting = DeferredRows(np.array([3, 1, 4, 2, 5]), {})
     assert [waiting.take(2) for _ in range(3)] == [[3, 1], [4, 2], [5]]
     assert len(waiting) == 0
 
 
 def test_blocked_row_goes_first_in_the_next_batch() -> None:
-    waiting = Waiting(np.array([0, 1, 2, 3]), {0: (9,), 1: (9,)})
+    waiting = DeferredRows(np.array([0, 1, 2, 3]), {0: (9,), 1: (9,)})
     assert waiting.take(2) == [0, 2]
     assert len(waiting) == 2
     assert waiting.take(2) == [1, 3]
 
 
 def test_rest_gives_every_row_that_waits() -> None:
-    waiting = Waiting(np.arange(6), {0: (9,), 1: (9,), 2: (9, 8), 3: (8,)})
+    waiting = DeferredRows(np.arange(6), {0: (9,), 1: (9,), 2: (9, 8), 3: (8,)})
     assert waiting.take(2) == [0, 3]
     assert sorted(waiting.rest().tolist()) == [1, 2, 4, 5]
     assert len(waiting) == 0
 
 
 def test_blocked_twice_moves_to_the_other_line() -> None:
-    waiting = Waiting(np.array([0, 1, 2]), {0: (7,), 1: (8,), 2: (7, 8)})
+    waiting = DeferredRows(np.array([0, 1, 2]), {0: (7,), 1: (8,), 2: (7, 8)})
     assert waiting.take(3) == [0, 1]
     assert waiting.take(3) == [2]

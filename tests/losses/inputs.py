@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jdistill.types import Columns
+from jdistill.types import PairEmbeddings
 from tests.losses.cases import CLASSES, SECOND, TEACHER, WIDTH, Case
 
 ROWS = 16
@@ -17,11 +17,11 @@ LAYERS = 3
 
 
 class Inputs(NamedTuple):
-    student: Columns
-    hidden: dict[int, Columns]
-    teachers: dict[str, Columns]
+    student: PairEmbeddings
+    hidden: dict[int, PairEmbeddings]
+    teachers: dict[str, PairEmbeddings]
     """Each near the student's vectors projected to its width."""
-    near: dict[str, Columns]
+    near: dict[str, PairEmbeddings]
     """Teachers of the student's own width."""
     kernels: dict[str, np.ndarray]
     ids: tuple[np.ndarray | None, np.ndarray]
@@ -60,8 +60,8 @@ def plain(*, rows: int = ROWS, negatives: int = 0, queries: bool = True) -> Inpu
         length = random.uniform(0.5, 1.5, (*shape[:-1], 1))
         return (random.standard_normal(shape) / shape[-1] ** 0.5 * length).astype(np.float32)
 
-    def columns() -> Columns:
-        return Columns(vectors(rows, WIDTH) if queries else None, vectors(rows, 1 + negatives, WIDTH))
+    def columns() -> PairEmbeddings:
+        return PairEmbeddings(vectors(rows, WIDTH) if queries else None, vectors(rows, 1 + negatives, WIDTH))
 
     student = columns()
     kernels = {name: (2 * vectors(WIDTH, width)) for name, width in TEACHER_WIDTHS.items()}
@@ -103,9 +103,9 @@ def change(
     )
 
 
-def _each(function: Callable, *columns: Columns) -> Columns:
+def _each(function: Callable, *columns: PairEmbeddings) -> PairEmbeddings:
     queries = None if columns[0].queries is None else function(*(c.queries for c in columns))
-    return Columns(queries, function(*(c.documents for c in columns)))
+    return PairEmbeddings(queries, function(*(c.documents for c in columns)))
 
 
 def _same(x: np.ndarray) -> np.ndarray:

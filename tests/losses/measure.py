@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.losses.blocks import HERE
-from jdistill.types import Batch, Columns, Projection, Side, TextIds, Tokens, Vectors, View
+from jdistill.losses.blocks import SINGLE_DEVICE
+from jdistill.types import Batch, LossInputs, PairEmbeddings, Projection, Side, TextIds, Tokens, Vectors
 from tests.losses.cases import CASES, Case, Given, Texts
 from tests.losses.inputs import INPUTS, LAYERS, Inputs, fits, scores_for
 
@@ -40,7 +40,7 @@ def vectors(case: Case, inputs: Inputs) -> Vectors:
     return Vectors(inputs.student, {layer: inputs.hidden[layer] for layer in wanted}, maps if projected else {})
 
 
-def targets(case: Case, inputs: Inputs) -> dict[str, Columns]:
+def targets(case: Case, inputs: Inputs) -> dict[str, PairEmbeddings]:
     return {t: (inputs.teachers if case.projection else inputs.near)[t] for t in case.loss.teachers}
 
 
@@ -51,7 +51,7 @@ def batch(case: Case, inputs: Inputs) -> Batch:
     return Batch(None, none, targets(case, inputs), scores_for(case, inputs), *inputs.ids, labels)
 
 
-def side(columns: Columns) -> Side:
+def side(columns: PairEmbeddings) -> Side:
     """A Side of one device, laid out by hand."""
     documents = jnp.asarray(columns.documents)
     queries = None if columns.queries is None else jnp.asarray(columns.queries)
@@ -64,16 +64,16 @@ def concatenated(sides: list[Any]) -> Any:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *sides) if sides else None
 
 
-def view(case: Case, inputs: Inputs) -> View:
+def view(case: Case, inputs: Inputs) -> LossInputs:
     """What a loss sees on one device."""
     given, parts = jax.tree.map(jnp.asarray, (vectors(case, inputs), batch(case, inputs)))
     return view_of(case, given, learned(case), parts)
 
 
-def view_of(case: Case, given: Vectors, parameters: dict, parts: Batch) -> View:
-    """The View of these arrays, laid out by hand."""
+def view_of(case: Case, given: Vectors, parameters: dict, parts: Batch) -> LossInputs:
+    """The LossInputs of these arrays, laid out by hand."""
     queries, documents = parts.query_ids, parts.document_ids
-    return View(
+    return LossInputs(
         student=side(given.columns),
         # By name, not in the order of the dict: going through jit sorts it.
         teacher=concatenated([side(parts.targets[t]) for t in case.loss.teachers]),
@@ -86,7 +86,7 @@ def view_of(case: Case, given: Vectors, parameters: dict, parts: Batch) -> View:
         parameters=parameters,
         progress=jnp.float32(case.progress),
         key=jax.random.fold_in(jax.random.key(KEY), 0),
-        sweep=HERE,
+        sweep=SINGLE_DEVICE,
         labels=parts.labels,
         all_labels=parts.labels,
     )
@@ -142,7 +142,7 @@ def expected(label: str, name: str) -> Result:
     def tensor(x: Any, *, leaf: bool = False):
         return torch.tensor(np.asarray(x, np.float64), requires_grad=leaf)
 
-    def texts(columns: Columns, leaf: bool) -> Texts:
+    def texts(columns: PairEmbeddings, leaf: bool) -> Texts:
         q, d = columns
         return Texts(None if q is None else tensor(q, leaf=leaf), tensor(d, leaf=leaf))
 

@@ -20,7 +20,7 @@ from jdistill.losses import (
     embed_l2,
     embed_mse,
 )
-from jdistill.types import Columns
+from jdistill.types import PairEmbeddings
 from tests.losses.cases import Case
 from tests.losses.inputs import plain
 from tests.losses.measure import view
@@ -101,15 +101,15 @@ def test_every_column_of_a_row_counts_alike(term: LossConfig) -> None:
     columns = []
     for s, t in zip(texts(inputs.student), texts(inputs.teachers["t"]), strict=True):
         one = inputs._replace(
-            student=Columns(None, s[:, None]),
-            teachers={"t": Columns(None, t[:, None])},
+            student=PairEmbeddings(None, s[:, None]),
+            teachers={"t": PairEmbeddings(None, t[:, None])},
             ids=(None, inputs.ids[1][:, :1]),
         )
         columns.append(term(view(case, one)))
     np.testing.assert_allclose(whole, np.mean(columns, axis=0), rtol=2e-6, atol=1e-7)
 
 
-def texts(columns: Columns) -> list[np.ndarray]:
+def texts(columns: PairEmbeddings) -> list[np.ndarray]:
     return [columns.queries, *columns.documents.swapaxes(0, 1)]
 
 

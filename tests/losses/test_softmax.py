@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jdistill.losses import EmbedKL, embed_kl, listwise_kl
-from jdistill.losses.softmax import DIVERGENCES, SPAN, lost_targets
-from jdistill.types import Columns
+from jdistill.losses.softmax import DIVERGENCES, SPAN, underflow_warnings
+from jdistill.types import PairEmbeddings
 
 S, T = np.float32(np.random.default_rng(0).standard_normal((2, 4, 7)))
 
@@ -41,23 +41,23 @@ def test_a_probability_is_lost_just_where_float32_loses_it() -> None:
     tiny = np.finfo(np.float32).tiny
     assert np.exp(-SPAN) > tiny > np.exp(-SPAN - 1)
     rows = np.array([[0.0, -SPAN * 0.1 + 0.01], [5.0, 5.0]])
-    assert lost_targets(rows, 0.1, what="scores", option="temperature") == []
+    assert underflow_warnings(rows, 0.1, what="scores", option="temperature") == []
     rows[0, 1] -= 0.1
-    (problem,) = lost_targets(rows, 0.1, what="scores", option="temperature")
+    (problem,) = underflow_warnings(rows, 0.1, what="scores", option="temperature")
     assert problem.startswith("25.0 % of the teacher's probabilities")
 
 
 def test_elements_of_vectors_are_examined_too() -> None:
     documents = np.zeros((3, 2, 4), np.float32)
     documents[0, 0, 0] = 1
-    teacher = Columns(None, documents)
-    assert EmbedKL().examine(teacher, None) == []
-    (problem,) = EmbedKL(temperature=0.01).examine(teacher, None)
+    teacher = PairEmbeddings(None, documents)
+    assert EmbedKL().check_targets(teacher, None) == []
+    (problem,) = EmbedKL(temperature=0.01).check_targets(teacher, None)
     assert "12.5 %" in problem
     assert "the elements of its vectors span up to 1 in one row" in problem
-    (problem,) = EmbedKL().examine(teacher._replace(queries=np.full((3, 4), np.nan, np.float32)), None)
+    (problem,) = EmbedKL().check_targets(teacher._replace(queries=np.full((3, 4), np.nan, np.float32)), None)
     assert "NaN or infinity in 3 of 9 rows" in problem
-    assert EmbedKL().examine(None, None) == []
+    assert EmbedKL().check_targets(None, None) == []
 
 
 @pytest.mark.parametrize("size", [30.0, 600.0, 5000.0])

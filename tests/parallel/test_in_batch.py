@@ -14,7 +14,7 @@ from jdistill.config import UserError
 from jdistill.losses import EmbedCosine, EmbedMSE, InfoNCE, LabelSoftmax, LossConfig, ScoreZscore
 from jdistill.losses.schedule import Ramp
 from jdistill.parallel import make_objective, row_sharding
-from jdistill.types import Batch, Columns, Projection, Vectors, View
+from jdistill.types import Batch, LossInputs, PairEmbeddings, Projection, Vectors
 from tests.losses.cases import CASES, FIRST_OF_KIND, SECOND, TEACHER, Case
 from tests.losses.inputs import INPUTS, LAYERS, ROWS, WIDTH, Inputs, fits, plain
 from tests.losses.measure import batch, difference, ours, vectors
@@ -37,7 +37,7 @@ class Probe(LossConfig):
     kind: Literal["probe"] = "probe"
     reads: Literal["rows", "order", "ids", "scores", "parameter", "progress", "draw"]
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         side, ids = view.student, view.ids
         return {
             "rows": lambda: view.rows.astype(jnp.float32) * side.documents[:, 0],
@@ -83,7 +83,7 @@ def test_documents_of_the_batch_are_column_major_and_rows_are_global() -> None:
     class Look(LossConfig):
         kind: Literal["look"] = "look"
 
-        def __call__(self, view: View) -> Float[Array, " b"]:
+        def __call__(self, view: LossInputs) -> Float[Array, " b"]:
             side, ids = view.student, view.ids
             jax.debug.callback(
                 lambda *x: seen.append(x),
@@ -97,7 +97,7 @@ def test_documents_of_the_batch_are_column_major_and_rows_are_global() -> None:
 
     rows = Batch(None, batch(EVERYTHING, plain(rows=n)).documents, {}, None, None, documents[..., 0].astype(np.int32))
     objective = make_objective({"look": Look()}, mesh_of(4))
-    given = Vectors(Columns(None, documents), {}, {})
+    given = Vectors(PairEmbeddings(None, documents), {}, {})
     jax.block_until_ready(jax.jit(objective)(given, rows, {}, jnp.float32(0), jax.random.key(0)))
     jax.effects_barrier()
     assert len(seen) == 4
@@ -161,7 +161,7 @@ def test_only_what_a_term_reads_is_gathered(term: LossConfig, gathers: int, scat
     objective = make_objective({"term": term}, mesh)
     given = vectors(case, inputs)
 
-    def loss(columns: Columns, rows: Batch) -> Array:
+    def loss(columns: PairEmbeddings, rows: Batch) -> Array:
         return objective(given._replace(columns=columns), rows, {}, jnp.float32(0), jax.random.key(0))[0]
 
     split = jax.device_put((given.columns, batch(case, inputs)), row_sharding(mesh))
@@ -192,7 +192,7 @@ def test_memory_is_a_few_score_matrices(label: str) -> None:
 
 def at_size(case: Case, rows: int, width: int, negatives: int) -> tuple[Vectors, dict, Batch]:
     """The inputs of a case in the size of real training; teachers side by side have the student's width."""
-    columns = Columns(jnp.zeros((rows, width)), jnp.zeros((rows, 1 + negatives, width)))
+    columns = PairEmbeddings(jnp.zeros((rows, width)), jnp.zeros((rows, 1 + negatives, width)))
     layers = case.loss.needs().layers
     hidden = dict.fromkeys(range(LAYERS) if layers == "every" else layers, columns)
     share = width // max(len(case.loss.teachers), 1)

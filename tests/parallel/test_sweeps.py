@@ -11,11 +11,11 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
-from jdistill.losses import HERE, InfoNCE, LossConfig, ScoreKL, StudentFilter, TeacherFilter, TextFilter
+from jdistill.losses import SINGLE_DEVICE, InfoNCE, LossConfig, ScoreKL, StudentFilter, TeacherFilter, TextFilter
 from jdistill.parallel import make_mesh, make_objective, row_sharding
-from jdistill.parallel.sweeps import GATHERED_BYTES, Gathered, Ring, make_sweep
+from jdistill.parallel.sweeps import GATHERED_BYTES, Gathered, Ring, make_exchange
 from jdistill.plan.topology import topology_devices
-from jdistill.types import Batch, Columns, Tokens, Vectors
+from jdistill.types import Batch, PairEmbeddings, Tokens, Vectors
 from tests.losses.cases import CASES, FIRST_OF_KIND
 from tests.losses.inputs import INPUTS, fits
 from tests.losses.measure import batch, difference, ours, vectors
@@ -50,7 +50,7 @@ def test_a_ring_gathers_nothing(label: str) -> None:
     objective = make_objective({"term": case.loss}, mesh, gathered_bytes=0)
     given = vectors(case, inputs)
 
-    def loss(columns: Columns, rows: Batch) -> Array:
+    def loss(columns: PairEmbeddings, rows: Batch) -> Array:
         parameters = {"term": case.loss.parameters()}
         return objective(given._replace(columns=columns), rows, parameters, jnp.float32(0), jax.random.key(0))[0]
 
@@ -62,9 +62,9 @@ def test_a_ring_gathers_nothing(label: str) -> None:
 
 def test_candidates_are_gathered_while_they_are_few() -> None:
     few = GATHERED_BYTES // (384 * 8)
-    assert make_sweep(mesh_of(1), 10**9, 384) == HERE
-    assert make_sweep(mesh_of(2), few, 384) == Gathered()
-    assert make_sweep(mesh_of(2), few + 1, 384) == Ring()
+    assert make_exchange(mesh_of(1), 10**9, 384) == SINGLE_DEVICE
+    assert make_exchange(mesh_of(2), few, 384) == Gathered()
+    assert make_exchange(mesh_of(2), few + 1, 384) == Ring()
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def on_rows(loss: LossConfig, n: int, mesh: Mesh, gathered_bytes: int = GATHERED
     """A loss as a function of vectors and text numbers."""
     objective = make_objective({"term": loss}, mesh, gathered_bytes=gathered_bytes)
 
-    def value(queries: Array, documents: Array, targets: Columns, ids: Array) -> Array:
+    def value(queries: Array, documents: Array, targets: PairEmbeddings, ids: Array) -> Array:
         tokens = Tokens(jnp.zeros((n, 1, 1), jnp.int32), jnp.ones((n, 1, 1), bool))
         rows = Batch(None, tokens, {"big": targets}, None, ids, ids[:, None])
-        student = Vectors(Columns(queries, documents), {}, {})
+        student = Vectors(PairEmbeddings(queries, documents), {}, {})
         return objective(student, rows, {}, jnp.float32(0), jax.random.key(0))[0]
 
     return value
@@ -97,7 +97,7 @@ def forms(n: int, width: int, sharding: NamedSharding | None = None) -> tuple:
     def of(*shape: int, dtype: type = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    return of(n, width), of(n, 1, width), Columns(of(n, width), of(n, 1, width)), of(n, dtype=jnp.int32)
+    return of(n, width), of(n, 1, width), PairEmbeddings(of(n, width), of(n, 1, width)), of(n, dtype=jnp.int32)
 
 
 @pytest.mark.slow

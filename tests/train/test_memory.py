@@ -16,7 +16,7 @@ from jdistill.student.head import Normalize
 from jdistill.student.student import encoder_shapes
 from jdistill.train.state import make_state
 from jdistill.train.step import make_train_step
-from jdistill.types import Batch, Columns, Tokens
+from jdistill.types import Batch, PairEmbeddings, Tokens
 from tests.train.tiny_run import adamw
 
 LENGTH, WIDTH, FLOAT = 64, 384, 4
@@ -59,7 +59,7 @@ def batch(rows: int) -> Batch:
     def tokens(*shape: int) -> Tokens:
         return Tokens(form(*shape, LENGTH, dtype=jnp.int32), form(*shape, LENGTH, dtype=jnp.bool_))
 
-    targets = {"big": Columns(form(WIDTH), form(1, WIDTH))}
+    targets = {"big": PairEmbeddings(form(WIDTH), form(1, WIDTH))}
     return Batch(tokens(), tokens(1), targets, None, form(dtype=jnp.int32), form(1, dtype=jnp.int32))
 
 

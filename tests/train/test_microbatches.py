@@ -15,7 +15,7 @@ from jdistill.parallel import make_mesh, row_sharding, state_sharding
 from jdistill.student import StudentConfig, make_student
 from jdistill.train.state import TrainState, make_state
 from jdistill.train.step import make_train_step
-from jdistill.types import Batch, Columns, Metrics, Tokens
+from jdistill.types import Batch, Metrics, PairEmbeddings, Tokens
 from tests.parallel.sharded import loops
 from tests.tiny import VOCABULARY, tiny_bert_folder
 from tests.train.tiny_run import adamw, run, tiny_student
@@ -77,8 +77,8 @@ def batch() -> Batch:
         ids = random.integers(5, 60, (*shape, 8)).astype(np.int32)
         return Tokens(ids, np.arange(8) < random.integers(2, 9, (*shape, 1)))
 
-    def columns(width: int) -> Columns:
-        return Columns(*(random.normal(size=(*s, width)).astype(np.float32) for s in ((ROWS,), (ROWS, 2))))
+    def columns(width: int) -> PairEmbeddings:
+        return PairEmbeddings(*(random.normal(size=(*s, width)).astype(np.float32) for s in ((ROWS,), (ROWS, 2))))
 
     ids = np.arange(3 * ROWS, dtype=np.int32)
     targets = {name: columns(width) for name, width in TEACHERS.items()}

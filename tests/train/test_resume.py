@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jdistill.train.resume import Best, Note, differences, read_note
+from jdistill.train.resume import Best, CheckpointMetadata, differences, read_note
 
 RECIPE: dict[str, Any] = {
     "run": "./a",
@@ -38,7 +38,7 @@ def test_differences(change: dict[str, Any], told: list[str]) -> None:
 def test_note_survives_json(best: Best | None) -> None:
     import json
 
-    note = Note(RECIPE, "abc", {"q": 0.1}, best)
+    note = CheckpointMetadata(RECIPE, "abc", {"q": 0.1}, best)
     assert read_note(json.loads(json.dumps(note.as_json()))) == note
 
 

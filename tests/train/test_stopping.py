@@ -7,7 +7,7 @@ import pytest
 
 from jdistill.checkpoint import load_result, load_student_params
 from jdistill.config import UserError
-from jdistill.train.stopping import EarlyStopping, Waiting, waited
+from jdistill.train.stopping import EarlyStopping, Patience, waited
 from tests.train.test_loop import KilledError, assert_same, killed_at, state_of
 from tests.train.tiny_run import run
 
@@ -34,7 +34,7 @@ def test_waiting(options: dict[str, Any], values: list[float], evaluations: int)
 
 
 def test_the_first_value_counts_as_an_improvement() -> None:
-    assert waited(EarlyStopping(metric="q"), None, -1.0) == Waiting(-1.0, 0)
+    assert waited(EarlyStopping(metric="q"), None, -1.0) == Patience(-1.0, 0)
 
 
 def falls_after(evaluations: int) -> Any:

@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from pydantic import BeforeValidator, Field
 
 from jdistill.config import Config
-from jdistill.losses.base import share_of
+from jdistill.losses.base import local_candidates
 from jdistill.losses.maths import Similarity, matmul, normalise
 from jdistill.losses.schedule import Scheduled, Share, at
-from jdistill.types import View
+from jdistill.types import LossInputs
 
 ROUNDING = 1e-6
 """Cosines closer than this count as equal; the float32 rounding error of equal texts is smaller."""
@@ -55,12 +55,12 @@ class TextFilter(Config):
 
     by: Literal["text_hash"] = "text_hash"
 
-    def of(self, view: View, similarity: Similarity) -> Filter:
-        """The filter for the texts of a View that has queries; its candidates are the device's share."""
+    def of(self, view: LossInputs, similarity: Similarity) -> Filter:
+        """The filter for inputs that have queries; its candidates are the device's share."""
         queries, ids = view.ids.queries, view.ids
         if queries is None:
             raise ValueError("a filter by text compares queries, but the view has no ids of queries")
-        return same_text(queries, share_of(ids.documents, ids.negatives), jnp.arange(len(queries)))
+        return same_text(queries, local_candidates(ids.documents, ids.negatives), jnp.arange(len(queries)))
 
 
 class GuidedFilter(Config):
@@ -88,8 +88,8 @@ class TeacherFilter(GuidedFilter):
 
     by: Literal["teacher"] = "teacher"
 
-    def of(self, view: View, similarity: Similarity) -> Filter:
-        """The filter for the texts of a View that has queries and a teacher; its candidates are the device's share."""
+    def of(self, view: LossInputs, similarity: Similarity) -> Filter:
+        """The filter for inputs that have queries and a teacher; its candidates are the device's share."""
         guide = view.teacher
         if guide is None or guide.queries is None:
             raise ValueError(
@@ -98,7 +98,7 @@ class TeacherFilter(GuidedFilter):
         return _guided(
             normalise(guide.queries),
             normalise(guide.documents),
-            normalise(share_of(guide.documents, guide.negatives)),
+            normalise(local_candidates(guide.documents, guide.negatives)),
             limit=self.limit(view.progress),
         )
 
@@ -111,8 +111,8 @@ class StudentFilter(GuidedFilter):
 
     by: Literal["student"] = "student"
 
-    def of(self, view: View, similarity: Similarity) -> Filter:
-        """The filter for the texts of a View that has queries; its candidates are the device's share."""
+    def of(self, view: LossInputs, similarity: Similarity) -> Filter:
+        """The filter for inputs that have queries; its candidates are the device's share."""
         guide = view.student
         if guide.queries is None:
             raise ValueError("a filter by the student needs its vectors of queries, but the view has none")
@@ -120,7 +120,7 @@ class StudentFilter(GuidedFilter):
         limit = self.limit(view.progress)
         if similarity == "cosine":
             return _self_guided(queries, documents, limit)
-        share = normalise(share_of(guide.documents, guide.negatives))
+        share = normalise(local_candidates(guide.documents, guide.negatives))
         return _guided(queries, documents, share, limit=limit)
 
 

@@ -10,7 +10,7 @@ Hardness = Literal["none", "in_batch", "hard", "all"]
 """Negatives whose logit is raised by strength times their score: none, other rows' documents, own hard negatives,
 all."""
 
-RAISED: dict[str, Callable[[Bool[Array, "b k"]], Bool[Array, "b k"]]] = {
+HARDNESS_MASKS: dict[str, Callable[[Bool[Array, "b k"]], Bool[Array, "b k"]]] = {
     "in_batch": jnp.logical_not,
     "hard": lambda own: own,
     "all": jnp.ones_like,

@@ -8,17 +8,24 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import Field, field_validator, model_validator
 
-from jdistill.losses.base import Needs, Streamed, columns_of, queries_of, share_of
-from jdistill.losses.blocks import HERE
+from jdistill.losses.base import Needs, Streamed, local_candidate_ids, local_candidates, queries_of
+from jdistill.losses.blocks import SINGLE_DEVICE
 from jdistill.losses.contrast.directions import TEXTS, Direction, Partition, check, combine, crosses
 from jdistill.losses.contrast.false_negatives import FalseNegatives, Filter, StudentFilter, TeacherFilter
 from jdistill.losses.contrast.hardness import Hardness
-from jdistill.losses.contrast.negatives import Candidates, Half, Rows, Sharpness, log_excess, log_excess_both
+from jdistill.losses.contrast.negatives import (
+    Candidates,
+    LogitParams,
+    PairSide,
+    Rows,
+    negative_logsumexp,
+    negative_logsumexp_both,
+)
 from jdistill.losses.contrast.prefixes import Vectors, pair_products, prefixed
 from jdistill.losses.maths import Similarity, unit
 from jdistill.losses.schedule import Ramp, at
 from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
-from jdistill.types import Sweep, View
+from jdistill.types import CandidateExchange, LossInputs
 
 
 class InfoNCE(Streamed):
@@ -78,7 +85,7 @@ class InfoNCE(Streamed):
         """The temperature, if it is learned."""
         return temperature_parameters(self.temperature)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Loss of each row.
 
         Raises:
@@ -86,9 +93,9 @@ class InfoNCE(Streamed):
         """
         side = view.student
         queries = unit(queries_of(side.queries, self.kind), self.similarity)
-        return self._of(view, queries, unit(share_of(side.documents, side.negatives), self.similarity))
+        return self._of(view, queries, unit(local_candidates(side.documents, side.negatives), self.similarity))
 
-    def at_prefixes(self, view: View, widths: tuple[int, ...]) -> Float[Array, "p b"] | None:
+    def at_prefixes(self, view: LossInputs, widths: tuple[int, ...]) -> Float[Array, "p b"] | None:
         """See LossConfig. None if the student filters false negatives, since these then differ between prefixes.
 
         Raises:
@@ -98,16 +105,16 @@ class InfoNCE(Streamed):
             return None
         side = view.student
         queries = prefixed(queries_of(side.queries, self.kind), widths, self.similarity)
-        documents = prefixed(share_of(side.documents, side.negatives), widths, self.similarity)
+        documents = prefixed(local_candidates(side.documents, side.negatives), widths, self.similarity)
         return self._of(view, queries, documents, widths)
 
     def _of(
-        self, view: View, queries: Vectors, documents: Vectors, widths: tuple[int, ...] = ()
+        self, view: LossInputs, queries: Vectors, documents: Vectors, widths: tuple[int, ...] = ()
     ) -> Float[Array, "*p b"]:
         rows, c = view.rows, 1 + view.student.negatives.shape[1]
         pools = {
             "queries": Candidates(queries, rows, rows, ()),
-            "documents": Candidates(documents, jnp.tile(rows, c), columns_of(view), ()),
+            "documents": Candidates(documents, jnp.tile(rows, c), local_candidate_ids(view), ()),
         }
         return _losses(
             {"queries": queries, "documents": jax.tree.map(lambda x: x[: len(rows)], documents)},
@@ -234,7 +241,7 @@ def _losses(
     filters: Sequence[Filter],
     widths: tuple[int, ...] = (),
     block: int,
-    sweep: Sweep | None = None,
+    sweep: CandidateExchange | None = None,
 ) -> Float[Array, "*p b"]:
     """Loss of each row; for each prefix if vectors are Prefixed.
 
@@ -256,14 +263,14 @@ def _losses(
     """
     pair_scores = pair_products(texts["queries"], texts["documents"], widths)
     columns = {"queries": rows, "documents": partners}
-    sharpness = Sharpness(jnp.asarray(temperature, jnp.float32), jnp.asarray(strength, jnp.float32))
+    sharpness = LogitParams(jnp.asarray(temperature, jnp.float32), jnp.asarray(strength, jnp.float32))
     verdicts = [f.verdict for f in filters]
 
     def excess(direction: Direction, part: slice | Int[Array, " k"]) -> Float[Array, "*p b"]:
         """Log of the relative weight of a direction's negatives, over a part of its candidates."""
         side, name = TEXTS[direction]
         pool = pools[name]._replace(filters=tuple(f.candidates[name] for f in filters))
-        return log_excess(
+        return negative_logsumexp(
             Rows(texts[side], pair_scores, rows, columns[name], tuple(f.rows[side] for f in filters)),
             jax.tree.map(lambda x: x[part], pool),
             sharpness,
@@ -272,17 +279,17 @@ def _losses(
             verdicts=verdicts,
             widths=widths,
             block=block,
-            sweep=HERE if sweep is None else sweep,
+            sweep=SINGLE_DEVICE if sweep is None else sweep,
         )
 
-    def half(side: str) -> Half:
+    def half(side: str) -> PairSide:
         known = jax.tree.map(lambda x: x[: len(rows)], tuple(f.candidates[side] for f in filters))
-        return Half(texts[side], pair_scores, rows, tuple(f.rows[side] for f in filters), known)
+        return PairSide(texts[side], pair_scores, rows, tuple(f.rows[side] for f in filters), known)
 
     found = {}
     if sweep is not None and {"q2d", "d2q"} <= {*directions}:
         options = {"hardness": hardness, "verdicts": verdicts, "widths": widths, "block": block, "sweep": sweep}
-        found["q2d"], found["d2q"] = log_excess_both(half("queries"), half("documents"), sharpness, **options)
+        found["q2d"], found["d2q"] = negative_logsumexp_both(half("queries"), half("documents"), sharpness, **options)
         if len(pools["documents"].rows) > len(rows):
             found["q2d"] = jnp.logaddexp(found["q2d"], excess("q2d", slice(len(rows), None)))
     parts = {d: d2d_part if d == "d2d" else slice(None) for d in directions}

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from jdistill.losses.base import LossConfig, queries_of
 from jdistill.losses.blocks import over_rows
 from jdistill.losses.maths import matmul, normalise
-from jdistill.types import View
+from jdistill.types import LossInputs
 
 ROWS = 256
 """Queries scored at a time; affects memory and speed only."""
@@ -24,7 +24,7 @@ class MegaBatchMargin(LossConfig):
     negative_margin: float = 0.3
     """Cosine of a query and the nearest other document at or below which it contributes 0."""
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives count as further documents of the batch.
 
         Raises:

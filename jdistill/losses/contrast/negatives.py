@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jdistill.losses.blocks import HERE, logsumexp_both, logsumexp_over
+from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_both, logsumexp_over
 from jdistill.losses.contrast.false_negatives import Verdict
-from jdistill.losses.contrast.hardness import RAISED, Hardness
+from jdistill.losses.contrast.hardness import HARDNESS_MASKS, Hardness
 from jdistill.losses.contrast.prefixes import Vectors, products
-from jdistill.types import Sweep
+from jdistill.types import CandidateExchange
 
 
 class Rows(NamedTuple):
@@ -42,24 +42,24 @@ class Candidates(NamedTuple):
     """Each false-negative filter's input for the candidate."""
 
 
-class Sharpness(NamedTuple):
+class LogitParams(NamedTuple):
     """Scaling of scores to logits."""
 
     temperature: Float[Array, ""]
     strength: Float[Array, ""]
 
 
-def log_excess(
+def negative_logsumexp(
     rows: Rows,
     candidates: Candidates,
-    sharpness: Sharpness,
+    sharpness: LogitParams,
     *,
     one_side: bool,
     hardness: Hardness = "none",
     verdicts: Sequence[Verdict] = (),
     widths: tuple[int, ...] = (),
     block: int,
-    sweep: Sweep = HERE,
+    sweep: CandidateExchange = SINGLE_DEVICE,
 ) -> Float[Array, "*p b"]:
     """`log sum_j exp(l_ij - l_i)` over each row's negatives j, where l_i is the logit of its positive.
 
@@ -82,7 +82,7 @@ def log_excess(
     return logsumexp_over(tile, rows, candidates, sharpness, block=block, sweep=sweep)
 
 
-class Half(NamedTuple):
+class PairSide(NamedTuple):
     """One side of this device's pairs: rows of one direction, candidates of the other."""
 
     vectors: Vectors
@@ -95,26 +95,26 @@ class Half(NamedTuple):
     """Each filter's input for the text as a candidate."""
 
 
-def log_excess_both(
-    queries: Half,
-    documents: Half,
-    sharpness: Sharpness,
+def negative_logsumexp_both(
+    queries: PairSide,
+    documents: PairSide,
+    sharpness: LogitParams,
     *,
     hardness: Hardness = "none",
     verdicts: Sequence[Verdict] = (),
     widths: tuple[int, ...] = (),
     block: int,
-    sweep: Sweep = HERE,
+    sweep: CandidateExchange = SINGLE_DEVICE,
 ) -> tuple[Float[Array, "*p b"], Float[Array, "*p b"]]:
     """`log_excess` of q2d and of d2q, without hard negatives, in one pass that scores each pair once."""
-    tile = partial(both_excesses, hardness=hardness, verdicts=tuple(verdicts), widths=widths)
+    tile = partial(negative_logits_both, hardness=hardness, verdicts=tuple(verdicts), widths=widths)
     return logsumexp_both(tile, queries, documents, sharpness, block=block, sweep=sweep)
 
 
-def both_excesses(
-    queries: Half,
-    documents: Half,
-    sharpness: Sharpness,
+def negative_logits_both(
+    queries: PairSide,
+    documents: PairSide,
+    sharpness: LogitParams,
     *,
     hardness: Hardness,
     verdicts: tuple[Verdict, ...],
@@ -127,7 +127,7 @@ def both_excesses(
     q2d = (scores - of_queries[..., :, None]) / sharpness.temperature
     d2q = (scores - of_documents[..., None, :]) / sharpness.temperature
     if hardness != "none":
-        q2d += _raised(scores, RAISED[hardness](pair), sharpness)
+        q2d += _raised(scores, HARDNESS_MASKS[hardness](pair), sharpness)
     out_of_q2d = out_of_d2q = pair
     for i, verdict in enumerate(verdicts):
         out_of_q2d |= verdict(queries.as_rows[i], documents.as_candidates[i], scores)
@@ -138,7 +138,7 @@ def both_excesses(
 def excesses(
     rows: Rows,
     candidates: Candidates,
-    sharpness: Sharpness,
+    sharpness: LogitParams,
     *,
     one_side: bool,
     hardness: Hardness,
@@ -151,14 +151,16 @@ def excesses(
     pair = rows.pairs[:, None] == candidates.columns[None]
     own = pair | (rows.rows[:, None] == candidates.rows[None])
     if hardness != "none":
-        logits += _raised(scores, RAISED[hardness](own), sharpness)
+        logits += _raised(scores, HARDNESS_MASKS[hardness](own), sharpness)
     left_out = own if one_side else pair
     for verdict, row, candidate in zip(verdicts, rows.filters, candidates.filters, strict=True):
         left_out |= verdict(row, candidate, scores)
     return _without(logits, left_out)
 
 
-def _raised(scores: Float[Array, "*p b k"], which: Bool[Array, "b k"], sharpness: Sharpness) -> Float[Array, "*p b k"]:
+def _raised(
+    scores: Float[Array, "*p b k"], which: Bool[Array, "b k"], sharpness: LogitParams
+) -> Float[Array, "*p b k"]:
     return jnp.where(jnp.broadcast_to(which, scores.shape), sharpness.strength * lax.stop_gradient(scores), 0.0)
 
 

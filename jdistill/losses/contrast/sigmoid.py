@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jdistill.losses.base import Streamed, columns_of, queries_of, share_of
-from jdistill.losses.blocks import HERE, sum_over
+from jdistill.losses.base import Streamed, local_candidate_ids, local_candidates, queries_of
+from jdistill.losses.blocks import SINGLE_DEVICE, sum_over
 from jdistill.losses.maths import matmul, normalise
 from jdistill.losses.temperature import Learned, Temperature, temperature_of, temperature_parameters
-from jdistill.types import Sweep, View
+from jdistill.types import CandidateExchange, LossInputs
 
 BIAS = "bias"
 
@@ -29,7 +29,7 @@ class Sigmoid(Streamed):
         """The bias, and the temperature if it is learned."""
         return {**temperature_parameters(self.temperature), BIAS: jnp.float32(self.bias)}
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Sum of each row over its candidates.
 
         Raises:
@@ -39,12 +39,12 @@ class Sigmoid(Streamed):
         queries = queries_of(side.queries, self.kind)
         return sigmoid(
             queries,
-            share_of(side.documents, side.negatives),
+            local_candidates(side.documents, side.negatives),
             view.rows,
             temperature=temperature_of(self.temperature, view.parameters),
             bias=view.parameters[BIAS],
             block=self.block,
-            columns=columns_of(view),
+            columns=local_candidate_ids(view),
             sweep=view.sweep,
         )
 
@@ -58,7 +58,7 @@ def sigmoid(
     bias: float | Float[Array, ""],
     block: int = 512,
     columns: Int[Array, " c"] | None = None,
-    sweep: Sweep = HERE,
+    sweep: CandidateExchange = SINGLE_DEVICE,
 ) -> Float[Array, " b"]:
     """Binary classification of every query-document pair, without a softmax.
 

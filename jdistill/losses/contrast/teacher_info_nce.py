@@ -7,13 +7,13 @@ from jaxtyping import Array, Float, Int
 from pydantic import field_validator
 
 from jdistill.config import UserError
-from jdistill.losses.base import Needs, Streamed, columns_of, project, share_of, sides
-from jdistill.losses.blocks import HERE
+from jdistill.losses.base import Needs, Streamed, local_candidate_ids, local_candidates, project, sides
+from jdistill.losses.blocks import SINGLE_DEVICE
 from jdistill.losses.contrast.directions import TEXTS, Direction
-from jdistill.losses.contrast.negatives import Candidates, Rows, Sharpness, log_excess
+from jdistill.losses.contrast.negatives import Candidates, LogitParams, Rows, negative_logsumexp
 from jdistill.losses.maths import normalise
 from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
-from jdistill.types import Sweep, View
+from jdistill.types import CandidateExchange, LossInputs
 
 
 class TeacherInfoNCE(Streamed):
@@ -41,7 +41,7 @@ class TeacherInfoNCE(Streamed):
         """The temperature, if it is learned."""
         return temperature_parameters(self.temperature)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean of each row over the directions; d2d is itself a mean over the row's document and hard negatives.
 
         Raises:
@@ -75,14 +75,16 @@ class TeacherInfoNCE(Streamed):
         return jnp.stack(values).mean(axis=0)
 
 
-def opposed(view: View, direction: Direction) -> tuple[Float[Array, "b c t"], Float[Array, "p t"], Int[Array, " p"]]:
+def opposed(
+    view: LossInputs, direction: Direction
+) -> tuple[Float[Array, "b c t"], Float[Array, "p t"], Int[Array, " p"]]:
     """The student's vectors of one side of each row; the device's share of the teacher's candidates; their columns."""
     student, teacher = sides(view)
     side, pool = TEXTS[direction]
     texts = student.queries if side == "queries" else student.documents
     candidates, columns = teacher.queries, view.rows
     if pool == "documents":
-        candidates, columns = share_of(teacher.documents, teacher.negatives), columns_of(view)
+        candidates, columns = local_candidates(teacher.documents, teacher.negatives), local_candidate_ids(view)
     if texts is None or candidates is None:
         raise ValueError(f"direction {direction} needs query vectors of both student and teacher")
     texts = texts[:, None]
@@ -106,7 +108,7 @@ def teacher_info_nce(
     temperature: float | Float[Array, ""],
     block: int = 512,
     columns: Int[Array, " c"] | None = None,
-    sweep: Sweep = HERE,
+    sweep: CandidateExchange = SINGLE_DEVICE,
 ) -> Float[Array, " b"]:
     """Make each student vector closer to the teacher's vector of the same text than to those of all other texts.
 
@@ -141,10 +143,10 @@ def teacher_info_nce(
     centred = teacher - sweep.mean(teacher)[None]
     columns = jnp.arange(len(teacher)) if columns is None else columns
     pair_scores, mine = jnp.sum(student * centred[positives], axis=-1), columns[positives]
-    excess = log_excess(
+    excess = negative_logsumexp(
         Rows(student, pair_scores, mine, mine, ()),
         Candidates(centred, columns, columns, ()),
-        Sharpness(jnp.asarray(temperature, jnp.float32), jnp.float32(0)),
+        LogitParams(jnp.asarray(temperature, jnp.float32), jnp.float32(0)),
         one_side=False,
         block=block,
         sweep=sweep,

@@ -12,7 +12,7 @@ from jdistill.losses.base import LossConfig, queries_of
 from jdistill.losses.blocks import over_rows
 from jdistill.losses.labels.cosent import in_order
 from jdistill.losses.labels.pairs import Scores, cosines, labels_of
-from jdistill.types import View
+from jdistill.types import LossInputs
 
 ROWS = 512
 """Pairs whose similarity is computed at a time, since it needs many copies of the vectors."""
@@ -25,7 +25,7 @@ class AnglE(LossConfig):
     temperature: PositiveFloat = 0.05
     """Divides differences of similarity; usually 0.01 to 0.1."""
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row.
 
         A query forms a pair with its document, of the row's label `y`, and with each of its hard negatives, of label

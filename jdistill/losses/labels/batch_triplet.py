@@ -11,11 +11,11 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig
-from jdistill.losses.blocks import HERE, over_rows
+from jdistill.losses.blocks import SINGLE_DEVICE, over_rows
 from jdistill.losses.labels.classes import classes_of
 from jdistill.losses.labels.distances import distant_enough
 from jdistill.losses.maths import float32, normalise, root
-from jdistill.types import Sweep, View
+from jdistill.types import CandidateExchange, LossInputs
 
 Mining = Literal["hard", "semi_hard", "all"]
 BatchDistance = Literal["euclidean", "squared_euclidean", "cosine"]
@@ -62,7 +62,7 @@ class BatchTriplet(LossConfig):
                 "Name another column under data.<source>.columns.label."
             )
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, for its query, or for its text if rows are plain texts; other texts are ignored.
 
         Raises:
@@ -95,7 +95,7 @@ def batch_triplet(
     mining: Mining = "hard",
     distance: BatchDistance = "euclidean",
     margin: Margin = 5.0,
-    sweep: Sweep = HERE,
+    sweep: CandidateExchange = SINGLE_DEVICE,
 ) -> Float[Array, " b"]:
     """Keep texts of a class nearer to each other than to texts of other classes.
 

@@ -12,7 +12,7 @@ from jdistill.losses.base import LossConfig, Needs, queries_of
 from jdistill.losses.labels.distances import PairDistance, distant_enough, pair_distances
 from jdistill.losses.labels.pairs import labels_of
 from jdistill.losses.maths import float32
-from jdistill.types import Columns, View
+from jdistill.types import LossInputs, PairEmbeddings
 
 
 class _OfPairs(LossConfig):
@@ -27,7 +27,7 @@ class _OfPairs(LossConfig):
         distant_enough(self.distance, self.margin)
         return self
 
-    def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
+    def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report scores other than 0 and 1."""
         if scores is None or bool(((scores == 0) | (scores == 1)).all()):
             return []
@@ -46,7 +46,7 @@ class Contrastive(_OfPairs):
         """Only the row itself."""
         return Needs(batch=False)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives are ignored.
 
         Raises:
@@ -61,7 +61,7 @@ class OnlineContrastive(_OfPairs):
 
     kind: Literal["online_contrastive"] = "online_contrastive"
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, times the batch size, since the loss is a sum; hard negatives are ignored.
 
         Raises:

@@ -17,7 +17,7 @@ from pydantic import PositiveFloat
 from jdistill.losses.base import LossConfig, queries_of
 from jdistill.losses.labels.pairs import Scores, cosines, dots, labels_of
 from jdistill.losses.maths import Similarity
-from jdistill.types import Columns, View
+from jdistill.types import LossInputs, PairEmbeddings
 
 
 class CoSENT(LossConfig):
@@ -29,7 +29,7 @@ class CoSENT(LossConfig):
     similarity: Similarity = "cosine"
     """How a query is scored against its document."""
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row; hard negatives are ignored.
 
         Raises:
@@ -41,7 +41,7 @@ class CoSENT(LossConfig):
         loss = cosent(queries, documents, labels, temperature=self.temperature, similarity=self.similarity)
         return jnp.broadcast_to(loss, view.rows.shape)
 
-    def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
+    def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report scores that are all equal."""
         if scores is None or len(scores) < 2 or bool((scores != scores[:1]).any()):
             return []

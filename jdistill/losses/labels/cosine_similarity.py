@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from jdistill.losses.base import LossConfig, Needs, queries_of
 from jdistill.losses.labels.pairs import labels_of
 from jdistill.losses.maths import absolute, cosine, float32
-from jdistill.types import Columns, View
+from jdistill.types import LossInputs, PairEmbeddings
 
 Penalty = Literal["squared", "absolute"]
 
@@ -24,7 +24,7 @@ class CosineSimilarity(LossConfig):
         """Only the row itself."""
         return Needs(batch=False)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives are ignored.
 
         Raises:
@@ -33,7 +33,7 @@ class CosineSimilarity(LossConfig):
         queries, labels = queries_of(view.student.queries, self.kind), labels_of(view.scores, self.kind)
         return cosine_similarity(queries, view.student.documents, labels, penalty=self.penalty)
 
-    def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
+    def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report scores outside the range of a cosine."""
         largest = 0.0 if scores is None or not scores.size else float(jnp.abs(scores).max())
         if largest <= 1:

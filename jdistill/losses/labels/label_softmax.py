@@ -12,7 +12,7 @@ from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs, queries_of
 from jdistill.losses.labels.classes import classes_of
 from jdistill.losses.maths import absolute, float32, matmul
-from jdistill.types import View
+from jdistill.types import LossInputs
 
 Feature = Literal["vectors", "difference", "product"]
 
@@ -59,7 +59,7 @@ class LabelSoftmax(LossConfig):
                 "remove rows with placeholder labels, such as -1 in SNLI."
             )
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives are ignored.
 
         Raises:

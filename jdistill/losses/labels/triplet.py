@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs, queries_of
 from jdistill.losses.labels.distances import DISTANCES, PairDistance, distant_enough
-from jdistill.types import View
+from jdistill.types import LossInputs
 
 
 class Triplet(LossConfig):
@@ -33,7 +33,7 @@ class Triplet(LossConfig):
         """Only the row itself."""
         return Needs(batch=False)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its hard negatives.
 
         Raises:

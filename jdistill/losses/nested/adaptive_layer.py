@@ -12,11 +12,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs
-from jdistill.losses.basic import Members
+from jdistill.losses.basic import LeafLosses
 from jdistill.losses.embedding import embed_kl, over_columns
 from jdistill.losses.nested.base import NestedLoss, draw, if_drawn
 from jdistill.losses.nested.matryoshka import Matryoshka
-from jdistill.types import Projection, Side, View
+from jdistill.types import LossInputs, Projection, Side
 
 WEIGHTINGS: dict[str, Callable[[int], float]] = {
     "uniform": lambda layer: 1.0,
@@ -46,7 +46,7 @@ class AdaptiveLayer(NestedLoss):
     """
 
     kind: Literal["adaptive_layer"] = "adaptive_layer"
-    loss: Annotated[Members | Matryoshka, Field(discriminator="kind")]
+    loss: Annotated[LeafLosses | Matryoshka, Field(discriminator="kind")]
     """The loss at each layer: a mapping with a `kind` and its options; may be a `matryoshka`."""
     layers_per_step: PositiveInt | None = 1
     """Draw this many earlier layers at random in each step; null, or more than there are: all."""
@@ -72,7 +72,7 @@ class AdaptiveLayer(NestedLoss):
         """Needs of the inner loss, and every layer."""
         return self.loss.needs()._replace(layers="every")
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row.
 
         Raises:
@@ -94,7 +94,9 @@ class AdaptiveLayer(NestedLoss):
             total += if_drawn(earlier, (drawn == layer).any(), learning, (taught, own_key))
         return total
 
-    def _earlier(self, layer: int, depth: int, learning: Learning, rest: tuple[View, Array]) -> Float[Array, " b"]:
+    def _earlier(
+        self, layer: int, depth: int, learning: Learning, rest: tuple[LossInputs, Array]
+    ) -> Float[Array, " b"]:
         last, key = rest
         student, projection, parameters = learning
         here = last._replace(

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from jdistill.losses.base import LossConfig, Needs
 from jdistill.losses.maths import float32
-from jdistill.types import Columns, View
+from jdistill.types import LossInputs, PairEmbeddings
 
 
 class NestedLoss(LossConfig):
@@ -41,20 +41,20 @@ class NestedLoss(LossConfig):
         """Check the labels with the inner loss."""
         self.loss.check_labels(rows)
 
-    def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
+    def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Problems reported by the inner loss."""
-        return self.loss.examine(teacher, scores)
+        return self.loss.check_targets(teacher, scores)
 
 
 def sum_drawn(
-    parts: Sequence[Callable[[], Float[Array, " b"]]], count: int | None, view: View, *, key: Array
+    parts: Sequence[Callable[[], Float[Array, " b"]]], count: int | None, view: LossInputs, *, key: Array
 ) -> Float[Array, " b"]:
     """Sum of `count` randomly drawn parts; parts not drawn are not computed.
 
     Args:
       parts: each computes a value per row.
       count: how many to draw; all if None or more than there are.
-      view: the View the parts are computed from.
+      view: the LossInputs the parts are computed from.
       key: PRNG key of the draw; the same on every device.
     """
     # Made from the rows' vectors, so that under shard_map it varies over devices, as the carry of a scan must.

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from jdistill.config import UserError
-from jdistill.losses.basic import Basic
+from jdistill.losses.basic import LeafLoss
 from jdistill.losses.maths import float32, normalise
 from jdistill.losses.nested.base import NestedLoss, sum_drawn
-from jdistill.types import Side, View
+from jdistill.types import LossInputs, Side
 
 
 class Matryoshka(NestedLoss):
@@ -29,7 +29,7 @@ class Matryoshka(NestedLoss):
     """
 
     kind: Literal["matryoshka"] = "matryoshka"
-    loss: Basic
+    loss: LeafLoss
     """The loss of each prefix: a mapping with a `kind` and its options."""
     dims: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     """Lengths of the prefixes, in any order. Include the student's full width, or the last elements are not trained."""
@@ -57,7 +57,7 @@ class Matryoshka(NestedLoss):
         weights = self.weights or (1.0,) * len(self.dims)
         return tuple(sorted(zip(self.dims, weights, strict=True), reverse=True))
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, summed over the prefixes.
 
         Raises:
@@ -80,7 +80,7 @@ class Matryoshka(NestedLoss):
         parts = [partial(self._value, view, dim, weight, own_key) for dim, weight in self.prefixes]
         return sum_drawn(parts, self.dims_per_step, view, key=draw_key)
 
-    def _value(self, view: View, dim: int, weight: float, key: Array) -> Float[Array, " b"]:
+    def _value(self, view: LossInputs, dim: int, weight: float, key: Array) -> Float[Array, " b"]:
         seen = view._replace(
             student=prefix(view.student, dim),
             hidden={layer: prefix(side, dim) for layer, side in view.hidden.items()},
@@ -89,7 +89,7 @@ class Matryoshka(NestedLoss):
         )
         return weight * self.loss(seen)
 
-    def _teacher(self, view: View, dim: int) -> Side | None:
+    def _teacher(self, view: LossInputs, dim: int) -> Side | None:
         compares_vectors = self.loss.needs().projection and view.projection is None
         if view.teacher is None or not compares_vectors:
             return view.teacher

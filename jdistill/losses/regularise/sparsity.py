@@ -14,7 +14,7 @@ from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs
 from jdistill.losses.maths import absolute, float32
 from jdistill.losses.schedule import Ramp, Share, at
-from jdistill.types import View
+from jdistill.types import LossInputs
 
 
 class Sparsity(LossConfig):
@@ -36,7 +36,7 @@ class Sparsity(LossConfig):
             return weight
         return weight * at(Ramp(start=0, stop=1, end=self.warmup, shape="quadratic"), progress)
 
-    def of_rows(self, view: View) -> Float[Array, "b t d"]:
+    def of_rows(self, view: LossInputs) -> Float[Array, "b t d"]:
         """The vectors of `texts` in this shard's rows.
 
         Raises:
@@ -54,7 +54,7 @@ class Sparsity(LossConfig):
         queries = side.queries[:, None]
         return queries if self.texts == "queries" else jnp.concatenate([queries, documents], axis=1)
 
-    def of_batch(self, view: View) -> Float[Array, "m d"]:
+    def of_batch(self, view: LossInputs) -> Float[Array, "m d"]:
         """The vectors of `texts` in the whole batch."""
         side = view.student
         columns = {
@@ -70,7 +70,7 @@ class Flops(Sparsity):
 
     kind: Literal["flops"] = "flops"
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Contribution of each row to the batch's value."""
         return flops(self.of_rows(view), self.of_batch(view), threshold=self.threshold)
 
@@ -84,7 +84,7 @@ class L1(Sparsity):
         """Only the row itself."""
         return Needs(batch=False)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
         return l1(self.of_rows(view), threshold=self.threshold)
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from jdistill.losses.base import LossConfig
 from jdistill.losses.maths import matmul, normalise
-from jdistill.types import View
+from jdistill.types import LossInputs
 
 Aggregation = Literal["mean", "sum"]
 Weight = Annotated[float, Field(ge=0)]
@@ -39,7 +39,7 @@ class SpreadOut(LossConfig):
             raise ValueError("mean_weight and second_moment_weight are both 0, so there is no loss. Raise one of them.")
         return self
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row."""
         side = view.student
         columns = jnp.split(side.all_documents, 1 + side.negatives.shape[1])

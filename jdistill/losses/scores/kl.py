@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat, model_validator
 
 from jdistill.config import UserError
-from jdistill.losses.base import Needs, Streamed, columns_of, sides
-from jdistill.losses.blocks import HERE, logsumexp_over, sum_over
+from jdistill.losses.base import Needs, Streamed, local_candidate_ids, sides
+from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_over, sum_over
 from jdistill.losses.contrast.directions import Direction, crosses
 from jdistill.losses.maths import Similarity, float32, matmul, unit
 from jdistill.losses.scores.listwise import listwise_kl
@@ -25,8 +25,8 @@ from jdistill.losses.scores.operands import (
     share_of_operands,
     target_scores,
 )
-from jdistill.losses.softmax import DIVERGENCES, Divergence, Terms, lost_targets
-from jdistill.types import Columns, Sweep, View
+from jdistill.losses.softmax import DIVERGENCES, Divergence, Terms, underflow_warnings
+from jdistill.types import CandidateExchange, LossInputs, PairEmbeddings
 
 
 class ScoreKL(Streamed):
@@ -85,7 +85,7 @@ class ScoreKL(Streamed):
         """
         return Needs(teacher=self.targets == "vectors", batch=not self._own)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Divergence of each row.
 
         Raises:
@@ -119,7 +119,7 @@ class ScoreKL(Streamed):
             teacher_texts,
             teacher_candidates,
             jnp.arange(len(view.rows)) if crosses(self.direction) else None,
-            numbers=(view.rows, columns_of(view)[: len(candidates)]),
+            numbers=(view.rows, local_candidate_ids(view)[: len(candidates)]),
             own=(student.negatives, teacher.negatives) if both else None,
             similarity=self.similarity,
             block=self.block,
@@ -134,7 +134,7 @@ class ScoreKL(Streamed):
             return self.teacher_temperature
         return 1.0 if self.targets == "scores" else self.temperature
 
-    def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
+    def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report NaN in the teacher's scores, and scores that underflow in the softmax."""
         what, logits = "the given scores", scores
         if self.targets == "vectors":
@@ -144,7 +144,7 @@ class ScoreKL(Streamed):
             return []
         shared = self.teacher_temperature is None and self.targets == "vectors"
         option = "temperature" if shared else "teacher_temperature"
-        return lost_targets(np.asarray(logits), self.target_temperature, what=what, option=option)
+        return underflow_warnings(np.asarray(logits), self.target_temperature, what=what, option=option)
 
 
 class _Logits(NamedTuple):
@@ -206,7 +206,7 @@ def score_kl(
     similarity: Similarity = "cosine",
     divergence: Divergence = "kl",
     block: int = 512,
-    sweep: Sweep = HERE,
+    sweep: CandidateExchange = SINGLE_DEVICE,
 ) -> Float[Array, " b"]:
     """Match the student's softmax over the batch's candidates to the teacher's.
 

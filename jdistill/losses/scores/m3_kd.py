@@ -9,8 +9,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat
 
-from jdistill.losses.base import Needs, Streamed, queries_of, share_of
-from jdistill.losses.blocks import HERE, logsumexp_over
+from jdistill.losses.base import Needs, Streamed, local_candidates, queries_of
+from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_over
 from jdistill.losses.maths import Similarity, float32, matmul, unit
 from jdistill.losses.scores.operands import (
     Targets,
@@ -18,9 +18,9 @@ from jdistill.losses.scores.operands import (
     sample_of_scores,
     target_scores,
 )
-from jdistill.losses.softmax import logits_of, lost_targets
+from jdistill.losses.softmax import logits_of, underflow_warnings
 from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
-from jdistill.types import Columns, Sweep, View
+from jdistill.types import CandidateExchange, LossInputs, PairEmbeddings
 
 ABSENT = -1e30
 """Replaces -inf, the log of a sum over no candidates, by a negligible finite logit, so that gradients are not NaN."""
@@ -48,7 +48,7 @@ class M3KD(Streamed):
         """The temperature, if it is learned."""
         return temperature_parameters(self.temperature)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Loss of each row.
 
         Raises:
@@ -57,7 +57,7 @@ class M3KD(Streamed):
         return m3_kd(
             queries_of(view.student.queries, self.kind),
             own_documents(view.student),
-            share_of(view.student.documents, view.student.negatives),
+            local_candidates(view.student.documents, view.student.negatives),
             view.rows,
             target_scores(view, self.targets, self.kind, similarity=self.similarity),
             temperature=temperature_of(self.temperature, view.parameters),
@@ -68,14 +68,14 @@ class M3KD(Streamed):
             sweep=view.sweep,
         )
 
-    def examine(self, teacher: Columns | None, scores: Float[Array, "n s"] | None) -> list[str]:
+    def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report NaN in the teacher's scores, and scores that underflow in the softmax."""
         what, logits = "the given scores", scores
         if self.targets == "vectors":
             what, logits = "the scores of its vectors", sample_of_scores(teacher, "own", self.similarity)
         if logits is None:
             return []
-        return lost_targets(np.asarray(logits), self.teacher_temperature, what=what, option="teacher_temperature")
+        return underflow_warnings(np.asarray(logits), self.teacher_temperature, what=what, option="teacher_temperature")
 
 
 def m3_kd(
@@ -90,7 +90,7 @@ def m3_kd(
     similarity: Similarity = "cosine",
     block: int = 512,
     owners: Int[Array, " m"] | None = None,
-    sweep: Sweep = HERE,
+    sweep: CandidateExchange = SINGLE_DEVICE,
 ) -> Float[Array, " b"]:
     """Rank a query's documents as the teacher does, and all of them above the rest of the batch.
 

@@ -10,7 +10,7 @@ from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs, queries_of, sides
 from jdistill.losses.maths import Similarity, float32, unit
 from jdistill.losses.scores.operands import Targets
-from jdistill.types import Side, View
+from jdistill.types import LossInputs, Side
 
 
 class ScoreMarginMSE(LossConfig):
@@ -27,7 +27,7 @@ class ScoreMarginMSE(LossConfig):
         """The teacher's vectors, of any width, unless scores are given."""
         return Needs(teacher=self.targets == "vectors", batch=False)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the hard negatives of each row.
 
         Raises:
@@ -64,7 +64,7 @@ def margins(
     return jnp.sum(q[:, None] * (documents[:, None] - negatives), axis=-1)
 
 
-def given_margins(view: View) -> Float[Array, "b k"]:
+def given_margins(view: LossInputs) -> Float[Array, "b k"]:
     """The data's margins; from scores per document, the first minus each other. Not finite where a score is -inf.
 
     Raises:

@@ -16,7 +16,7 @@ from jdistill.losses.base import Needs, Streamed, sides
 from jdistill.losses.blocks import sum_over
 from jdistill.losses.maths import Similarity, matmul, unit
 from jdistill.losses.scores.operands import Candidates, operands
-from jdistill.types import View
+from jdistill.types import LossInputs
 
 Derivative = Literal["auto", "gram", "blocks"]
 Squares = Callable[..., Float[Array, " b"]]
@@ -35,7 +35,7 @@ class ScoreMSE(Streamed):
         """The teacher; widths may differ."""
         return Needs(teacher=True)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the columns of each row of the matrix."""
         student, teacher = (operands(side, self.candidates) for side in sides(view))
         return score_mse(

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jdistill.config import UserError
-from jdistill.losses.base import queries_of, share_of
+from jdistill.losses.base import local_candidates, queries_of
 from jdistill.losses.contrast.directions import TEXTS, Direction
 from jdistill.losses.maths import Similarity, float32, unit
-from jdistill.types import Columns, Side, View
+from jdistill.types import LossInputs, PairEmbeddings, Side
 
 Candidates = Literal["documents", "all"]
 Targets = Literal["vectors", "scores"]
@@ -59,7 +59,7 @@ def share_of_operands(
       UserError: if the rows are plain texts and the direction needs queries.
     """
     texts, against = TEXTS[direction]
-    documents = share_of(side.documents, side.negatives) if candidates == "all" else side.documents
+    documents = local_candidates(side.documents, side.negatives) if candidates == "all" else side.documents
     queries = side.documents if side.queries is None and direction == "q2d" else side.queries
     return (
         side.documents if texts == "documents" else queries_of(queries, kind),
@@ -87,7 +87,7 @@ def own_scores(side: Side, kind: str, *, similarity: Similarity) -> Float[Array,
     return jnp.einsum("bd,bcd->bc", queries, documents, precision=jax.lax.Precision.HIGHEST)
 
 
-def given_scores(view: View, kind: str) -> Float[Array, "b c"]:
+def given_scores(view: LossInputs, kind: str) -> Float[Array, "b c"]:
     """The data's score of each document of a row.
 
     Raises:
@@ -109,7 +109,7 @@ def given_scores(view: View, kind: str) -> Float[Array, "b c"]:
     return float32(view.scores)
 
 
-def target_scores(view: View, targets: Targets, kind: str, *, similarity: Similarity) -> Float[Array, "b c"]:
+def target_scores(view: LossInputs, targets: Targets, kind: str, *, similarity: Similarity) -> Float[Array, "b c"]:
     """The teacher's score of each document of a row: given by the data, or from the teacher's vectors.
 
     Raises:
@@ -124,7 +124,7 @@ def target_scores(view: View, targets: Targets, kind: str, *, similarity: Simila
 
 
 def sample_of_scores(
-    teacher: Columns | None,
+    teacher: PairEmbeddings | None,
     candidates: Candidates | Literal["own", "documents_and_own"],
     similarity: Similarity,
     direction: Direction = "q2d",

@@ -14,7 +14,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from jdistill.losses.base import LossConfig, Needs, sides
 from jdistill.losses.maths import Similarity, float32, norm, unit
 from jdistill.losses.scores.operands import Candidates, operands
-from jdistill.types import View
+from jdistill.types import LossInputs
 
 ROUNDING = 1e-6
 """Teacher scores are tied if they differ by less than this, relative to the norms in their products (rounding
@@ -49,7 +49,7 @@ class ScoreRank(LossConfig):
         """The teacher; widths may differ."""
         return Needs(teacher=True)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the comparisons of each row."""
         student, teacher = (operands(side, self.candidates) for side in sides(view))
         n, m = student.texts.shape[0], student.candidates.shape[0]

@@ -14,7 +14,7 @@ from jdistill.losses.base import Needs, Streamed, sides
 from jdistill.losses.maths import Similarity, matmul, root, unit
 from jdistill.losses.scores.mse import mean_squared_gap
 from jdistill.losses.scores.operands import Candidates, operands
-from jdistill.types import View
+from jdistill.types import LossInputs
 
 ROUNDING = 1e-6
 """Scores whose deviation relative to their mean is below this differ by float32 rounding only."""
@@ -35,7 +35,7 @@ class ScoreZscore(Streamed):
         """The teacher; widths may differ."""
         return Needs(teacher=True)
 
-    def __call__(self, view: View) -> Float[Array, " b"]:
+    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the columns of each row of the matrix."""
         student, teacher = (
             factors(x.texts, x.candidates, view.rows, similarity=self.similarity, eps=self.eps)

@@ -22,9 +22,9 @@ from jdistill.student.encoders.hf_config import (
     same_named,
 )
 from jdistill.student.layers import dropout, gated, keys
-from jdistill.student.modules import Linear, RMSNorm, Words, linear_rows, norm_rows
+from jdistill.student.modules import Linear, RMSNorm, TokenEmbedding, linear_rows, norm_rows
 from jdistill.student.packing import Rows
-from jdistill.student.rotary import Turn, rotate, turn
+from jdistill.student.rotary import RopeTables, rotate, turn
 from jdistill.student.stack import run_layers
 from jdistill.student.weights import Weight
 
@@ -150,7 +150,7 @@ class Layer(nnx.Module):
         self,
         x: Float[Array, "r p d"],
         places: Bool[Array, "r p"] | Int[Array, "r p"],
-        by: Turn,
+        by: RopeTables,
         *,
         dropout_key: Array | None,
     ) -> Float[Array, "r p d"]:
@@ -180,7 +180,7 @@ class EuroBert(nnx.Module):
         self.computing = computing
         self.head_dim, self.theta, self.factor = config.head_width, config.rope_theta, config.rope_factor
         std, dtype = config.initializer_range, computing.dtype
-        self.embeddings = Words(config.vocab_size, config.hidden_size, std=std, dtype=dtype, rngs=rngs)
+        self.embeddings = TokenEmbedding(config.vocab_size, config.hidden_size, std=std, dtype=dtype, rngs=rngs)
         self.layers = nnx.Dict({str(i): Layer(config, computing, rngs=rngs) for i in range(config.num_hidden_layers)})
         self.final_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

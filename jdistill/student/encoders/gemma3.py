@@ -30,9 +30,9 @@ from jdistill.student.encoders.hf_config import (
 )
 from jdistill.student.kernels import Window
 from jdistill.student.layers import FLOAT32, dropout, gated, keys
-from jdistill.student.modules import Linear, RMSNorm, Words, linear_rows, norm_rows
+from jdistill.student.modules import Linear, RMSNorm, TokenEmbedding, linear_rows, norm_rows
 from jdistill.student.packing import Rows
-from jdistill.student.rotary import Turn, rotate, turn
+from jdistill.student.rotary import RopeTables, rotate, turn
 from jdistill.student.stack import run_layers
 from jdistill.student.weights import Weight
 
@@ -223,7 +223,7 @@ class Layer(nnx.Module):
         self,
         x: Float[Array, "r p d"],
         places: Bool[Array, "r p"] | Int[Array, "r p"],
-        by: Turn,
+        by: RopeTables,
         *,
         dropout_key: Array | None,
     ) -> Float[Array, "r p d"]:
@@ -260,7 +260,7 @@ class Gemma3(nnx.Module):
             ("sliding_attention", Rope(config.local_rope_theta, 1.0)),
         )
         std = config.initializer_range
-        self.embeddings = Words(config.vocab_size, config.hidden_size, std=std, dtype=FLOAT32, rngs=rngs)
+        self.embeddings = TokenEmbedding(config.vocab_size, config.hidden_size, std=std, dtype=FLOAT32, rngs=rngs)
         numbers = range(config.num_hidden_layers)
         self.layers = nnx.Dict({str(i): Layer(config, i, computing, rngs=rngs) for i in numbers})
         self.final_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, offset=1.0)

@@ -30,7 +30,7 @@ from jdistill.student.encoders.hf_config import (
 from jdistill.student.layers import dropout, gated, keys, lookup
 from jdistill.student.modules import LayerNorm, Linear, linear_rows, norm_rows, normal
 from jdistill.student.packing import Rows
-from jdistill.student.rotary import Turn, rotate, turn
+from jdistill.student.rotary import RopeTables, rotate, turn
 from jdistill.student.stack import run_layers
 from jdistill.student.weights import Weight
 
@@ -218,7 +218,7 @@ class Layer(nnx.Module):
         self,
         x: Float[Array, "r p d"],
         places: Bool[Array, "r p"] | Int[Array, "r p"],
-        by: Turn,
+        by: RopeTables,
         *,
         dropout_key: Array | None,
     ) -> Float[Array, "r p d"]:

@@ -17,7 +17,7 @@ from pydantic import Field
 from jdistill.config import parse
 from jdistill.student.encoders.base import Computing
 from jdistill.student.encoders.hf_config import BASE, refuse, same_named
-from jdistill.student.encoders.post_norm import PostNorm, PostNormConfig, positions_behind, table
+from jdistill.student.encoders.post_norm import PostNorm, PostNormConfig, positions_from_mask, table
 from jdistill.student.modules import normal
 from jdistill.student.packing import Rows
 from jdistill.student.weights import Weight
@@ -118,7 +118,7 @@ class MPNet(PostNorm):
         """Hidden states after each of `layers`; 0 is the embeddings."""
         # Packed texts have no gaps, so distances within a row equal distances within the text.
         bias = bias_of_distances(self.distance_bias[...], rows.ids.shape[1])
-        return self.run(rows, positions_behind(rows, PADDING), layers=layers, dropout_key=dropout_key, bias=bias)
+        return self.run(rows, positions_from_mask(rows, PADDING), layers=layers, dropout_key=dropout_key, bias=bias)
 
 
 def bias_of_distances(biases: Float[Array, "buckets h"], length: int) -> Float[Array, "h l l"]:

@@ -161,7 +161,7 @@ class PostNorm(nnx.Module):
         )
 
 
-def positions_behind(rows: Rows, padding: int) -> Int[Array, "r p"]:
+def positions_from_mask(rows: Rows, padding: int) -> Int[Array, "r p"]:
     """RoBERTa's positions: they start at `padding + 1`; `padding`, the id of the padding token, is its position.
 
     A padding token within a text, from a literal `<pad>`, also has position `padding` and is not counted.

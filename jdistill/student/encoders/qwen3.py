@@ -28,9 +28,9 @@ from jdistill.student.encoders.hf_config import (
 )
 from jdistill.student.kernels import Window
 from jdistill.student.layers import FLOAT32, dropout, gated, keys
-from jdistill.student.modules import Linear, RMSNorm, Words, linear_rows, norm_rows
+from jdistill.student.modules import Linear, RMSNorm, TokenEmbedding, linear_rows, norm_rows
 from jdistill.student.packing import Rows
-from jdistill.student.rotary import Turn, rotate, turn
+from jdistill.student.rotary import RopeTables, rotate, turn
 from jdistill.student.stack import run_layers
 from jdistill.student.weights import Weight
 
@@ -195,7 +195,7 @@ class Layer(nnx.Module):
         self,
         x: Float[Array, "r p d"],
         places: Bool[Array, "r p"] | Int[Array, "r p"],
-        by: Turn,
+        by: RopeTables,
         *,
         dropout_key: Array | None,
     ) -> Float[Array, "r p d"]:
@@ -226,7 +226,7 @@ class Qwen3(nnx.Module):
         self.computing = computing
         self.head_dim, self.theta, self.factor = config.head_dim, config.rope_theta, config.rope_factor
         std, dtype = config.initializer_range, computing.dtype
-        self.embeddings = Words(config.vocab_size, config.hidden_size, std=std, dtype=dtype, rngs=rngs)
+        self.embeddings = TokenEmbedding(config.vocab_size, config.hidden_size, std=std, dtype=dtype, rngs=rngs)
         numbers = range(config.num_hidden_layers)
         self.layers = nnx.Dict({str(i): Layer(config, i, computing, rngs=rngs) for i in numbers})
         self.final_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

@@ -21,7 +21,7 @@ from jdistill.student.encoders.post_norm import (
     BERT_LAYER,
     PostNorm,
     PostNormConfig,
-    positions_behind,
+    positions_from_mask,
     table,
 )
 from jdistill.student.packing import Rows
@@ -140,4 +140,4 @@ class Roberta(PostNorm):
         self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
         """Hidden states after each of `layers`; 0 is the embeddings."""
-        return self.run(rows, positions_behind(rows, self.padding), layers=layers, dropout_key=dropout_key)
+        return self.run(rows, positions_from_mask(rows, self.padding), layers=layers, dropout_key=dropout_key)

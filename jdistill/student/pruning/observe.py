@@ -57,7 +57,7 @@ class Moments(NamedTuple):
         return self.second - np.outer(self.mean, self.mean)
 
 
-class _Heard(nnx.Module):
+class _Recorder(nnx.Module):
     """A module that passes its input and output to a listener."""
 
     def __init__(self, module: Any, name: str, listener: Callable[[str, Array, Array], None]) -> None:
@@ -146,7 +146,7 @@ def _wrap(encoder: Any, name: str, listener: Callable[[str, Array, Array], None]
         level = level[parent] if isinstance(level, nnx.Dict) else getattr(level, parent)
     module = getattr(level, last)
     assert isinstance(module, Linear | LayerNorm | RMSNorm), name
-    setattr(level, last, _Heard(module, name, listener))
+    setattr(level, last, _Recorder(module, name, listener))
 
 
 def _sums(x: Float[Array, "n l w"], held: Bool[Array, "n l"]) -> tuple[Array, Array, Array]:

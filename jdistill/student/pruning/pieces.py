@@ -9,7 +9,7 @@ from jdistill.student.pruning.unigram import Unigram
 from jdistill.student.pruning.wordpiece import WordPiece
 
 
-class Pieces(Protocol):
+class SubwordModel(Protocol):
     """The `model` section of a tokenizer.json."""
 
     ids: Mapping[str, int]
@@ -36,7 +36,7 @@ class Pieces(Protocol):
         ...
 
 
-def pieces_of(definition: Mapping[str, Any], *, where: str) -> Pieces:
+def pieces_of(definition: Mapping[str, Any], *, where: str) -> SubwordModel:
     """The model of a tokenizer.json.
 
     Raises:

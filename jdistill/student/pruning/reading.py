@@ -11,7 +11,7 @@ RIDGE = 1e-4
 """Ridge as a fraction of the mean variance, so that directions with little variance in the sample are not used."""
 
 
-class Reading(NamedTuple):
+class LeastSquaresFit(NamedTuple):
     """`x ~ y B + c` from the reduced input `y = x P`. So a matrix `W` applied to `x` becomes `B W` applied to `y`."""
 
     back: Float[np.ndarray, "k w"]
@@ -20,7 +20,7 @@ class Reading(NamedTuple):
     """c; zeros if the matrix has no bias to absorb it."""
 
 
-def reading(moments: Moments, encode: Float[np.ndarray, "w k"], *, biased: bool) -> Reading:
+def reading(moments: Moments, encode: Float[np.ndarray, "w k"], *, biased: bool) -> LeastSquaresFit:
     """The linear map that reconstructs an input with the least mean squared error over a sample.
 
         B = P^T + (P^T C P + ridge)^-1 P^T C (I - P P^T),   c = mean (I - P B)
@@ -43,4 +43,4 @@ def reading(moments: Moments, encode: Float[np.ndarray, "w k"], *, biased: bool)
     ridge = RIDGE * max(np.trace(C) / len(C), 1e-30) * np.eye(len(left))
     back = encode.T + np.linalg.solve(left + ridge, encode.T @ lost)
     shift = moments.mean - (moments.mean @ encode) @ back if biased else np.zeros(len(C))
-    return Reading(back, shift)
+    return LeastSquaresFit(back, shift)

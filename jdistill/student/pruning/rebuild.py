@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jdistill.config import UserError
-from jdistill.student.pruning.pieces import Pieces
+from jdistill.student.pruning.pieces import SubwordModel
 from jdistill.student.tokenizer import Tokenizer
 
 
@@ -24,7 +24,7 @@ def special_tokens(tokenizer: Tokenizer) -> set[str]:
     return (named | added | around) & tokenizer.ids.keys()
 
 
-def rebuilt(tokenizer: Tokenizer, pieces: Pieces, kept: Sequence[str]) -> Tokenizer:
+def rebuilt(tokenizer: Tokenizer, pieces: SubwordModel, kept: Sequence[str]) -> Tokenizer:
     """The tokenizer with only these tokens.
 
     Args:

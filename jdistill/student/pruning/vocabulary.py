@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from jdistill.config import UserError
 from jdistill.student.pruning.config import Vocabulary
-from jdistill.student.pruning.pieces import Pieces
+from jdistill.student.pruning.pieces import SubwordModel
 from jdistill.student.tokenizer import Tokenizer
 
 PLACEHOLDER = re.compile(r"\[unused\d+\]|<unused\d+>|madeupword\d+")
@@ -37,7 +37,7 @@ def count_tokens(
 
 def kept_tokens(
     vocabulary: Vocabulary,
-    pieces: Pieces,
+    pieces: SubwordModel,
     ids: Mapping[str, int],
     special: Iterable[str],
     counts: Int[np.ndarray, " v"],

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
-from jdistill.types import Batch, Columns, Tokens
+from jdistill.types import Batch, PairEmbeddings, Tokens
 
 ROWS = 1024
 """Maximum number of rows of the first batch that are examined."""
@@ -32,7 +32,7 @@ class Column(NamedTuple):
     """Teacher -> vectors."""
 
 
-def examine(terms: Mapping[str, LossConfig], batch: Batch) -> list[str]:
+def check_targets(terms: Mapping[str, LossConfig], batch: Batch) -> list[str]:
     """Problems of the first batch's targets, one line each.
 
     Args:
@@ -42,7 +42,7 @@ def examine(terms: Mapping[str, LossConfig], batch: Batch) -> list[str]:
     Raises:
       UserError: if a teacher's vector contains NaN or infinity.
     """
-    columns = columns_of(batch)
+    columns = local_candidate_ids(batch)
     found = []
     for teacher in batch.targets:
         users = ", ".join(f"losses.{name}" for name, term in terms.items() if teacher in term.teachers)
@@ -51,11 +51,13 @@ def examine(terms: Mapping[str, LossConfig], batch: Batch) -> list[str]:
             found += [f"{users}: teacher '{teacher}': {problem}" for problem in _problems(teacher, columns)]
     scores = None if batch.scores is None else jnp.asarray(batch.scores[:ROWS])
     for name, term in terms.items():
-        found += [f"losses.{name}: {problem}" for problem in term.examine(_side_by_side(batch, term.teachers), scores)]
+        found += [
+            f"losses.{name}: {problem}" for problem in term.check_targets(_side_by_side(batch, term.teachers), scores)
+        ]
     return found
 
 
-def columns_of(batch: Batch) -> list[Column]:
+def local_candidate_ids(batch: Batch) -> list[Column]:
     """The columns of the first rows of a batch."""
     columns = []
     if batch.queries is not None and batch.query_ids is not None:
@@ -169,7 +171,7 @@ def token_overlap(tokens: Tokens) -> Float[np.ndarray, "n n"]:
     return (sets @ sets.T).toarray() / np.maximum(np.outer(lengths, lengths), 1e-9)
 
 
-def _side_by_side(batch: Batch, teachers: tuple[str, ...]) -> Columns | None:
+def _side_by_side(batch: Batch, teachers: tuple[str, ...]) -> PairEmbeddings | None:
     """The first rows of a term's target vectors, several teachers concatenated."""
     if not teachers:
         return None
@@ -177,7 +179,7 @@ def _side_by_side(batch: Batch, teachers: tuple[str, ...]) -> Columns | None:
     queries: Any = None
     if all(side.queries is not None for side in sides):
         queries = jnp.concatenate([jnp.asarray(side.queries)[:ROWS] for side in sides], axis=-1)
-    return Columns(queries, jnp.concatenate([jnp.asarray(side.documents)[:ROWS] for side in sides], axis=-1))
+    return PairEmbeddings(queries, jnp.concatenate([jnp.asarray(side.documents)[:ROWS] for side in sides], axis=-1))
 
 
 def _unit(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:

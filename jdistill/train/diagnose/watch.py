@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array
 
 from jdistill.losses import LossConfig
-from jdistill.train.diagnose.targets import examine
+from jdistill.train.diagnose.targets import check_targets
 from jdistill.train.diagnose.temperatures import saturated
 from jdistill.types import Batch
 
@@ -32,11 +32,11 @@ class Watch:
 
     def student(self, projections: Mapping[str, int], width: int) -> None:
         """Check what the terms train. Arguments as for `behind_projections`."""
-        self._warn(behind_projections(self._terms, projections, width))
+        self._warn(only_trained_through_projection(self._terms, projections, width))
 
     def targets(self, batch: Batch) -> None:
         """Check the first batch, on the host. Raises as `examine` does."""
-        self._warn(examine(self._terms, batch))
+        self._warn(check_targets(self._terms, batch))
 
     def losses(self, values: dict[str, Array], *, last: bool) -> None:
         """Record the terms' values of one of the first steps; they are fetched from the device all at once.
@@ -61,7 +61,9 @@ class Watch:
             self._say(f"warning: {line}")
 
 
-def behind_projections(terms: Mapping[str, LossConfig], projections: Mapping[str, int], width: int) -> list[str]:
+def only_trained_through_projection(
+    terms: Mapping[str, LossConfig], projections: Mapping[str, int], width: int
+) -> list[str]:
     """Warn if the student's own vectors are trained through projections only.
 
     A projection can compensate any change of lengths and angles, so the projected vectors can reach the teacher's

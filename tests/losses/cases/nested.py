@@ -36,7 +36,7 @@ Reference = Callable[[Given], Tensor]
 
 DIMS = (12, 7, 3)
 KEY = jax.random.fold_in(jax.random.key(7), 0)
-"""The key of the View that tests hand to a loss."""
+"""The key of the LossInputs that tests hand to a loss."""
 
 
 def at_layer(layer: int, reference: Reference) -> Reference:

@@ -114,6 +114,6 @@ def test_options_change_the_value() -> None:
 
 
 def test_a_batch_without_an_order_is_reported() -> None:
-    assert "score 0.5" in CoSENT().examine(None, jnp.full((4, 1), 0.5))[0]
-    assert not CoSENT().examine(None, jnp.array([[0.5], [0.6]]))
-    assert not CoSENT().examine(None, None)
+    assert "score 0.5" in CoSENT().check_targets(None, jnp.full((4, 1), 0.5))[0]
+    assert not CoSENT().check_targets(None, jnp.array([[0.5], [0.6]]))
+    assert not CoSENT().check_targets(None, None)

@@ -22,6 +22,6 @@ def test_a_pair_that_is_right_is_left_alone(penalty: str) -> None:
 
 
 def test_labels_out_of_reach_are_reported() -> None:
-    assert "absolute value 5" in CosineSimilarity().examine(None, jnp.array([[0.0], [5.0]]))[0]
-    assert not CosineSimilarity().examine(None, jnp.array([[-1.0], [1.0]]))
-    assert not CosineSimilarity().examine(None, None)
+    assert "absolute value 5" in CosineSimilarity().check_targets(None, jnp.array([[0.0], [5.0]]))[0]
+    assert not CosineSimilarity().check_targets(None, jnp.array([[-1.0], [1.0]]))
+    assert not CosineSimilarity().check_targets(None, None)

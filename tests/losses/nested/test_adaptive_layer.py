@@ -7,7 +7,7 @@ import pytest
 
 from jdistill.config import UserError
 from jdistill.losses import AdaptiveLayer, EmbedCosine, EmbedMSE, Hidden, LossConfig, Matryoshka
-from jdistill.types import Vectors, View
+from jdistill.types import LossInputs, Vectors
 from tests.losses.cases import TEACHER, Case
 from tests.losses.inputs import INPUTS
 from tests.losses.measure import batch, vectors, view, view_of
@@ -15,7 +15,7 @@ from tests.losses.measure import batch, vectors, view, view_of
 INPUT = INPUTS["1 negative"]
 
 
-def seen(loss: LossConfig) -> View:
+def seen(loss: LossConfig) -> LossInputs:
     return view(Case(loss, lambda given: None), INPUT)
 
 

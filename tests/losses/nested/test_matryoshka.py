@@ -11,7 +11,7 @@ from jdistill.losses.base import Needs
 from jdistill.losses.nested.base import draw
 from jdistill.losses.temperature import Learned
 from jdistill.recipe import Recipe
-from jdistill.types import Side, View
+from jdistill.types import LossInputs, Side
 from tests.losses.cases import TEACHER, Case
 from tests.losses.inputs import INPUTS, WIDTH
 from tests.losses.measure import batch, vectors, view, view_of
@@ -19,7 +19,7 @@ from tests.losses.measure import batch, vectors, view, view_of
 INPUT = INPUTS["1 negative"]
 
 
-def seen(loss: LossConfig, *, projection: bool = True) -> View:
+def seen(loss: LossConfig, *, projection: bool = True) -> LossInputs:
     return view(Case(loss, lambda given: None, projection=projection), INPUT)
 
 
@@ -27,7 +27,7 @@ def mse(dims, **options) -> Matryoshka:
     return Matryoshka(loss=EmbedMSE(), dims=dims, teacher=TEACHER, **options)
 
 
-def one_text(student: list[float], teacher: list[float]) -> View:
+def one_text(student: list[float], teacher: list[float]) -> LossInputs:
     def side(x: list[float]) -> Side:
         row = jnp.array([x])
         return Side(None, row, row[:, None][:, :0], None, row)

@@ -4,13 +4,13 @@ import jax
 import numpy as np
 
 from jdistill.losses import LossConfig
-from jdistill.types import View
+from jdistill.types import LossInputs
 from tests.losses.cases import Case
 from tests.losses.inputs import Inputs
 from tests.losses.measure import view
 
 
-def view_for(term: LossConfig, inputs: Inputs, scores: str | None = None) -> View:
+def view_for(term: LossConfig, inputs: Inputs, scores: str | None = None) -> LossInputs:
     return view(Case(term, lambda given: given, scores=scores), inputs)
 
 

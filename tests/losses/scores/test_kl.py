@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from jdistill.config import UserError
 from jdistill.losses import ScoreKL, listwise_kl, score_kl
-from jdistill.types import Columns
+from jdistill.types import PairEmbeddings
 from tests.losses.inputs import plain
 from tests.losses.scores.scored import softmax, unit, vectors, view_for
 
@@ -176,20 +176,20 @@ def test_one_candidate_is_no_choice() -> None:
 class TestExamine:
     def test_scores_that_vanish(self) -> None:
         scores = jnp.float32([[8.0, -1.0, 7.9], [0.5, 0.4, -np.inf]])
-        (problem,) = ScoreKL(targets="scores", teacher_temperature=0.05).examine(None, scores)
+        (problem,) = ScoreKL(targets="scores", teacher_temperature=0.05).check_targets(None, scores)
         assert "20.0 % of the teacher's probabilities" in problem
         assert "span up to 9 in one row" in problem
         assert "Raise teacher_temperature to 0.1 or more" in problem
-        (problem,) = ScoreKL(targets="scores").examine(None, 20 * scores)
+        (problem,) = ScoreKL(targets="scores").check_targets(None, 20 * scores)
         assert "Raise teacher_temperature" in problem
 
     def test_scores_that_do_not(self) -> None:
         scores = jnp.float32([[8.0, -1.0], [-np.inf, -np.inf]])
-        assert ScoreKL(targets="scores", teacher_temperature=1).examine(None, scores) == []
-        assert ScoreKL(targets="scores").examine(None, None) == []
+        assert ScoreKL(targets="scores", teacher_temperature=1).check_targets(None, scores) == []
+        assert ScoreKL(targets="scores").check_targets(None, None) == []
 
     def test_scores_that_are_no_numbers(self) -> None:
-        (problem,) = ScoreKL(targets="scores").examine(None, jnp.float32([[0.0, np.nan], [1.0, 2.0]]))
+        (problem,) = ScoreKL(targets="scores").check_targets(None, jnp.float32([[0.0, np.nan], [1.0, 2.0]]))
         assert "NaN or infinity in 1 of 2 rows" in problem
 
     @pytest.mark.parametrize(
@@ -200,16 +200,16 @@ class TestExamine:
         documents = np.zeros((4, 2, 2), np.float32)
         documents[..., 0], documents[1, 1] = 1, (-1, 0)
         term = ScoreKL(teacher="t", temperature=0.01, candidates=candidates, direction=direction)
-        (problem,) = term.examine(Columns(documents[:, 0], documents), None)
+        (problem,) = term.check_targets(PairEmbeddings(documents[:, 0], documents), None)
         assert problem.startswith(f"{share} %")
 
     @pytest.mark.parametrize("candidates", ["documents", "all"])
     def test_vectors(self, candidates: str) -> None:
         documents = np.zeros((4, 2, 2), np.float32)
         documents[..., 0], documents[1, 1] = 1, (-1, 0)
-        teacher = Columns(documents[:, 0], documents)
+        teacher = PairEmbeddings(documents[:, 0], documents)
         term = ScoreKL(teacher="t", temperature=0.01, candidates=candidates)
-        problems = term.examine(teacher, None)
+        problems = term.check_targets(teacher, None)
         assert len(problems) == (candidates == "all")
         assert all("12.5 %" in problem and "Raise temperature to 0.023" in problem for problem in problems)
-        assert term.examine(teacher._replace(queries=teacher.queries * np.nan), None)
+        assert term.check_targets(teacher._replace(queries=teacher.queries * np.nan), None)

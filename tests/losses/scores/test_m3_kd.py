@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jdistill.config import UserError
 from jdistill.losses import M3KD, info_nce, m3_kd
 from jdistill.losses.temperature import Learned
-from jdistill.types import Columns
+from jdistill.types import PairEmbeddings
 from tests.losses.inputs import Inputs, plain
 from tests.losses.scores.scored import softmax, unit, vectors, view_for
 
@@ -100,9 +100,9 @@ def test_data_that_lack_something_are_refused(inputs: Inputs, scores: str | None
 
 def test_examine_looks_at_the_scores_of_a_rows_own_documents() -> None:
     documents = np.float32([[[1, 0], [-1, 0]], [[0, 1], [0, 1]]])
-    teacher = Columns(documents[:, 0], documents)
-    (problem,) = M3KD(teacher="t", targets="vectors", teacher_temperature=0.01).examine(teacher, None)
+    teacher = PairEmbeddings(documents[:, 0], documents)
+    (problem,) = M3KD(teacher="t", targets="vectors", teacher_temperature=0.01).check_targets(teacher, None)
     assert "25.0 % of the teacher's probabilities" in problem
     assert "Raise teacher_temperature to 0.023" in problem
-    assert M3KD(teacher="t", targets="vectors").examine(teacher, None) == []
-    assert M3KD().examine(None, jnp.float32([[200, 0]]))
+    assert M3KD(teacher="t", targets="vectors").check_targets(teacher, None) == []
+    assert M3KD().check_targets(None, jnp.float32([[200, 0]]))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill.student.encoders.post_norm import positions_behind
+from jdistill.student.encoders.post_norm import positions_from_mask
 from jdistill.student.packing import rows_of
 from jdistill.types import Tokens
 
@@ -23,14 +23,14 @@ def padded(rows: list[list[int]], *, left: bool, fill: int) -> np.ndarray:
 @pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
 def test_padding_tokens_inside_a_text_take_no_position(left: bool, fill: int) -> None:
     ids, mask = padded(TEXTS, left=left, fill=fill), padded([[1] * len(t) for t in TEXTS], left=left, fill=0) > 0
-    found = positions_behind(rows_of(Tokens(jnp.asarray(ids), jnp.asarray(mask))), PADDING)
+    found = positions_from_mask(rows_of(Tokens(jnp.asarray(ids), jnp.asarray(mask))), PADDING)
     np.testing.assert_array_equal(found, padded(POSITIONS, left=left, fill=PADDING))
 
 
 def test_so_do_they_in_packed_rows() -> None:
     ids, mask = padded(TEXTS, left=False, fill=PADDING), padded([[1] * len(t) for t in TEXTS], left=False, fill=0) > 0
     packed = np.asarray([[*range(8), 8, 9, 16, 17, 18, 24, 25, -1]], np.int32)
-    found = positions_behind(rows_of(Tokens(jnp.asarray(ids), jnp.asarray(mask), jnp.asarray(packed))), PADDING)
+    found = positions_from_mask(rows_of(Tokens(jnp.asarray(ids), jnp.asarray(mask), jnp.asarray(packed))), PADDING)
     np.testing.assert_array_equal(found, [[*(p for row in POSITIONS for p in row), PADDING]])
 
 
@@ -42,5 +42,5 @@ def test_positions_are_those_of_transformers() -> None:
     ids = padded(TEXTS, left=False, fill=PADDING)
     mask = padded([[1] * len(t) for t in TEXTS], left=False, fill=0) > 0
     theirs = RobertaEmbeddings.create_position_ids_from_input_ids(torch.tensor(ids), PADDING)
-    found = positions_behind(rows_of(Tokens(jnp.asarray(ids), jnp.asarray(mask))), PADDING)
+    found = positions_from_mask(rows_of(Tokens(jnp.asarray(ids), jnp.asarray(mask))), PADDING)
     np.testing.assert_array_equal(found, theirs.numpy())

@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 from jdistill.losses import LossConfig
 from jdistill.losses.temperature import Learned, Temperature, temperature_of, temperature_parameters
-from jdistill.types import View
+from jdistill.types import LossInputs
 
 
 class Sharp(LossConfig):
@@ -19,5 +19,5 @@ class Sharp(LossConfig):
     def parameters(self) -> dict[str, Array]:
         return temperature_parameters(self.temperature) | {"bias": jnp.float32(0.5)}
 
-    def __call__(self, view: View) -> Any:
+    def __call__(self, view: LossInputs) -> Any:
         return jnp.ones(len(view.rows)) * temperature_of(self.temperature, view.parameters)

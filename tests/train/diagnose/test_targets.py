@@ -9,8 +9,8 @@ import pytest
 from jdistill.config import UserError
 from jdistill.losses import EmbedCosine, LossConfig
 from jdistill.losses.base import Needs
-from jdistill.train.diagnose.targets import FEWEST, examine, neighbour_ranks
-from jdistill.types import Batch, Columns, Tokens
+from jdistill.train.diagnose.targets import FEWEST, check_targets, neighbour_ranks
+from jdistill.types import Batch, PairEmbeddings, Tokens
 from tests.train.tiny_run import run, tiny_loader
 
 TERMS: dict[str, LossConfig] = {"align": EmbedCosine(teacher="big")}
@@ -25,7 +25,7 @@ class Picky(LossConfig):
     def needs(self) -> Needs:
         return Needs(teacher=True)
 
-    def examine(self, teacher: Any, scores: Any) -> list[str]:
+    def check_targets(self, teacher: Any, scores: Any) -> list[str]:
         return [f"{teacher.queries.shape} {teacher.documents.shape} {None if scores is None else scores.shape}"]
 
 
@@ -55,17 +55,17 @@ def batch(seed: int = 0, n: int = 64, *, change: Any = lambda x: x, columns: int
     ids, mask = (np.stack([part[0][i] for part in parts], axis=1) for i in range(2))
     documents = np.stack([change(vectors(rng, part[1])) for part in parts], axis=1)
     numbers = np.arange(n * (1 + columns), dtype=np.int32).reshape(n, -1)
-    target = Columns(change(vectors(rng, topics)), documents)
+    target = PairEmbeddings(change(vectors(rng, topics)), documents)
     return Batch(queries, Tokens(ids, mask), {"big": target}, None, numbers[:, 0], numbers[:, 1:])
 
 
 def test_a_batch_that_is_well_says_nothing():
-    assert examine(TERMS, batch(columns=3)) == []
+    assert check_targets(TERMS, batch(columns=3)) == []
 
 
 @pytest.mark.parametrize("change", [lambda x: np.roll(x, 1, axis=0), np.random.default_rng(0).permutation])
 def test_vectors_of_other_texts_are_noticed(change):
-    (line,) = examine(TERMS, batch(n=256, change=change, columns=2))
+    (line,) = check_targets(TERMS, batch(n=256, change=change, columns=2))
     assert line.startswith("losses.align: teacher 'big': its vectors do not seem to belong to their texts")
     assert "queries" in line
     assert "negatives 1" in line
@@ -85,7 +85,7 @@ def test_false_alarms_and_misses_are_rare():
 
 
 def test_few_texts_and_texts_without_common_words_are_not_judged():
-    assert examine(TERMS, batch(n=FEWEST - 1, change=lambda x: np.roll(x, 1, axis=0))) == []
+    assert check_targets(TERMS, batch(n=FEWEST - 1, change=lambda x: np.roll(x, 1, axis=0))) == []
     alone = batch(n=64)
     ids = np.arange(64 * 4, dtype=np.int32).reshape(64, 4) + 5
     ids[:, 0] = 1
@@ -102,10 +102,10 @@ def test_equal_texts_do_not_vouch_for_each_other():
     doubled = Batch(
         Tokens(*map(twice, whole.queries)),
         Tokens(*map(twice, whole.documents)),
-        {"big": Columns(*map(twice, whole.targets["big"]))},
+        {"big": PairEmbeddings(*map(twice, whole.targets["big"]))},
         *map(twice, whole[3:]),
     )
-    assert len(examine(TERMS, doubled)) == 1
+    assert len(check_targets(TERMS, doubled)) == 1
 
 
 def test_ranks_by_hand():
@@ -125,7 +125,7 @@ def test_ranks_by_hand():
 )
 def test_vectors_that_say_nothing_are_noticed_once(change, told):
     terms = TERMS | {"again": EmbedCosine(teacher="big")}
-    (line,) = examine(terms, batch(change=change))
+    (line,) = check_targets(terms, batch(change=change))
     assert line.startswith("losses.align, losses.again: teacher 'big': ")
     assert re.search(told, line)
 
@@ -137,14 +137,14 @@ def test_vectors_that_are_no_numbers_are_refused(value):
         return x
 
     with pytest.raises(UserError, match=r"losses.align: teacher 'big': 1 of 64 .* queries contain NaN .*big.precision"):
-        examine(TERMS, batch(change=change))
+        check_targets(TERMS, batch(change=change))
 
 
 def test_terms_look_at_their_targets_themselves():
     one = batch(n=1100, columns=2)
     scored = one._replace(targets=one.targets | {"small": one.targets["big"]}, scores=np.zeros((1100, 2), np.float32))
     terms: dict[str, LossConfig] = {"a": Picky(teacher=("big", "small"))}
-    assert examine(terms, scored) == ["losses.a: (1024, 48) (1024, 2, 48) (1024, 2)"]
+    assert check_targets(terms, scored) == ["losses.a: (1024, 48) (1024, 2, 48) (1024, 2)"]
 
 
 def test_a_run_on_vectors_of_no_number_does_not_start(tmp_path, student):

@@ -8,7 +8,7 @@ import pytest
 from jdistill.losses import EmbedCosine, InfoNCE, LossConfig, Matryoshka
 from jdistill.train.diagnose import Watch
 from jdistill.train.diagnose.watch import STEPS
-from jdistill.types import View
+from jdistill.types import LossInputs
 from tests.train.diagnose.sharp import Sharp
 from tests.train.test_loop import metrics
 from tests.train.tiny_run import run
@@ -21,7 +21,7 @@ class Silent(LossConfig):
 
     kind: Literal["silent"] = "silent"
 
-    def __call__(self, view: View) -> Any:
+    def __call__(self, view: LossInputs) -> Any:
         return view.student.documents[:, 0] * 0.0
 
 
