@@ -23,7 +23,7 @@ class Memory(NamedTuple):
     parameters: int
     """Parameters of student and losses, as sharded."""
     optimizer: int
-    """Optimizer state, as sharded."""
+    """Optimizer state and the moving average of parameters, as sharded."""
     batch: int
     """The batch, plus tile padding of batch, parameters and optimizer state."""
     temporary: int
@@ -120,7 +120,7 @@ def _memory(job: Job, mesh: Mesh, program: Any) -> Memory:
 def state_bytes(job: Job, mesh: Mesh) -> tuple[int, int]:
     """Bytes per chip of parameters and of optimizer state, as sharded."""
     state = state_form(job, mesh)
-    return _on_one_chip(state.params), _on_one_chip(state.opt_state)
+    return _on_one_chip(state.params), _on_one_chip((state.opt_state, state.ema))
 
 
 def _on_one_chip(tree: Any) -> int:

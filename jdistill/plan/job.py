@@ -36,6 +36,8 @@ class Job(NamedTuple):
     fsdp: int
     seed: int
     total_steps: int
+    ema: float | None = None
+    """Decay of the moving average of parameters."""
 
     def unit(self, chips: int) -> int:
         """The batch size must be a multiple of this."""
@@ -44,7 +46,11 @@ class Job(NamedTuple):
 
 def state_form(job: Job, mesh: Mesh) -> TrainState:
     """The state before the first step, as shapes with shardings."""
-    shapes = jax.eval_shape(lambda params: make_state(params, job.terms, job.optimizer, job.groups), job.params)
+
+    def make(params: dict[str, Any]) -> TrainState:
+        return make_state(params, job.terms, job.optimizer, job.groups, ema=job.ema is not None)
+
+    shapes = jax.eval_shape(make, job.params)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
@@ -109,6 +115,7 @@ def trace(job: Job, mesh: Mesh, rows: int) -> Any:
         seed=job.seed,
         total_steps=job.total_steps,
         microbatches=job.microbatches,
+        ema=job.ema,
     )
     return step.trace(state_form(job, mesh), batch_form(job, rows, mesh.size))
 

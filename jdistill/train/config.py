@@ -20,6 +20,14 @@ class KeepBest(Config):
     """Whether larger (max) or smaller (min) is better."""
 
 
+class Averaging(Config):
+    """An exponential moving average of the student's parameters (Tarvainen and Valpola 2017, arXiv:1703.01780)."""
+
+    decay: float = Field(default=0.999, gt=0, lt=1)
+    """What is left of a step's share after one more step: 0.999 averages over about the last 1000 steps. Shares add up
+    to 1 from the first step on."""
+
+
 class TrainConfig(Config):
     """One training run."""
 
@@ -39,6 +47,9 @@ class TrainConfig(Config):
     """Optimizer, with parameter groups."""
     schedule: Schedule = Linear()
     """Learning rate schedule: warmup from 0 to the optimizer's `peak_lr`, and what follows."""
+    ema: Averaging | None = None
+    """Evaluate, keep and export an exponential moving average of the student's parameters instead of the parameters,
+    which are trained as before. Takes 4 bytes per trained parameter."""
     log_every: int = Field(default=50, ge=1)
     """Steps between lines of metrics.jsonl and of the log; loss and norms are those of the logged step."""
     evaluate_every: StepsOrShare | None = Field(default=0.1, gt=0)

@@ -28,7 +28,7 @@ from jdistill.train.programs import Programs
 from jdistill.train.resume import Best, CheckpointMetadata, check_same_run, read_note, same_evaluation
 from jdistill.train.schedule import make_schedule
 from jdistill.train.sinks import Sink, make_sinks
-from jdistill.train.state import TrainState, from_parts, make_state, to_parts
+from jdistill.train.state import TrainState, from_parts, make_state, student_of, to_parts
 from jdistill.train.step import make_train_step
 from jdistill.train.stopping import Patience, waited
 from jdistill.types import Batch, Metrics
@@ -89,6 +89,7 @@ class Run:
             seed=seed,
             total_steps=self.total,
             microbatches=config.microbatches,
+            ema=None if config.ema is None else config.ema.decay,
         )
         self.sinks: list[Sink] = make_sinks(config.sinks, folder) if jax.process_index() == 0 else []
         self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
@@ -102,7 +103,7 @@ class Run:
         Raises:
           UserError: if the folder belongs to another run, or the processes see different folders.
         """
-        state = make_state(params, self.terms, self.optimizer, self.groups)
+        state = make_state(params, self.terms, self.optimizer, self.groups, ema=self.config.ema is not None)
         state = jax.device_put(state, state_sharding(state, self.mesh))
         step = self._latest()
         if step is not None:
@@ -198,7 +199,7 @@ class Run:
         began = time.perf_counter()
         kept = f"Step {step} of {self.total} is saved; rerun the same command to resume there and evaluate again."
         try:
-            metrics = self._evaluate(local_copy(state.params["student"]))
+            metrics = self._evaluate(local_copy(student_of(state)))
         except UserError as error:
             raise UserError(f"{error} {kept}" if step else str(error)) from error
         except Exception as error:
@@ -290,7 +291,7 @@ class Run:
         if jax.process_index() == 0:
             result = {"step": step, "best_step": best_step, "evaluation": evaluation}
             save_result(self.folder, result if step == self.total else result | {"stopped_early": True})
-        params = state.params["student"]
+        params = student_of(state)
         if best_step is not None and best_step != step:
             like = {"student": params}
             params = self.checkpoints.restore(best_step, like)["student"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,7 @@ def make_train_step(
     seed: int,
     total_steps: int,
     microbatches: int = 1,
+    ema: float | None = None,
 ) -> TrainStep:
     """Make the jitted `(state, batch) -> (state, metrics)`. It donates the input state, which must not be used again.
 
@@ -61,6 +63,7 @@ def make_train_step(
       total_steps: length of the run; losses receive `step / total_steps` as progress.
       microbatches: number of pieces in which the batch is encoded; the losses are computed per piece, too, if none of
         them compares rows with each other.
+      ema: decay of the moving average of the student's parameters; None without one.
     """
     encode = partial(encode_columns, student, needed_layers(student, terms))
     # Without in-batch comparisons, gradients of the pieces are accumulated in one pass. Otherwise the losses need all
@@ -78,13 +81,23 @@ def make_train_step(
         # Without the barrier XLA recomputes the whole update inside the norm's reduction, which it does not vectorise.
         moved, opt_state = jax.lax.optimization_barrier((optax.apply_updates(trained, updates), opt_state))
         change = optax.tree.norm(jax.tree.map(jnp.subtract, moved, trained))
-        new = TrainState(state.step + 1, join(moved, frozen), opt_state)
+        averaged = None if ema is None else _averaged(moved.get("student"), state.ema, state.step + 1, ema)
+        new = TrainState(state.step + 1, join(moved, frozen), opt_state, averaged)
         # As it came in, so that its memory can be that of the old state.
         new = jax.lax.with_sharding_constraint(new, state_sharding(new, mesh))
         return new, Metrics(loss, parts, optax.tree.norm(gradients), change)
 
     whole, rows = replicated(mesh), row_sharding(mesh)
     return jax.jit(train_step, in_shardings=(None, rows), out_shardings=(None, whole), donate_argnums=0)
+
+
+def _averaged(params: Any, average: Any, step: Array, decay: float) -> Any:
+    """The moving average after so many steps, `sum_i decay^(step - i) p_i / sum_i decay^(step - i)` for i from 1 on.
+
+    Parity: optax.ema with debias.
+    """
+    share = (1.0 - decay) / (1.0 - decay ** step.astype(jnp.float32))
+    return optax.incremental_update(params, average, share)
 
 
 def _of_batch(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, microbatches: int) -> GradientOf:

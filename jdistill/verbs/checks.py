@@ -124,6 +124,7 @@ def check_terms(recipe: Recipe, store: Store, student: Student, params: Any, mes
         fsdp=1,
         seed=recipe.seed,
         total_steps=total,
+        ema=None if recipe.train.ema is None else recipe.train.ema.decay,
     )
     trace(job, mesh, count)
 

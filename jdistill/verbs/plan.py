@@ -105,6 +105,7 @@ def make_job(recipe: Recipe, chips: int, *, length: Lengths | None, widths: Mapp
         fsdp=recipe.train.fsdp,
         seed=recipe.seed,
         total_steps=total,
+        ema=None if recipe.train.ema is None else recipe.train.ema.decay,
     ), assumed
 
 
