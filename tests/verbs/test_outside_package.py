@@ -12,13 +12,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import yaml
 
 import jdistill
 from jdistill import cli
 from jdistill.checkpoint import complete_steps, load_student_params
-from jdistill.config import UserError
+from jdistill.config import UserError, parse
+from jdistill.recipe import Recipe
 from jdistill.student import make_student
 from jdistill.verbs import load_recipe
+from tests.contracts.test_docs import REST
 from tests.verbs.conftest import sentences
 
 pytestmark = pytest.mark.slow
@@ -151,6 +154,8 @@ def test_by_the_names_of_entry_points(embedded, package, tmp_path, capsys):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-distill\nVersion: 1.0\n")
     written = toml.replace("project.entry-points.", "").replace('"', "")
     (info / "entry_points.txt").write_text(written)
+    (shown,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    parse(Recipe, REST | yaml.safe_load(shown), where="docs/extending.md")
     names = {"loss": "log_cosh", "pooling": "gate", "evaluator": "uniformity", "steps": 2}
     recipe = embedded.write("outside_named.yaml", **sections(embedded, tmp_path / "run", **names))
     assert cli.main(["show", recipe, "--check"]) == 0
