@@ -85,6 +85,6 @@ def test_a_tokenizer_that_does_not_truncate_is_a_bug(store):
         def encode(self, texts, max_length):
             return [[1] * 9 for _ in texts]
 
-    with pytest.raises(ValueError, match=r"gave 9 tokens, but max_length is 5"):
+    with pytest.raises(ValueError, match=r"returned 9 tokens, but max_length is 5"):
         table(store, Long())
     assert len(table(store, TokenEmbedding()).lengths) == 4

@@ -126,7 +126,7 @@ esac
 
 @pytest.mark.parametrize(("code", "starts"), [(0, 1), (1, 1), (2, 1), (75, 3), (134, 3)])
 def test_again_starts_what_asks_for_it(tmp_path: Path, code: int, starts: int) -> None:
-    ended = bash("tpu/again.sh", "bash", "-c", f"echo x >>{tmp_path}/starts; exit {code}", EXIT_RETRY="2")
+    ended = bash("tpu/again.sh", "bash", "-c", f"echo x >>{tmp_path}/starts; exit {code}", AGAIN="2")
     assert ended.returncode == code
     assert len((tmp_path / "starts").read_text().split()) == starts
 

@@ -64,7 +64,7 @@ def test_a_run_that_gets_no_better_ends(tmp_path: Path, student: Any, capsys: py
     assert "step 8: q has not improved for 2 evaluations" in capsys.readouterr().err
     again = run(tmp_path, student, evaluate=falls_after(3), **OPTIONS)
     assert again.step == 8
-    assert "is finished, 8 of 12 steps" in capsys.readouterr().err
+    assert "is finished after 8 of 12 steps" in capsys.readouterr().err
 
 
 def test_killed_while_waiting_it_ends_where_it_would_have(tmp_path: Path, student: Any) -> None:
@@ -80,5 +80,5 @@ def test_killed_while_waiting_it_ends_where_it_would_have(tmp_path: Path, studen
 def test_a_metric_that_is_not_evaluated_is_refused(tmp_path: Path, student: Any) -> None:
     with pytest.raises(UserError, match=r"early_stopping\.metric: evaluation reports no 'r'. It reports: q"):
         run(tmp_path / "a", student, evaluate=falls_after(3), early_stopping={"metric": "r"})
-    with pytest.raises(UserError, match=r"early_stopping: nothing is evaluated"):
+    with pytest.raises(UserError, match=r"early_stopping: there is no evaluation"):
         run(tmp_path / "b", student, evaluate=None, early_stopping={"metric": "r"})

@@ -99,7 +99,7 @@ def test_trained_killed_resumed_exported_and_loaded(embedded, package, tmp_path,
     assert "equals the student" in capsys.readouterr().out
     card = (out / "README.md").read_text()
     assert "name: Uniformity" in card.split("---")[1], "the evaluator is in the list of results"
-    for said in ("spread/uniformity", "run `gate_pooling.py`", "trust_remote_code=True", KINDS["loss"], "mean + "):
+    for said in ("spread/uniformity", "running `gate_pooling.py`", "trust_remote_code=True", KINDS["loss"], "mean + "):
         assert said in card
 
     assert cli.main(["evaluate", str(killed), str(out), "--config", recipe]) == 0
