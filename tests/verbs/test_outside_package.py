@@ -114,7 +114,7 @@ def test_trained_killed_resumed_exported_and_loaded(embedded, package, tmp_path,
     from my_distill.poolings import Gate  # pyright: ignore
 
     np.testing.assert_allclose(jdistill.load(out, poolings=[Gate]).encode(texts), trained, atol=1e-6)
-    with pytest.raises(UserError, match="pooling of another package is read where the recipe names it"):
+    with pytest.raises(UserError, match="pooling of another package is read if the recipe names it"):
         jdistill.load(out)
     again = load_recipe(recipe, [f"student.init={out}", "student.keep_layers=null"])
     _, taken = make_student(again.student, teacher_widths={}, key=jax.random.key(0))
