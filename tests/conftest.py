@@ -76,6 +76,13 @@ def pytest_fixture_setup() -> Generator[None, None, None]:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, None, None]:
+    """The same of a fixture that has failed before: pytest raises its first error again, without setting it up."""
+    with _skipped_without_a_teacher():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """The same of a file that imports torch."""
     report = yield
