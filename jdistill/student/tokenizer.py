@@ -55,10 +55,7 @@ class Tokenizer:
                 f"{folder}: has no tokenizer.json. Create one with transformers: "
                 "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
             )
-        for name in ("tokenizer_config.json", "special_tokens_map.json"):
-            read_json(folder / name)
-        names = [name for name in COMPANIONS if (folder / name).is_file()]
-        companions = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+        companions = read_companions(folder)
         return cls.made(read_json(path), companions, special_tokens=special_tokens, where=path)
 
     @classmethod
@@ -302,6 +299,24 @@ _FURTHER = ("additional_special_tokens", "extra_special_tokens")
 def _content(token: Any) -> str:
     """A token as a string; some releases write an object with options, which are also in tokenizer.json."""
     return str(token["content"]) if isinstance(token, Mapping) else str(token)
+
+
+def read_companions(folder: Path) -> dict[str, str]:
+    """The text of each companion file in the folder.
+
+    Raises:
+      UserError: if one is not UTF-8, or its name ends in .json and it is not valid JSON.
+    """
+    found: dict[str, str] = {}
+    for path in (folder / name for name in COMPANIONS):
+        if path.is_file():
+            try:
+                found[path.name] = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}: is not UTF-8: {error}. Copy or download the file again.") from error
+            if path.suffix == ".json":
+                read_json(path)
+    return found
 
 
 def truncation_in(folder: str | Path) -> int | None:

@@ -9,7 +9,7 @@ from tokenizers.models import BPE, WordPiece
 
 from jdistill.config import UserError
 from jdistill.folders import read_json
-from jdistill.student.tokenizer import COMPANIONS, Tokenizer
+from jdistill.student.tokenizer import Tokenizer, read_companions
 from jdistill.student.tokenizer_classes import CLASSES, NAMED, Definition, as_transformers, class_of
 
 
@@ -51,8 +51,7 @@ def read_tokenizer(
             f"{where}: does not fit the tokenizer_class {settings['tokenizer_class']!r} in "
             f"{folder / 'tokenizer_config.json'}: {type(error).__name__} {error}. Copy or download both again."
         ) from error
-    names = [name for name in COMPANIONS if (folder / name).is_file()]
-    companions = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    companions = read_companions(folder)
     if kind is not None:
         defaults = {key: token for key, token in CLASSES[kind].tokens.items() if key not in special}
         settings = {**defaults, **settings}

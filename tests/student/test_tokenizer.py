@@ -177,3 +177,12 @@ def test_special_tokens_beyond_the_table_are_none_of_the_models(tmp_path):
     cut = whole.within(whole.vocab_size - 1)
     assert whole.special_names == [*cut.special_names, "<image>"]
     assert whole.special_ids == [*cut.special_ids, whole.vocab_size - 1]
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"])
+def test_a_damaged_companion_is_refused(tmp_path, name):
+    folder = tmp_path / "m"
+    write_tokenizer(folder)
+    (folder / name).write_bytes(b"\xff{}")
+    with pytest.raises(UserError, match=f"{name}: is not UTF-8"):
+        Tokenizer.from_folder(folder)
