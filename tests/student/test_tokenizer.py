@@ -181,8 +181,7 @@ def test_special_tokens_beyond_the_table_are_none_of_the_models(tmp_path):
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"])
 def test_a_damaged_companion_is_refused(tmp_path, name):
-    folder = tmp_path / "m"
-    write_tokenizer(folder)
-    (folder / name).write_bytes(b"\xff{}")
+    write_tokenizer(tmp_path)
+    (tmp_path / name).write_bytes(b"\xff{}")
     with pytest.raises(UserError, match=f"{name}: is not UTF-8"):
-        Tokenizer.from_folder(folder)
+        Tokenizer.from_folder(tmp_path)
