@@ -19,19 +19,19 @@ from pydantic_core import SchemaValidator, core_schema
 
 @dataclass(frozen=True)
 class Outside:
-    """Of a union of classes that `kind` tells apart, and their base: the base stands for classes of other packages.
+    """Marks a union discriminated by `kind` that also admits classes of other packages; its last member is their base.
 
     Args:
-      group: the entry points that give such classes short names.
-      base: what each of them is derived from.
-      defines: what each of them has to define anew.
+      group: entry point group of short names for such classes.
+      base: the base class.
+      defines: names of the methods that a subclass must override.
     """
 
     group: str
     base: type[BaseModel]
     defines: tuple[str, ...]
     found: dict[str, type[BaseModel]] = field(default_factory=dict, compare=False, repr=False)
-    """Kind -> class, of all that recipes of this process have named."""
+    """Kind -> class, for every kind resolved in this process."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         """That of the union without the base, except where `kind` is none of it."""
@@ -48,7 +48,7 @@ class Outside:
             if ":" not in kind and not self._named(kind):
                 return members(value) if not self._names() else _unknown(kind, [*own, *self._names()])
             cls = self.find(kind)
-            # A union of one, so that a mistake in an option is told as of the union's own members.
+            # A union of one, so that errors in options are reported like those of built-in members.
             one = core_schema.tagged_union_schema({kind: _validated_by(cls)}, "kind")
             return SchemaValidator(one).validate_python(value)
 
@@ -127,7 +127,7 @@ def _class_at(place: str, base: type[BaseModel]) -> type[BaseModel]:
         ) from error
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"kind {place!r}: importing {module_name} failed: {reason}. Mend the module.") from error
+        raise ValueError(f"kind {place!r}: importing {module_name} failed: {reason}. Fix the module.") from error
     known = [each for each, cls in vars(module).items() if _derived(cls, base) and cls is not base]
     if not hasattr(module, name):
         near = difflib.get_close_matches(name, known, n=1)

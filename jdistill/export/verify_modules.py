@@ -33,7 +33,7 @@ def read_module(folder: Path, module: Mapping[str, str]) -> Step:
 
 
 def reads(module: Mapping[str, str]) -> bool:
-    """Whether an entry of `modules.json` is a module that is written anew here."""
+    """Whether an entry of `modules.json` is a module that this file computes."""
     package, _, name = module["type"].rpartition(".")
     return name in _READERS and package.partition(".")[0] in ("sentence_transformers", OWN_FILE.stem)
 

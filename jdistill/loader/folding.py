@@ -154,7 +154,7 @@ def _apart(row: int, other: int, texts: Texts) -> bool:
 
 def _too_frequent() -> UserError:
     return UserError(
-        "loader.folding: rows are paired, but some text occurs in so many of them that loader.no_duplicates leaves a "
-        "row without a partner. Remove those rows from the data, or set loader.folding or loader.no_duplicates to "
-        "false."
+        "loader.folding: folding pairs the rows of a batch, but a text occurs in too many rows, so "
+        "loader.no_duplicates leaves a row without a partner. Remove those rows from the data, or set loader.folding "
+        "or loader.no_duplicates to false."
     )

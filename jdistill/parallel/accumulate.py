@@ -14,9 +14,8 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from jdistill.parallel.mesh import AXES
+from jdistill.parallel.mesh import AXES, run_sharded
 from jdistill.parallel.microbatches import check_pieces, row_keys, split
-from jdistill.parallel.sharded import run_sharded
 from jdistill.parallel.sharding import gather_params, reduce_gradients, state_specs
 
 Params = TypeVar("Params")

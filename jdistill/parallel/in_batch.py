@@ -16,8 +16,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
-from jdistill.parallel.mesh import AXES
-from jdistill.parallel.sharded import run_sharded
+from jdistill.parallel.mesh import AXES, run_sharded
 from jdistill.parallel.sweeps import GATHERED_BYTES, make_exchange
 from jdistill.types import Batch, LossInputs, PairEmbeddings, Projection, Side, TextIds, Vectors
 

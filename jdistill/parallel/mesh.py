@@ -1,18 +1,22 @@
-"""The device mesh, and the shardings of a batch and of a replicated value."""
+"""The device mesh, the shardings of a batch and of a replicated value, and running a function on every device."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from jdistill.config import UserError
 
 AXES = ("data", "fsdp")
 """Both axes shard the rows of the batch; "fsdp" also shards parameters, see sharding.py."""
+
+
+Specs = PyTree[PartitionSpec]
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:  # pyright: ignore[reportInvalidTypeForm]
@@ -73,3 +77,20 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Sharding of a value that is replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def run_sharded(
+    per_device: Callable[..., Any], *arrays: Any, mesh: Mesh, inputs: Specs, outputs: Specs, checked: bool = True
+) -> Any:
+    """Run `per_device` on every device with its shard of the arrays. The only use of `jax.shard_map` in the package.
+
+    Args:
+      per_device: function of one device's shards; may use collectives over the axes of `mesh`.
+      arrays: global arrays, or trees of them.
+      mesh: the devices.
+      inputs: a tuple with the PartitionSpecs of each of `arrays`.
+      outputs: the PartitionSpecs of the result.
+      checked: whether JAX tracks over which mesh axes values vary. Attention kernels need False; then the gradient of a
+        replicated input is summed at this boundary over the axes on which it is replicated.
+    """
+    return jax.shard_map(per_device, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=checked)(*arrays)

@@ -20,8 +20,7 @@ from jaxtyping import Array, PyTree
 
 from jdistill.config import UserError
 from jdistill.parallel.in_batch import check_rows
-from jdistill.parallel.mesh import AXES
-from jdistill.parallel.sharded import run_sharded
+from jdistill.parallel.mesh import AXES, run_sharded
 from jdistill.parallel.sharding import gather_params, state_specs
 
 Inputs = TypeVar("Inputs")

@@ -70,7 +70,7 @@ def test_a_text_in_most_rows_leaves_no_partners() -> None:
     documents = np.arange(40)
     documents[:25] = 0
     rows = FakeRows(None, documents[:, None].astype(np.int32))
-    with pytest.raises(UserError, match=r"loader\.folding: rows are paired, but some text"):
+    with pytest.raises(UserError, match=r"loader\.folding: folding pairs the rows of a batch, but a text"):
         make_loader(rows=rows, lengths=np.full(40, 5), batch=4, no_duplicates=True, folding=True)
 
 
