@@ -185,3 +185,11 @@ def test_a_damaged_companion_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"\xff{}")
     with pytest.raises(UserError, match=f"{name}: is not UTF-8"):
         Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("read", [Tokenizer.from_folder, read_tokenizer])
+def test_a_truncated_companion_is_refused(tmp_path, read):
+    write_tokenizer(tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text('{"unk_token": ')
+    with pytest.raises(UserError, match=r"special_tokens_map\.json: not valid JSON"):
+        read(tmp_path)
