@@ -1,6 +1,6 @@
 """Training losses: each is a pure function on arrays, and a config class that calls it on a LossInputs.
 
-To add one, write its file, add its class to `Members` in basic.py, and add a row to tests/losses/cases.
+To add one, write its file, add its class to the table in basic.py, and add a row to tests/losses/cases.
 """
 
 from typing import Annotated
@@ -49,7 +49,7 @@ from jdistill.losses.scores.m3_kd import M3KD, m3_kd
 from jdistill.losses.scores.margin_mse import ScoreMarginMSE, score_margin_mse
 from jdistill.losses.scores.mse import ScoreMSE, score_mse
 from jdistill.losses.scores.rank import Comparisons, ScoreRank, draw_comparisons, score_rank
-from jdistill.losses.scores.zscore import ScoreZscore, zscores
+from jdistill.losses.scores.zscore import ScoreZscore, score_zscore
 
 Loss = Annotated[LeafLosses | Matryoshka | AdaptiveLayer | LossConfig, OUTSIDE]
 """Any loss, discriminated by its `kind`."""
@@ -117,10 +117,10 @@ __all__ = [
     "score_margin_mse",
     "score_mse",
     "score_rank",
+    "score_zscore",
     "self_guided",
     "sigmoid",
     "spread_out",
     "teacher_info_nce",
     "triplet",
-    "zscores",
 ]

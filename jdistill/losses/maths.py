@@ -64,8 +64,6 @@ def matmul(a: Float[Array, "b d"], b: Float[Array, "d c"]) -> Float[Array, "b c"
     return jnp.matmul(float32(a), float32(b), precision=jax.lax.Precision.HIGHEST)
 
 
-def scores(a: Float[Array, "b d"], b: Float[Array, "c d"], *, similarity: Similarity) -> Float[Array, "b c"]:
-    """Similarity of every row of `a` with every row of `b`."""
-    if similarity == "cosine":
-        a, b = normalise(a), normalise(b)
-    return matmul(a, b.T)
+def pair_scores(a: Float[Array, "*b d"], b: Float[Array, "*b d"], similarity: Similarity) -> Float[Array, "*b"]:
+    """Similarity of each vector of `a` with the vector of `b` at the same place, float32."""
+    return jnp.sum(unit(a, similarity) * unit(b, similarity), axis=-1)

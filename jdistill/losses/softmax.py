@@ -1,10 +1,13 @@
 """Divergences between softmax distributions, term by term, and a check for probabilities that underflow in float32.
 
 A softmax over many candidates is never stored: its normaliser comes from `blocks.logsumexp_over`, and a divergence is
-the sum over candidates of one of the functions here, `terms(s, student_normaliser, t, teacher_normaliser)`, with
-q = exp(s - student_normaliser) and p = exp(t - teacher_normaliser). Each function defines its own derivative with
-respect to s, which includes the dependence of the normaliser on s. So nothing is differentiated through a logsumexp,
-the teacher gets no gradient, and the backward pass stores one number per score.
+the sum over candidates of one of the functions here. Of a candidate with the student's logit s and the teacher's t,
+
+    q = exp(s - student_normaliser),   p = exp(t - teacher_normaliser)
+
+The derivative of KL and cross-entropy with respect to s is q - p, the normaliser's dependence on s included. Their
+terms define it so, because autodiff would sum p and q - p apart, and lose the digits of small differences. They are
+therefore not differentiated with respect to the normaliser; only `squared_terms` is.
 """
 
 from collections.abc import Callable
@@ -49,11 +52,37 @@ def kl_terms(
     Args:
       s: the student's logits; -inf where q is 0.
       student_normaliser: their logsumexp over all candidates.
-      t: the teacher's logits; -inf where p is 0.
+      t: the teacher's logits, without gradient; -inf where p is 0.
       teacher_normaliser: their logsumexp.
     """
-    p, gap, log_ratio = _compared(s, student_normaliser, t, teacher_normaliser)
-    return _sloped(s, p * log_ratio + gap, gap)
+    p, difference, log_ratio = _compared(s, student_normaliser, t, teacher_normaliser)
+    return _with_derivative(p * log_ratio + difference, difference, s)
+
+
+def cross_entropy_terms(
+    s: Float[Array, "*b c"],
+    student_normaliser: Float[Array, "*b #c"],
+    t: Float[Array, "*b c"],
+    teacher_normaliser: Float[Array, "*b #c"],
+) -> Float[Array, "*b c"]:
+    """Terms of the cross-entropy, `-p log q`, with derivative q - p; arguments as for `kl_terms`."""
+    p, difference, _ = _compared(s, student_normaliser, t, teacher_normaliser)
+    return _with_derivative(p * jnp.where(t > -jnp.inf, student_normaliser - s, 0.0), difference, s)
+
+
+def squared_terms(
+    s: Float[Array, "*b c"],
+    student_normaliser: Float[Array, "*b #c"],
+    t: Float[Array, "*b c"],
+    teacher_normaliser: Float[Array, "*b #c"],
+) -> Float[Array, "*b c"]:
+    """`(q - p)^2`, differentiated through s and through the normaliser; arguments as for `kl_terms`."""
+    return jnp.square(_compared(s, student_normaliser, t, teacher_normaliser)[1])
+
+
+Terms = Callable[[Array, Array, Array, Array], Float[Array, "*b c"]]
+
+DIVERGENCES: dict[Divergence, Terms] = {"kl": kl_terms, "cross_entropy": cross_entropy_terms, "mse": squared_terms}
 
 
 def _compared(
@@ -74,76 +103,12 @@ def _compared(
     return p, jnp.where(close, p * jnp.expm1(jnp.where(close, -log_ratio, 0.0)), q - p), log_ratio
 
 
-def cross_entropy_terms(
-    s: Float[Array, "*b c"],
-    student_normaliser: Float[Array, "*b #c"],
-    t: Float[Array, "*b c"],
-    teacher_normaliser: Float[Array, "*b #c"],
+def _with_derivative(
+    value: Float[Array, "*b c"], derivative: Float[Array, "*b c"], s: Float[Array, "*b c"]
 ) -> Float[Array, "*b c"]:
-    """Terms of the cross-entropy, `-p log q`, with derivative q - p; arguments as for `kl_terms`."""
-    p, gap, _ = _compared(s, student_normaliser, t, teacher_normaliser)
-    return _sloped(s, p * jnp.where(t > -jnp.inf, student_normaliser - s, 0.0), gap)
-
-
-def gap_terms(
-    s: Float[Array, "*b c"],
-    student_normaliser: Float[Array, "*b #c"],
-    t: Float[Array, "*b c"],
-    teacher_normaliser: Float[Array, "*b #c"],
-    around: Float[Array, "*b #c"] | float = 0.0,
-) -> Float[Array, "*b c"]:
-    """Terms of the mean of `q - p - around` under q, without derivative; other arguments as for `kl_terms`."""
-    _, gap, _ = _compared(s, student_normaliser, t, teacher_normaliser)
-    return lax.stop_gradient(jnp.exp(s - student_normaliser) * (gap - around))
-
-
-def squared_terms(
-    s: Float[Array, "*b c"],
-    student_normaliser: Float[Array, "*b #c"],
-    t: Float[Array, "*b c"],
-    teacher_normaliser: Float[Array, "*b #c"],
-    mean_gap: Float[Array, "*b #c"],
-    correction: Float[Array, "*b #c"],
-) -> Float[Array, "*b c"]:
-    """Squared differences of probabilities, `(q - p)^2`, with derivative 2 q (q - p - mean of q - p under q).
-
-    Where q is nearly 1 the bracket is nearly 0 and would cancel, so the mean is given in two parts: an estimate, and
-    a correction, the mean of what remains after subtracting it.
-
-    Args:
-      s: the student's logits, and the next three arguments as for `kl_terms`.
-      student_normaliser: their logsumexp.
-      t: the teacher's logits.
-      teacher_normaliser: their logsumexp.
-      mean_gap: the sum over candidates of `gap_terms`.
-      correction: the sum of `gap_terms` around `mean_gap`.
-    """
-    _, gap, _ = _compared(s, student_normaliser, t, teacher_normaliser)
-    return _sloped(s, jnp.square(gap), 2 * jnp.exp(s - student_normaliser) * ((gap - mean_gap) - correction))
-
-
-def _sloped(s: Float[Array, "*b c"], value: Float[Array, "*b c"], slope: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-    """`value`, with `slope` as its derivative with respect to `s`."""
-    value, slope, at = lax.stop_gradient((value, slope, s))
-    return value + slope * jnp.where(at > -jnp.inf, s - at, 0.0)
-
-
-Terms = Callable[..., Float[Array, "*b c"]]
-Over = Callable[..., Float[Array, "*b"]]
-"""`(terms, *more) -> sum over all candidates of terms(s, student_normaliser, t, teacher_normaliser, *more)`."""
-
-
-def squared(over: Over) -> Float[Array, "*b"]:
-    """Sum of `squared_terms` over all candidates."""
-    mean_gap = over(gap_terms)
-    return over(squared_terms, mean_gap, over(gap_terms, mean_gap))
-
-
-DIVERGENCES: dict[Divergence, Callable[[Over], Float[Array, "*b"]]] = {
-    "kl": lambda over: over(kl_terms),
-    "cross_entropy": lambda over: over(cross_entropy_terms),
-    "mse": squared,
-}
+    """`value`, with this derivative with respect to `s` and none with respect to anything else."""
+    value, derivative, fixed = lax.stop_gradient((value, derivative, s))
+    return value + derivative * jnp.where(fixed > -jnp.inf, s - fixed, 0.0)
 
 
 def underflow_warnings(logits: np.ndarray, temperature: float, *, what: str, option: str) -> list[str]:
@@ -159,7 +124,7 @@ def underflow_warnings(logits: np.ndarray, temperature: float, *, what: str, opt
       One sentence per problem: NaN or infinite values, and probabilities that float32 rounds to 0.
 
     Example:
-      >>> print(lost_targets(np.array([[9.0, 0.0]]), 0.1, what="its scores", option="temperature")[0][:54])
+      >>> print(underflow_warnings(np.array([[9.0, 0.0]]), 0.1, what="its scores", option="temperature")[0][:54])
       50.0 % of the teacher's probabilities are 0 in float32
     """
     rows = np.asarray(logits, np.float32).reshape(-1, logits.shape[-1])

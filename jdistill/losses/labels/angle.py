@@ -2,16 +2,16 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 from pydantic import PositiveFloat
 
 from jdistill.losses.base import LossConfig, queries_of
 from jdistill.losses.blocks import over_rows
-from jdistill.losses.labels.cosent import in_order
-from jdistill.losses.labels.pairs import Scores, cosines, labels_of
+from jdistill.losses.labels.cosent import log_violations
+from jdistill.losses.labels.precise_cosine import precise_cosine
+from jdistill.losses.labels.row_labels import pair_labels
+from jdistill.losses.maths import absolute
 from jdistill.types import LossInputs
 
 ROWS = 512
@@ -37,7 +37,7 @@ class AnglE(LossConfig):
         side = view.student
         queries = queries_of(side.all_queries, self.kind)
         n, k = len(queries), side.negatives.shape[1]
-        labels = jnp.ones(n) if view.all_scores is None and k else labels_of(view.all_scores, self.kind)
+        labels = jnp.ones(n) if view.all_scores is None and k else pair_labels(view.all_scores, self.kind)
         loss = angle(
             jnp.tile(queries, (1 + k, 1)),
             side.all_documents,
@@ -80,10 +80,10 @@ def angle(
       0.6931
     """
     scores = over_rows(lambda pairs: angle_similarity(*pairs), (queries, documents), block=ROWS)
-    return in_order(scores, labels, temperature=temperature)
+    return log_violations(scores, labels, temperature=temperature)
 
 
-def angle_similarity(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Scores:
+def angle_similarity(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Float[Array, " p"]:
     """Compare vectors as complex ones: the first half are the real parts, the second the imaginary parts.
 
         s = |Re z + Im z|,   z = sum_v a_v conj(b_v),   a and b of unit length
@@ -97,6 +97,7 @@ def angle_similarity(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Scores:
     if a.shape[1] % 2:
         a, b = (jnp.pad(x, ((0, 0), (0, 1))) for x in (a, b))
     real, imaginary = jnp.split(a, 2, axis=1)
-    both = jax.tree.map(jnp.add, cosines(a, b), cosines(jnp.concatenate([imaginary, -real], axis=1), b))
-    sign = lax.stop_gradient(jnp.sign(both.coarse + both.rest))
-    return Scores(both.coarse * sign, both.rest * sign)
+    turned = jnp.concatenate([imaginary, -real], axis=1)  # -i a
+    # The cosine of two vectors side by side is the mean of their cosines.
+    mean = precise_cosine(jnp.concatenate([a, turned], axis=1), jnp.concatenate([b, b], axis=1))
+    return absolute(2 * mean)

@@ -12,8 +12,8 @@ from pydantic import Field, PositiveFloat, model_validator
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig
 from jdistill.losses.blocks import SINGLE_DEVICE, over_rows
-from jdistill.losses.labels.classes import classes_of
-from jdistill.losses.labels.distances import distant_enough
+from jdistill.losses.labels.distances import check_margin
+from jdistill.losses.labels.row_labels import class_labels
 from jdistill.losses.maths import float32, normalise, root
 from jdistill.types import CandidateExchange, LossInputs
 
@@ -47,13 +47,13 @@ class BatchTriplet(LossConfig):
             if self.mining != "hard":
                 raise ValueError(f"margin 'soft' goes with mining 'hard' only, not '{self.mining}'. Give a number.")
         else:
-            distant_enough(self.distance, self.margin)
+            check_margin(self.distance, self.margin)
         return self
 
     def check_labels(self, rows: Mapping[str, int]) -> None:
         """Raise unless there are several classes, and several rows of a class."""
         if not rows:
-            classes_of(None, self.kind)
+            class_labels(None, self.kind)
         present = [count for count in rows.values() if count]
         if len(present) < 2 or max(present) < 2:
             found = "all rows have one label" if len(present) < 2 else "no label occurs twice"
@@ -68,13 +68,13 @@ class BatchTriplet(LossConfig):
         Raises:
           UserError: if the rows have no label.
         """
-        side, everyone = view.student, classes_of(view.all_labels, self.kind)
+        side, everyone = view.student, class_labels(view.all_labels, self.kind)
         mine, everyones = side.queries, side.all_queries
         if mine is None or everyones is None:
             mine, everyones = side.documents, side.all_documents[: len(everyone)]
         return batch_triplet(
             mine,
-            classes_of(view.labels, self.kind),
+            class_labels(view.labels, self.kind),
             view.rows,
             everyones,
             everyone,
@@ -144,10 +144,10 @@ def batch_triplet(
         x, classes, places = some
         same = classes[:, None] == all_labels[None]
         own = places[:, None] == jnp.arange(n)[None]
-        apart = Apart(_distances(x, candidates, distance), same & ~own, ~same)
+        compared = RowDistances(_distances(x, candidates, distance), same & ~own, ~same)
         if mining == "hard" or margin == "soft":
-            return _hard(apart, margin), jnp.zeros(len(x))
-        return (_semi_hard if mining == "semi_hard" else _all)(apart, margin)
+            return _hard(compared, margin), jnp.zeros(len(x))
+        return (_semi_hard if mining == "semi_hard" else _all)(compared, margin)
 
     block = max(ELEMENTS // (n * width), 1)
     mine = normalise(vectors) if distance == "cosine" else float32(vectors)
@@ -159,8 +159,8 @@ def batch_triplet(
     return jnp.where(per_row > 0, values / jnp.where(per_row > 0, per_row, 1.0), 0.0)
 
 
-class Apart(NamedTuple):
-    """Some rows compared with all rows of the batch."""
+class RowDistances(NamedTuple):
+    """Some rows beside all rows of the batch."""
 
     distances: Float[Array, "r n"]
     positive: Bool[Array, "r n"]
@@ -173,11 +173,11 @@ def _distances(a: Float[Array, "r d"], b: Float[Array, "n d"], distance: BatchDi
     """Distances from differences; |a|^2 + |b|^2 - 2 a.b would cancel for small distances, and not give exact zeros."""
     squares = jnp.square(a[:, None] - b[None]).sum(axis=-1)
     if distance == "cosine":  # |a - b|^2 / 2 for unit vectors, and 1 if one is zero
-        return (2 - _length(a)[:, None] - _length(b)[None]) / 2 + squares / 2
+        return (2 - _squared_norm(a)[:, None] - _squared_norm(b)[None]) / 2 + squares / 2
     return root(squares) if distance == "euclidean" else squares
 
 
-def _length(x: Float[Array, "n d"]) -> Float[Array, " n"]:
+def _squared_norm(x: Float[Array, "n d"]) -> Float[Array, " n"]:
     return jnp.square(x).sum(axis=-1)
 
 
@@ -186,42 +186,42 @@ def _picked(x: Float[Array, "r n"], index: Callable[..., Array]) -> Float[Array,
     return jnp.take_along_axis(x, index(lax.stop_gradient(x), axis=1, keepdims=True), axis=1)
 
 
-def _hard(apart: Apart, margin: Margin) -> Float[Array, " r"]:
-    x = apart.distances
-    farthest = _picked(jnp.where(apart.positive, x, 0.0), jnp.argmax)
-    nearest = _picked(jnp.where(apart.negative, x, x + _picked(x, jnp.argmax)), jnp.argmin)
+def _hard(compared: RowDistances, margin: Margin) -> Float[Array, " r"]:
+    x = compared.distances
+    farthest = _picked(jnp.where(compared.positive, x, 0.0), jnp.argmax)
+    nearest = _picked(jnp.where(compared.negative, x, x + _picked(x, jnp.argmax)), jnp.argmin)
     excess = (farthest - nearest)[:, 0]
     return jax.nn.softplus(excess) if margin == "soft" else jax.nn.relu(excess + margin)
 
 
-def _semi_hard(apart: Apart, margin: float) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+def _semi_hard(compared: RowDistances, margin: float) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
     """Sum over each row's pairs, and number of pairs."""
-    x = apart.distances
+    x = compared.distances
     fixed = lax.stop_gradient(x)
-    negatives = jnp.where(apart.negative, fixed, jnp.inf)
+    negatives = jnp.where(compared.negative, fixed, jnp.inf)
     order = jnp.argsort(negatives, axis=1)
     place = jax.vmap(lambda row, pairs: jnp.searchsorted(row, pairs, side="right"))(
         jnp.take_along_axis(negatives, order, axis=1), fixed
     )
-    farther = place < apart.negative.sum(axis=1, keepdims=True)
+    farther = place < compared.negative.sum(axis=1, keepdims=True)
     nearest = jnp.take_along_axis(order, jnp.where(farther, place, 0), axis=1)
     lowest = _picked(x, jnp.argmin)
-    farthest = _picked(jnp.where(apart.negative, x - lowest, 0.0), jnp.argmax) + lowest
+    farthest = _picked(jnp.where(compared.negative, x - lowest, 0.0), jnp.argmax) + lowest
     chosen = jnp.where(farther, jnp.take_along_axis(x, nearest, axis=1), farthest)
     values = jax.nn.relu(x - chosen + margin)
-    return jnp.where(apart.positive, values, 0.0).sum(axis=1), float32(apart.positive.sum(axis=1))
+    return jnp.where(compared.positive, values, 0.0).sum(axis=1), float32(compared.positive.sum(axis=1))
 
 
-def _all(apart: Apart, margin: float) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
+def _all(compared: RowDistances, margin: float) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
     """Sum over each row's triplets, and number of those above 0."""
-    x = apart.distances
+    x = compared.distances
 
     def of_positives(some: tuple[Float[Array, "p r"], Bool[Array, "p r"]]) -> tuple[Array, Array]:
         near, positive = some
-        triplets = positive[..., None] & apart.negative[None]
+        triplets = positive[..., None] & compared.negative[None]
         values = jnp.where(triplets, jax.nn.relu(near[..., None] - x[None] + margin), 0.0)
         return values.sum(axis=2), float32((values > 0).sum(axis=2))
 
     block = max(ELEMENTS // 4 // x.size, 1)
-    sums, counts = over_rows(of_positives, (x.T, apart.positive.T), block=block)
+    sums, counts = over_rows(of_positives, (x.T, compared.positive.T), block=block)
     return sums.sum(axis=0), counts.sum(axis=0)

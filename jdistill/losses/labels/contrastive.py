@@ -9,13 +9,13 @@ from jaxtyping import Array, Float
 from pydantic import Field, PositiveFloat, model_validator
 
 from jdistill.losses.base import LossConfig, Needs, queries_of
-from jdistill.losses.labels.distances import PairDistance, distant_enough, pair_distances
-from jdistill.losses.labels.pairs import labels_of
+from jdistill.losses.labels.distances import PairDistance, check_margin, pair_distances
+from jdistill.losses.labels.row_labels import pair_labels
 from jdistill.losses.maths import float32
 from jdistill.types import LossInputs, PairEmbeddings
 
 
-class _OfPairs(LossConfig):
+class _PairLoss(LossConfig):
     """A loss on pairs with score 1 if they match, 0 if not."""
 
     distance: PairDistance = "cosine"
@@ -23,8 +23,8 @@ class _OfPairs(LossConfig):
     margin: PositiveFloat = Field(default=0.5, description="Distance from which on pairs of label 0 have loss 0.")
 
     @model_validator(mode="after")
-    def _can_be_reached(self) -> "_OfPairs":
-        distant_enough(self.distance, self.margin)
+    def _can_be_reached(self) -> "_PairLoss":
+        check_margin(self.distance, self.margin)
         return self
 
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
@@ -37,7 +37,7 @@ class _OfPairs(LossConfig):
         ]
 
 
-class Contrastive(_OfPairs):
+class Contrastive(_PairLoss):
     """Squared distance of pairs of label 1, and squared shortfall from the margin of pairs of label 0."""
 
     kind: Literal["contrastive"] = "contrastive"
@@ -52,11 +52,11 @@ class Contrastive(_OfPairs):
         Raises:
           UserError: if the rows are plain texts, or have not one score each.
         """
-        queries, labels = queries_of(view.student.queries, self.kind), labels_of(view.scores, self.kind)
+        queries, labels = queries_of(view.student.queries, self.kind), pair_labels(view.scores, self.kind)
         return contrastive(queries, view.student.documents, labels, margin=self.margin, distance=self.distance)
 
 
-class OnlineContrastive(_OfPairs):
+class OnlineContrastive(_PairLoss):
     """The contrastive loss on a batch's hard pairs only: those that some pair of the other label contradicts."""
 
     kind: Literal["online_contrastive"] = "online_contrastive"
@@ -68,7 +68,7 @@ class OnlineContrastive(_OfPairs):
           UserError: if the rows are plain texts, or have not one score each.
         """
         queries = queries_of(view.student.all_queries, self.kind)
-        labels = labels_of(view.all_scores, self.kind)
+        labels = pair_labels(view.all_scores, self.kind)
         documents = view.student.all_documents[: len(labels)]
         values = online_contrastive(queries, documents, labels, margin=self.margin, distance=self.distance)
         return len(labels) * values[view.rows]
@@ -106,8 +106,8 @@ def contrastive(
       >>> contrastive(x, x, jnp.array([1.0, 0.0])).tolist()
       [0.0, 0.125]
     """
-    apart, labels = pair_distances(queries, documents, distance), float32(labels)
-    return 0.5 * (labels * jnp.square(apart) + (1 - labels) * jnp.square(jax.nn.relu(margin - apart)))
+    distances, labels = pair_distances(queries, documents, distance), float32(labels)
+    return 0.5 * (labels * jnp.square(distances) + (1 - labels) * jnp.square(jax.nn.relu(margin - distances)))
 
 
 def online_contrastive(
@@ -144,12 +144,12 @@ def online_contrastive(
       >>> online_contrastive(q, d, jnp.array([1.0, 0.0, 0.0])).round(3).tolist()
       [0.086, 0.25, 0.0]
     """
-    apart = pair_distances(queries, documents, distance)
-    fixed, alike, other = lax.stop_gradient(apart), labels == 1, labels == 0
+    distances = pair_distances(queries, documents, distance)
+    fixed, alike, other = lax.stop_gradient(distances), labels == 1, labels == 0
     farthest = jnp.where(alike.any(), fixed.max(where=alike, initial=-jnp.inf), _mean(fixed, other))
     nearest = jnp.where(other.any(), fixed.min(where=other, initial=jnp.inf), _mean(fixed, alike))
-    positive = jnp.where(alike & (fixed > nearest), jnp.square(apart), 0.0)
-    return positive + jnp.where(other & (fixed < farthest), jnp.square(jax.nn.relu(margin - apart)), 0.0)
+    positive = jnp.where(alike & (fixed > nearest), jnp.square(distances), 0.0)
+    return positive + jnp.where(other & (fixed < farthest), jnp.square(jax.nn.relu(margin - distances)), 0.0)
 
 
 def _mean(x: Float[Array, " n"], chosen: Array) -> Float[Array, ""]:

@@ -1,22 +1,22 @@
 """CoSENT: order the pairs of a batch as their labels do.
 
-Only the order of the labels matters, so any scale works. Each pair is compared with every pair of another label
-without forming that matrix: with the pairs sorted by label, cumulative sums from both ends give the value and its
-gradient.
+Only the order of the labels matters, so any scale works. Each pair is compared with every pair of a lower label without
+forming that matrix: with the pairs sorted by label, those of a lower label are the first ones, and a running
+log-sum-exp has the sum over them.
 """
 
-import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from pydantic import PositiveFloat
 
 from jdistill.losses.base import LossConfig, queries_of
-from jdistill.losses.labels.pairs import Scores, cosines, dots, labels_of
-from jdistill.losses.maths import Similarity
+from jdistill.losses.labels.precise_cosine import precise_cosine
+from jdistill.losses.labels.row_labels import pair_labels
+from jdistill.losses.maths import Similarity, pair_scores
 from jdistill.types import LossInputs, PairEmbeddings
 
 
@@ -36,7 +36,7 @@ class CoSENT(LossConfig):
           UserError: if the rows are plain texts, or have not one score each.
         """
         queries = queries_of(view.student.all_queries, self.kind)
-        labels = labels_of(view.all_scores, self.kind)
+        labels = pair_labels(view.all_scores, self.kind)
         documents = view.student.all_documents[: len(labels)]
         loss = cosent(queries, documents, labels, temperature=self.temperature, similarity=self.similarity)
         return jnp.broadcast_to(loss, view.rows.shape)
@@ -82,75 +82,33 @@ def cosent(
       >>> print(cosent(x, x[::-1], jnp.array([1.0, 0.0])).round(4), cosent(x, x, jnp.array([1.0, 1.0])))
       0.6931 0.0
     """
-    scored = cosines if similarity == "cosine" else dots
-    return in_order(scored(queries, documents), labels, temperature=temperature)
+    cosine = similarity == "cosine"
+    scores = precise_cosine(queries, documents) if cosine else pair_scores(queries, documents, "dot")
+    return log_violations(scores, labels, temperature=temperature)
 
 
-def in_order(scores: Scores, labels: Float[Array, " p"], *, temperature: float) -> Float[Array, ""]:
-    """`log(1 + sum_{y_i > y_j} exp((s_j - s_i) / temperature))` of scores `s` and labels `y`, in O(p) memory.
-
-    The derivative is computed along with the value, from the same sums. With e_ij = exp((s_i - s_j) / temperature):
-        dloss/ds_i = (sum_{y_h > y_i} e_ih - sum_{y_l < y_i} e_li) / (temperature exp(loss))
-    """
+def log_violations(scores: Float[Array, " p"], labels: Float[Array, " p"], *, temperature: float) -> Float[Array, ""]:
+    """`log(1 + sum_{y_i > y_j} exp((s_j - s_i) / temperature))` of scores `s` and labels `y`, in O(p) memory."""
     order = jnp.argsort(labels)
-    ordered = jax.tree.map(lambda x: x[order], scores)
-    fixed = lax.stop_gradient(ordered)
-    value, slope = _value_and_slope(_divided(fixed, temperature), labels[order])
-    return value + jnp.sum(slope / temperature * (ordered.rest - fixed.rest))
+    scores, labels = scores[order], labels[order]
 
+    # Running log-sum-exp: the largest score so far, and the sum of exp((score - largest) / temperature). The largest is
+    # a constant, so that the derivative flows through the sum alone. Scores are subtracted before the division, which
+    # would round each to a 6e-8th of a large logit.
+    def merge(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        largest = jnp.maximum(a[0], b[0])
+        sums = (total * jnp.exp((score - largest) / temperature) for score, total in (a, b))
+        return largest, sum(sums, jnp.zeros_like(largest))
 
-def _divided(scores: Scores, temperature: float) -> Scores:
-    """The scores over a temperature. Coarse parts stay exact: they have 18 bits, and their factor has 5."""
-    mantissa, exponent = math.frexp(1 / temperature)
-    factor = math.ldexp(round(mantissa * 32) / 32, exponent)
-    return Scores(scores.coarse * factor, scores.coarse * (1 / temperature - factor) + scores.rest / temperature)
+    fixed = lax.stop_gradient(scores)
+    largest, total = lax.associative_scan(merge, (fixed, jnp.exp((scores - fixed) / temperature)))
 
+    # Pairs of equal label are not compared: the sum that pair i needs ends before the first pair of its own label.
+    lower = jnp.searchsorted(labels, labels)
+    last = jnp.maximum(lower - 1, 0)
+    differences = jnp.where(lower > 0, largest[last] - scores, -jnp.inf)
 
-def _value_and_slope(scores: Scores, labels: Float[Array, " p"]) -> tuple[Float[Array, ""], Float[Array, " p"]]:
-    """The loss and its derivative for pairs sorted by label, at temperature 1."""
-    below, above = _groups(labels)
-    none = (Scores(jnp.array([-jnp.inf]), jnp.zeros(1)), jnp.zeros(1))
-    negated = Scores(-scores.coarse, -scores.rest)
-    lower, lower_total = jax.tree.map(lambda x: x[below], _joined(none, _running(scores)))
-    higher, higher_total = jax.tree.map(lambda x: x[above], _joined(_running(negated, reverse=True), none))
-
-    # Stable log-sum-exp: subtract the largest violation, or 0 if that is larger, from every exponent.
-    over, under = jax.tree.map(jnp.add, scores, higher), jax.tree.map(jnp.add, lower, negated)
-    sums = over.coarse + over.rest
-    worst = jnp.argmax(sums)
-    shift = jax.tree.map(lambda x: jnp.where(sums[worst] > 0, x[worst], 0.0), over)
-    over_total, under_total = higher_total * _exp(over, shift), lower_total * _exp(under, shift)
-    violations, shift = over_total.sum(), shift.coarse + shift.rest
-    slope = (over_total - under_total) / (jnp.exp(-shift) + violations)
-    return shift + jnp.log1p(jnp.expm1(-shift) + violations), slope
-
-
-def _groups(labels: Float[Array, " p"]) -> tuple[Int[Array, " p"], Int[Array, " p"]]:
-    """For each of the sorted labels, the number of lower ones, and the number of those not higher."""
-    p = len(labels)
-    places = jnp.arange(p)
-    changes = labels[1:] != labels[:-1]
-    edge = jnp.ones(1, bool)
-    below = lax.cummax(jnp.where(jnp.concatenate([edge, changes]), places, 0))
-    above = lax.cummin(jnp.where(jnp.concatenate([changes, edge]), places + 1, p), reverse=True)
-    return below, above
-
-
-def _running(scores: Scores, *, reverse: bool = False) -> tuple[Scores, Float[Array, " p"]]:
-    """Cumulative maximum of the scores, and cumulative sum of `exp(score - maximum)`."""
-
-    def join(a: tuple[Scores, Array], b: tuple[Scores, Array]) -> tuple[Scores, Array]:
-        first = a[0].coarse + a[0].rest > b[0].coarse + b[0].rest
-        largest = jax.tree.map(lambda x, y: jnp.where(first, x, y), a[0], b[0])
-        return largest, a[1] * _exp(a[0], largest) + b[1] * _exp(b[0], largest)
-
-    return lax.associative_scan(join, (scores, jnp.ones_like(scores.rest)), reverse=reverse)
-
-
-def _exp(a: Scores, b: Scores) -> Float[Array, "*p"]:
-    """`exp(a - b)`, computed from the parts separately, since their sum would be rounded."""
-    return jnp.exp(a.coarse - b.coarse) * jnp.exp(a.rest - b.rest)
-
-
-def _joined(*parts: Any) -> Any:
-    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+    # log(1 + sum) with the largest exponent, if above 0, taken out; precise also where the sum is far below 1.
+    worst = lax.stop_gradient(jax.nn.relu(differences.max()))
+    violations = jnp.sum(total[last] * jnp.exp((differences - worst) / temperature))
+    return worst / temperature + jnp.log1p(jnp.expm1(-worst / temperature) + violations)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jdistill.losses.base import LossConfig, Needs, queries_of
-from jdistill.losses.labels.pairs import labels_of
+from jdistill.losses.labels.row_labels import pair_labels
 from jdistill.losses.maths import absolute, cosine, float32
 from jdistill.types import LossInputs, PairEmbeddings
 
@@ -30,7 +30,7 @@ class CosineSimilarity(LossConfig):
         Raises:
           UserError: if the rows are plain texts, or have not one score each.
         """
-        queries, labels = queries_of(view.student.queries, self.kind), labels_of(view.scores, self.kind)
+        queries, labels = queries_of(view.student.queries, self.kind), pair_labels(view.scores, self.kind)
         return cosine_similarity(queries, view.student.documents, labels, penalty=self.penalty)
 
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:

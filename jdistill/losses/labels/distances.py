@@ -32,7 +32,7 @@ def pair_distances(a: Float[Array, "*b d"], b: Float[Array, "*b d"], distance: P
     return norm(difference) if distance == "euclidean" else absolute(difference).sum(axis=-1)
 
 
-def distant_enough(distance: str, margin: float) -> None:
+def check_margin(distance: str, margin: float) -> None:
     """Raise if no two vectors can be the margin apart.
 
     Raises:

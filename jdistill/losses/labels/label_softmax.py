@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs, queries_of
-from jdistill.losses.labels.classes import classes_of
+from jdistill.losses.labels.row_labels import class_labels
 from jdistill.losses.maths import absolute, float32, matmul
 from jdistill.types import LossInputs
 
@@ -51,7 +51,7 @@ class LabelSoftmax(LossConfig):
     def check_labels(self, rows: Mapping[str, int]) -> None:
         """Raise if there are no labels, or more than `classes`."""
         if not rows:
-            classes_of(None, self.kind)
+            class_labels(None, self.kind)
         if len(rows) > self.classes:
             shown = ", ".join(list(rows)[:8])
             raise UserError(
@@ -65,7 +65,7 @@ class LabelSoftmax(LossConfig):
         Raises:
           UserError: if the rows are plain texts or have no label, or the vectors are wider than the classifier.
         """
-        queries, labels = queries_of(view.student.queries, self.kind), classes_of(view.labels, self.kind)
+        queries, labels = queries_of(view.student.queries, self.kind), class_labels(view.labels, self.kind)
         width = queries.shape[1]
         if width > self.width:
             raise UserError(

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs, queries_of
-from jdistill.losses.labels.distances import DISTANCES, PairDistance, distant_enough
+from jdistill.losses.labels.distances import DISTANCES, PairDistance, check_margin
 from jdistill.types import LossInputs
 
 
@@ -26,7 +26,7 @@ class Triplet(LossConfig):
 
     @model_validator(mode="after")
     def _can_be_reached(self) -> "Triplet":
-        distant_enough(self.distance, self.margin)
+        check_margin(self.distance, self.margin)
         return self
 
     def needs(self) -> Needs:

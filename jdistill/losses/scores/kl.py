@@ -14,15 +14,14 @@ from jdistill.config import UserError
 from jdistill.losses.base import Needs, Streamed, local_candidate_ids, sides
 from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_over, sum_over
 from jdistill.losses.contrast.directions import Direction, crosses
-from jdistill.losses.maths import Similarity, float32, matmul, unit
+from jdistill.losses.maths import Similarity, float32, matmul, pair_scores, unit
 from jdistill.losses.scores.listwise import listwise_kl
 from jdistill.losses.scores.operands import (
     Candidates,
     Targets,
+    local_operands,
     own_scores,
-    paired,
     sample_of_scores,
-    share_of_operands,
     target_scores,
 )
 from jdistill.losses.softmax import DIVERGENCES, Divergence, Terms, underflow_warnings
@@ -92,39 +91,46 @@ class ScoreKL(Streamed):
           UserError: if given scores are missing or too few, or the candidates need queries or hard negatives that the
             rows lack.
         """
-        how = {
-            "temperature": self.temperature,
-            "teacher_temperature": self.target_temperature,
-            "divergence": self.divergence,
-        }
-        if self._own:
-            ours = own_scores(view.student, self.kind, similarity=self.similarity)
-            theirs = target_scores(view, self.targets, self.kind, similarity=self.similarity)
-            if theirs.shape[1] == 1:
-                raise UserError(
-                    "score_kl with targets: scores or candidates: own needs several documents per row, but these rows "
-                    "have one each. Name columns of hard negatives under "
-                    "data.<source>.columns, or set targets: vectors and candidates: documents to compare a row with "
-                    "the batch."
-                )
-            return listwise_kl(ours, theirs, excluded_from=self.excluded_from, **how)
+        return self._among_own(view) if self._own else self._among_batch(view)
+
+    def _among_own(self, view: LossInputs) -> Float[Array, " b"]:
+        student = own_scores(view.student, self.kind, similarity=self.similarity)
+        teacher = target_scores(view, self.targets, self.kind, similarity=self.similarity)
+        if teacher.shape[1] == 1:
+            raise UserError(
+                "score_kl with targets: scores or candidates: own needs several documents per row, but these rows have "
+                "one each. Name columns of hard negatives under data.<source>.columns, or set targets: vectors and "
+                "candidates: documents to compare a row with the batch."
+            )
+        return listwise_kl(
+            student,
+            teacher,
+            temperature=self.temperature,
+            teacher_temperature=self.target_temperature,
+            divergence=self.divergence,
+            excluded_from=self.excluded_from,
+        )
+
+    def _among_batch(self, view: LossInputs) -> Float[Array, " b"]:
         student, teacher = sides(view)
-        both = self.candidates == "documents_and_own" and student.negatives.shape[1] > 0
-        batch: Candidates = "all" if self.candidates == "all" else "documents"
-        texts, candidates = share_of_operands(student, batch, self.direction, self.kind)
-        teacher_texts, teacher_candidates = share_of_operands(teacher, batch, self.direction, self.kind)
+        pool: Candidates = "all" if self.candidates == "all" else "documents"
+        texts, candidates = local_operands(student, pool, self.direction, self.kind)
+        teacher_texts, teacher_candidates = local_operands(teacher, pool, self.direction, self.kind)
+        with_own_negatives = self.candidates == "documents_and_own" and student.negatives.shape[1] > 0
         return score_kl(
             texts,
             candidates,
             teacher_texts,
             teacher_candidates,
             jnp.arange(len(view.rows)) if crosses(self.direction) else None,
-            numbers=(view.rows, local_candidate_ids(view)[: len(candidates)]),
-            own=(student.negatives, teacher.negatives) if both else None,
+            columns=(view.rows, local_candidate_ids(view)[: len(candidates)]),
+            further=(student.negatives, teacher.negatives) if with_own_negatives else None,
+            temperature=self.temperature,
+            teacher_temperature=self.target_temperature,
             similarity=self.similarity,
+            divergence=self.divergence,
             block=self.block,
             sweep=view.sweep,
-            **how,
         )
 
     @property
@@ -147,51 +153,6 @@ class ScoreKL(Streamed):
         return underflow_warnings(np.asarray(logits), self.target_temperature, what=what, option=option)
 
 
-class _Logits(NamedTuple):
-    """One side's logits: scores minus that of the row's own document, over the temperature.
-
-    Rows are `(texts [b, d], score of the own document [b], its column [b])`.
-    """
-
-    similarity: Similarity
-    temperature: float
-
-    def of_batch(self, rows: Any, candidates: Any) -> Float[Array, "b k"]:
-        """Logits of candidates that all rows share, `(vectors [k, d], columns [k])`; -inf at a row's own document."""
-        (texts, own, number), (vectors, numbers) = rows, candidates
-        scores = matmul(unit(texts, self.similarity) / self.temperature, unit(vectors, self.similarity).T)
-        return jnp.where(number[:, None] == numbers[None], -jnp.inf, scores - self._first(own))
-
-    def of_each(self, rows: Any, candidates: Float[Array, "b k d"]) -> Float[Array, "b k"]:
-        """Logits of candidates specific to one row."""
-        texts, own, _ = rows
-        texts = unit(texts, self.similarity) / self.temperature
-        candidates = unit(candidates, self.similarity)
-        return jnp.einsum("bd,bkd->bk", texts, candidates, precision=lax.Precision.HIGHEST) - self._first(own)
-
-    def of_own(self, rows: Any) -> Float[Array, "b 1"]:
-        """Logit of the own document: 0, with the derivative of its score."""
-        own = rows[1]
-        return own[:, None] / self.temperature - self._first(own)
-
-    def _first(self, own: Float[Array, " b"]) -> Float[Array, "b 1"]:
-        return lax.stop_gradient(own)[:, None] / self.temperature
-
-
-def _tile(logits: _Logits, rows: Any, candidates: Any, shared: Any) -> Float[Array, "b k"]:
-    return logits.of_batch(rows, candidates)
-
-
-def _terms(
-    rows: Any, candidates: Any, shared: Any, *, terms: Terms, ours: _Logits, theirs: _Logits
-) -> Float[Array, "b k"]:
-    student, teacher, *per_row = rows
-    s = ours.of_batch(student, candidates[0])
-    t = lax.stop_gradient(theirs.of_batch(teacher, candidates[1]))
-    of_student, of_teacher, *more = (x[:, None] for x in per_row)
-    return terms(s, of_student, t, of_teacher, *more)
-
-
 def score_kl(
     texts: Float[Array, "b d"],
     candidates: Float[Array, "m d"],
@@ -201,8 +162,8 @@ def score_kl(
     *,
     temperature: float,
     teacher_temperature: float,
-    numbers: tuple[Int[Array, " b"], Int[Array, " m"]] | None = None,
-    own: tuple[Float[Array, "b k d"], Float[Array, "b k t"]] | None = None,
+    columns: tuple[Int[Array, " b"], Int[Array, " m"]] | None = None,
+    further: tuple[Float[Array, "b k d"], Float[Array, "b k t"]] | None = None,
     similarity: Similarity = "cosine",
     divergence: Divergence = "kl",
     block: int = 512,
@@ -223,10 +184,10 @@ def score_kl(
         for precision, which does not change the result. None if the candidates are the texts themselves, in order.
       temperature: T, divides the student's scores, > 0.
       teacher_temperature: T_t, divides the teacher's scores, > 0.
-      numbers: columns in the whole batch of each row's own document, `[b]`, and of each candidate, `[m]`, if the
+      columns: columns in the whole batch of each row's own document, `[b]`, and of each candidate, `[m]`, if the
         candidates are a device's share; by default counted from 0.
-      own: the student's and the teacher's vectors of further candidates specific to each row, such as its hard
-        negatives, `[b, k, d]` and `[b, k, t]`, k >= 1.
+      further: the student's and the teacher's vectors of candidates of each row alone, such as its hard negatives,
+        `[b, k, d]` and `[b, k, t]`, k >= 1.
       similarity: `"cosine"`, or `"dot"` for raw inner products.
       divergence: `"kl"`; `"cross_entropy"`, -sum_j p_ij log q_ij; or `"mse"`, sum_j (q_ij - p_ij)^2.
       block: candidates scored at a time; affects memory and speed only.
@@ -237,8 +198,8 @@ def score_kl(
 
     Source:
       Hinton et al. 2015, arXiv:1503.02531, section 2, over the batch instead of classes.
-      Parity: InfoNCEDistillLoss of NVIDIA NeMo Automodel, whose hard negatives are `own`, and with `"mse"` between the
-      texts of one side its ScoreDistillLoss, both without T^2.
+      Parity: InfoNCEDistillLoss of NVIDIA NeMo Automodel, whose hard negatives are `further`, and with `"mse"` between
+      the texts of one side its ScoreDistillLoss, both without T^2.
 
     Example:
       >>> x, t = jnp.eye(2), jnp.array([[1.0, 0.0], [0.6, 0.8]])
@@ -246,48 +207,100 @@ def score_kl(
       0.041
     """
     texts, candidates = float32(texts), float32(candidates)
-    numbers = _numbers(positives, len(candidates)) if numbers is None else numbers
-    ours = _Logits(similarity, temperature)
-    theirs = _Logits(similarity, teacher_temperature)
-    own_scores = (
-        _own_score(texts, candidates, positives, similarity),
-        _own_score(teacher_texts, teacher_candidates, positives, similarity),
+    if columns is None:
+        every = jnp.arange(len(candidates))
+        columns = (every if positives is None else positives), every
+    student, teacher = _Logits(similarity, temperature), _Logits(similarity, teacher_temperature)
+    student_rows = _Rows(texts, _own_scores(texts, candidates, positives, similarity), columns[0])
+    teacher_rows = _Rows(
+        teacher_texts, _own_scores(teacher_texts, teacher_candidates, positives, similarity), columns[0]
     )
-    rows = (texts, own_scores[0], numbers[0]), (teacher_texts, own_scores[1], numbers[0])
-    columns = (candidates, numbers[1]), (teacher_candidates, numbers[1])
-    # The own document is treated as the first of the row-specific candidates and masked among the batch's. Its logit,
-    # relative to itself, is 0, and the normaliser log(1 + others), which stays precise for probabilities near 1.
-    further = [logits.of_own(row) for logits, row in zip((ours, theirs), rows, strict=True)]
-    if own is not None:
-        pairs = zip(further, (ours, theirs), rows, own, strict=True)
-        further = [jnp.concatenate([first, logits.of_each(row, x)], axis=1) for first, logits, row, x in pairs]
-    normalisers = [
-        lax.stop_gradient(
-            jnp.logaddexp(
-                logsumexp_over(partial(_tile, logits), row, column, (), block=block, sweep=sweep),
-                jax.nn.logsumexp(rest, axis=1),
-            )
-        )
-        for logits, row, column, rest in zip((ours, theirs), rows, columns, further, strict=True)
-    ]
+    pool = _Pool(candidates, columns[1]), _Pool(teacher_candidates, columns[1])
 
-    def over(terms: Terms, *more: Array) -> Float[Array, " b"]:
-        tile = partial(_terms, terms=terms, ours=ours, theirs=theirs)
-        s, t = further
-        of_student, of_teacher, *others = (x[:, None] for x in (*normalisers, *more))
-        return sum_over(tile, (*rows, *normalisers, *more), columns, (), block=block, sweep=sweep) + terms(
-            s, of_student, lax.stop_gradient(t), of_teacher, *others
-        ).sum(axis=1)
+    # The own document is masked among the batch's candidates and put first among those of the row alone. Its logit is
+    # 0, since all are relative to it, and the normaliser log(1 + others), which stays precise for probabilities near 1.
+    student_vectors, teacher_vectors = (None, None) if further is None else further
+    s = student.of_row(student_rows, student_vectors)
+    t = lax.stop_gradient(teacher.of_row(teacher_rows, teacher_vectors))
 
-    return DIVERGENCES[divergence](over) * temperature**2
+    def normaliser(logits: _Logits, rows: _Rows, candidates: _Pool, of_row: Float[Array, "b c"]) -> Float[Array, " b"]:
+        tile = partial(_batch_logits, logits)
+        of_batch = logsumexp_over(tile, rows, candidates, (), block=block, sweep=sweep)
+        return jnp.logaddexp(of_batch, jax.nn.logsumexp(of_row, axis=1))
+
+    student_normaliser = normaliser(student, student_rows, pool[0], s)
+    teacher_normaliser = lax.stop_gradient(normaliser(teacher, teacher_rows, pool[1], t))
+    # The terms of kl and cross_entropy include the normaliser's share in their derivative. If its gradient, which is 0,
+    # were not stopped here, the backward pass would go over all candidates a second time.
+    if divergence != "mse":
+        student_normaliser = lax.stop_gradient(student_normaliser)
+
+    terms = DIVERGENCES[divergence]
+    rows = student_rows, teacher_rows, student_normaliser, teacher_normaliser
+    among_batch = sum_over(partial(_batch_terms, terms, student, teacher), rows, pool, (), block=block, sweep=sweep)
+    among_own = terms(s, student_normaliser[:, None], t, teacher_normaliser[:, None]).sum(axis=1)
+    return (among_batch + among_own) * temperature**2
 
 
-def _numbers(positives: Int[Array, " b"] | None, m: int) -> tuple[Int[Array, " b"], Int[Array, " m"]]:
-    columns = jnp.arange(m)
-    return columns if positives is None else positives, columns
+class _Rows(NamedTuple):
+    """The student's, or the teacher's, side of the rows."""
+
+    texts: Float[Array, "b d"]
+    own_scores: Float[Array, " b"]
+    """Similarity of each text with the row's own document."""
+    columns: Int[Array, " b"]
+    """Column of the own document."""
 
 
-def _own_score(
+class _Pool(NamedTuple):
+    """Candidates that all rows share."""
+
+    vectors: Float[Array, "m d"]
+    columns: Int[Array, " m"]
+
+
+class _Logits(NamedTuple):
+    """Logits of one model: scores over a temperature, minus that of the row's own document."""
+
+    similarity: Similarity
+    temperature: float
+
+    def of_batch(self, rows: _Rows, pool: _Pool) -> Float[Array, "b k"]:
+        """Of the candidates that all rows share; -inf at a row's own document."""
+        texts = unit(rows.texts, self.similarity) / self.temperature
+        logits = matmul(texts, unit(pool.vectors, self.similarity).T) - self._reference(rows)
+        return jnp.where(rows.columns[:, None] == pool.columns[None], -jnp.inf, logits)
+
+    def of_row(self, rows: _Rows, further: Float[Array, "b k d"] | None) -> Float[Array, "b c"]:
+        """Of the own document, which is 0 with the derivative of its score, and of the row's further candidates."""
+        own = rows.own_scores[:, None] / self.temperature - self._reference(rows)
+        if further is None:
+            return own
+        texts = unit(rows.texts, self.similarity) / self.temperature
+        vectors = unit(further, self.similarity)
+        logits = jnp.einsum("bd,bkd->bk", texts, vectors, precision=lax.Precision.HIGHEST) - self._reference(rows)
+        return jnp.concatenate([own, logits], axis=1)
+
+    def _reference(self, rows: _Rows) -> Float[Array, "b 1"]:
+        return lax.stop_gradient(rows.own_scores)[:, None] / self.temperature
+
+
+def _batch_logits(logits: _Logits, rows: _Rows, pool: _Pool, shared: Any) -> Float[Array, "b k"]:
+    """A tile for the normaliser."""
+    return logits.of_batch(rows, pool)
+
+
+def _batch_terms(
+    terms: Terms, student: _Logits, teacher: _Logits, rows: Any, pools: tuple[_Pool, _Pool], shared: Any
+) -> Float[Array, "b k"]:
+    """A tile for the divergence."""
+    student_rows, teacher_rows, student_normaliser, teacher_normaliser = rows
+    s = student.of_batch(student_rows, pools[0])
+    t = lax.stop_gradient(teacher.of_batch(teacher_rows, pools[1]))
+    return terms(s, student_normaliser[:, None], t, teacher_normaliser[:, None])
+
+
+def _own_scores(
     texts: Float[Array, "b d"],
     candidates: Float[Array, "m d"],
     positives: Int[Array, " b"] | None,
@@ -295,8 +308,8 @@ def _own_score(
 ) -> Float[Array, " b"]:
     """Similarity of each text with its own document; cosine of a text with itself is exactly 1, or 0 for zero."""
     if positives is not None:
-        return paired(texts, candidates[positives], similarity)
-    squares = paired(texts, texts, similarity)
+        return pair_scores(texts, candidates[positives], similarity)
+    squares = pair_scores(texts, texts, similarity)
     if similarity == "dot":
         return squares
     # Exactly 1, but with the derivative of the computed cosine, which cancels with that of equal texts in the row's

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jdistill.losses.maths import float32
-from jdistill.losses.softmax import DIVERGENCES, Divergence, Terms, logits_of
+from jdistill.losses.softmax import DIVERGENCES, Divergence, logits_of
 
 
 def listwise_kl(
@@ -48,13 +48,11 @@ def listwise_kl(
     """
     s, t = float32(student), lax.stop_gradient(float32(teacher))
     given = t > -jnp.inf
+    any_given = given.any(axis=1, keepdims=True)
+    t = jnp.where(any_given, t, 0.0)  # any finite number: the row's value is replaced below, and no gradient is NaN
     if excluded_from == "both":
-        s = jnp.where(given, s, -jnp.inf)
+        s = jnp.where(given | ~any_given, s, -jnp.inf)
     s, t = logits_of(s, temperature), logits_of(t, teacher_temperature)
-    normalisers = (jax.nn.logsumexp(x, axis=1, keepdims=True) for x in (s, t))
-    of_student, of_teacher = (jnp.where(jnp.isfinite(x), x, 0.0) for x in normalisers)
-
-    def over(terms: Terms, *more: Array) -> Float[Array, " b"]:
-        return terms(s, of_student, t, of_teacher, *(x[:, None] for x in more)).sum(axis=1)
-
-    return jnp.where(given.any(axis=1), DIVERGENCES[divergence](over), 0.0) * temperature**2
+    of_student, of_teacher = (jax.nn.logsumexp(x, axis=1, keepdims=True) for x in (s, t))
+    values = DIVERGENCES[divergence](s, of_student, t, of_teacher).sum(axis=1)
+    return jnp.where(any_given[:, 0], values, 0.0) * temperature**2

@@ -12,18 +12,13 @@ from pydantic import PositiveFloat
 from jdistill.losses.base import Needs, Streamed, local_candidates, queries_of
 from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_over
 from jdistill.losses.maths import Similarity, float32, matmul, unit
-from jdistill.losses.scores.operands import (
-    Targets,
-    own_documents,
-    sample_of_scores,
-    target_scores,
-)
+from jdistill.losses.scores.operands import Targets, own_documents, sample_of_scores, target_scores
 from jdistill.losses.softmax import logits_of, underflow_warnings
 from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
 from jdistill.types import CandidateExchange, LossInputs, PairEmbeddings
 
-ABSENT = -1e30
-"""Replaces -inf, the log of a sum over no candidates, by a negligible finite logit, so that gradients are not NaN."""
+LOWEST = -1e30
+"""A logit without weight in any sum, but finite."""
 
 
 class M3KD(Streamed):
@@ -135,18 +130,19 @@ def m3_kd(
     # Only differences of logits matter; relative to the row's largest they are small, which keeps sums precise.
     largest = lax.stop_gradient(jnp.max(own, axis=1))
     own = own - largest[:, None]
-
-    rows, columns = {"q": q, "row": positives, "from": largest}, {"c": candidates, "row": owners}
-    others = jnp.maximum(logsumexp_over(_others, rows, columns, (), block=block, sweep=sweep), ABSENT)
-    # The negatives of document a: all documents after it in the row, and the other rows' candidates.
-    rest = lax.cumlogsumexp(jnp.concatenate([own[:, 1:], others[:, None]], axis=1), axis=1, reverse=True)
+    others = logsumexp_over(_other_rows, (q, largest, positives), (candidates, owners), (), block=block, sweep=sweep)
+    # The negatives of document a: all documents after it in the row, and the other rows' candidates. A batch of one has
+    # none of the latter; a finite number in place of -inf, the log of their sum, keeps NaN out of the gradient.
+    later = jnp.concatenate([own[:, 1:], jnp.maximum(others, LOWEST)[:, None]], axis=1)
+    negatives = lax.cumlogsumexp(later, axis=1, reverse=True)
 
     t = logits_of(lax.stop_gradient(float32(teacher)), teacher_temperature)
     weights = jnp.where((t > -jnp.inf).any(axis=1, keepdims=True), jax.nn.softmax(t, axis=1), 0.0)
-    return jnp.sum(weights * jax.nn.softplus(rest - own), axis=1)
+    return jnp.sum(weights * jax.nn.softplus(negatives - own), axis=1)
 
 
-def _others(rows: Any, candidates: Any, shared: Any) -> Array:
-    """Scores of the candidates of other rows; -inf for the row's own."""
-    scores = matmul(rows["q"], candidates["c"].T) - rows["from"][:, None]
-    return jnp.where(rows["row"][:, None] == candidates["row"][None], -jnp.inf, scores)
+def _other_rows(rows: Any, candidates: Any, shared: Any) -> Float[Array, "b k"]:
+    """Logits of the candidates of other rows, relative to the row's largest; -inf for the row's own."""
+    (q, largest, row), (vectors, owner) = rows, candidates
+    logits = matmul(q, vectors.T) - largest[:, None]
+    return jnp.where(row[:, None] == owner[None], -jnp.inf, logits)

@@ -24,7 +24,7 @@ SAMPLE = 256
 
 
 class Operands(NamedTuple):
-    """The factors of a score matrix."""
+    """The vectors whose products are a score matrix."""
 
     rows: Float[Array, "b d"]
     """The texts of this shard's rows."""
@@ -44,7 +44,7 @@ def operands(side: Side, candidates: Candidates) -> Operands:
     return Operands(side.queries, side.all_queries, columns)
 
 
-def share_of_operands(
+def local_operands(
     side: Side, candidates: Candidates, direction: Direction, kind: str
 ) -> tuple[Float[Array, "b d"], Float[Array, "p d"]]:
     """The texts of this device's rows, and its share of their candidates.
@@ -65,11 +65,6 @@ def share_of_operands(
         side.documents if texts == "documents" else queries_of(queries, kind),
         documents if against == "documents" else queries_of(queries, kind),
     )
-
-
-def paired(a: Float[Array, "*b d"], b: Float[Array, "*b d"], similarity: Similarity) -> Float[Array, "*b"]:
-    """Similarity of each vector with its partner, float32."""
-    return jnp.sum(unit(a, similarity) * unit(b, similarity), axis=-1)
 
 
 def own_documents(side: Side) -> Float[Array, "b c d"]:

@@ -127,33 +127,31 @@ def score_rank(
       >>> score_rank(x[:1], x, x, t[:1], t, t, opposite, margin=1.5).tolist()
       [0.5]
     """
-    rows, texts, candidates = float32(rows), float32(texts), float32(candidates)  # gradients are summed in float32
-    steps = Comparisons(*(x.T for x in comparisons))
+    student = float32(rows), float32(texts), float32(candidates)  # gradients are summed in float32
+    teacher = teacher_rows, teacher_texts, teacher_candidates
 
-    def order(step: Comparisons) -> Float[Array, " b"]:
-        difference, size = _difference(teacher_rows, teacher_texts, teacher_candidates, step, similarity)
-        return jnp.where(jnp.abs(difference) > ROUNDING * size, jnp.sign(difference), 0.0)
-
+    # One comparison of all rows at a time, recomputed in the backward pass, so that only one is in memory.
     @jax.checkpoint
-    def hinge(step: Comparisons, sign: Float[Array, " b"]) -> Float[Array, " b"]:
-        difference, _ = _difference(rows, texts, candidates, step, similarity)
-        return jnp.where(sign == 0, 0.0, jax.nn.relu(margin - sign * difference))
+    def add(total: Float[Array, " b"], comparison: Comparisons) -> tuple[Float[Array, " b"], None]:
+        theirs, rounding = lax.stop_gradient(_difference(*teacher, comparison, similarity))
+        ours, _ = _difference(*student, comparison, similarity)
+        hinge = jax.nn.relu(margin - jnp.sign(theirs) * ours)
+        return total + jnp.where(jnp.abs(theirs) > rounding, hinge, 0.0), None
 
-    def add(total: Float[Array, " b"], drawn: tuple[Comparisons, Array]) -> tuple[Float[Array, " b"], None]:
-        return total + hinge(*drawn), None
-
-    drawn = steps, lax.stop_gradient(lax.map(order, steps))
-    return lax.scan(add, jnp.zeros_like(rows[:, 0]), drawn)[0] / steps.candidates.shape[0]
+    total, _ = lax.scan(add, jnp.zeros_like(student[0][:, 0]), Comparisons(*(x.T for x in comparisons)))
+    return total / comparisons.candidates.shape[1]
 
 
 def _difference(
     rows: Float[Array, "b d"],
     texts: Float[Array, "n d"],
     candidates: Float[Array, "m d"],
-    step: Comparisons,
+    comparison: Comparisons,
     similarity: Similarity,
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """Similarity of the row's pair minus that of the other pair, per row; and the bound on their sum from the norms."""
-    pairs = (rows, candidates[step.candidates]), (texts[step.other_texts], candidates[step.other_candidates])
-    (a, b), (c, d) = ((unit(x, similarity), unit(y, similarity)) for x, y in pairs)
-    return jnp.sum(a * b, axis=-1) - jnp.sum(c * d, axis=-1), norm(a) * norm(b) + norm(c) * norm(d)
+    """Similarity of each row's pair minus that of the other pair, and how large a difference may be rounding alone."""
+    a, b = unit(rows, similarity), unit(candidates[comparison.candidates], similarity)
+    c = unit(texts[comparison.other_texts], similarity)
+    d = unit(candidates[comparison.other_candidates], similarity)
+    difference = jnp.sum(a * b, axis=-1) - jnp.sum(c * d, axis=-1)
+    return difference, ROUNDING * (norm(a) * norm(b) + norm(c) * norm(d))

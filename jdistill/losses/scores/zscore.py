@@ -12,7 +12,7 @@ from pydantic import PositiveFloat
 
 from jdistill.losses.base import Needs, Streamed, sides
 from jdistill.losses.maths import Similarity, matmul, root, unit
-from jdistill.losses.scores.mse import mean_squared_gap
+from jdistill.losses.scores.mse import mean_squared_difference
 from jdistill.losses.scores.operands import Candidates, operands
 from jdistill.types import LossInputs
 
@@ -37,54 +37,65 @@ class ScoreZscore(Streamed):
 
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the columns of each row of the matrix."""
-        student, teacher = (
-            factors(x.texts, x.candidates, view.rows, similarity=self.similarity, eps=self.eps)
-            for x in (operands(side, self.candidates) for side in sides(view))
+        student, teacher = (operands(side, self.candidates) for side in sides(view))
+        return score_zscore(
+            student.texts,
+            student.candidates,
+            teacher.texts,
+            teacher.candidates,
+            view.rows,
+            similarity=self.similarity,
+            eps=self.eps,
+            block=self.block,
         )
-        return mean_squared_gap(*student, *teacher, similarity="dot", block=self.block)
 
 
-def zscores(
+def score_zscore(
     texts: Float[Array, "n d"],
     candidates: Float[Array, "m d"],
+    teacher_texts: Float[Array, "n t"],
+    teacher_candidates: Float[Array, "m t"],
     rows: Int[Array, " b"],
     *,
     similarity: Similarity = "cosine",
     eps: float = 1e-6,
-) -> Float[Array, "b m"]:
-    """Some rows of the batch's `n x m` similarity matrix, minus the whole matrix's mean, over its standard deviation.
+    block: int = 512,
+) -> Float[Array, " b"]:
+    """Match the similarity of every two texts of the batch to the teacher's, up to mean and standard deviation.
 
-    The mean squared difference of two such matrices is the loss `score_zscore`: both have mean 0 and standard deviation
-    1, so the teacher may have another width and another spread of scores. With S = T C^T,
-    T = 1 t^T + T' and C = 1 c^T + C', where t and c are means over rows:
-        S_ij - mean(S) = t'_i.c_j + t.c'_j
-        sum_ij (S_ij - mean(S))^2 = m sum_i (t'_i.c)^2 + n sum_j (t.c'_j)^2 + <T'^T T', C'^T C'>
-    All three sums are non-negative, so nothing cancels even if all scores are nearly equal.
+    For a teacher with another spread of scores, whose absolute size means nothing to the student.
+        loss_i = mean_j (z_ij(S) - z_ij(T))^2,   z(S) = (S - mean(S)) / (std(S) + eps)
+    S and T are the `n x m` similarity matrices of the student and the teacher.
 
     Args:
-      texts: vectors of the whole batch's queries, `[n, d]`, any float; maths runs in float32.
-      candidates: vectors of the candidates, of the whole batch, `[m, d]`.
-      rows: which rows of the matrix to return, `[b]`, values in `[0, n)`.
+      texts: the student's vectors of the whole batch's queries, `[n, d]`, any float; maths runs in float32.
+      candidates: the student's vectors of the candidates, of the whole batch, `[m, d]`.
+      teacher_texts: the teacher's vectors of `texts`; they get no gradient.
+      teacher_candidates: the teacher's vectors of `candidates`.
+      rows: the rows of the matrix to compute, `[b]`, values in `[0, n)`.
       similarity: `"cosine"`, or `"dot"` for raw inner products.
-      eps: added to the (unbiased) standard deviation; in units of the scores, > 0.
+      eps: added to the (unbiased) standard deviations; in units of the scores, > 0.
+      block: candidates scored at a time; affects memory and speed only.
 
     Returns:
-      `[b, m]`; zeros with no gradient if all scores of the batch are equal, as in a batch of one.
+      Mean over the columns of each row, `[b]`. If all scores of the batch are equal, as in a batch of one, their
+      z-scores are 0, with no gradient.
 
     Source:
       The loss of the embedding-distillation project by approximated-intelligence, without `eps`, and with the
       batch's passages as columns; there a batch of one, or of equal rows, divides by zero.
 
     Example:
-      >>> print(zscores(jnp.eye(2), jnp.eye(2), jnp.arange(2)).round(2))
-      [[ 0.87 -0.87]
-       [-0.87  0.87]]
+      >>> x, t = jnp.eye(2), jnp.array([[1.0, 0.0], [0.6, 0.8]])
+      >>> print(score_zscore(x, x, 3 * t, 3 * t, jnp.arange(2)).round(4), score_zscore(x, x, x, x, jnp.arange(2)))
+      [0. 0.] [0. 0.]
     """
-    of_rows, of_candidates = factors(texts, candidates, rows, similarity=similarity, eps=eps)
-    return matmul(of_rows, of_candidates.T)
+    student = zscore_factors(texts, candidates, rows, similarity=similarity, eps=eps)
+    teacher = zscore_factors(teacher_texts, teacher_candidates, rows, similarity=similarity, eps=eps)
+    return mean_squared_difference(*student, *teacher, teacher_similarity="dot", block=block)
 
 
-def factors(
+def zscore_factors(
     texts: Float[Array, "n d"],
     candidates: Float[Array, "m d"],
     rows: Int[Array, " b"],
@@ -92,7 +103,14 @@ def factors(
     similarity: Similarity,
     eps: float,
 ) -> tuple[Float[Array, "b e"], Float[Array, "m e"]]:
-    """Vectors of rows and candidates, `e = d + 1`, whose inner products are the `zscores`; same arguments."""
+    """Vectors of rows and candidates, `e = d + 1`, whose inner products are the z-scores; see `score_zscore`.
+
+    Mean and deviation follow without the matrix. With S = T C^T, T = 1 t^T + T' and C = 1 c^T + C', where t and c are
+    means over rows:
+        S_ij - mean(S) = t'_i.c_j + t.c'_j
+        sum_ij (S_ij - mean(S))^2 = m sum_i (t'_i.c)^2 + n sum_j (t.c'_j)^2 + <T'^T T', C'^T C'>
+    All three sums are non-negative, so nothing cancels even if all scores are nearly equal.
+    """
     texts, candidates = unit(texts, similarity), unit(candidates, similarity)
     n, m = texts.shape[0], candidates.shape[0]
     text_mean, candidate_mean = texts.mean(axis=0, keepdims=True), candidates.mean(axis=0, keepdims=True)
@@ -112,9 +130,10 @@ def factors(
 
 
 def _sum_of_squared_products(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, ""]:
-    """`sum_ij (a_i.b_j)^2`, from the scores or from `d x d` Gram matrices, whichever are smaller.
+    """`sum_ij (a_i.b_j)^2`, which is the inner product of the Gram matrices A^T A and B^T B.
 
-    Sparse vectors over a vocabulary are 30,000 to 250,000 wide: their Gram matrix would take 4 to 250 GB.
+    Either way has a matrix in memory: the scores, `n x m`, which are large for a large batch, or the Gram matrices,
+    `d x d`, which would take 4 to 250 GB for sparse vectors over a vocabulary of 30,000 to 250,000. Use the smaller.
     """
     if a.shape[0] * b.shape[0] < a.shape[1] ** 2:
         return jnp.sum(jnp.square(matmul(a, b.T)))

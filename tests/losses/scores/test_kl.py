@@ -102,7 +102,7 @@ def test_temperature_of_given_scores_is_1_if_left_out() -> None:
 def test_further_candidates_of_a_row_are_columns_that_no_other_row_has() -> None:
     q, c, t, u, x, y = vectors(4, (5, 6), (9, 6), (5, 4), (9, 4), (10, 6), (10, 4))
     own = x.reshape(5, 2, 6), y.reshape(5, 2, 4)
-    value = score_kl(q, c, t, u, jnp.arange(5), own=own, **AT, block=4)
+    value = score_kl(q, c, t, u, jnp.arange(5), further=own, **AT, block=4)
     student, teacher = (
         jnp.float32(np.concatenate([unit(a) @ unit(b).T, np.einsum("bd,bkd->bk", unit(a), unit(z))], axis=1))
         for a, b, z in ((q, c, own[0]), (t, u, own[1]))

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jdistill.losses import ScoreZscore, score_mse, zscores
-from jdistill.losses.scores.mse import mean_squared_gap
-from jdistill.losses.scores.zscore import factors
+from jdistill.losses import ScoreZscore, score_mse, score_zscore
+from jdistill.losses.maths import matmul
+from jdistill.losses.scores.zscore import zscore_factors
 from tests.losses.inputs import plain
 from tests.losses.scores.scored import view_for
 
@@ -36,10 +36,16 @@ def test_statistics_without_the_matrix_are_those_of_the_matrix(seed: int, shift:
     np.testing.assert_allclose(ours, direct(texts, candidates, eps)[rows], rtol=1e-4, atol=2e-5)
 
 
+def zscores(
+    texts: jax.Array, candidates: jax.Array, rows: jax.Array, similarity: str = "cosine", eps: float = 1e-6
+) -> jax.Array:
+    """Some rows of the matrix that `score_zscore` compares in blocks."""
+    of_rows, of_candidates = zscore_factors(texts, candidates, rows, similarity=similarity, eps=eps)
+    return matmul(of_rows, of_candidates.T)
+
+
 def of_zscores(x: jax.Array, y: jax.Array, t: jax.Array, u: jax.Array) -> jax.Array:
-    rows = jnp.arange(len(x))
-    pairs = (factors(a, b, rows, similarity="cosine", eps=1e-6) for a, b in ((x, y), (t, u)))
-    return mean_squared_gap(*next(pairs), *next(pairs), similarity="dot", block=512)
+    return score_zscore(x, y, t, u, jnp.arange(len(x)))
 
 
 @pytest.mark.parametrize("width", [30_522, 250_002])
