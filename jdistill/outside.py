@@ -2,7 +2,7 @@
 
 `kind: my_package.module:Class` names a class by its place. An entry point gives an installed package's class a short
 name instead. Importing a module runs its code, so only what a recipe or a run names is ever imported: a model's folder
-names its poolings in another way, which imports nothing (`student/hf_folder.py`).
+names its poolings in another way, which imports nothing (`student/hf_folder/`).
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""Writes the files of an export, and replaces the target folder atomically."""
+"""Replaces the folder of an export atomically."""
 
 import fcntl
 import json
@@ -6,30 +6,16 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from safetensors.numpy import save_file
 
 import jdistill
 from jdistill.config import UserError
+from jdistill.folders import write_json
 
 MARKER = "jdistill.json"
 """Lists the files of an export. A non-empty folder without it is never replaced."""
-
-
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write float32 safetensors; arrays are made contiguous, since safetensors ignores strides."""
-    plain = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
-    save_file(plain, path, metadata={"format": "pt"})
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON in UTF-8."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The reference vectors that an export must reproduce: the student's own, or those in a teacher's space."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,28 +9,8 @@ from jaxtyping import Float
 
 from jdistill.export.config import Projection
 from jdistill.export.hf import projected_to
-from jdistill.student import Student
+from jdistill.model import Model
 from jdistill.student.head import normalize
-
-
-class Model(Protocol):
-    """The part of `jdistill.model.Model` that is needed here."""
-
-    @property
-    def student(self) -> Student:
-        """The architecture."""
-        ...
-
-    @property
-    def params(self) -> Any:
-        """Its weights."""
-        ...
-
-    def encode(
-        self, texts: list[str], *, prompt_name: str | None = None, prompt: str | None = None
-    ) -> Float[np.ndarray, "n d"]:
-        """One vector per text."""
-        ...
 
 
 def reference_vectors(

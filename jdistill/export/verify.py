@@ -1,21 +1,19 @@
 """Verifies an export: loads the folder as users will, and compares its vectors with the student's.
 
-Only this file and `verify_modules.py` may import torch in this package, and only inside functions. Loading is offline
-and runs no code in the folder, except the module file that the export itself has written.
+Only this file may import torch in this package, and only inside functions. Loading is offline and runs no code in the
+folder, except a module file that is, byte for byte, one that the export itself has written.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from jdistill.export.verify_modules import read_module, reads
 from jdistill.student.pooling.base import OWN_FILE
 
 PROBES = (
@@ -39,8 +37,8 @@ PROBES = (
 BATCH_CHARACTERS = 8192
 """Characters per batch, padding included, for the other libraries; bounds their memory."""
 
-Load = Callable[[Path], Callable[[list[str], str], Float[np.ndarray, "n d"]]]
-"""Folder -> encode function of texts and a prompt name ("" for none)."""
+Encode = Callable[[list[str], str], Float[np.ndarray, "n d"]]
+"""Encodes texts, with a prompt by name ("" for none)."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,8 @@ def verify(
     """Encode `texts` with the exported folder and compare with the student's `vectors`.
 
     The folder is loaded with sentence-transformers, as a SentenceTransformer or SparseEncoder. If it contains a
-    transformer, it is also loaded with transformers' AutoModel or AutoModelForMaskedLM, and pooling and later modules
-    are computed independently from their config files; not where a module is of another package, whose computation
-    only its own file defines.
+    transformer, it is also loaded with transformers' AutoTokenizer and AutoModel or AutoModelForMaskedLM, whose token
+    vectors then pass the other modules as sentence-transformers has loaded them.
 
     Args:
       folder: a folder written by `export_model`.
@@ -126,22 +123,20 @@ def verify(
     if not texts or not vectors:
         raise ValueError("verify needs at least one text and one set of vectors")
     folder = Path(folder)
-    loaders: dict[str, Load] = {"sentence-transformers": partial(_sentence_transformers, module_files)}
-    if (folder / "config.json").is_file() and all(map(reads, _read(folder / "modules.json")[1:])):
-        loaders["transformers"] = _transformers
     checks = []
     with _offline():
-        for loader, load in loaders.items():
-            encode = load(folder)
+        model = _sentence_transformer(folder, module_files)
+        encoders = {"sentence-transformers": _encode(model)}
+        if (folder / "config.json").is_file():
+            encoders["transformers"] = _encode_by_transformers(model, folder)
+        for loader, encode in encoders.items():
             for name, ours in vectors.items():
                 theirs = _in_batches(encode, texts, name)
                 checks.append(Check(loader, name, *_compare(np.asarray(ours, np.float32), theirs)))
     return Verification(str(folder), len(texts), tolerance, tuple(checks), _versions())
 
 
-def _in_batches(
-    encode: Callable[[list[str], str], Float[np.ndarray, "n d"]], texts: Sequence[str], prompt: str
-) -> Float[np.ndarray, "n d"]:
+def _in_batches(encode: Encode, texts: Sequence[str], prompt: str) -> Float[np.ndarray, "n d"]:
     """Encode texts in batches of similar length, so that a long text does not pad all others."""
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     rows: list[tuple[int, Float[np.ndarray, " d"]]] = []
@@ -163,35 +158,23 @@ def _compare(ours: Float[np.ndarray, "n d"], theirs: Float[np.ndarray, "n d"]) -
     return float(difference), float(cosine.min())
 
 
-def _sentence_transformers(
-    module_files: Sequence[Path], folder: Path
-) -> Callable[[list[str], str], Float[np.ndarray, "n d"]]:
+def _sentence_transformer(folder: Path, module_files: Sequence[Path]) -> Any:
     from sentence_transformers import SentenceTransformer, SparseEncoder
 
+    sparse = _read(folder / "config_sentence_transformers.json").get("model_type") == "SparseEncoder"
     trusted = _is_known(folder, module_files)
-    if _is_sparse(folder):
-        sparse = SparseEncoder(str(folder), device="cpu", local_files_only=True, trust_remote_code=trusted)
+    cls = SparseEncoder if sparse else SentenceTransformer
+    return cls(str(folder), device="cpu", local_files_only=True, trust_remote_code=trusted).eval()
 
-        def encode_sparse(texts: list[str], prompt: str) -> Float[np.ndarray, "n d"]:
-            vectors = sparse.encode(
-                texts, prompt_name=prompt or None, prompt=None if prompt else "", show_progress_bar=False
-            )
-            return np.asarray(vectors.to_dense(), np.float32)
 
-        return encode_sparse
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=trusted)
-
+def _encode(model: Any) -> Encode:
     def encode(texts: list[str], prompt: str) -> Float[np.ndarray, "n d"]:
-        return np.asarray(
-            model.encode(texts, prompt_name=prompt or None, prompt=None if prompt else "", show_progress_bar=False),
-            np.float32,
+        vectors = model.encode(
+            texts, prompt_name=prompt or None, prompt=None if prompt else "", show_progress_bar=False
         )
+        return np.asarray(vectors if isinstance(vectors, np.ndarray) else vectors.to_dense(), np.float32)
 
     return encode
-
-
-def _is_sparse(folder: Path) -> bool:
-    return _read(folder / "config_sentence_transformers.json").get("model_type") == "SparseEncoder"
 
 
 def _is_known(folder: Path, module_files: Sequence[Path]) -> bool:
@@ -201,42 +184,38 @@ def _is_known(folder: Path, module_files: Sequence[Path]) -> bool:
     return brought != [] and all(path.read_bytes() == known.get(path.name) for path in brought)
 
 
-def _transformers(folder: Path) -> Callable[[list[str], str], Float[np.ndarray, "n d"]]:
+def _encode_by_transformers(model: Any, folder: Path) -> Encode:
+    """Tokens and token vectors of transformers, and all but the first module of `model`."""
     import torch
     from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-    listed = _read(folder / "modules.json")
-    scores = listed[0]["type"].endswith(".MLMTransformer")
+    scores = _read(folder / "modules.json")[0]["type"].endswith(".MLMTransformer")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     cls = AutoModelForMaskedLM if scores else AutoModel
     encoder = cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False).eval().float()
     max_length = _read(folder / "sentence_bert_config.json")["max_seq_length"]
     prompts = _read(folder / "config_sentence_transformers.json")["prompts"]
-    modules = [read_module(folder, module) for module in listed[1:]]
+    _, *modules = model
 
     def encode(texts: list[str], prompt: str) -> Float[np.ndarray, "n d"]:
-        rows = []
-        for start in range(0, len(texts), 32):
-            prompted = [prompts.get(prompt, "") + text for text in texts[start : start + 32]]
-            inputs = tokenizer(prompted, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-            with torch.inference_mode():
-                output = encoder(**inputs)
-                hidden = output.logits if scores else output.last_hidden_state
-                tokens = {"hidden": hidden, "mask": inputs["attention_mask"], "ids": inputs["input_ids"]}
-                tokens["prompt"] = _prompt_tokens(tokenizer, prompts.get(prompt, ""))
-                vectors = None
-                for module in modules:
-                    vectors = module(tokens, vectors)
-            assert vectors is not None
-            rows.append(vectors.numpy())
-        return np.concatenate(rows)
+        before = prompts.get(prompt, "")
+        prompted = [before + text for text in texts]
+        inputs = tokenizer(prompted, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+        with torch.inference_mode():
+            output = encoder(**inputs)
+            features = {**inputs, "token_embeddings": output.logits if scores else output.last_hidden_state}
+            if before:
+                features["prompt_length"] = _prompt_tokens(tokenizer, before)
+            for module in modules:
+                features = module(features)
+        return features["sentence_embedding"].numpy()
 
     return encode
 
 
 def _prompt_tokens(tokenizer: Any, prompt: str) -> int:
     """Number of prompt tokens, counted as in sentence-transformers: with [CLS], without [SEP]."""
-    ids = tokenizer(prompt)["input_ids"] if prompt else []
+    ids = tokenizer(prompt)["input_ids"]
     return len(ids) - (ids[-1:] != [] and ids[-1] in tokenizer.all_special_ids)
 
 

@@ -1,4 +1,4 @@
-"""Reads JSON files of a model's folder; damaged files raise a `UserError`."""
+"""Reads and writes JSON files of a model's folder; damaged files raise a `UserError`."""
 
 import json
 from pathlib import Path
@@ -33,6 +33,12 @@ def read_list(path: Path) -> list[Any]:
     if not isinstance(content, list):
         raise UserError(f"{path}: contains a {_kind(content)}; expected a JSON list, [...]. {_RENEW}")
     return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON in UTF-8; makes the folder if necessary."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def indexed(index: Path) -> list[Path]:

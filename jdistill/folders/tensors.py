@@ -1,14 +1,15 @@
-"""Reads the weights of a model's folder.
+"""Reads and writes the weights of a model's folder.
 
 Safetensors are read with that library. Pickles (`pytorch_model.bin`) are read by `folders.pickles`, which needs torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from jdistill.config import UserError
 from jdistill.folders import pickles
@@ -38,6 +39,12 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{folder}: its weights contain {name} twice, also as {key}. Expected each name once.")
         tensors[name] = tensor
     return tensors
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write float32 safetensors; arrays are made contiguous, since safetensors ignores strides."""
+    plain = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
+    save_file(plain, path, metadata={"format": "pt"})
 
 
 def check_tensors(folder: Path) -> None:

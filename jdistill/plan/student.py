@@ -19,11 +19,11 @@ from jdistill.student.encoders import MODEL_TYPES, Encoder, StaticConfig
 from jdistill.student.head import head_width, init_head
 from jdistill.student.lora import make_lora
 from jdistill.student.pooling import pooled_width
+from jdistill.student.pooling_and_head import chosen_head, chosen_pooling, pooling_params, projected, sees_prompt
 from jdistill.student.pruning.config import Cuts
 from jdistill.student.pruning.layers import kept_layers
 from jdistill.student.pruning.sizes import cut_encoder
 from jdistill.student.student import encoder_shapes
-from jdistill.student.tail import chosen_head, chosen_pooling, pooling_params, projected, sees_prompt
 from jdistill.student.tokenizer import Tokenizer
 
 MAX_LENGTH = 512

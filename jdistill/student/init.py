@@ -14,6 +14,14 @@ from jdistill.student.head import Head
 from jdistill.student.hf_folder import Pretrained, locate, read_folder
 from jdistill.student.lora import make_lora
 from jdistill.student.pooling import Pooling, pooled_width
+from jdistill.student.pooling_and_head import (
+    chosen_head,
+    chosen_pooling,
+    head_params,
+    pooling_params,
+    projected,
+    sees_prompt,
+)
 from jdistill.student.projection import make_projection
 from jdistill.student.pruning.behind import check_behind, check_head, tokens_behind
 from jdistill.student.pruning.corpus import Corpus
@@ -21,7 +29,6 @@ from jdistill.student.pruning.layers import kept_layers
 from jdistill.student.pruning.prune import Pruned, prune
 from jdistill.student.pruning.report import parameters_of
 from jdistill.student.student import Student, encoder_shapes, random_encoder
-from jdistill.student.tail import chosen_head, chosen_pooling, head_params, pooling_params, projected, sees_prompt
 from jdistill.student.tokenizer import Tokenizer
 from jdistill.student.tokenizer_folder import read_tokenizer
 

@@ -20,10 +20,11 @@ Params = dict[str, PyTree[Array]]
 DECAY_RULES: tuple[tuple[str, bool], ...] = (
     (r"losses/.*", False),
     (r".*/(bias|scale|distance_bias)", False),
-    (r".*/(kernel|residual|decoder|words|positions|types|latents)", True),
+    (r".*/(kernel|residual|decoder|words|positions|types)", True),
     (r"student/lora/.*/(a|b)", True),
 )
-"""Pattern of a full parameter path -> whether it decays. The first match applies; every parameter must match one."""
+"""Pattern of a full parameter path -> whether it decays. The first match applies; every parameter must match one. Only
+those of a pooling may have other names: then matrices decay and vectors do not."""
 
 SHOWN = 5
 """Maximum number of paths listed in an error."""
@@ -192,11 +193,13 @@ def decays(params: PyTree[Array]) -> PyTree[bool]:
     """
     uncovered: list[str] = []
 
-    def rule(path: Any, _: Array) -> bool:
+    def rule(path: Any, parameter: Array) -> bool:
         name = path_of(path)
         for pattern, decay in DECAY_RULES:
             if re.fullmatch(pattern, name):
                 return decay
+        if name.startswith("student/pooling/"):
+            return parameter.ndim > 1
         uncovered.append(name)
         return False
 

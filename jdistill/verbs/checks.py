@@ -10,13 +10,13 @@ from jax.sharding import Mesh
 from jdistill.config import UserError
 from jdistill.evaluate import metric_names
 from jdistill.export.hf import projected_to
-from jdistill.export.tail import check_modules
 from jdistill.loader import require_rows
 from jdistill.plan.job import Job, trace
 from jdistill.plan.rows import RowForm
 from jdistill.recipe import Recipe
 from jdistill.store import Store
 from jdistill.student import Student
+from jdistill.student.hf_folder import check_exportable
 from jdistill.train.groups import Groups, frozen_paths
 from jdistill.train.optimizer import make_optimizer
 from jdistill.train.sinks import make_sinks
@@ -61,7 +61,7 @@ def check_student(recipe: Recipe, student: Student, evaluators: Evaluators, *, p
         )
     if recipe.export is None:
         return
-    check_modules(student.config.pooling)
+    check_exportable(student.config.pooling)
     if projections and recipe.export.projection == "dense":
         projected_to(student, recipe.export.teacher)
 

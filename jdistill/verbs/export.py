@@ -17,11 +17,11 @@ from jdistill.export import CardInfo, ExportConfig, TeacherInfo, write_card
 from jdistill.export.card import model_name
 from jdistill.export.hf import export_model
 from jdistill.export.reference import reference_vectors
-from jdistill.export.tail import module_files
 from jdistill.export.verify import PROBES, Verification, verify
 from jdistill.model import Model, load
 from jdistill.recipe import Recipe
 from jdistill.store import Store, check_teacher
+from jdistill.student.hf_folder import module_files
 from jdistill.student.pooling import Splade, names_of
 from jdistill.teacher import TeacherConfig, describe
 from jdistill.verbs.evaluate import recorded

@@ -237,7 +237,7 @@ def test_a_failed_export_leaves_no_trace(tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr("jdistill.export.hf.write_tensors", fail)
+    monkeypatch.setattr("jdistill.student.hf_folder.modules.transformer.write_tensors", fail)
     with pytest.raises(OSError, match="disk full"):
         export_model(model.student, model.params, out)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before

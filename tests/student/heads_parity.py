@@ -16,10 +16,10 @@ import numpy as np
 import jdistill
 from jdistill.export.hf import export_model
 from jdistill.export.reference import reference_vectors
-from jdistill.export.tail import module_files
 from jdistill.export.verify import PROBES, verify
 from jdistill.model import Model
 from jdistill.student import StudentConfig, make_student
+from jdistill.student.hf_folder import module_files
 from jdistill.student.masked_lm import HEADS
 from tests.student.encoders.cases import CASES as ENCODERS
 from tests.student.encoders.cases import TYPES

@@ -18,7 +18,7 @@ from jdistill.student.head import (
     normalize,
     with_widths,
 )
-from jdistill.student.hf_modules import ACTIVATION_CLASSES, LAYER_NORM_ROWS, dense_rows
+from jdistill.student.hf_folder.modules import dense, layer_norm
 
 
 def test_normalize_gives_unit_length_and_keeps_zeros():
@@ -65,9 +65,9 @@ def test_dense_is_that_of_sentence_transformers(activation, width, residual, bia
     module = Dense(out_features=width, bias=bias, residual=residual, activation=activation)
     params = module.init(3, jax.random.key(0))
     params = {k: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape) for k, x in params.items()}
-    act = getattr(torch.nn, ACTIVATION_CLASSES[activation].rpartition(".")[2])()
+    act = getattr(torch.nn, dense.ACTIVATION_CLASSES[activation].rpartition(".")[2])()
     theirs = modules.Dense(3, width, bias=bias, activation_function=act, use_residual=residual)
-    rows = dense_rows(bias=bias, residual="residual" in params)
+    rows = dense.rows(bias=bias, residual="residual" in params)
     theirs.load_state_dict({k: torch.tensor(x) for k, x in weights.to_hf(rows, params).items()})
     _assert_equal(module, params, theirs, rows, width)
 
@@ -78,8 +78,8 @@ def test_layer_norm_is_that_of_sentence_transformers():
     models = pytest.importorskip("sentence_transformers.sentence_transformer.modules.layer_norm")
     params = {"scale": jnp.array([0.5, 1.0, -2.0]), "bias": jnp.array([0.1, 0.0, 0.3])}
     theirs = models.LayerNorm(3)
-    theirs.load_state_dict({k: torch.tensor(x) for k, x in weights.to_hf(LAYER_NORM_ROWS, params).items()})
-    _assert_equal(LayerNorm(), params, theirs, LAYER_NORM_ROWS, 3)
+    theirs.load_state_dict({k: torch.tensor(x) for k, x in weights.to_hf(layer_norm.ROWS, params).items()})
+    _assert_equal(LayerNorm(), params, theirs, layer_norm.ROWS, 3)
 
 
 def _assert_equal(module, params, theirs, rows, width):

@@ -10,7 +10,7 @@ import pytest
 
 from jdistill.loader.packing import packed_rows, places
 from jdistill.student import Student, StudentConfig, make_student
-from jdistill.student.hf_modules import POOLING_KEYS
+from jdistill.student.hf_folder.modules.pooling import POOLING_KEYS
 from jdistill.student.packing import rows_of
 from jdistill.student.pooling import MODES
 from jdistill.types import Tokens

@@ -166,10 +166,19 @@ BEHIND = [
 def test_so_it_is_of_what_stands_behind_the_encoder(module: Any, options: dict[str, Any]) -> None:
     """A linear layer with one output has a vector for a matrix."""
     of = BertConfig(num_hidden_layers=1) if issubclass(module, PoolingModule) else 6
-    params = jax.eval_shape(lambda: {"student": {"behind": {"0": module(**options).init(of, jax.random.key(0))}}})
+    params = jax.eval_shape(lambda: {"student": {"pooling": {"0": module(**options).init(of, jax.random.key(0))}}})
     decay = by_path(decays(params))
     for path, form in by_path(params).items():
         assert decay[path] == (len(form.shape) > 1 or path.endswith("/kernel")), path
+
+
+def test_a_pooling_names_its_parameters_as_it_likes() -> None:
+    tables = {"queries": np.zeros((2, 3)), "offset": np.zeros(3)}
+    assert decays({"student": {"pooling": {"0": tables}}}) == {
+        "student": {"pooling": {"0": {"queries": True, "offset": False}}}
+    }
+    with pytest.raises(ValueError, match="2 parameters match no weight decay rule: student/head/0/offset"):
+        decays({"student": {"head": {"0": tables}}})
 
 
 # What a frozen parameter costs a training step, and what becomes of it.

@@ -16,26 +16,13 @@ from jdistill.student.pooling.modes import MODES, Mode
 from jdistill.student.pooling.sparse_vocabulary import SparseVocabulary
 from jdistill.student.pooling.splade import Splade
 
-__all__ = [
-    "MODES",
-    "Activation",
-    "LatentAttention",
-    "Mode",
-    "Pooling",
-    "PoolingModule",
-    "PoolingParams",
-    "SparseVocabulary",
-    "Splade",
-    "is_sparse",
-    "names_of",
-    "pool",
-    "pooled_width",
-]
-
 OUTSIDE = Outside("jdistill.poolings", PoolingModule, defines=("width", "init", "__call__"))
 """Poolings of other packages."""
 
-Pooling = Mode | Annotated[Activation | LatentAttention | SparseVocabulary | Splade | PoolingModule, OUTSIDE]
+OwnPooling = Activation | LatentAttention | SparseVocabulary | Splade
+"""Our poolings with parameters."""
+
+Pooling = Mode | Annotated[OwnPooling | PoolingModule, OUTSIDE]
 """An entry of `pooling`: the name of a mode, or a module with its options."""
 
 

@@ -12,8 +12,8 @@ from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.packing import Rows
 from jdistill.student.weights import Weight
 
-OWN_FILE = Path(__file__).parents[2] / "export/modules/jdistill_pooling.py"
-"""The module file of our own poolings."""
+OWN_FILE = Path(__file__).parent / "torch/jdistill_pooling.py"
+"""The module file of our own poolings, which exports bring along."""
 
 PoolingParams = dict[str, Any]
 """Parameters of one pooling: nested dicts, float32."""
@@ -68,7 +68,7 @@ class PoolingModule(Kind):
 
     @classmethod
     def module_type(cls) -> str:
-        """The class of `module_file` as `modules.json` names it."""
+        """The class as `modules.json` names it; empty if there is none."""
         return f"{cls.module_file.stem}.{cls.module}" if cls.module_file is not None else ""
 
     def with_special_tokens(self, ids: Sequence[int]) -> "PoolingModule":

@@ -92,6 +92,11 @@ class Splade(PoolingModule):
         """From the options under their names in sentence-transformers."""
         return cls(strategy=config.get("pooling_strategy", "max"), activation=config.get("activation_function", "relu"))
 
+    @classmethod
+    def module_type(cls) -> str:
+        """The class in sentence-transformers."""
+        return f"sentence_transformers.sparse_encoder.models.{cls.module}"
+
     def __call__(
         self,
         hidden: Float[Array, "r p d"],

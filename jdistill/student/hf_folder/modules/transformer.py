@@ -1,6 +1,9 @@
-"""sentence-transformers' settings of a Transformer module: `sentence_bert_config.json`.
+"""Transformer and MLMTransformer: the encoder with its tokenizer, in the format of transformers.
 
-Source: sentence-transformers 6.2, `Transformer.load`. The file is not read in folders without modules.json.
+`sentence_bert_config.json` beside it holds settings of sentence-transformers. Without modules.json, as in a folder that
+transformers alone wrote, it is not read.
+
+Source: sentence-transformers 6.2, `Transformer.load`.
 """
 
 from collections.abc import Mapping
@@ -8,8 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jdistill.config import UserError
-from jdistill.folders import read_json
+from jdistill.folders import modules_of, read_json, read_tensors, write_json, write_tensors
+from jdistill.folders.refusals import transformers_in
+from jdistill.student.encoders import MODEL_TYPES
+from jdistill.student.hf_folder.modules.first import First
+from jdistill.student.masked_lm import masked_lm
+from jdistill.student.student import Student, to_hf_tensors
+from jdistill.student.tokenizer_folder import read_tokenizer
+
+CLASS = "sentence_transformers.models.Transformer"
+
+MASKED_LM_CLASS = "sentence_transformers.sparse_encoder.models.MLMTransformer"
+"""The encoder with its masked language model head, before SpladePooling."""
+
+COUNT_PADDING = ("bert", "distilbert")
+"""Encoders whose positions include padding on the left."""
 
 FILES = tuple(
     f"sentence_{name}_config.json"
@@ -78,16 +97,102 @@ def read_settings(folder: Path) -> Settings:
     )
 
 
-def configured(hf: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """A `config.json` with the module's overrides applied.
+def tokenizer_settings(folder: Path) -> Settings | None:
+    """The settings of a model's first Transformer; None if it has none.
 
     Args:
-      hf: content of the file.
-      settings: settings of the module.
+      folder: the model's folder.
 
     Raises:
-      UserError: if a key is not in the file, since only some releases of transformers apply such overrides.
+      UserError: if they cannot be read.
     """
+    places = transformers_in(folder)
+    if not places:
+        return None
+    return read_settings(places[0]) if modules_of(folder) else Settings(places[0] / "config.json")
+
+
+def read(folder: Path) -> First:
+    """Read the module.
+
+    Raises:
+      UserError: if something is missing or not supported.
+    """
+    return read_plain(folder, read_settings(folder))
+
+
+def read_plain(folder: Path, settings: Settings) -> First:
+    """Read a folder in the format of transformers, with settings of sentence-transformers.
+
+    Raises:
+      UserError: if something is missing or not supported.
+    """
+    hf = read_json(folder / "config.json")
+    if not hf:
+        raise UserError(f"{folder}: has no config.json, so it is not a Hugging Face model.")
+    hf = _configured(hf, settings)
+    kind = hf.get("model_type")
+    if not isinstance(kind, str) or kind not in MODEL_TYPES:
+        raise UserError(
+            f"{folder / 'config.json'}: model_type is {kind!r}, which is not supported. "
+            f"Supported: {', '.join(MODEL_TYPES)}."
+        )
+    encoder = MODEL_TYPES[kind].from_hf(hf, where=str(folder / "config.json"))
+    limit = settings.max_length
+    tokenizer = read_tokenizer(
+        folder, special_tokens=encoder.special_tokens, options=settings.tokenizer, lowercase=settings.lowercase
+    )
+    # As in sentence-transformers: max_seq_length is used unchanged, the tokenizer's limit is capped by config.json's.
+    lengths = (limit, encoder.stored_positions) if limit else (tokenizer.model_max_length, encoder.max_positions)
+    shortest = min((length for length in lengths if length is not None), default=None)
+    return First(encoder, read_tensors(folder), tokenizer, shortest)
+
+
+def check_task(folder: Path, *, sparse: bool) -> None:
+    """Check that the output, vocabulary scores or hidden states, is what the pooling expects.
+
+    Args:
+      folder: the module's folder.
+      sparse: whether the pooling gives sparse vectors.
+
+    Raises:
+      UserError: if it is not.
+    """
+    settings = read_settings(folder)
+    expected = ("feature-extraction", "fill-mask") if sparse else ("feature-extraction",)
+    if settings.task not in expected:
+        raise UserError(
+            f"{settings.path}: transformer_task is {settings.task!r}; expected {' or '.join(expected)} before this "
+            "pooling."
+        )
+
+
+def write(student: Student, params: Mapping[str, Any], folder: Path) -> None:
+    """Write the module."""
+    _write(student, to_hf_tensors(student, params), student.config.encoder.to_hf(), folder)
+
+
+def write_masked_lm(student: Student, params: Mapping[str, Any], folder: Path) -> None:
+    """Write the module with the masked language model head, which is the parameters of the student's SPLADE."""
+    encoder, own = student.config.encoder, params["pooling"]["0"]
+    head = masked_lm(encoder, where="student.pooling: splade")
+    tensors = {f"{encoder.hf_prefix}{name}": tensor for name, tensor in to_hf_tensors(student, params).items()}
+    _write(student, {**tensors, **head.write(own)}, {**encoder.to_hf(), **head.config(own)}, folder)
+
+
+def _write(student: Student, tensors: Mapping[str, np.ndarray], hf: Mapping[str, Any], folder: Path) -> None:
+    config, limit = student.config, student.config.max_length
+    # Padding on the left would shift the positions of these encoders; students are trained with padding on the right.
+    side = "right" if config.encoder.kind in COUNT_PADDING else None
+    student.tokenizer.save(folder, max_length=limit, padding_side=side)
+    write_tensors(folder / "model.safetensors", tensors)
+    write_json(folder / "config.json", {**hf, "torch_dtype": "float32"})
+    # If the model is uncased, the tokenizer itself lower-cases.
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
+
+
+def _configured(hf: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """A `config.json` with the overrides in the settings applied; only some releases of transformers add keys."""
     unknown = [key for key in settings.config if key not in hf]
     if unknown:
         raise UserError(
