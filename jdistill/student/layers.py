@@ -7,6 +7,7 @@ on XLA's CPU backend (see docs/performance.md). Norm statistics and softmax are 
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,16 +65,14 @@ def _layer_norm_backward(epsilon: float, kept: tuple[Array, ...], gradient: Arra
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
-def rms_norm(
-    x: Float[Array, "*n d"], scale: Float[Array, " d"], epsilon: float, dtype: jnp.dtype | None = None
-) -> Float[Array, "*n d"]:
-    """`x / sqrt(mean(x^2) + epsilon) * scale`; float32 inside, returned in `dtype`, by default that of `x`.
+def rms_norm(x: Float[Array, "*n d"], scale: Float[Array, " d"], epsilon: float) -> Float[Array, "*n d"]:
+    """`x / sqrt(mean(x^2) + epsilon) * scale`; float32 inside, returned in the dtype of `x`.
 
     Source: Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4, with `epsilon` added to the mean square.
     """
     wide = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + epsilon)
-    return (wide * inverse * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype if dtype is None else dtype)
+    return (wide * inverse * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 def lookup(table: Float[Array, "v d"], ids: Int[Array, "*n"], dtype: jnp.dtype) -> Float[Array, "*n d"]:
@@ -159,6 +158,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 """Hugging Face's `hidden_act` -> function."""
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def gated(gate: Float[Array, "*n"], up: Float[Array, "*n"], activation: str) -> Float[Array, "*n"]:
     """`activation(gate) * up`; float32 inside, returned in the dtype of `gate`.
 
@@ -172,11 +172,6 @@ def gated(gate: Float[Array, "*n"], up: Float[Array, "*n"], activation: str) -> 
 
     Source: Shazeer 2020, arXiv:2002.05202, eq. 5, without the products before and after.
     """
-    return _gated(gate, up, activation)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _gated(gate: Array, up: Array, activation: str) -> Array:
     return _gated_formula(gate.astype(jnp.float32), up.astype(jnp.float32), activation).astype(gate.dtype)
 
 
@@ -185,7 +180,8 @@ def _gated_formula(gate: Array, up: Array, activation: str) -> Array:
 
 
 def _gated_forward(gate: Array, up: Array, activation: str) -> tuple[Array, tuple[Array, Array]]:
-    return _gated(gate, up, activation), (gate, up)
+    out: Any = gated(gate, up, activation)  # Any: custom_vjp functions have no return type
+    return out, (gate, up)
 
 
 def _gated_backward(activation: str, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
@@ -194,4 +190,4 @@ def _gated_backward(activation: str, kept: tuple[Array, Array], gradient: Array)
     return dgate.astype(gradient.dtype), dup.astype(gradient.dtype)
 
 
-_gated.defvjp(_gated_forward, _gated_backward)
+gated.defvjp(_gated_forward, _gated_backward)

@@ -1,11 +1,12 @@
 """The head of a masked language model, which maps hidden states to scores of the vocabulary.
 
 In all architectures it is `norm(act(h W + b)) E^T + c`, where `E` is usually tied to the word embeddings; only tensor
-names differ. Parameters that a file lacks, such as ModernBERT's biases, are absent.
+names differ, which each encoder's `masked_lm()` gives. Parameters that a file lacks, such as ModernBERT's biases, are
+absent.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -14,7 +15,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jdistill.config import UserError
-from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import ACTIVATIONS, dense, layer_norm
 from jdistill.student.weights import flatten, nest
 
@@ -125,91 +125,3 @@ class MaskedLM:
             "norm.bias": f"{self.norm}.bias",
             "bias": self.bias,
         }
-
-
-def _bert(encoder: Any) -> MaskedLM:
-    head = "cls.predictions"
-    return MaskedLM(
-        "BertForMaskedLM",
-        dense=f"{head}.transform.dense",
-        norm=f"{head}.transform.LayerNorm",
-        bias=f"{head}.bias",
-        decoder=f"{head}.decoder.weight",
-        activation=encoder.hidden_act,
-        epsilon=encoder.layer_norm_eps,
-    )
-
-
-def _nomicbert(encoder: Any) -> MaskedLM:
-    head = "cls.predictions"
-    return replace(_bert(encoder), architecture="NomicBertForMaskedLM", norm=f"{head}.transform.layer_norm")
-
-
-def _roberta(encoder: Any) -> MaskedLM:
-    return MaskedLM(
-        ROBERTA_CLASSES[encoder.kind],
-        dense="lm_head.dense",
-        norm="lm_head.layer_norm",
-        bias="lm_head.bias",
-        decoder="lm_head.decoder.weight",
-        activation="gelu",  # independent of the encoder's
-        epsilon=encoder.layer_norm_eps,
-    )
-
-
-def _distilbert(encoder: Any) -> MaskedLM:
-    return MaskedLM(
-        "DistilBertForMaskedLM",
-        dense="vocab_transform",
-        norm="vocab_layer_norm",
-        bias="vocab_projector.bias",
-        decoder="vocab_projector.weight",
-        activation=encoder.hidden_act,
-        epsilon=encoder.epsilon,
-    )
-
-
-def _modernbert(encoder: Any) -> MaskedLM:
-    return MaskedLM(
-        "ModernBertForMaskedLM",
-        dense="head.dense",
-        norm="head.norm",
-        bias="decoder.bias",
-        decoder="decoder.weight",
-        activation="gelu",
-        epsilon=encoder.norm_eps,
-        biased=encoder.norm_bias,
-        flags={"classifier_bias": "dense.bias", "decoder_bias": "bias"},
-    )
-
-
-ROBERTA_CLASSES = {
-    "roberta": "RobertaForMaskedLM",
-    "xlm-roberta": "XLMRobertaForMaskedLM",
-    "camembert": "CamembertForMaskedLM",
-    "mpnet": "MPNetForMaskedLM",
-}
-"""Kind of an encoder with RoBERTa's head -> class in transformers."""
-
-HEADS: Mapping[str, Callable[[Any], MaskedLM]] = {
-    "bert": _bert,
-    "distilbert": _distilbert,
-    "modernbert": _modernbert,
-    "nomicbert": _nomicbert,
-    **dict.fromkeys(ROBERTA_CLASSES, _roberta),
-}
-"""Kind of an encoder -> its head, for kinds that are pretrained as masked language models."""
-
-
-def masked_lm(encoder: EncoderConfig, *, where: str) -> MaskedLM:
-    """The masked language model head of an encoder.
-
-    Raises:
-      UserError: if encoders of this kind have none.
-    """
-    if encoder.kind not in HEADS:
-        raise UserError(
-            f"{where}: needs the head of a masked language model, which an encoder of kind '{encoder.kind}' does not "
-            f"have. Choose another pooling, or an encoder of kind {', '.join(HEADS)}."
-        )
-    return HEADS[encoder.kind](encoder)

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from jdistill.student.layers import dense, layer_norm, lookup, rms_norm
+from jdistill.student.layers import dense, layer_norm, rms_norm
 from jdistill.student.weights import Weight
 
 
@@ -41,21 +41,9 @@ class RMSNorm(nnx.Module):
         self.epsilon, self.offset = epsilon, offset
         self.scale = nnx.Param(jnp.full(width, 1.0 - offset, jnp.float32))
 
-    def __call__(self, x: Float[Array, "*n d"], dtype: jnp.dtype | None = None) -> Float[Array, "*n d"]:
-        """`[..., d] -> [..., d]` in `dtype`, by default that of `x`."""
-        return rms_norm(x, self.scale[...] + self.offset, self.epsilon, dtype)
-
-
-class TokenEmbedding(nnx.Module):
-    """Word embeddings."""
-
-    def __init__(self, tokens: int, width: int, *, std: float, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.dtype = dtype
-        self.words = nnx.Param(normal(rngs, std, tokens, width))
-
-    def __call__(self, ids: Int[Array, "*n"]) -> Float[Array, "*n d"]:
-        """Embeddings of token ids, in `dtype`."""
-        return lookup(self.words[...], ids, self.dtype)
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        """`[..., d] -> [..., d]`."""
+        return rms_norm(x, self.scale[...] + self.offset, self.epsilon)
 
 
 def normal(rngs: nnx.Rngs, std: float, *shape: int) -> Float[Array, "..."]:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill.student.rotary import rotate, turn
+from jdistill.student.rotary import Rope, rope_tables, rotate
 
 
 def vectors(seed: int, *shape: int):
@@ -15,7 +15,7 @@ def test_scores_depend_on_the_distance_alone():
     q, k = vectors(0, 1, 1, 2, 8), vectors(1, 1, 1, 2, 8)
 
     def score(i: int, j: int):
-        turned = [rotate(x, turn(jnp.array([[at]]), 8, 10_000.0)) for x, at in ((q, i), (k, j))]
+        turned = [rotate(x, rope_tables(jnp.array([[at]]), 8, Rope(10_000.0))) for x, at in ((q, i), (k, j))]
         return np.asarray((turned[0] * turned[1]).sum(-1))
 
     np.testing.assert_allclose(score(3, 10), score(103, 110), atol=1e-5)
@@ -24,16 +24,16 @@ def test_scores_depend_on_the_distance_alone():
 
 def test_lengths_stay_and_the_first_place_is_not_turned():
     x = vectors(0, 2, 5, 3, 8)
-    turned = rotate(x, turn(jnp.arange(5)[None], 8, 10_000.0))
+    turned = rotate(x, rope_tables(jnp.arange(5)[None], 8, Rope(10_000.0)))
     np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
     np.testing.assert_allclose(turned[:, 0], x[:, 0], rtol=1e-6)
 
 
 def test_a_part_of_each_head_may_be_turned():
     x = vectors(0, 1, 4, 2, 8)
-    turned = rotate(x, turn(jnp.arange(4)[None], 4, 10_000.0))
+    turned = rotate(x, rope_tables(jnp.arange(4)[None], 4, Rope(10_000.0)))
     np.testing.assert_array_equal(turned[..., 4:], x[..., 4:])
-    np.testing.assert_allclose(turned[..., :4], rotate(x[..., :4], turn(jnp.arange(4)[None], 4, 10_000.0)))
+    np.testing.assert_allclose(turned[..., :4], rotate(x[..., :4], rope_tables(jnp.arange(4)[None], 4, Rope(10_000.0))))
 
 
 @pytest.mark.parity
@@ -48,6 +48,6 @@ def test_equal_to_transformers():
     for kind in ("full_attention", "sliding_attention"):
         cosine, sine = ModernBertRotaryEmbedding(config)(torch.zeros(1), positions, kind)
         theirs = apply_rotary_pos_emb(*(torch.tensor(np.asarray(x)).transpose(1, 2) for x in (q, k)), cosine, sine)
-        by = turn(jnp.arange(6)[None], 8, config.rope_parameters[kind]["rope_theta"])
+        tables = rope_tables(jnp.arange(6)[None], 8, Rope(config.rope_parameters[kind]["rope_theta"]))
         for ours, expected in zip((q, k), theirs, strict=True):
-            np.testing.assert_allclose(rotate(ours, by), expected.transpose(1, 2).numpy(), atol=1e-5)
+            np.testing.assert_allclose(rotate(ours, tables), expected.transpose(1, 2).numpy(), atol=1e-5)

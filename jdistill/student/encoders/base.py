@@ -3,18 +3,28 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from jdistill.config import Config, UserError
 from jdistill.student.attention import ChosenKernel
-from jdistill.student.packing import Rows
+from jdistill.student.masked_lm import MaskedLM
 from jdistill.student.stack import Remat
 from jdistill.student.weights import Weight
+
+# Fields that most encoders have, named as in `config.json`; each encoder gives its own default.
+VocabSize = Annotated[int, Field(ge=1, description="Vocabulary size.")]
+HiddenSize = Annotated[int, Field(ge=1, description="Hidden size.")]
+LayerCount = Annotated[int, Field(ge=1, description="Number of layers.")]
+HeadCount = Annotated[int, Field(ge=1, description="Attention heads, of queries if keys and values have their own.")]
+InnerSize = Annotated[int, Field(ge=1, description="Width of the feed-forward layer.")]
+MaxLength = Annotated[int, Field(ge=1, description="Maximum input length in tokens.")]
+TypeCount = Annotated[int, Field(ge=1, description="Rows of the token type table; single texts use the first.")]
+Epsilon = Annotated[float, Field(gt=0, description="Epsilon of norms.")]
 
 
 @dataclass(frozen=True)
@@ -33,22 +43,11 @@ class Computing:
     """Whether repeated layers run in `jax.lax.scan`."""
 
 
-class Module(Protocol):
-    """What `make_module` returns, an `nnx.Module`."""
-
-    def __call__(
-        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
-    ) -> dict[int, Float[Array, "r p d"]]:
-        """One vector per position after each of `layers`, counted as layers run; 0 is the embeddings.
-
-        Equal to transformers' `hidden_states`: a final norm is applied to the last layer's only.
-        """
-        ...
-
-
 class EncoderConfig(Config):
     """An encoder architecture. A subclass adds `kind`, its sizes and the members below, in one file with its module."""
 
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """`model_type` in the Hugging Face `config.json` of this architecture."""
     hf_prefix: ClassVar[str] = ""
     """Prefix of tensor names in checkpoints with a task head; optional when reading."""
     hf_ignored: ClassVar[tuple[str, ...]] = ()
@@ -61,8 +60,8 @@ class EncoderConfig(Config):
     """Name of a published model -> its sizes."""
 
     kind: str
-    vocab_size: int
-    """Vocabulary size."""
+    vocab_size: VocabSize
+    hidden_size: HiddenSize
     size: str | None = Field(default=None, exclude=True)
     """Name of a published model of this kind, such as `tiny` for `bert` or `ettin-17m` for `modernbert`; sets the
     defaults of depth, widths and heads."""
@@ -84,7 +83,7 @@ class EncoderConfig(Config):
     @property
     def width(self) -> int:
         """Hidden size."""
-        raise NotImplementedError
+        return self.hidden_size
 
     @property
     def depth(self) -> int:
@@ -104,7 +103,7 @@ class EncoderConfig(Config):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "EncoderConfig":
-        """The architecture of a Hugging Face `config.json`.
+        """The architecture of a Hugging Face `config.json`. Ignores dropout rates; set `student.dropout`.
 
         Raises:
           UserError: if the variant is not implemented.
@@ -120,8 +119,16 @@ class EncoderConfig(Config):
         raise NotImplementedError
 
     def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> nnx.Module:
-        """The module with random float32 parameters."""
+        """The module with random float32 parameters, to be called as `module(rows, layers=..., dropout_key=None)`.
+
+        It returns one vector per position, `[r, p, d]`, after each of `layers`, counted as layers run; 0 is the
+        embeddings. They equal transformers' `hidden_states`: a final norm is applied to the last layer's only.
+        """
         raise NotImplementedError
+
+    def masked_lm(self) -> MaskedLM | None:
+        """The head that checkpoints for masked language modelling have, with its names; None: there are no such."""
+        return None
 
     def with_layers(self, layers: Sequence[int]) -> "EncoderConfig":
         """The config of an encoder with only these layers, in this order.
@@ -146,3 +153,34 @@ class EncoderConfig(Config):
             )
         kept = {str(i): params["layers"][str(layer)] for i, layer in enumerate(layers)}
         return self.with_layers(layers), {**params, "layers": kept}
+
+
+class TransformerConfig(EncoderConfig):
+    """An encoder with layers of attention."""
+
+    num_hidden_layers: LayerCount
+    num_attention_heads: HeadCount
+    intermediate_size: InnerSize
+    max_position_embeddings: MaxLength
+    initializer_range: float = Field(default=0.02, ge=0)
+    """Standard deviation of randomly initialised weights."""
+
+    @property
+    @override
+    def depth(self) -> int:
+        return self.num_hidden_layers
+
+    @property
+    @override
+    def max_positions(self) -> int | None:
+        return self.max_position_embeddings
+
+
+def model_size(*, layers: int, width: int, intermediate: int, heads: int) -> dict[str, int]:
+    """The sizes of a published model, for `EncoderConfig.sizes`."""
+    return {
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "intermediate_size": intermediate,
+        "num_attention_heads": heads,
+    }

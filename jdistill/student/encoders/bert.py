@@ -3,102 +3,72 @@
 Source: Devlin et al. 2019, arXiv:1810.04805; equivalent to transformers' `BertModel`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from flax import nnx
-from jaxtyping import Array, Float
-from pydantic import Field
+from typing_extensions import override
 
 from jdistill.config import parse
-from jdistill.student.encoders.base import Computing
+from jdistill.student.encoders.base import Computing, Epsilon, TypeCount, VocabSize, model_size
 from jdistill.student.encoders.hf_config import BASE, refuse, same_named
 from jdistill.student.encoders.post_norm import BERT_EMBEDDINGS, BERT_LAYER, PostNorm, PostNormConfig, table
-from jdistill.student.packing import Rows
+from jdistill.student.masked_lm import MaskedLM
 from jdistill.student.weights import Weight
-
-SIZES: dict[str, dict[str, int]] = {
-    name: {
-        "num_hidden_layers": layers,
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "num_attention_heads": heads,
-    }
-    for name, layers, width, inner, heads in (
-        ("tiny", 2, 128, 512, 2),
-        ("mini", 4, 256, 1024, 4),
-        ("small", 4, 512, 2048, 8),
-        ("medium", 8, 512, 2048, 8),
-        ("base", 12, 768, 3072, 12),
-        ("minilm-l6", 6, 384, 1536, 12),
-        ("minilm-l12", 12, 384, 1536, 12),
-    )
-}
-"""Turc et al. 2019, arXiv:1908.08962, table 1; Wang et al. 2020, arXiv:2002.10957, and its 6-layer version."""
 
 
 class BertConfig(PostNormConfig):
     """Sizes of a BERT, named as in Hugging Face's `config.json`."""
 
-    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = SIZES
+    model_types: ClassVar[tuple[str, ...]] = ("bert",)
+    # Turc et al. 2019, arXiv:1908.08962, table 1; Wang et al. 2020, arXiv:2002.10957, and its 6-layer version.
+    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "tiny": model_size(layers=2, width=128, intermediate=512, heads=2),
+        "mini": model_size(layers=4, width=256, intermediate=1024, heads=4),
+        "small": model_size(layers=4, width=512, intermediate=2048, heads=8),
+        "medium": model_size(layers=8, width=512, intermediate=2048, heads=8),
+        "base": model_size(layers=12, width=768, intermediate=3072, heads=12),
+        "minilm-l6": model_size(layers=6, width=384, intermediate=1536, heads=12),
+        "minilm-l12": model_size(layers=12, width=384, intermediate=1536, heads=12),
+    }
     hf_prefix: ClassVar[str] = "bert."
     hf_ignored: ClassVar[tuple[str, ...]] = (
-        r"embeddings\.position_ids",
-        r"embeddings\.token_type_ids",
-        r"pooler\..*",
-        r"cls\..*",
-        r"classifier\..*",
-        r"qa_outputs\..*",
+        r"embeddings\.(position_ids|token_type_ids)",
+        r"(pooler|cls|classifier|qa_outputs)\..*",
     )
 
     kind: Literal["bert"] = "bert"
-    vocab_size: int = Field(default=30522, ge=1)
-    """Vocabulary size."""
-    type_vocab_size: int = Field(default=2, ge=1)
-    """Rows of the token type table; single texts use the first."""
-    layer_norm_eps: float = Field(default=1e-12, gt=0)
-    """Epsilon of layer norms."""
-
-    @property
-    def max_positions(self) -> int | None:
-        """`max_position_embeddings`."""
-        return self.max_position_embeddings
-
-    @property
-    def types(self) -> int | None:
-        """`type_vocab_size`."""
-        return self.type_vocab_size
-
-    @property
-    def epsilon(self) -> float:
-        """`layer_norm_eps`."""
-        return self.layer_norm_eps
+    vocab_size: VocabSize = 30522
+    type_vocab_size: TypeCount = 2
+    layer_norm_eps: Epsilon = 1e-12
 
     @classmethod
+    @override
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "BertConfig":
-        """Ignores dropout rates; set `student.dropout`."""
         refuse(hf, {"position_embedding_type": ("absolute",), "is_decoder": (False,)}, where=where)
         return parse(cls, {**BASE, **same_named(cls, hf)}, where=where)
 
+    @override
     def to_hf(self) -> dict[str, Any]:
-        """`config.json` of a `BertModel`."""
         return {"architectures": ["BertModel"], "model_type": "bert", **self.model_dump(exclude={"kind"})}
 
+    @override
     def weights(self) -> list[Weight]:
-        """Embeddings, then layer by layer, without the pooler."""
         return table(BERT_EMBEDDINGS, self.num_hidden_layers, "encoder.layer.{}", BERT_LAYER)
 
-    def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> "Bert":
-        """A `Bert`."""
-        return Bert(self, computing, rngs=rngs)
+    @override
+    def masked_lm(self) -> MaskedLM:
+        head = "cls.predictions"
+        return MaskedLM(
+            "BertForMaskedLM",
+            dense=f"{head}.transform.dense",
+            norm=f"{head}.transform.LayerNorm",
+            bias=f"{head}.bias",
+            decoder=f"{head}.decoder.weight",
+            activation=self.hidden_act,
+            epsilon=self.layer_norm_eps,
+        )
 
-
-class Bert(PostNorm):
-    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
-
-    def __call__(
-        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
-    ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`; 0 is the embeddings."""
-        # As in BERT, positions count from the start of the row, including padding on the left.
-        return self.run(rows, rows.positions, layers=layers, dropout_key=dropout_key)
+    @override
+    def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> PostNorm:
+        return PostNorm(self, computing, epsilon=self.layer_norm_eps, types=self.type_vocab_size, rngs=rngs)

@@ -3,19 +3,21 @@
 Source: Sanh et al. 2019, arXiv:1910.01108; equivalent to transformers' `DistilBertModel`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from flax import nnx
-from jaxtyping import Array, Float
-from pydantic import Field
+from typing_extensions import override
 
 from jdistill.config import parse
-from jdistill.student.encoders.base import Computing
+from jdistill.student.encoders.base import Computing, VocabSize, model_size
 from jdistill.student.encoders.hf_config import BASE, same_named
 from jdistill.student.encoders.post_norm import PostNorm, PostNormConfig, table
-from jdistill.student.packing import Rows
+from jdistill.student.masked_lm import MaskedLM
 from jdistill.student.weights import Weight
+
+EPSILON = 1e-12
+"""Epsilon of layer norms, fixed in DistilBERT."""
 
 NAMES = {
     "hidden_size": "dim",
@@ -30,49 +32,33 @@ NAMES = {
 class DistilBertConfig(PostNormConfig):
     """Sizes of a DistilBERT, named as BERT's."""
 
+    model_types: ClassVar[tuple[str, ...]] = ("distilbert",)
     sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
-        "base": {
-            "num_hidden_layers": 6,
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_attention_heads": 12,
-        },
+        "base": model_size(layers=6, width=768, intermediate=3072, heads=12),
     }
     hf_prefix: ClassVar[str] = "distilbert."
     hf_ignored: ClassVar[tuple[str, ...]] = (
         r"embeddings\.position_ids",
-        r"vocab_(transform|layer_norm|projector)\..*",
-        r"(pre_)?classifier\..*",
-        r"qa_outputs\..*",
+        r"(vocab_(transform|layer_norm|projector)|(pre_)?classifier|qa_outputs)\..*",
     )
 
     kind: Literal["distilbert"] = "distilbert"
-    vocab_size: int = Field(default=30522, ge=1)
-    """Vocabulary size."""
-
-    @property
-    def max_positions(self) -> int | None:
-        """`max_position_embeddings`."""
-        return self.max_position_embeddings
-
-    @property
-    def epsilon(self) -> float:
-        """Fixed in DistilBERT."""
-        return 1e-12
+    vocab_size: VocabSize = 30522
 
     @classmethod
+    @override
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "DistilBertConfig":
-        """Ignores dropout rates (set `student.dropout`) and `sinusoidal_pos_embds`, an initialisation."""
+        # `sinusoidal_pos_embds` is ignored too: it says how positions were initialised.
         theirs = {ours: hf[name] for ours, name in NAMES.items() if name in hf}
         return parse(cls, {**BASE, "num_hidden_layers": 6, **same_named(cls, {**hf, **theirs})}, where=where)
 
+    @override
     def to_hf(self) -> dict[str, Any]:
-        """`config.json` of a `DistilBertModel`."""
         named = {NAMES.get(name, name): value for name, value in self.model_dump(exclude={"kind"}).items()}
         return {"architectures": ["DistilBertModel"], "model_type": "distilbert", **named}
 
+    @override
     def weights(self) -> list[Weight]:
-        """Embeddings, then layer by layer."""
         embeddings = {"word_embeddings": "words", "position_embeddings": "positions"}
         layer = {
             "attention.q_lin": "query",
@@ -86,16 +72,18 @@ class DistilBertConfig(PostNormConfig):
         }
         return table(embeddings, self.num_hidden_layers, "transformer.layer.{}", layer)
 
-    def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> "DistilBert":
-        """A `DistilBert`."""
-        return DistilBert(self, computing, rngs=rngs)
+    @override
+    def masked_lm(self) -> MaskedLM:
+        return MaskedLM(
+            "DistilBertForMaskedLM",
+            dense="vocab_transform",
+            norm="vocab_layer_norm",
+            bias="vocab_projector.bias",
+            decoder="vocab_projector.weight",
+            activation=self.hidden_act,
+            epsilon=EPSILON,
+        )
 
-
-class DistilBert(PostNorm):
-    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
-
-    def __call__(
-        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
-    ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`; 0 is the embeddings."""
-        return self.run(rows, rows.positions, layers=layers, dropout_key=dropout_key)
+    @override
+    def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> PostNorm:
+        return PostNorm(self, computing, epsilon=EPSILON, rngs=rngs)

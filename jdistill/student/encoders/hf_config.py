@@ -1,10 +1,11 @@
 """Shared parsing of `config.json`, such as rotary positions, for the formats of transformers 4 and 5."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from jdistill.config import UserError
 from jdistill.student.encoders.base import EncoderConfig
+from jdistill.student.rotary import Rope
 
 LayerType = Literal["full_attention", "sliding_attention"]
 """Whether a layer attends to the whole text or to a window around each token."""
@@ -18,13 +19,6 @@ DEFAULT_THETA = 10_000.0
 
 BASE: Mapping[str, Any] = {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072}
 """Hugging Face's defaults for missing keys of BERT-like models; the fields' defaults here are smaller students."""
-
-
-class Rope(NamedTuple):
-    """Rotary base and scaling factor, see `rotary.turn`."""
-
-    theta: float
-    factor: float
 
 
 def read_rope(parameters: Mapping[str, Any] | None, theta: float, *, where: str) -> Rope:
@@ -101,20 +95,3 @@ def check_heads(
         raise ValueError(f"heads have width {wide}, but rotary positions need an even width.")
     if shared is not None and heads % shared:
         raise ValueError(f"{heads} attention heads are not divisible by {shared} key-value heads. Make it a multiple.")
-
-
-def check_layer_types(types: Sequence[LayerType] | None, depth: int, *, window: int | None) -> None:
-    """Check that `layer_types` is valid.
-
-    Args:
-      types: type of each layer; None for the architecture's default.
-      depth: number of layers.
-      window: window of sliding layers; None if not set.
-
-    Raises:
-      ValueError: if the number of layers differs, or sliding layers have no window.
-    """
-    if types is not None and len(types) != depth:
-        raise ValueError(f"layer_types lists {len(types)} layers, but num_hidden_layers is {depth}. Make them agree.")
-    if types is not None and window is None and "sliding_attention" in types:
-        raise ValueError("layer_types has sliding layers, but sliding_window is not set. Set it.")

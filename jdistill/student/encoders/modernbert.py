@@ -9,72 +9,58 @@ to transformers' `ModernBertModel`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from jdistill.config import UserError, parse
-from jdistill.student.attention import FULL, attention
-from jdistill.student.encoders.base import Computing, EncoderConfig
-from jdistill.student.encoders.hf_config import (
-    Activation,
-    LayerType,
-    check_heads,
-    check_layer_types,
-    read_rope,
-    refuse,
-    same_named,
+from jdistill.student.attention import FULL
+from jdistill.student.encoders.base import (
+    EncoderConfig,
+    Epsilon,
+    HiddenSize,
+    InnerSize,
+    LayerCount,
+    MaxLength,
+    VocabSize,
+    model_size,
 )
-from jdistill.student.layers import dropout, gated, keys, lookup
-from jdistill.student.modules import LayerNorm, Linear, linear_rows, norm_rows, normal
-from jdistill.student.packing import Rows
-from jdistill.student.rotary import RopeTables, rotate, turn
-from jdistill.student.stack import run_layers
+from jdistill.student.encoders.hf_config import Activation, check_heads, read_rope, refuse, same_named
+from jdistill.student.encoders.pre_norm import LayerOptions, LayerType, SlidingConfig
+from jdistill.student.masked_lm import MaskedLM
+from jdistill.student.modules import LayerNorm, linear_rows, norm_rows
+from jdistill.student.rotary import Rope
 from jdistill.student.weights import Weight
-
-SIZES: dict[str, dict[str, int]] = {
-    name: {
-        "num_hidden_layers": layers,
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "num_attention_heads": heads,
-    }
-    for name, layers, width, inner, heads in (
-        ("ettin-17m", 7, 256, 384, 4),
-        ("ettin-32m", 10, 384, 576, 6),
-        ("ettin-68m", 19, 512, 768, 8),
-        ("ettin-150m", 22, 768, 1152, 12),
-        ("ettin-400m", 28, 1024, 2624, 16),
-    )
-}
-"""Ettin's encoders; the two largest have the sizes of ModernBERT-base and -large."""
 
 GLOBAL_EVERY = 3
 """Default interval of full attention layers, starting with the first."""
 
 
-class ModernBertConfig(EncoderConfig):
+class ModernBertConfig(SlidingConfig):
     """Sizes of a ModernBERT, named as in Hugging Face's `config.json`, except for rotary positions."""
 
-    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = SIZES
+    model_types: ClassVar[tuple[str, ...]] = ("modernbert",)
     hf_prefix: ClassVar[str] = "model."
     hf_ignored: ClassVar[tuple[str, ...]] = (r"head\..*", r"decoder\..*", r"classifier\..*")
+    # Ettin's encoders; the two largest have the sizes of ModernBERT-base and -large.
+    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "ettin-17m": model_size(layers=7, width=256, intermediate=384, heads=4),
+        "ettin-32m": model_size(layers=10, width=384, intermediate=576, heads=6),
+        "ettin-68m": model_size(layers=19, width=512, intermediate=768, heads=8),
+        "ettin-150m": model_size(layers=22, width=768, intermediate=1152, heads=12),
+        "ettin-400m": model_size(layers=28, width=1024, intermediate=2624, heads=16),
+    }
+    normed_words: ClassVar[bool] = True
 
     kind: Literal["modernbert"] = "modernbert"
-    vocab_size: int = Field(default=50368, ge=1)
-    """Vocabulary size."""
-    hidden_size: int = Field(default=768, ge=1)
-    """Hidden size."""
-    num_hidden_layers: int = Field(default=22, ge=1)
-    """Number of layers."""
+    vocab_size: VocabSize = 50368
+    hidden_size: HiddenSize = 768
+    num_hidden_layers: LayerCount = 22
     num_attention_heads: int = Field(default=12, ge=1)
     """Attention heads; must divide `hidden_size`."""
-    intermediate_size: int = Field(default=1152, ge=1)
-    """Width of the feed-forward layer."""
-    max_position_embeddings: int = Field(default=8192, ge=1)
-    """Maximum input length in tokens."""
+    intermediate_size: InnerSize = 1152
+    max_position_embeddings: MaxLength = 8192
     layer_types: list[LayerType] | None = None
     """Type of each layer. Default: `full_attention` for layers 0, 3, 6, ..., else `sliding_attention`."""
     local_attention: int = Field(default=128, ge=2)
@@ -85,46 +71,47 @@ class ModernBertConfig(EncoderConfig):
     """Rotary base of sliding layers."""
     hidden_activation: Activation = "gelu"
     """Activation of the feed-forward gate."""
-    norm_eps: float = Field(default=1e-5, gt=0)
-    """Epsilon of layer norms."""
+    norm_eps: Epsilon = 1e-5
     norm_bias: bool = False
     """Whether norms have a bias."""
-    attention_bias: bool = False
-    """Whether attention projections have biases."""
     mlp_bias: bool = False
     """Whether feed-forward matrices have biases."""
     initializer_range: float = Field(default=0.02, ge=0)
     """Standard deviation of randomly initialised weights; for output projections it is divided by `sqrt(2 depth)`."""
 
     @model_validator(mode="after")
-    def _fits(self) -> "ModernBertConfig":
+    def _heads_fit(self) -> Self:
         check_heads(self.hidden_size, self.num_attention_heads)
-        check_layer_types(self.layer_types, self.num_hidden_layers, window=self.local_attention // 2)
         return self
 
     @property
-    def width(self) -> int:
-        """`hidden_size`."""
-        return self.hidden_size
-
-    @property
-    def depth(self) -> int:
-        """`num_hidden_layers`."""
-        return self.num_hidden_layers
-
-    @property
-    def max_positions(self) -> int | None:
-        """`max_position_embeddings`."""
-        return self.max_position_embeddings
-
-    @property
+    @override
     def types(self) -> list[LayerType]:
-        """`layer_types`, or the architecture's default pattern."""
         return _pattern(self.num_hidden_layers, GLOBAL_EVERY) if self.layer_types is None else self.layer_types
 
+    @override
+    def norm(self, width: int) -> LayerNorm:
+        return LayerNorm(width, self.norm_eps, bias=self.norm_bias)
+
+    @override
+    def layer(self, number: int) -> LayerOptions:
+        full, side = self.types[number] == "full_attention", self.local_attention // 2
+        return LayerOptions(
+            kv_heads=self.num_attention_heads,
+            head_dim=self.hidden_size // self.num_attention_heads,
+            activation=self.hidden_activation,
+            rope=Rope(self.rope_theta if full else self.local_rope_theta),
+            window=FULL if full else (side, side),
+            attention_norm=number > 0,  # embeddings are normalized already
+            attention_bias=self.attention_bias,
+            mlp_bias=self.mlp_bias,
+            # Every layer adds two outputs: so the variance of the sum at the end does not grow with the depth.
+            output_std=self.initializer_range / (2 * self.num_hidden_layers) ** 0.5,
+        )
+
     @classmethod
+    @override
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "ModernBertConfig":
-        """Ignores dropout rates; set `student.dropout`."""
         refuse(hf, {"rope_scaling": ()}, where=where)
         sections = hf.get("rope_parameters") or {}
         theta = hf.get("global_rope_theta") or cls.model_fields["rope_theta"].default
@@ -140,8 +127,9 @@ class ModernBertConfig(EncoderConfig):
             given["layer_types"] = _pattern(depth, hf.get("global_attn_every_n_layers", GLOBAL_EVERY))
         return parse(cls, given, where=where)
 
+    @override
     def to_hf(self) -> dict[str, Any]:
-        """`config.json` of a `ModernBertModel`, in a format that transformers 4 can read."""
+        # In a format that transformers 4 can read.
         renamed = {"global_rope_theta": self.rope_theta, "layer_types": self.types, "pad_token_id": None}
         every = next((n for n in range(1, self.depth + 1) if _pattern(self.depth, n) == self.types), None)
         if every is not None:
@@ -149,8 +137,8 @@ class ModernBertConfig(EncoderConfig):
         plain = self.model_dump(exclude={"kind", "rope_theta", "layer_types"})
         return {"architectures": ["ModernBertModel"], "model_type": "modernbert", **plain, **renamed}
 
+    @override
     def weights(self) -> list[Weight]:
-        """Embeddings, layer by layer, the final norm."""
         rows = [Weight("embeddings.tok_embeddings.weight", "embeddings.words")]
         rows += norm_rows("embeddings.norm", "embeddings.norm", bias=self.norm_bias)
         for i in range(self.num_hidden_layers):
@@ -166,112 +154,28 @@ class ModernBertConfig(EncoderConfig):
             rows += norm_rows(f"{at}.mlp_norm", f"{at}.mlp_norm", bias=self.norm_bias)
         return rows + norm_rows("final_norm", "final_norm", bias=self.norm_bias)
 
-    def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> "ModernBert":
-        """A `ModernBert`."""
-        return ModernBert(self, computing, rngs=rngs)
+    @override
+    def masked_lm(self) -> MaskedLM:
+        return MaskedLM(
+            "ModernBertForMaskedLM",
+            dense="head.dense",
+            norm="head.norm",
+            bias="decoder.bias",
+            decoder="decoder.weight",
+            activation="gelu",
+            epsilon=self.norm_eps,
+            biased=self.norm_bias,
+            flags={"classifier_bias": "dense.bias", "decoder_bias": "bias"},
+        )
 
-    def with_layers(self, layers: Sequence[int]) -> "ModernBertConfig":
-        """Each layer keeps its attention window."""
+    @override
+    def with_layers(self, layers: Sequence[int]) -> EncoderConfig:
         if layers[0] != 0 or 0 in layers[1:]:
             raise UserError(
                 f"student.keep_layers: is {list(layers)}, but a ModernBERT must start with layer 0, the only one "
                 "without a norm before its attention. Put 0 first, and only there."
             )
-        kept = [self.types[layer] for layer in layers]
-        return self.model_copy(update={"num_hidden_layers": len(layers), "layer_types": kept})
-
-
-class Embeddings(nnx.Module):
-    """Word embeddings, normalized."""
-
-    def __init__(self, config: ModernBertConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
-        self.computing = computing
-        self.words = nnx.Param(normal(rngs, config.initializer_range, config.vocab_size, config.hidden_size))
-        self.norm = LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
-
-    def __call__(self, ids: Int[Array, "r p"]) -> Float[Array, "r p d"]:
-        """`ids [r, p] -> [r, p, d]`."""
-        return self.norm(lookup(self.words[...], ids, self.computing.dtype))
-
-
-class Layer(nnx.Module):
-    """Attention and gated feed-forward with pre-norm residuals."""
-
-    def __init__(self, config: ModernBertConfig, number: int, computing: Computing, *, rngs: nnx.Rngs) -> None:
-        self.computing = computing
-        self.heads, self.activation = config.num_attention_heads, config.hidden_activation
-        self.kind = config.types[number]
-        side = config.local_attention // 2
-        self.window = (side, side) if self.kind == "sliding_attention" else FULL
-        width, inner, std = config.hidden_size, config.intermediate_size, config.initializer_range
-        std_out = std / (2 * config.num_hidden_layers) ** 0.5
-        biased, mlp_biased = config.attention_bias, config.mlp_bias
-        self.query, self.key, self.value = (Linear(width, width, std=std, rngs=rngs, bias=biased) for _ in range(3))
-        self.out = Linear(width, width, std=std_out, rngs=rngs, bias=biased)
-        self.gate, self.up = (Linear(width, inner, std=std, rngs=rngs, bias=mlp_biased) for _ in range(2))
-        self.down = Linear(inner, width, std=std_out, rngs=rngs, bias=mlp_biased)
-        norms = [LayerNorm(width, config.norm_eps, bias=config.norm_bias) for _ in range(2)]
-        self.attention_norm = norms[0] if number > 0 else None
-        self.mlp_norm = norms[1]
-
-    def __call__(
-        self,
-        x: Float[Array, "r p d"],
-        places: Bool[Array, "r p"] | Int[Array, "r p"],
-        by: RopeTables,
-        *,
-        dropout_key: Array | None,
-    ) -> Float[Array, "r p d"]:
-        """The same shape; tokens attend only to tokens of the same text."""
-        weights_key, attended_key, output_key = keys(dropout_key, 3)
-        rate = self.computing.dropout
-        normed = x if self.attention_norm is None else self.attention_norm(x)
-        q, k, v = (part(normed).reshape(*x.shape[:2], self.heads, -1) for part in (self.query, self.key, self.value))
-        attended = attention(
-            rotate(q, by),
-            rotate(k, by),
-            v,
-            places,
-            window=self.window,
-            dropout_rate=rate,
-            dropout_key=weights_key,
-            kernel=self.computing.attention,
-        ).reshape(x.shape)
-        x = x + dropout(self.out(attended), rate, attended_key)
-        normed = self.mlp_norm(x)
-        inner = gated(self.gate(normed), self.up(normed), self.activation)
-        return x + dropout(self.down(inner), rate, output_key)
-
-
-class ModernBert(nnx.Module):
-    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
-
-    def __init__(self, config: ModernBertConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
-        self.computing = computing
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.thetas = (("full_attention", config.rope_theta), ("sliding_attention", config.local_rope_theta))
-        self.embeddings = Embeddings(config, computing, rngs=rngs)
-        numbers = range(config.num_hidden_layers)
-        self.layers = nnx.Dict({str(i): Layer(config, i, computing, rngs=rngs) for i in numbers})
-        self.final_norm = LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
-
-    def __call__(
-        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
-    ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`; 0 is the embeddings, and the last layer's pass the final norm."""
-        depth = len(self.layers)
-        first, *rest = keys(dropout_key, 1 + depth)
-        turns = {kind: turn(rows.positions, self.head_dim, theta) for kind, theta in self.thetas}
-        done = run_layers(
-            [self.layers[str(i)] for i in range(depth)],
-            lambda layer, x, key: layer(x, rows.places, turns[layer.kind], dropout_key=key),
-            dropout(self.embeddings(rows.ids), self.computing.dropout, first),
-            rest,
-            wanted=layers,
-            remat=self.computing.remat,
-            scan=self.computing.scan,
-        )
-        return {layer: self.final_norm(x) if layer == depth else x for layer, x in done.items()}
+        return super().with_layers(layers)
 
 
 def _pattern(depth: int, every: int) -> list[LayerType]:

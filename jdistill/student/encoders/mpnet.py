@@ -5,7 +5,7 @@ equivalent to transformers' `MPNetModel`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -13,11 +13,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 from pydantic import Field
+from typing_extensions import override
 
 from jdistill.config import parse
-from jdistill.student.encoders.base import Computing
+from jdistill.student.encoders.base import Computing, Epsilon, VocabSize, model_size
 from jdistill.student.encoders.hf_config import BASE, refuse, same_named
 from jdistill.student.encoders.post_norm import PostNorm, PostNormConfig, positions_from_mask, table
+from jdistill.student.masked_lm import MaskedLM
 from jdistill.student.modules import normal
 from jdistill.student.packing import Rows
 from jdistill.student.weights import Weight
@@ -38,53 +40,39 @@ _DEFAULTS: Mapping[str, Any] = {**BASE, "max_position_embeddings": 512, "layer_n
 class MPNetConfig(PostNormConfig):
     """Sizes of an MPNet, named as in Hugging Face's `config.json`."""
 
+    model_types: ClassVar[tuple[str, ...]] = ("mpnet",)
     sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
-        "base": {
-            "num_hidden_layers": 12,
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_attention_heads": 12,
-        },
+        "base": model_size(layers=12, width=768, intermediate=3072, heads=12),
     }
     hf_prefix: ClassVar[str] = "mpnet."
     hf_ignored: ClassVar[tuple[str, ...]] = (
         r"embeddings\.position_ids",
-        r"pooler\..*",
-        r"lm_head\..*",
-        r"classifier\..*",
-        r"qa_outputs\..*",
+        r"(pooler|lm_head|classifier|qa_outputs)\..*",
     )
 
     kind: Literal["mpnet"] = "mpnet"
-    vocab_size: int = Field(default=30527, ge=1)
-    """Vocabulary size."""
+    vocab_size: VocabSize = 30527
     max_position_embeddings: int = Field(default=514, ge=PADDING + 2)
     """Rows of the position embedding table: maximum input length + 2."""
-    layer_norm_eps: float = Field(default=1e-5, gt=0)
-    """Epsilon of layer norms."""
+    layer_norm_eps: Epsilon = 1e-5
 
     @property
+    @override
     def max_positions(self) -> int | None:
-        """`max_position_embeddings - 2`."""
         return self.max_position_embeddings - PADDING - 1
 
-    @property
-    def epsilon(self) -> float:
-        """`layer_norm_eps`."""
-        return self.layer_norm_eps
-
     @classmethod
+    @override
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "MPNetConfig":
-        """Ignores dropout rates; set `student.dropout`."""
         refuse(hf, {"relative_attention_num_buckets": (BUCKETS,)}, where=where)
         return parse(cls, {**_DEFAULTS, **same_named(cls, hf)}, where=where)
 
+    @override
     def to_hf(self) -> dict[str, Any]:
-        """`config.json` of an `MPNetModel`."""
         return {"architectures": ["MPNetModel"], "model_type": "mpnet", **self.model_dump(exclude={"kind"})}
 
+    @override
     def weights(self) -> list[Weight]:
-        """Embeddings, layer by layer, then the shared attention bias, without the pooler."""
         embeddings = {"word_embeddings": "words", "position_embeddings": "positions"}
         layer = {
             "attention.attn.q": "query",
@@ -99,26 +87,39 @@ class MPNetConfig(PostNormConfig):
         rows = table(embeddings, self.num_hidden_layers, "encoder.layer.{}", layer)
         return [*rows, Weight("encoder.relative_attention_bias.weight", "distance_bias")]
 
+    @override
+    def masked_lm(self) -> MaskedLM:
+        return MaskedLM(
+            "MPNetForMaskedLM",
+            dense="lm_head.dense",
+            norm="lm_head.layer_norm",
+            bias="lm_head.bias",
+            decoder="lm_head.decoder.weight",
+            activation="gelu",  # independent of the encoder's
+            epsilon=self.layer_norm_eps,
+        )
+
+    @override
     def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> "MPNet":
-        """An `MPNet`."""
         return MPNet(self, computing, rngs=rngs)
 
 
 class MPNet(PostNorm):
-    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers."""
+    """As BERT, but padding takes no position, and scores have a bias by distance, which all layers share."""
 
     def __init__(self, config: MPNetConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
-        super().__init__(config, computing, rngs=rngs)
+        super().__init__(config, computing, epsilon=config.layer_norm_eps, rngs=rngs)
         heads = config.num_attention_heads
         self.distance_bias = nnx.Param(normal(rngs, config.initializer_range, BUCKETS, heads))
 
-    def __call__(
-        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
-    ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`; 0 is the embeddings."""
+    @override
+    def positions(self, rows: Rows) -> Int[Array, "r p"]:
+        return positions_from_mask(rows, PADDING)
+
+    @override
+    def score_bias(self, rows: Rows) -> Float[Array, "h p p"]:
         # Packed texts have no gaps, so distances within a row equal distances within the text.
-        bias = bias_of_distances(self.distance_bias[...], rows.ids.shape[1])
-        return self.run(rows, positions_from_mask(rows, PADDING), layers=layers, dropout_key=dropout_key, bias=bias)
+        return bias_of_distances(self.distance_bias[...], rows.ids.shape[1])
 
 
 def bias_of_distances(biases: Float[Array, "buckets h"], length: int) -> Float[Array, "h l l"]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field, model_validator
 
 from jdistill.student.attention import attention
-from jdistill.student.encoders.base import Computing, EncoderConfig
+from jdistill.student.encoders.base import Computing, HiddenSize, InnerSize, LayerCount, TransformerConfig
 from jdistill.student.encoders.hf_config import Activation
 from jdistill.student.layers import ACTIVATIONS, dropout, keys, lookup
 from jdistill.student.modules import LayerNorm, Linear, linear_rows, norm_rows, normal
@@ -23,23 +23,18 @@ from jdistill.student.stack import run_layers
 from jdistill.student.weights import Weight
 
 
-class PostNormConfig(EncoderConfig):
+class PostNormConfig(TransformerConfig):
     """Sizes, named as in BERT's `config.json`. A subclass adds `vocab_size` and the other members."""
 
-    hidden_size: int = Field(default=384, ge=1)
-    """Hidden size."""
-    num_hidden_layers: int = Field(default=6, ge=1)
-    """Number of layers."""
+    hidden_size: HiddenSize = 384
+    num_hidden_layers: LayerCount = 6
     num_attention_heads: int = Field(default=12, ge=1)
     """Attention heads; must divide `hidden_size`."""
-    intermediate_size: int = Field(default=1536, ge=1)
-    """Width of the feed-forward layer."""
+    intermediate_size: InnerSize = 1536
     max_position_embeddings: int = Field(default=512, ge=1)
     """Rows of the position embedding table."""
     hidden_act: Activation = "gelu"
     """Activation; `gelu` is exact, not the tanh approximation."""
-    initializer_range: float = Field(default=0.02, ge=0)
-    """Standard deviation of randomly initialised weights."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -50,37 +45,19 @@ class PostNormConfig(EncoderConfig):
             )
         return self
 
-    @property
-    def width(self) -> int:
-        """`hidden_size`."""
-        return self.hidden_size
-
-    @property
-    def depth(self) -> int:
-        """`num_hidden_layers`."""
-        return self.num_hidden_layers
-
-    @property
-    def types(self) -> int | None:
-        """Rows of the token type table; single texts use the first. None: no token types."""
-        return None
-
-    @property
-    def epsilon(self) -> float:
-        """Epsilon of layer norms."""
-        raise NotImplementedError
-
 
 class Embeddings(nnx.Module):
     """Word + position + type embeddings, normalized."""
 
-    def __init__(self, config: PostNormConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, config: PostNormConfig, computing: Computing, *, epsilon: float, types: int | None, rngs: nnx.Rngs
+    ) -> None:
         self.computing = computing
         std, width = config.initializer_range, config.hidden_size
         self.words = nnx.Param(normal(rngs, std, config.vocab_size, width))
         self.positions = nnx.Param(normal(rngs, std, config.max_position_embeddings, width))
-        self.types = None if config.types is None else nnx.Param(normal(rngs, std, config.types, width))
-        self.norm = LayerNorm(width, config.epsilon)
+        self.types = None if types is None else nnx.Param(normal(rngs, std, types, width))
+        self.norm = LayerNorm(width, epsilon)
 
     def __call__(self, ids: Int[Array, "r p"], positions: Int[Array, "_ p"]) -> Float[Array, "r p d"]:
         """`ids [r, p] -> [r, p, d]`; `positions` has one row if all rows are equal."""
@@ -94,14 +71,14 @@ class Embeddings(nnx.Module):
 class Layer(nnx.Module):
     """Attention and feed-forward with post-norm residuals."""
 
-    def __init__(self, config: PostNormConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: PostNormConfig, computing: Computing, *, epsilon: float, rngs: nnx.Rngs) -> None:
         self.computing = computing
         self.heads, self.activation = config.num_attention_heads, config.hidden_act
         width, inner, std = config.hidden_size, config.intermediate_size, config.initializer_range
         self.query, self.key, self.value, self.out = (Linear(width, width, std=std, rngs=rngs) for _ in range(4))
         self.up = Linear(width, inner, std=std, rngs=rngs)
         self.down = Linear(inner, width, std=std, rngs=rngs)
-        self.attention_norm, self.output_norm = (LayerNorm(width, config.epsilon) for _ in range(2))
+        self.attention_norm, self.output_norm = (LayerNorm(width, epsilon) for _ in range(2))
 
     def __call__(
         self,
@@ -124,36 +101,49 @@ class Layer(nnx.Module):
 
 
 class PostNorm(nnx.Module):
-    """Embeddings and layers; subclasses compute the positions."""
+    """`Rows [r, p] -> hidden [r, p, d]` after each of the requested layers.
 
-    def __init__(self, config: PostNormConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
-        self.computing = computing
-        self.embeddings = Embeddings(config, computing, rngs=rngs)
-        self.layers = nnx.Dict({str(i): Layer(config, computing, rngs=rngs) for i in range(config.num_hidden_layers)})
+    Args:
+      config: the sizes.
+      computing: dtype, dropout and what else the config does not say.
+      epsilon: epsilon of layer norms.
+      types: rows of the token type table; None: there is no such table.
+      rngs: for random parameters.
+    """
 
-    def run(
+    def __init__(
         self,
-        rows: Rows,
-        positions: Int[Array, "_ p"],
+        config: PostNormConfig,
+        computing: Computing,
         *,
-        layers: Sequence[int],
-        dropout_key: Array | None,
-        bias: Float[Array, "h p p"] | None = None,
-    ) -> dict[int, Float[Array, "r p d"]]:
-        """Hidden states after each of `layers`; 0 is the embeddings.
+        epsilon: float,
+        types: int | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.computing = computing
+        self.embeddings = Embeddings(config, computing, epsilon=epsilon, types=types, rngs=rngs)
+        numbers = range(config.num_hidden_layers)
+        self.layers = nnx.Dict({str(i): Layer(config, computing, epsilon=epsilon, rngs=rngs) for i in numbers})
 
-        Args:
-          rows: the texts.
-          positions: index into the position embedding table at each position.
-          layers: counted as layers run.
-          dropout_key: None disables dropout.
-          bias: added to the attention scores of every layer.
-        """
+    def positions(self, rows: Rows) -> Int[Array, "_ p"]:
+        """Index into the position embedding table at each place; one row if all rows are equal."""
+        # As in BERT, positions count from the start of the row, including padding on the left.
+        return rows.positions
+
+    def score_bias(self, rows: Rows) -> Float[Array, "h p p"] | None:
+        """Added to the attention scores of every layer."""
+        return None
+
+    def __call__(
+        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
+    ) -> dict[int, Float[Array, "r p d"]]:
+        """Hidden states after each of `layers`; 0 is the embeddings."""
+        bias = self.score_bias(rows)
         first, *rest = keys(dropout_key, 1 + len(self.layers))
         return run_layers(
             [self.layers[str(i)] for i in range(len(self.layers))],
             lambda layer, x, key: layer(x, rows.places, bias=bias, dropout_key=key),
-            dropout(self.embeddings(rows.ids, positions), self.computing.dropout, first),
+            dropout(self.embeddings(rows.ids, self.positions(rows)), self.computing.dropout, first),
             rest,
             wanted=layers,
             remat=self.computing.remat,

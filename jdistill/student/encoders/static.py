@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 
 from flax import nnx
 from jaxtyping import Array, Float
-from pydantic import Field
+from typing_extensions import override
 
 from jdistill.config import UserError
-from jdistill.student.encoders.base import Computing, EncoderConfig
+from jdistill.student.encoders.base import Computing, EncoderConfig, HiddenSize, VocabSize
 from jdistill.student.layers import dropout, lookup
 from jdistill.student.modules import normal
 from jdistill.student.packing import Rows
@@ -25,27 +25,21 @@ class StaticConfig(EncoderConfig):
     special_tokens: ClassVar[bool] = False
 
     kind: Literal["static"] = "static"
-    vocab_size: int = Field(default=30522, ge=1)
-    """Vocabulary size."""
-    hidden_size: int = Field(default=256, ge=1)
-    """Hidden size."""
+    vocab_size: VocabSize = 30522
+    hidden_size: HiddenSize = 256
 
     @property
-    def width(self) -> int:
-        """`hidden_size`."""
-        return self.hidden_size
-
-    @property
+    @override
     def depth(self) -> int:
-        """0: there are no layers."""
         return 0
 
     @property
+    @override
     def max_positions(self) -> int | None:
-        """None: unlimited."""
         return None
 
     @classmethod
+    @override
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "StaticConfig":
         """From `vocab_size` and `hidden_size`; static embeddings have no `config.json` in Hugging Face's formats."""
         try:
@@ -53,16 +47,16 @@ class StaticConfig(EncoderConfig):
         except KeyError as error:
             raise UserError(f"{where}: has no {error}, which is the size of the embedding table.") from error
 
+    @override
     def to_hf(self) -> dict[str, Any]:
-        """The two sizes."""
         return {"vocab_size": self.vocab_size, "hidden_size": self.hidden_size}
 
+    @override
     def weights(self) -> list[Weight]:
-        """One row: the embedding table."""
         return [Weight("embedding.weight", "words")]
 
+    @override
     def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> "Static":
-        """A `Static`."""
         return Static(self, computing, rngs=rngs)
 
 

@@ -11,9 +11,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jdistill.config import UserError
+from jdistill.student.encoders import masked_lm
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import dense
-from jdistill.student.masked_lm import masked_lm
 from jdistill.student.packing import Rows
 from jdistill.student.pooling.base import PoolingModule, PoolingParams
 from jdistill.student.weights import Weight

@@ -6,7 +6,7 @@ import numpy as np
 
 from jdistill.student.encoders.base import Computing
 from jdistill.student.packing import rows_of
-from jdistill.student.rotary import turn
+from jdistill.student.rotary import rope_tables
 from tests.student.encoders.measure import architecture, make, ours, tokens_of
 
 
@@ -19,6 +19,6 @@ def test_embeddings_are_rounded_once() -> None:
 def test_a_layer_gives_float32() -> None:
     config, rows = architecture("gemma3"), rows_of(tokens_of("gemma3", "right"))
     layer = make(config, Computing(jnp.dtype("bfloat16"))).layers["0"]
-    by = turn(rows.positions, config.head_dim, config.rope_theta)
+    tables = rope_tables(rows.positions, config.head_dim, layer.options.rope)
     given = jax.ShapeDtypeStruct((*rows.ids.shape, config.width), jnp.float32)
-    assert jax.eval_shape(lambda x: layer(x, rows.places, by, dropout_key=None), given).dtype == jnp.float32
+    assert jax.eval_shape(lambda x: layer(x, rows.places, tables, dropout_key=None), given).dtype == jnp.float32

@@ -95,11 +95,11 @@ def test_patterns_and_windows() -> None:
     assert [t[0] for t in modernbert.types] == [*"fssfssf"]
     assert (modernbert.rope_theta, modernbert.local_rope_theta) == (160_000.0, 20_000.0)
     causal = Qwen3Config.from_hf(OLD["qwen3, windows"], where="x")
-    assert [causal.window(i) for i in (0, 2, 3, 6)] == [(None, 0), (None, 0), (99, 0), (99, 0)]
-    assert causal.model_copy(update={"is_causal": False}).window(3) == (100, 100)
+    assert [causal.layer(i).window for i in (0, 2, 3, 6)] == [(None, 0), (None, 0), (99, 0), (99, 0)]
+    assert causal.model_copy(update={"is_causal": False}).layer(3).window == (100, 100)
     gemma = Gemma3Config.from_hf(OLD["gemma3"], where="x")
-    assert [gemma.window(i) for i in (0, 5)] == [(256, 256), (None, None)]
-    assert Gemma3Config.from_hf(OLD["gemma3, causal"], where="x").window(0) == (99, 0)
+    assert [gemma.layer(i).window for i in (0, 5)] == [(256, 256), (None, None)]
+    assert Gemma3Config.from_hf(OLD["gemma3, causal"], where="x").layer(0).window == (99, 0)
 
 
 def test_a_null_theta_of_local_layers_is_that_of_the_others() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jdistill.config import UserError
-from jdistill.student.masked_lm import masked_lm
+from jdistill.student.encoders import masked_lm
 from jdistill.student.pooling import Splade, pool
 from tests.student.pooling.inputs import ENCODER, MASKS, encoder_parameters, hidden, padded, value_and_gradient
 

@@ -16,9 +16,8 @@ import numpy as np
 from jdistill.config import UserError
 from jdistill.folders import modules_of, read_json, read_tensors, write_json, write_tensors
 from jdistill.folders.refusals import transformers_in
-from jdistill.student.encoders import MODEL_TYPES
+from jdistill.student.encoders import MODEL_TYPES, masked_lm
 from jdistill.student.hf_folder.modules.first import First
-from jdistill.student.masked_lm import masked_lm
 from jdistill.student.student import Student, to_hf_tensors
 from jdistill.student.tokenizer_folder import read_tokenizer
 
