@@ -19,8 +19,8 @@ from jdistill.export.reference import reference_vectors
 from jdistill.export.verify import PROBES, verify
 from jdistill.model import Model
 from jdistill.student import StudentConfig, make_student
+from jdistill.student.encoders import MASKED_LM_KINDS
 from jdistill.student.hf_folder import module_files
-from jdistill.student.encoders import MASKED_LMS as KINDS
 from tests.student.encoders.cases import CASES as ENCODERS
 from tests.student.encoders.cases import TYPES
 from tests.student.encoders.measure import torch_model
@@ -54,7 +54,7 @@ CASES: Mapping[str, dict[str, Any]] = {
 }
 """Name -> options of the student."""
 
-MASKED_LMS = {f"splade of {kind}": label for kind, label in TYPES.items() if kind.replace("_", "") in KINDS}
+MASKED_LMS = {f"splade of {kind}": label for kind, label in TYPES.items() if kind.replace("_", "") in MASKED_LM_KINDS}
 """Name -> encoder, for every `model_type` that has masked language models."""
 
 

@@ -44,7 +44,7 @@ else:
 MODEL_TYPES = {name: encoder for encoder in ENCODERS for name in encoder.model_types}
 """`model_type` of a Hugging Face `config.json` -> architecture."""
 
-MASKED_LMS = tuple(
+MASKED_LM_KINDS = tuple(
     kind
     for encoder in ENCODERS
     if encoder.masked_lm is not EncoderConfig.masked_lm
@@ -63,6 +63,6 @@ def masked_lm(encoder: EncoderConfig, *, where: str) -> MaskedLM:
     if head is None:
         raise UserError(
             f"{where}: needs the head of a masked language model, which an encoder of kind '{encoder.kind}' does not "
-            f"have. Choose another pooling, or an encoder of kind {', '.join(MASKED_LMS)}."
+            f"have. Choose another pooling, or an encoder of kind {', '.join(MASKED_LM_KINDS)}."
         )
     return head

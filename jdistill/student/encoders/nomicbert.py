@@ -84,7 +84,7 @@ class NomicBertConfig(TransformerConfig):
     """Width of a head. Default: `hidden_size / num_attention_heads`."""
     intermediate_size: InnerSize = 3072
     max_position_embeddings: MaxLength = 2048
-    type_vocab_size: VocabSize = 2
+    type_vocab_size: TypeCount = 2
     rope_theta: float = Field(default=1000.0, gt=0)
     """Rotary base."""
     hidden_act: Activation = "silu"
@@ -104,6 +104,7 @@ class NomicBertConfig(TransformerConfig):
     @classmethod
     @override
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "NomicBertConfig":
+        # `rotary_scaling_factor` is ignored, as transformers does.
         refuse(hf, _PLAIN, where=where)
         given = {ours: hf[old] for old, ours in _OLD.items() if hf.get(old) is not None} | same_named(cls, hf)
         if hf.get("activation_function") is not None:
@@ -119,6 +120,7 @@ class NomicBertConfig(TransformerConfig):
 
     @override
     def to_hf(self) -> dict[str, Any]:
+        # Transformers reads it from 5 on.
         plain = {**self.model_dump(exclude={"kind", "rope_theta"}), "head_dim": self.head_width}
         rope = {"rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta}}
         return {"architectures": ["NomicBertModel"], "model_type": "nomic_bert", **plain, **rope}
