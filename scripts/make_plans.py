@@ -26,26 +26,26 @@ HEAD = """\
 # Plans
 
 What one training step of the shipped configs needs on TPU slices, compiled ahead of time on a machine without a TPU.
-Nothing was run on the chips: memory is reported by the compiler, times are estimates. `jdistill plan` shows more.
+Nothing was run on the chips: memory and collectives are those of the compiled program, times are lower bounds from
+published peaks. `jdistill plan` shows more.
 
     python scripts/make_plans.py
 
 """
 
 COLUMNS = (
-    *("configuration", "slice", "rows per step", "memory per chip", "of HBM", "collectives", "step, roofline"),
-    *("step, cycles", "rows/s, cycles", "MFU", "largest batch", "bound", "attention"),
+    *("configuration", "slice", "rows per step", "memory per chip", "of HBM", "collectives", "TFLOP per chip"),
+    *("compute", "HBM", "interconnect", "rows/s, at most", "largest batch", "attention"),
 )
 
 FOOT = """
 - Rows per step: all chips together; `/2` is the number of microbatches.
-- Collectives: bytes that a chip sends and receives per step.
-- Roofline: the largest of arithmetic, HBM traffic and links at published peak rates; no step can be faster.
-- Cycles: estimated by the TPU compiler for its program, plus links without overlap; ops without a cycle estimate, e.g.
-  Pallas kernels, are counted by bytes or matrix products at peak rates. "-" if the compiler does not return the
-  program's text.
-- MFU: model FLOPs by formula, relative to the peak, in the time by cycles, or else by the roofline.
-- Largest batch: linear extrapolation from two batch sizes, the second traced and scaled; "+": there is room for more.
+- Collectives: bytes of the full values per step, read from the compiled program.
+- TFLOP per chip: matrices and attention by formula, without recomputation and the loss.
+- Compute, HBM, interconnect: least times at published peaks; no step is faster than the largest of them. HBM counts
+  every byte of state and temporary memory once in each direction, so a real step moves more.
+- Largest batch: memory beyond parameters, optimizer state and gradients taken as proportional to the rows; "+": there
+  is room for more.
 - Attention: by XLA, with scores passing through memory, or by a kernel (Pallas, splash) that keeps them on the chip.
 """
 
@@ -95,10 +95,8 @@ def made(config: str, topology: str, cache: Path, seconds: float) -> dict[str, A
 
 def row(plan: dict[str, Any]) -> str:
     """One line of the table."""
-    roof, cycles, memory = plan["roofline_estimate"], plan["cycles_estimate"], plan["memory"]
+    roof, memory = plan["roofline_estimate"], plan["memory"]
     used = memory["total"] if memory else plan["memory_needed"]
-    spent = cycles["seconds_with_collectives"] if cycles else roof["seconds"]
-    peak = plan["flops"]["model_by_formula"] / spent / plan["peak_flops"]
     pieces = f"/{plan['microbatches']}" if plan["microbatches"] > 1 else ""
     largest = plan["largest_batch"]
     more = "+" if largest and "room for more" in largest["how"] else ""
@@ -108,14 +106,12 @@ def row(plan: dict[str, Any]) -> str:
         f"{plan['global_batch_size']:,}{pieces}",
         f"{used / 2**30:.1f} GiB" if used else "-",
         f"{used / plan['memory_available']:.0%}" + ("" if plan["fits"] else ", does not fit") if used else "-",
-        f"{sum(c['bytes'] for c in plan['collectives']) / 2**20:,.0f} MiB",
-        f"{1e3 * roof['seconds']:.1f} ms",
-        f"{1e3 * spent:.1f} ms" if cycles else "-",
-        f"{plan['global_batch_size'] / spent:,.0f}" if cycles else "-",
-        f"{peak:.0%}",
+        f"{sum(c['bytes'] for c in plan['collectives'] or ()) / 2**20:,.0f} MiB",
+        f"{plan['flops']['model_by_formula'] / 1e12:.2f}",
+        *(f"{1e3 * roof[part]:.1f} ms" for part in ("compute", "memory", "communication")),
+        f"{roof['rows_per_second_all_chips']:,.0f}",
         f"{largest['rows']:,}{more}" if largest else "-",
-        roof["bound"],
-        " and ".join(way for way, name in (("kernel", "Pallas"), ("XLA", "XLA")) if name in plan["attention"]),
+        " and ".join(way for way, name in (("kernel", "Pallas"), ("XLA", "XLA")) if name in (plan["attention"] or "")),
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -123,7 +123,7 @@ def main() -> None:
     import numpy as np
 
     from jdistill.plan.chips import CHIPS
-    from jdistill.plan.job import model_flops
+    from jdistill.plan.flops import model_flops
 
     device = jax.devices()[0].device_kind
     chip = next((chip for key, chip in CHIPS.items() if key in device.lower().replace(" ", "")), None)

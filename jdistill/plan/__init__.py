@@ -1,4 +1,4 @@
-"""Predicts what a training step needs on absent chips: compiled ahead of time for TPUs, estimated for CUDA."""
+"""Reports what a training step needs on absent chips: compiled ahead of time for TPUs, added up for CUDA."""
 
 from jdistill.plan.job import Job
 from jdistill.plan.plan import Plan, make_plan

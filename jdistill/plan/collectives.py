@@ -1,13 +1,23 @@
-"""The collectives of one step by kind, read from the compiled program."""
+"""The collectives of one step: kind, count and bytes, read from the lines of the compiled program.
+
+XLA writes an instruction as `%name = type opcode(operands), attributes`, for example
+
+    %all-reduce.2 = f32[64]{0:T(128)} all-reduce(%x), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+"""
 
 import re
+from collections.abc import Iterator
+from math import prod
 from typing import NamedTuple
 
-from jdistill.plan.chips import Chip
-from jdistill.plan.hlo import Instruction, Program, Runs, fused
-from jdistill.plan.topology import Topology
-
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\((.*)", re.DOTALL)
+_CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+_ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+)[a-z0-9]*\[([\d,<=]*)\]")
+_TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
 
 
 class Collective(NamedTuple):
@@ -15,7 +25,7 @@ class Collective(NamedTuple):
 
     kind: str
     group: int
-    """Chips per group."""
+    """Devices per group."""
     count: int
     """Runs per step, loop iterations included."""
     bytes: int
@@ -24,95 +34,136 @@ class Collective(NamedTuple):
     """Number of runs inside loops."""
 
 
-def find_collectives(program: Program, runs: Runs, chips: int) -> list[Collective]:
-    """The collectives of a step, largest first.
+class Found(NamedTuple):
+    """What a compiled program sends."""
 
-    A collective that the compiler spreads over several fusions, to overlap it with their work, is counted once.
+    collectives: list[Collective]
+    """Largest first."""
+    unknown_loops: int
+    """Loops around collectives whose trip count the program does not state; their bodies are counted once."""
+
+
+def find_collectives(text: str, devices: int) -> Found:
+    """Count the collectives of a compiled program.
+
+    Loop bodies are multiplied by their trip counts. Of a conditional, all branches are counted. A collective that the
+    TPU compiler spreads over several fusions, to overlap it with their work, is counted once.
+
+    Args:
+      text: the program, from `compiled.as_text()`.
+      devices: number of devices, for collectives that name no groups.
+
+    Raises:
+      ValueError: if the text has no entry computation.
     """
-    found: dict[tuple[str, int], list[int]] = {}
-    for name, times in runs.times.items():
-        for instruction in program.computations.get(name, {}).values():
-            inside = fused(program, instruction)
-            for part in (instruction, *inside.values()):
-                kind = part.opcode.removesuffix("-start")
-                if kind not in KINDS or _continues(part):
-                    continue
-                entry = found.setdefault((kind, group_size(part.text, chips)), [0, 0, 0])
-                entry[0] += times
-                entry[1] += times * _bytes(part, kind, chips)
-                entry[2] += 0 if name == program.entry else times
-    rows = [Collective(kind, group, *numbers) for (kind, group), numbers in found.items()]
-    return sorted(rows, key=lambda row: -row.bytes)
+    entry, computations = _computations(text)
+    totals: dict[tuple[str, int], list[int]] = {}
+    unknown = 0
+
+    def visit(name: str, times: int, looped: bool) -> int:
+        """Add up one computation and those it calls; returns the number of collectives seen."""
+        nonlocal unknown
+        seen = 0
+        for line in computations.get(name, ()):
+            instruction = _INSTRUCTION.match(line)
+            if instruction is None:
+                continue
+            result, opcode, rest = instruction.groups()
+            if opcode == "while":
+                trips = _trip_count(rest, computations)
+                inside = visit(_attribute(rest, "body"), times * (trips or 1), True)
+                unknown += trips is None and inside > 0
+                seen += inside
+            elif not opcode.endswith(("-done", "-update")):  # these repeat what their -start calls
+                seen += sum(visit(called, times, looped) for called in _called(rest))
+            kind = opcode.removesuffix("-start")
+            if kind in KINDS and not _continues(rest):
+                group = group_size(rest, devices)
+                total = totals.setdefault((kind, group), [0, 0, 0])
+                total[0] += times
+                total[1] += times * _bytes(result, rest) * (group if kind == "reduce-scatter" else 1)
+                total[2] += times if looped else 0
+                seen += 1
+        return seen
+
+    visit(entry, 1, False)
+    collectives = [Collective(kind, group, *total) for (kind, group), total in totals.items()]
+    return Found(sorted(collectives, key=lambda c: -c.bytes), unknown)
 
 
-def group_size(text: str, chips: int) -> int:
-    """Chips per group, from XLA's notations for groups; all chips if there is none."""
-    groups = re.search(r"replica_groups=\{\{([\d,]*)\}", text)
-    if groups is not None:
-        return len(groups[1].split(","))
-    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", text)
+def group_size(text: str, devices: int) -> int:
+    """Devices per group, from XLA's notations of `replica_groups`; all devices if there is none."""
+    lists = re.search(r"replica_groups=\{\{([\d,]*)\}", text)
+    if lists is not None:
+        return len(lists[1].split(","))
+    iota = re.search(r"replica_groups=\[\d+,(\d+)\]", text)
     if iota is not None:
-        return int(iota[2])
+        return int(iota[1])
     mesh = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text)
     if mesh is not None:
-        sides = {name: int(side) for name, side in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
-        size = 1
-        for axis in re.findall(r"'([^']+)'", mesh[2]):
-            size *= sides.get(axis, 1)
-        return size
-    return chips
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
+        return prod(sizes.get(axis, 1) for axis in re.findall(r"'([^']+)'", mesh[2]))
+    return devices
 
 
-def seconds(collective: Collective, topology: Topology) -> float:
-    """Estimated time at the links' published rate, without overlap.
+def _computations(text: str) -> tuple[str, dict[str, list[str]]]:
+    """Name of the entry, and the instructions of every computation.
 
-    A ring over `k` chips moves `(k - 1) / k` of the value through each chip for all-gather and reduce-scatter, and
-    twice that for all-reduce. A collective over the entire slice uses the links of all axes, otherwise those of one.
+    An instruction may take several lines: kernels have metadata with line breaks.
     """
-    chip, k = topology.chip, collective.group
-    if k < 2:
-        return 0.0
-    if collective.kind == "collective-permute":
-        return collective.bytes / chip.link
-    passes = 2 if collective.kind == "all-reduce" else 1
-    rate = slice_rate(topology) if k == topology.chips else max(axis_rates(topology), default=chip.link)
-    return passes * collective.bytes * (k - 1) / k / rate
+    entry, computations = "", {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        header = _COMPUTATION.match(line)
+        if header is not None:
+            lines = computations.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+        elif _INSTRUCTION.match(line) or not lines:
+            lines.append(line)
+        else:
+            lines[-1] += line
+    if not entry:
+        raise ValueError("the text has no ENTRY computation, so it is not a compiled program")
+    return entry, computations
 
 
-def axis_rates(topology: Topology) -> list[float]:
-    """Bytes/s of a ring along each axis of the slice, in both directions if the axis wraps around."""
-    chip = topology.chip
-    if chip.platform != "tpu":
-        return [chip.link if topology.chips <= _SERVER else _NETWORK]
-    return [chip.link * (2 if _closes(chip, topology.shape, side) else 1) for side in topology.shape if side > 1]
+def _called(rest: str) -> Iterator[str]:
+    yield from _CALLED.findall(rest)
+    for names in _BRANCHES.findall(rest):
+        yield from re.findall(r"[\w.\-]+", names)
 
 
-def slice_rate(topology: Topology) -> float:
-    """Bytes/s per chip of a collective that uses all axes of the slice."""
-    return sum(axis_rates(topology)) or topology.chip.link
+def _trip_count(loop: str, computations: dict[str, list[str]]) -> int | None:
+    """Trip count as annotated, or from a condition `i < constant`, as JAX's loops over counters have it, from 0."""
+    known = _TRIPS.search(loop)
+    if known is not None:
+        return int(known[1])
+    condition = "\n".join(computations.get(_attribute(loop, "condition"), ()))
+    limit = re.search(r"ROOT .* compare\(\S+, %?([\w.\-]+)\), direction=LT", condition)
+    value = limit and re.search(rf"%?{re.escape(limit[1])} = \S+ constant\((\d+)\)", condition)
+    return int(value[1]) if value else None
 
 
-_SERVER = 8
-"""CUDA chips per server, connected by NVLink."""
-_NETWORK = 50e9
-"""Bytes/s per chip between servers: one 400 Gbit/s port each."""
+def _attribute(text: str, name: str) -> str:
+    found = re.search(rf"\b{name}=%?([\w.\-]+)", text)
+    return found[1] if found else ""
 
 
-def _closes(chip: Chip, shape: tuple[int, ...], side: int) -> bool:
-    """Whether the axis wraps around: in 2-D slices with 16 chips along it, in 3-D slices made of 4x4x4 cubes."""
-    return side == 16 if chip.axes == 2 else all(other % 4 == 0 for other in shape)
-
-
-def _continues(instruction: Instruction) -> bool:
-    """Whether this continues a collective that started in an earlier fusion."""
-    flag = re.search(r'"flag_start":"(-?\d+)"', instruction.text)
+def _continues(rest: str) -> bool:
+    """Whether this continues a collective that an earlier fusion of the TPU compiler has started."""
+    flag = re.search(r'"flag_start":"(-?\d+)"', rest)
     return flag is not None and int(flag[1]) >= 0
 
 
-def _bytes(instruction: Instruction, kind: str, chips: int) -> int:
-    """Bytes of the values without tile padding, which links do not carry."""
-    results, n = instruction.results, len(instruction.operands)
-    if instruction.opcode.endswith("-start") and len(results) >= 2 * n:
-        results = results[n : 2 * n]  # inputs, outputs, then context
-    whole = sum(buffer.size for buffer in results)
-    return whole * group_size(instruction.text, chips) if kind == "reduce-scatter" else whole
+def _bytes(result: str, rest: str) -> int:
+    """Bytes of the output, without the tile padding of memory, which links do not carry."""
+    sizes = [_array_bytes(dtype, dims) for dtype, dims in _ARRAY.findall(result)]
+    operands = rest.partition("), ")[0].count("%")
+    if operands and len(sizes) >= 2 * operands:  # of an asynchronous start: inputs, outputs, context
+        sizes = sizes[operands : 2 * operands]
+    return sum(sizes)
+
+
+def _array_bytes(dtype: str, dims: str) -> int:
+    bits = {"pred": 8, "token": 0}.get(dtype) or int(re.sub(r"\D", "", dtype) or 0)
+    return -(-prod(int(re.sub(r"\D", "", side)) for side in dims.split(",") if side) * bits // 8)

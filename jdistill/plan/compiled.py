@@ -1,63 +1,58 @@
-"""Compiles the step for absent chips and collects what the compiler reports about memory and work."""
+"""Compiles the step for absent chips and collects what XLA reports: memory, FLOPs, bytes, collectives, kernels."""
 
-import os
 import re
-import sys
-import time
-from collections.abc import Callable
-from math import prod
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr
 from jax.sharding import Mesh
 
 from jdistill.plan.chips import GIB
-from jdistill.plan.job import Job, state_form, trace
-from jdistill.plan.traced import Work, find_work
+from jdistill.plan.collectives import Collective, find_collectives
+from jdistill.plan.job import Job, trace
+
+_KERNEL = re.compile(
+    r'^\s+(?:ROOT )?%?([A-Za-z_][\w\-]*)[\w.\-]* = (.*?)custom_call_target="tpu_custom_call"', re.MULTILINE
+)
 
 
 class Memory(NamedTuple):
-    """Bytes per chip."""
+    """Bytes per device, from `compiled.memory_analysis()`."""
 
-    parameters: int
-    """Parameters of student and losses, as sharded."""
-    optimizer: int
-    """Optimizer state and the moving average of parameters, as sharded."""
-    batch: int
-    """The batch, plus tile padding of batch, parameters and optimizer state."""
+    arguments: int
+    """Parameters, optimizer state and batch, as sharded and with tile padding."""
+    output: int
+    """What the step returns in memory of its own; the new state takes the place of the old."""
     temporary: int
     """Gradients, activations and all other temporary memory."""
     program: int
     """The program's code."""
+    peak: int
+    """The most that is in use at once by XLA's count, which on TPUs includes fast memory."""
 
     @property
     def total(self) -> int:
-        """The sum."""
-        return sum(self)
+        """HBM that the device must have: all but `peak`."""
+        return self.arguments + self.output + self.temporary + self.program
 
 
 class CompiledStep(NamedTuple):
-    """One step, compiled for one batch size."""
+    """What XLA reports of one step, per device; if it does not fit, only `needed`."""
 
-    rows: int
-    traced: ClosedJaxpr
-    work: Work
-    """Counted in the trace, all chips together."""
-    seconds: float
-    """Time for tracing and compiling."""
-    memory: Memory | None
+    memory: Memory | None = None
     """None if the program does not fit."""
     needed: int | None = None
-    """Bytes needed according to the compiler, if the program does not fit."""
-    text: str | None = None
-    """The scheduled program; None if it does not fit or is not available."""
+    """Bytes needed, if the program does not fit and the compiler says so."""
     flops: float | None = None
-    """The compiler's count per chip, loop bodies counted once."""
+    """From `compiled.cost_analysis()`: loop bodies counted once, Pallas kernels left out."""
     bytes_accessed: float | None = None
-    """The compiler's count per chip, including fast memory, loop bodies counted once."""
-    missing: tuple[str, ...] = ()
-    """What the compiler could not report, one sentence each."""
+    """From `compiled.cost_analysis()`, likewise; values that stay in fast memory are included."""
+    collectives: tuple[Collective, ...] = ()
+    attention: str | None = None
+    """Names of the attention kernels, or XLA."""
+    notes: tuple[str, ...] = ()
 
 
 def compile_step(job: Job, mesh: Mesh, rows: int) -> CompiledStep:
@@ -66,31 +61,48 @@ def compile_step(job: Job, mesh: Mesh, rows: int) -> CompiledStep:
     Raises:
       UserError: if the rows do not divide over the mesh, or a term does not match the data.
     """
-    began = time.perf_counter()
-    traced = trace(job, mesh, rows)
-    work = find_work(traced.jaxpr, "tpu")
+    lowered = trace(job, mesh, rows).lower()
     try:
-        program = traced.lower().compile()
+        program, text = _compiled(lowered)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return CompiledStep(rows, traced.jaxpr, work, time.perf_counter() - began, None, needed_bytes(str(error)))
-    missing: list[str] = []
-    cost = _tried(lambda: _first(program.cost_analysis()), "the compiler's own count of FLOPs and bytes", missing) or {}
-    text = _tried(
-        _quietly(program.as_text), "the text of the program, and with it collectives, cycles and traffic", missing
-    )
+        return CompiledStep(needed=needed_bytes(str(error)))
+    cost = program.cost_analysis()
+    collectives, unknown = find_collectives(text, mesh.size)
+    looped = f"{unknown} loops with collectives have an unknown trip count, and are counted once"
     return CompiledStep(
-        rows,
-        traced.jaxpr,
-        work,
-        time.perf_counter() - began,
-        _memory(job, mesh, program),
-        None,
-        text,
-        cost.get("flops"),
-        cost.get("bytes accessed"),
-        tuple(missing),
+        memory=memory_of(program),
+        flops=cost["flops"],
+        bytes_accessed=cost["bytes accessed"],
+        collectives=tuple(collectives),
+        attention=attention_path(text, job.rows.lengths),
+        notes=(looped,) if unknown else (),
+    )
+
+
+def _compiled(lowered: Any) -> tuple[Any, str]:
+    """The compiled program and its text.
+
+    The compiler writes the text itself. `as_text` sends the program through jaxlib, whose XLA is not that of libtpu: it
+    rejects some programs ("async-update instruction should have 1 operands but sees 3", jaxlib 0.10.2, libtpu 0.0.51).
+    """
+    with TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        program = lowered.compile(compiler_options=options)
+        written = next(Path(folder).glob("*after_optimizations.txt"), None)  # none if it was in JAX's cache
+        return program, program.as_text() if written is None else written.read_text(encoding="utf-8")
+
+
+def memory_of(program: Any) -> Memory:
+    """Memory of a compiled program."""
+    found = program.memory_analysis()
+    return Memory(
+        arguments=found.argument_size_in_bytes,
+        output=found.output_size_in_bytes - found.alias_size_in_bytes,
+        temporary=found.temp_size_in_bytes,
+        program=found.generated_code_size_in_bytes,
+        peak=found.peak_memory_in_bytes,
     )
 
 
@@ -104,54 +116,20 @@ def needed_bytes(message: str) -> int | None:
     return None
 
 
-def _memory(job: Job, mesh: Mesh, program: Any) -> Memory:
-    analysis = program.memory_analysis()
-    parameters, optimizer = state_bytes(job, mesh)
-    arguments = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return Memory(
-        parameters=parameters,
-        optimizer=optimizer,
-        batch=max(0, arguments - parameters - optimizer),
-        temporary=analysis.temp_size_in_bytes,
-        program=analysis.generated_code_size_in_bytes,
-    )
+def attention_path(text: str, lengths: Iterable[int]) -> str:
+    """How a compiled program computes attention: the names of its Pallas kernels, or XLA.
 
-
-def state_bytes(job: Job, mesh: Mesh) -> tuple[int, int]:
-    """Bytes per chip of parameters and of optimizer state, as sharded."""
-    state = state_form(job, mesh)
-    return _on_one_chip(state.params), _on_one_chip((state.opt_state, state.ema))
-
-
-def _on_one_chip(tree: Any) -> int:
-    return sum(prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def _first(analysis: Any) -> Any:
-    return analysis[0] if isinstance(analysis, list) else analysis
-
-
-def _quietly(get: Callable[[], str | None]) -> Callable[[], str | None]:
-    """`get` with standard error silenced, such as stack traces of handled errors."""
-
-    def quiet() -> str | None:
-        sys.stderr.flush()
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        try:
-            return get()
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)
-
-    return quiet
-
-
-def _tried(get: Any, what: str, missing: list[str]) -> Any:
-    """Call `get`; on failure, which happens for some programs on some chips, record it in `missing`."""
-    try:
-        return get()
-    except jax.errors.JaxRuntimeError as error:
-        missing.append(f"{what}: {str(error).splitlines()[0][:120]}")
-        return None
+    Args:
+      text: the program.
+      lengths: lengths of the encoded rows, in tokens.
+    """
+    kernels = [found.groups() for found in _KERNEL.finditer(text) if re.search("attention|flash|splash", found[1])]
+    if not kernels:
+        return "XLA (scores pass through memory)"
+    names = f"Pallas kernels {', '.join(sorted({name for name, _ in kernels}))}"
+    # A kernel's outputs of shape [n, heads, length, width] tell the length that it serves.
+    served = {int(length) for _, result in kernels for length in re.findall(r"\[\d+,\d+,(\d+),\d+\]", result)}
+    rest = sorted(set(lengths) - served)
+    if not rest:
+        return names
+    return f"{names}; XLA for texts of {' and '.join(map(str, rest))} tokens (their scores pass through memory)"

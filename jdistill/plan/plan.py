@@ -1,87 +1,149 @@
-"""A plan of one train step on one slice of chips, compiled or estimated."""
+"""A plan of one train step on one slice of chips."""
 
 import time
-from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
-from jax.sharding import AbstractMesh, AxisType
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from jdistill.config import UserError
 from jdistill.parallel import make_mesh
 from jdistill.parallel.mesh import AXES
-from jdistill.plan.collectives import Collective, find_collectives
-from jdistill.plan.compiled import CompiledStep, Memory, compile_step, state_bytes
-from jdistill.plan.cycles import Cycles, find_cycles, traffic
-from jdistill.plan.estimate import Largest, Roofline, largest_batch, roofline
-from jdistill.plan.hlo import count_runs, parse_hlo
-from jdistill.plan.job import Job, batch_bytes, model_flops, trace
-from jdistill.plan.kernels import attention_path, compiled_kernels, traced_kernels
+from jdistill.plan.compiled import CompiledStep, compile_step
+from jdistill.plan.flops import model_flops
+from jdistill.plan.job import Job, batch_bytes, state_form, trace
+from jdistill.plan.largest import Largest, estimate_largest, search_largest
+from jdistill.plan.roofline import Roofline, roofline
 from jdistill.plan.topology import Topology, topology_devices
-from jdistill.plan.traced import find_work, peak_bytes
-from jdistill.plan.transfers import traced_collectives
-from jdistill.plan.verdict import verdict
 
-COMPILED = "the scheduled program"
-TRACED = "the traced step, as if fused ideally"
+
+class State(NamedTuple):
+    """Bytes per chip of what every step needs, whatever the compiler makes of it; from shapes and shardings."""
+
+    parameters: int
+    """Parameters of student and losses."""
+    optimizer: int
+    """Optimizer state and the moving average of parameters."""
+    trained: int
+    """Trained parameters, and as much again for their gradients."""
+    batch: int
 
 
 class Plan(NamedTuple):
-    """Resources of one step. Nothing was run; everything but memory and counts is an estimate."""
+    """Resources of one step. Nothing was run."""
 
     job: Job
     topology: Topology
-    compiled: bool
-    """Whether the step was compiled for the chips, or only traced."""
     seconds_to_plan: float
-    memory: Memory | None
-    """Per chip; None if it does not fit."""
-    needed: int | None
-    """Bytes per chip needed according to the compiler, if it does not fit."""
+    state: State
+    step: CompiledStep | None
+    """None for chips that nothing can be compiled for here."""
     model_flops: float
     """Per chip, by formula."""
-    program_flops: float
-    """Per chip, counted in the traced step, including recomputation and the loss."""
-    compiler_flops: float | None
-    compiler_bytes: float | None
-    traffic: float
-    """Bytes per chip to and from HBM."""
-    counted_in: str
-    """Where traffic and collectives were counted."""
-    collectives: Sequence[Collective]
+    traffic: int
+    """Bytes to and from HBM per chip, at the least."""
     roofline: Roofline
-    cycles: Cycles | None
-    attention: str
     largest: Largest | None
-    verdict: Sequence[str]
-    notes: Sequence[str]
-    """Missing information, and how things were counted."""
 
     @property
-    def fits(self) -> bool:
-        """Whether the step fits into the memory of a chip."""
-        return self.memory is not None and self.memory.total <= self.topology.chip.memory
+    def fits(self) -> bool | None:
+        """Whether the step fits into the memory of a chip; None if that is not known without compiling it."""
+        capacity = self.topology.chip.memory
+        if self.step is None:
+            return False if sum(self.state) > capacity else None
+        return self.step.memory is not None and self.step.memory.total <= capacity
 
     @property
-    def cycle_seconds(self) -> float | None:
-        """Seconds of a step by the compiler's cycles, plus collectives without overlap."""
-        return None if self.cycles is None else self.cycles.seconds + self.roofline.communication
+    def used(self) -> int | None:
+        """Bytes per chip that the compiled step takes, or would need."""
+        if self.step is None:
+            return None
+        return self.step.needed if self.step.memory is None else self.step.memory.total
 
 
 def make_plan(job: Job, topology: Topology, *, search: bool = False) -> Plan:
-    """Plan a step: compile it for TPUs, or estimate it from its trace for other chips.
+    """Plan a step: compile it for TPUs; for other chips, only add up what is known without a compiler.
 
     Args:
       job: the step.
       topology: the chips.
-      search: find the largest batch by compiling several batch sizes instead of from the trace; slow.
+      search: find the largest batch by compiling several batch sizes instead of estimating it; slow.
 
     Raises:
       UserError: if the batch does not divide over the chips, or the TPU compiler is missing.
     """
     _check_divides(job, topology)
+    began, rows, chips = time.perf_counter(), job.global_batch_size, topology.chips
+    mesh: Any
     if topology.chip.platform == "tpu":
-        return _compiled(job, topology, search=search)
-    return _traced(job, topology)
+        mesh = make_mesh(topology_devices(topology.name), fsdp=job.fsdp)
+        step = compile_step(job, mesh, rows)
+    else:
+        mesh = AbstractMesh((chips // job.fsdp, job.fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+        trace(job, mesh, rows)  # finds terms that do not match the data
+        step = None
+    state, flops = state_bytes(job, mesh), model_flops(job, rows) / chips
+    traffic = least_traffic(state, step.memory.temporary if step is not None and step.memory is not None else 0)
+    plan = Plan(
+        job=job,
+        topology=topology,
+        seconds_to_plan=0.0,
+        state=state,
+        step=step,
+        model_flops=flops,
+        traffic=traffic,
+        roofline=roofline(
+            topology,
+            flops=max(flops, (step and step.flops) or 0.0),
+            traffic=traffic,
+            collectives=() if step is None else step.collectives,
+            dtype=job.student.config.dtype,
+        ),
+        largest=None,
+    )
+    largest = _largest(plan, mesh, search=search)
+    return plan._replace(largest=largest, seconds_to_plan=time.perf_counter() - began)
+
+
+def state_bytes(job: Job, mesh: Mesh) -> State:
+    """Bytes per chip of parameters, optimizer state, batch and gradients, as sharded."""
+    state = state_form(job, mesh)
+    return State(
+        parameters=_on_one_chip(state.params),
+        optimizer=_on_one_chip((state.opt_state, state.ema)),
+        trained=_on_one_chip(job.groups.split(state.params)[0]),
+        batch=batch_bytes(job, job.global_batch_size, mesh.size) // mesh.size,
+    )
+
+
+def _on_one_chip(tree: Any) -> int:
+    return sum(prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def least_traffic(state: State, temporary: int) -> int:
+    """Bytes that pass between a chip and its HBM at the least.
+
+    Trained parameters and optimizer state are read and written, the batch is read, and what lies in temporary memory
+    has been written there to be read. XLA's own `bytes accessed` is no lower bound: it includes fast memory.
+    """
+    return 2 * (state.trained + state.optimizer + temporary) + state.batch
+
+
+def _largest(plan: Plan, mesh: Mesh, *, search: bool) -> Largest | None:
+    job, capacity, used = plan.job, plan.topology.chip.memory, plan.used
+    rows, unit = job.global_batch_size, job.unit(plan.topology.chips)
+    fixed = plan.state.parameters + plan.state.optimizer + plan.state.trained
+    estimate = None if used is None else estimate_largest(rows, used, fixed=fixed, capacity=capacity, unit=unit)
+    if not search or plan.step is None:
+        return estimate
+
+    def compiled(other: int) -> int | None:
+        memory = compile_step(job, mesh, other).memory
+        return None if memory is None else memory.total
+
+    first = rows // 2 // unit * unit if estimate is None else estimate.rows
+    return search_largest(compiled, rows, used if plan.fits else None, first, capacity=capacity, unit=unit)
 
 
 def _check_divides(job: Job, topology: Topology) -> None:
@@ -98,136 +160,3 @@ def _check_divides(job: Job, topology: Topology) -> None:
         raise UserError(
             f"train.fsdp={job.fsdp}: the {topology.chips} chips of {topology.name} do not divide into such groups."
         )
-
-
-def _compiled(job: Job, topology: Topology, *, search: bool) -> Plan:
-    mesh = make_mesh(topology_devices(topology.name), fsdp=job.fsdp)
-    began, rows, chips = time.perf_counter(), job.global_batch_size, topology.chips
-    step = compile_step(job, mesh, rows)
-    largest = _search(job, topology, mesh, step, by_compiling=search)
-    notes, kernels = list(step.missing), traced_kernels(step.traced, "tpu")
-    if step.text is not None:
-        program = parse_hlo(step.text)
-        runs = count_runs(program)
-        moved: float = traffic(program, runs)
-        collectives = find_collectives(program, runs, chips)
-        cycles = find_cycles(program, runs, topology.chip, kernels)
-        path = attention_path(compiled_kernels(program), job.rows.lengths)
-        notes += [f"loop {name}: unknown trip count, counted once" for name in runs.unknown]
-    else:
-        moved, cycles = step.work.bytes / chips, None
-        path = f"{attention_path(kernels, job.rows.lengths)}, as traced"
-        collectives = traced_collectives(step.traced, "tpu")
-    estimate = _roofline(job, topology, step.work.flops / chips, moved, collectives)
-    if cycles is not None and cycles.seconds < estimate.compute:
-        cycles = None
-        notes.append("the compiler's cycles are ignored: they are fewer than the arithmetic takes at peak rate")
-    used = None if step.memory is None else step.memory.total
-    state = sum(state_bytes(job, mesh))
-    return Plan(
-        job=job,
-        topology=topology,
-        compiled=True,
-        seconds_to_plan=time.perf_counter() - began,
-        memory=step.memory,
-        needed=step.needed,
-        model_flops=model_flops(job, rows) / chips,
-        program_flops=step.work.flops / chips,
-        compiler_flops=step.flops,
-        compiler_bytes=step.bytes_accessed,
-        traffic=moved,
-        counted_in=TRACED if step.text is None else COMPILED,
-        collectives=collectives,
-        roofline=estimate,
-        cycles=cycles,
-        attention=path,
-        largest=largest,
-        verdict=verdict(job, topology, used=used, needed=step.needed, state=state, estimate=estimate, largest=largest),
-        notes=notes,
-    )
-
-
-def _search(job: Job, topology: Topology, mesh: Any, step: CompiledStep, *, by_compiling: bool) -> Largest:
-    used = None if step.memory is None else step.memory.total
-    rows, peak = job.global_batch_size, peak_bytes(step.traced, "tpu")
-    state, example = (
-        sum(state_bytes(job, mesh)),
-        batch_bytes(job, job.global_batch_size, topology.chips) // topology.chips,
-    )
-
-    def compiled(fewer: int) -> int | None:
-        memory = compile_step(job, mesh, fewer).memory
-        return None if memory is None else memory.total
-
-    def scaled(fewer: int) -> int:
-        # The compiler's temporary memory is roughly a constant fraction of the trace's peak at every batch size.
-        temporary = (used or step.needed or peak) - state - example
-        part = peak_bytes(trace(job, mesh, fewer).jaxpr, "tpu") / peak
-        return int(state + example * fewer / rows + temporary * part)
-
-    return largest_batch(
-        compiled if by_compiling else scaled,
-        rows,
-        unit=job.unit(topology.chips),
-        capacity=topology.chip.memory,
-        first=used,
-        needed=step.needed,
-        tried_by="both compiled" if by_compiling else "one compiled, the other traced and scaled",
-    )
-
-
-def _traced(job: Job, topology: Topology) -> Plan:
-    """Plan without a compiler, from work and memory of the traced step."""
-    began, chips, rows = time.perf_counter(), topology.chips, job.global_batch_size
-    mesh: Any = AbstractMesh((chips // job.fsdp, job.fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
-    step = trace(job, mesh, rows)
-    platform = topology.chip.platform
-    work, (parameters, optimizer) = find_work(step.jaxpr, platform), state_bytes(job, mesh)
-    memory = Memory(parameters, optimizer, batch_bytes(job, rows, chips) // chips, peak_bytes(step.jaxpr, platform), 0)
-    collectives = traced_collectives(step.jaxpr, platform)
-    estimate = _roofline(job, topology, work.flops / chips, work.bytes / chips, collectives)
-    state, used = parameters + optimizer, memory.total
-    largest = largest_batch(
-        lambda fewer: memory.total - memory.temporary + peak_bytes(trace(job, mesh, fewer).jaxpr, platform),
-        rows,
-        unit=job.unit(chips),
-        capacity=topology.chip.memory,
-        first=used,
-        needed=None,
-        tried_by="both traced",
-    )
-    return Plan(
-        job=job,
-        topology=topology,
-        compiled=False,
-        seconds_to_plan=time.perf_counter() - began,
-        memory=memory,
-        needed=None,
-        model_flops=model_flops(job, rows) / chips,
-        program_flops=work.flops / chips,
-        compiler_flops=None,
-        compiler_bytes=None,
-        traffic=work.bytes / chips,
-        counted_in=TRACED,
-        collectives=collectives,
-        roofline=estimate,
-        cycles=None,
-        attention="chosen when the step is compiled on the machine",
-        largest=largest,
-        verdict=verdict(
-            job,
-            topology,
-            used=used,
-            needed=None,
-            state=state,
-            estimate=estimate,
-            largest=largest,
-            compiled=False,
-        ),
-        notes=["not compiled: temporary memory is an upper bound, from the traced step without fusion"],
-    )
-
-
-def _roofline(job: Job, topology: Topology, flops: float, moved: float, collectives: Sequence[Collective]) -> Roofline:
-    dtype = job.student.config.dtype
-    return roofline(topology, flops=flops, traffic=moved, collectives=collectives, dtype=dtype)

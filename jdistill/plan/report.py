@@ -1,45 +1,29 @@
-"""Formats a plan as text or as plain values. Estimates are labelled as such."""
+"""Formats a plan as text or as plain values."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from jdistill.plan.collectives import seconds
 from jdistill.plan.plan import Plan
+from jdistill.plan.roofline import seconds
 from jdistill.plan.rows import RowForm
+from jdistill.plan.verdict import verdict
 
 
-def format_plan(plan: Plan, assumed: Sequence[str] = ()) -> str:
-    """Format a plan as text.
+def as_values(plan: Plan, assumed: Sequence[str] = ()) -> dict[str, Any]:
+    """A plan as plain values: seconds, bytes, FLOPs and rows, per chip unless the key says otherwise.
 
     Args:
       plan: result of `make_plan`.
       assumed: assumptions, one sentence each.
     """
-    lines = [_title(plan), *_section("step", [_step(plan)]), *_section("assumed", assumed)]
-    account = "as reported by the compiler" if plan.compiled else "an estimate"
-    lines += _section(f"memory per chip, {account}", _memory(plan))
-    lines += _section("work per chip", _work(plan))
-    lines += _section(f"collectives, counted in {plan.counted_in.split(',')[0]}", _collectives(plan))
-    lines += _section("time of a step (estimates)", _times(plan))
-    if plan.largest is not None:
-        rows = f"{plan.largest.rows:,} rows" if plan.largest.rows else "none"
-        lines += _section("largest batch (estimate)", [f"{rows}, on {plan.largest.how}"])
-    lines += _section("attention", [plan.attention])
-    lines += _section("notes", list(plan.notes))
-    lines += _section("verdict", plan.verdict)
-    return "\n".join(lines)
-
-
-def as_values(plan: Plan, assumed: Sequence[str] = ()) -> dict[str, Any]:
-    """A plan as plain values: seconds, bytes, FLOPs and rows, per chip unless the key says otherwise."""
-    job, topology, memory = plan.job, plan.topology, plan.memory
+    job, topology, step, roof = plan.job, plan.topology, plan.step, plan.roofline
     return {
         "name": job.name,
         "topology": topology.name,
         "chip": topology.chip.name,
         "chips": topology.chips,
         "peak_flops": topology.chip.flops,
-        "compiled": plan.compiled,
+        "compiled": step is not None,
         "global_batch_size": job.global_batch_size,
         "microbatches": job.microbatches,
         "fsdp": job.fsdp,
@@ -48,45 +32,64 @@ def as_values(plan: Plan, assumed: Sequence[str] = ()) -> dict[str, Any]:
         "shared_rows": _shared_values(job.rows),
         "assumed": list(assumed),
         "fits": plan.fits,
-        "memory": None if memory is None else {**memory._asdict(), "total": memory.total},
-        "memory_needed": plan.needed,
+        "memory": _memory_values(plan),
+        "memory_needed": None if step is None else step.needed,
         "memory_available": topology.chip.memory,
         "flops": {
             "model_by_formula": plan.model_flops,
-            "traced_program": plan.program_flops,
-            "compiler_loop_bodies_once": plan.compiler_flops,
+            "compiler_loop_bodies_once": None if step is None else step.flops,
         },
-        "bytes": {"hbm_traffic": plan.traffic, "compiler_accessed_loop_bodies_once": plan.compiler_bytes},
-        "counted_in": plan.counted_in,
-        "collectives": [
-            {**collective._asdict(), "seconds_estimate": seconds(collective, topology)}
-            for collective in plan.collectives
-        ],
+        "bytes": {
+            "hbm_at_least": plan.traffic,
+            "compiler_accessed_loop_bodies_once": None if step is None else step.bytes_accessed,
+        },
+        "collectives": None
+        if step is None or step.memory is None
+        else [{**c._asdict(), "seconds_at_least": seconds(c, topology)} for c in step.collectives],
         "roofline_estimate": {
-            **plan.roofline._asdict(),
-            "seconds": plan.roofline.seconds,
-            "bound": plan.roofline.bound,
-            "rows_per_second_all_chips": job.global_batch_size / plan.roofline.seconds,
-        },
-        "cycles_estimate": None
-        if plan.cycles is None or plan.cycle_seconds is None
-        else {
-            **plan.cycles._asdict(),
-            "seconds_with_collectives": plan.cycle_seconds,
-            "rows_per_second_all_chips": job.global_batch_size / plan.cycle_seconds,
+            **roof._asdict(),
+            "seconds": roof.seconds,
+            "bound": roof.bound,
+            "rows_per_second_all_chips": job.global_batch_size / roof.seconds,
         },
         "largest_batch": None if plan.largest is None else plan.largest._asdict(),
-        "attention": plan.attention,
-        "notes": list(plan.notes),
-        "verdict": list(plan.verdict),
+        "attention": None if step is None else step.attention,
+        "notes": [] if step is None else list(step.notes),
+        "verdict": verdict(plan),
         "seconds_to_plan": plan.seconds_to_plan,
     }
 
 
-def _title(plan: Plan) -> str:
+def format_plan(plan: Plan, assumed: Sequence[str] = ()) -> str:
+    """Format a plan as text; arguments as of `as_values`."""
+    step = plan.step
     chips = f"{plan.topology.chips} x {plan.topology.chip.name}"
-    how = "compiled ahead of time, nothing ran" if plan.compiled else "not compiled, estimated from the traced step"
-    return f"{plan.job.name} on {plan.topology.name}: {chips}, {how} ({plan.seconds_to_plan:.0f} s)"
+    how = "not compiled" if step is None else "compiled ahead of time, nothing ran"
+    lines = [f"{plan.job.name} on {plan.topology.name}: {chips}, {how} ({plan.seconds_to_plan:.0f} s)"]
+    lines += _section("step", [_step(plan)])
+    lines += _section("assumed", assumed)
+    lines += _section("memory per chip", _memory(plan))
+    lines += _section("work per chip", _work(plan))
+    lines += _section("collectives of the compiled program", _collectives(plan))
+    lines += _section("time of a step, a lower bound from published peaks; nothing was measured", _times(plan))
+    if plan.largest is not None:
+        rows = f"{plan.largest.rows:,} rows" if plan.largest.rows else "none"
+        lines += _section("largest batch", [f"{rows}: {plan.largest.how}"])
+    if step is not None and step.attention is not None:
+        lines += [*_section("attention", [step.attention]), *_section("notes", step.notes)]
+    return "\n".join(lines + _section("verdict", verdict(plan)))
+
+
+def size(count: float) -> str:
+    """Format a number of bytes."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= scale:
+            return f"{count / scale:,.2f} {unit}" if unit == "GiB" else f"{count / scale:,.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def _section(name: str, lines: Sequence[str]) -> list[str]:
+    return [f"  {name}", *(f"    {line}" for line in lines)] if lines else []
 
 
 def _step(plan: Plan) -> str:
@@ -128,84 +131,76 @@ def _shared_values(form: RowForm) -> dict[str, Any] | None:
     }
 
 
+def _memory_values(plan: Plan) -> dict[str, int] | None:
+    """Memory as the compiler reports it, and what its arguments consist of; without a compiler, None."""
+    if plan.step is None or plan.step.memory is None:
+        return None
+    memory, state = plan.step.memory, plan.state
+    parts = {"parameters": state.parameters, "optimizer": state.optimizer, "batch": state.batch}
+    return {**memory._asdict(), "total": memory.total, **parts}
+
+
 def _memory(plan: Plan) -> list[str]:
-    memory, available = plan.memory, plan.topology.chip.memory
-    if memory is None:
-        needs = "more" if plan.needed is None else size(plan.needed)
-        return [f"needs {needs}, has {size(available)} of HBM"]
-    lines = [
-        f"{size(memory.parameters):>10}  parameters",
-        f"{size(memory.optimizer):>10}  optimizer state",
-        f"{size(memory.batch):>10}  batch, and tile padding",
-        f"{size(memory.temporary):>10}  activations, gradients and other temporary memory",
+    state, step, available = plan.state, plan.step, plan.topology.chip.memory
+    parts = [
+        f"{size(state.parameters):>10}  parameters",
+        f"{size(state.optimizer):>10}  optimizer state",
+        f"{size(state.batch):>10}  the batch",
+    ]
+    if step is None:
+        return [
+            *parts,
+            f"{size(state.trained):>10}  gradients",
+            f"{size(sum(state)):>10}  together, of {size(available)} of HBM; activations come on top",
+        ]
+    if step.memory is None:
+        return [f"needs {'more' if step.needed is None else size(step.needed)}, has {size(available)} of HBM"]
+    memory = step.memory
+    return [
+        f"{size(memory.arguments):>10}  arguments, of which",
+        *(f"  {part}" for part in parts),
+        f"{size(memory.output):>10}  output",
+        f"{size(memory.temporary):>10}  temporary: gradients, activations and all else",
         f"{size(memory.program):>10}  the program",
         f"{size(memory.total):>10}  total, {memory.total / available:.0%} of {size(available)} of HBM",
+        f"{size(memory.peak):>10}  in use at once by XLA's count, fast memory included",
     ]
-    return [line for line in lines if plan.compiled or "the program" not in line]
 
 
 def _work(plan: Plan) -> list[str]:
-    lines = [
-        f"{_tera(plan.model_flops)} by formula (model FLOPs: matrices and attention, no recomputation)",
-        f"{_tera(plan.program_flops)} of matrix products in the traced step, with loss and recomputation",
-    ]
-    if plan.compiler_flops is not None:
-        lines.append(f"{_tera(plan.compiler_flops)} by the compiler's count, loop bodies counted once")
-    lines.append(f"{size(plan.traffic):>10}  to and from HBM, counted in {plan.counted_in}")
-    if plan.compiler_bytes is not None:
-        once = "including fast memory, loop bodies counted once"
-        lines.append(f"{size(plan.compiler_bytes):>10}  accessed by the compiler's count, {once}")
+    lines = [f"{_tera(plan.model_flops)}  by formula (matrices and attention, no recomputation)"]
+    if plan.step is not None and plan.step.flops is not None:
+        lines.append(f"{_tera(plan.step.flops)}  by XLA's count, loop bodies counted once, without Pallas kernels")
+    lines.append(f"{size(plan.traffic):>10}  to and from HBM, at the least")
+    if plan.step is not None and plan.step.bytes_accessed is not None:
+        lines.append(
+            f"{size(plan.step.bytes_accessed):>10}  accessed by XLA's count, fast memory included, likewise once"
+        )
     return lines
 
 
 def _collectives(plan: Plan) -> list[str]:
-    if not plan.collectives:
-        return ["none"]
+    if plan.step is None or plan.step.memory is None:
+        return []
     return [
         f"{size(c.bytes):>10}  {c.kind} x {c.count} over {c.group} chips"
         + (f", {c.in_loops} of them in loops" if c.in_loops else "")
-        + f"; {1e3 * seconds(c, plan.topology):.2f} ms at the links' rate"
-        for c in plan.collectives
-    ]
+        + f"; {1e3 * seconds(c, plan.topology):.2f} ms at the links' peak"
+        for c in plan.step.collectives
+    ] or ["none"]
 
 
 def _times(plan: Plan) -> list[str]:
-    roof = plan.roofline
-    lines = [
-        f"roofline, published peak rates: compute {1e3 * roof.compute:.2f} ms, HBM {1e3 * roof.memory:.2f} ms, links "
-        f"{1e3 * roof.communication:.2f} ms",
-        f"  no faster than {_rate(plan, roof.seconds)}",
+    roof, rows = plan.roofline, plan.job.global_batch_size
+    known = plan.step is not None and plan.step.memory is not None
+    links = f"{1e3 * roof.communication:.2f} ms" if known else "unknown"
+    share = plan.model_flops / roof.seconds / plan.topology.chip.flops
+    return [
+        f"compute {1e3 * roof.compute:.2f} ms, HBM {1e3 * roof.memory:.2f} ms, interconnect {links}",
+        f"no faster than {1e3 * roof.seconds:.2f} ms: at most {rows / roof.seconds:,.0f} rows/s on all chips, "
+        f"MFU {share:.0%}",
     ]
-    if plan.cycles is not None and plan.cycle_seconds is not None:
-        clock = (plan.topology.chip.clock or 0) / 1e9
-        known = plan.cycles.cycles / clock / 1e6
-        lines += [
-            f"compiler's cycles: {plan.cycles.cycles / 1e6:,.1f} million at {clock:.2f} GHz = {known:.2f} ms, plus "
-            "links without overlap",
-            f"  ops without a cycle estimate, e.g. Pallas kernels: {1e3 * plan.cycles.seconds - known:.2f} ms at peak "
-            f"rates, {plan.cycles.without:.0%} of the chip's time",
-            f"  total {_rate(plan, plan.cycle_seconds)}",
-        ]
-    return lines
-
-
-def _rate(plan: Plan, spent: float) -> str:
-    """Time, rows per second on all chips, and model FLOPs utilization (MFU)."""
-    share = plan.model_flops / spent / plan.topology.chip.flops
-    return f"{1e3 * spent:.2f} ms = {plan.job.global_batch_size / spent:,.0f} rows/s on all chips, MFU {share:.0%}"
-
-
-def _section(name: str, lines: Sequence[str]) -> list[str]:
-    return [f"  {name}", *(f"    {line}" for line in lines)] if lines else []
 
 
 def _tera(flops: float) -> str:
     return f"{flops / 1e12:>7.3f} TF"
-
-
-def size(count: float) -> str:
-    """Format a number of bytes."""
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= scale:
-            return f"{count / scale:,.2f} {unit}" if unit == "GiB" else f"{count / scale:,.1f} {unit}"
-    return f"{count:.0f} B"

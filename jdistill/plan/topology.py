@@ -70,7 +70,7 @@ def topology_devices(name: str) -> list[jax.Device]:  # pyright: ignore[reportIn
     if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
         raise UserError(
             f"--topology {name}: the TPU compiler is missing. Run `pip install 'jdistill[aot]'` (Linux, x86-64); "
-            "h100:N and h200:N are estimated without a compiler."
+            "h100:N and h200:N need none, and say less."
         )
     for key, value in ALONE.items():
         os.environ.setdefault(key, value)

@@ -1,10 +1,9 @@
-"""Summary of a plan in sentences: whether it fits, its bottleneck, and what to change."""
+"""Summary of a plan in sentences: whether it fits, what bounds its time, and what to change."""
 
 from math import ceil
 
-from jdistill.plan.estimate import Largest, Roofline
-from jdistill.plan.job import Job
-from jdistill.plan.topology import Topology
+from jdistill.plan.chips import GIB
+from jdistill.plan.plan import Plan
 
 TIGHT = 0.92
 """Fraction of memory above which a plan is called tight, as evaluation and transfers need some, too."""
@@ -12,62 +11,49 @@ FEW_TOKENS = 2048
 """Tokens per chip and microbatch below which the matrix units are underused."""
 
 
-def verdict(
-    job: Job,
-    topology: Topology,
-    *,
-    used: int | None,
-    needed: int | None,
-    state: int,
-    estimate: Roofline,
-    largest: Largest | None,
-    compiled: bool = True,
-) -> list[str]:
-    """Sentences, the most important first.
-
-    Args:
-      job: the planned step.
-      topology: the chips.
-      used: bytes per chip; None if it does not fit.
-      needed: bytes per chip it would need, if it does not fit and this is known.
-      state: bytes of parameters and optimizer state per chip.
-      estimate: time of one step at published rates.
-      largest: the largest batch that fits, if known.
-      compiled: whether memory is reported by the compiler; estimates from a trace are too high.
-    """
-    capacity, rows = topology.chip.memory, job.global_batch_size
-    lines: list[str] = []
-    if used is None or used > capacity:
-        want = f" (needs {(used or needed or 0) / 2**30:.1f} GiB)" if used or needed else ""
-        fails = "does not fit" if compiled else "may not fit, by an estimate without fusion"
-        lines.append(f"{fails}: {capacity / 2**30:.1f} GiB per chip{want}. {_smaller(job, topology, largest)}")
-    else:
-        tight = " It is tight; leave room for evaluation." if used > TIGHT * capacity else ""
-        lines.append(f"fits: {used / 2**30:.1f} of {capacity / 2**30:.1f} GiB per chip.{tight}")
+def verdict(plan: Plan) -> list[str]:
+    """Sentences, the most important first."""
+    job, topology = plan.job, plan.topology
+    capacity, state = topology.chip.memory, plan.state.parameters + plan.state.optimizer
+    lines = [_fit(plan)]
     if state > 0.4 * capacity and topology.chips > 1:
         lines.append(
             f"parameters and optimizer state take {state / capacity:.0%} of a chip's memory; shard them, for example "
             "with train.fsdp=4."
         )
-    lines.append(_bound(job, topology, estimate, largest))
-    pieces = rows // topology.chips // job.microbatches * job.rows.tokens
-    if pieces < FEW_TOKENS and job.student.layers:
+    lines.append(_bound(plan))
+    tokens = job.global_batch_size // topology.chips // job.microbatches * job.rows.tokens
+    if tokens < FEW_TOKENS and job.student.layers:
         change = "fewer train.microbatches, " if job.microbatches > 1 else ""
         lines.append(
-            f"each chip encodes only {pieces:,.0f} tokens at a time, too few to keep it busy; use {change}a larger "
+            f"each chip encodes only {tokens:,.0f} tokens at a time, too few to keep it busy; use {change}a larger "
             "train.global_batch_size or fewer chips."
         )
     return lines
 
 
-def _smaller(job: Job, topology: Topology, largest: Largest | None) -> str:
-    rows = job.global_batch_size
+def _fit(plan: Plan) -> str:
+    capacity, used = plan.topology.chip.memory, plan.used
+    if plan.fits is None:
+        return (
+            f"not compiled: whether it fits into {capacity / GIB:.1f} GiB is unknown; {sum(plan.state) / GIB:.1f} GiB "
+            "are taken before any activation."
+        )
+    if plan.fits:
+        tight = " It is tight; leave room for evaluation." if used and used > TIGHT * capacity else ""
+        return f"fits: {(used or 0) / GIB:.1f} of {capacity / GIB:.1f} GiB per chip.{tight}"
+    want = used or (sum(plan.state) if plan.step is None else 0)
+    needs = f" (needs {want / GIB:.1f} GiB)" if want else ""
+    return f"does not fit: {capacity / GIB:.1f} GiB per chip{needs}. {_smaller(plan)}"
+
+
+def _smaller(plan: Plan) -> str:
+    """What makes the step fit: as many microbatches as leave each at most the rows that fit, or fewer rows."""
+    job, rows, largest = plan.job, plan.job.global_batch_size, plan.largest
     if largest is None or largest.rows == 0:
-        if topology.chips > 1:
-            return "Raise train.microbatches and train.fsdp, or use chips with more memory."
-        return "Raise train.microbatches, or use chips with more memory."
-    times = ceil(rows / largest.rows)
-    pieces, unit = job.microbatches * times, topology.chips * job.rows.multiple
+        shard = " and train.fsdp" if plan.topology.chips > 1 else ""
+        return f"Raise train.microbatches{shard}, or use chips with more memory."
+    pieces, unit = job.microbatches * ceil(rows / largest.rows), plan.topology.chips * job.rows.multiple
     while pieces < rows and rows % (pieces * unit):
         pieces += 1
     if rows % (pieces * unit):
@@ -75,21 +61,28 @@ def _smaller(job: Job, topology: Topology, largest: Largest | None) -> str:
     return f"Set train.microbatches={pieces}, or lower train.global_batch_size to {largest.rows:,}."
 
 
-def _bound(job: Job, topology: Topology, estimate: Roofline, largest: Largest | None) -> str:
-    if estimate.bound == "compute":
-        return "compute-bound at published rates: use more chips, a smaller student or shorter texts."
-    if estimate.bound == "communication":
+def _bound(plan: Plan) -> str:
+    job, roof, largest = plan.job, plan.roofline, plan.largest
+    if roof.bound == "communication":
         room = "" if largest is None or largest.rows <= job.global_batch_size else f" (up to {largest.rows:,} rows fit)"
         fsdp = " or a smaller train.fsdp" if job.fsdp > 1 else ""
         return (
-            f"communication-bound: the bytes sent do not depend on the batch, so use a larger "
+            "communication-bound: most of the bytes sent do not depend on the batch, so use a larger "
             f"train.global_batch_size{room}, fewer chips{fsdp}."
         )
-    change = "student.dtype=bfloat16 halves most of it" if job.student.config.dtype == "float32" else _traffic(topology)
+    accessed = 0.0 if plan.step is None else plan.step.bytes_accessed or 0.0
+    if roof.bound == "compute" and accessed / plan.topology.chip.bandwidth > roof.compute:
+        return (
+            "compute-bound if the fast memory keeps most of what XLA counts as accessed, memory-bound if not: use more "
+            "chips, a smaller student or shorter texts."
+        )
+    if roof.bound == "compute":
+        return "compute-bound at published peaks: use more chips, a smaller student or shorter texts."
+    change = "student.dtype=bfloat16 halves most of it" if job.student.config.dtype == "float32" else _traffic(plan)
     return f"memory-bound: HBM bandwidth is the bottleneck, not arithmetic; {change}."
 
 
-def _traffic(topology: Topology) -> str:
-    if topology.chip.platform == "tpu":
+def _traffic(plan: Plan) -> str:
+    if plan.topology.chip.platform == "tpu":
         return "lengths that are multiples of 128 waste no lanes, and wider students use the matrix units better"
-    return "a wider student, or attention that keeps its scores on the chip, uses the arithmetic better"
+    return "a larger train.global_batch_size shares the optimizer's traffic among more rows"

@@ -41,8 +41,7 @@ dimensions={0}, backend_config={"async_collective_fusion_config":{"flag_start":"
   %state.2 = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) parameter(0)
   %value = f32[8,128]{1,0:T(8,128)} get-tuple-element(%state.2), index=1
   %table = f32[1000,128]{1,0:T(8,128)} custom-call(), custom_call_target="AllocateBuffer"
-  %looked = f32[8,128]{1,0:T(8,128)} fusion(%value, %table), kind=kLoop, calls=%inside, \
-backend_config={"window_config":{"estimated_cycles":"1000"}}
+  %looked = f32[8,128]{1,0:T(8,128)} fusion(%value, %table), kind=kLoop, calls=%inside
   %reduced = f32[8,128]{1,0:T(8,128)} all-reduce(%looked), channel_id=2, \
 replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, to_apply=%add
   ROOT %next = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) tuple(%value, %reduced)
@@ -51,8 +50,7 @@ replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, to_apply=%add
 ENTRY %main (arg: f32[8,128], small: bf16[3,5]) -> f32[8,128] {
   %arg = f32[8,128]{1,0:T(8,128)} parameter(0)
   %small = bf16[3,5]{1,0:T(8,128)(2,1)} parameter(1)
-  %fast = f32[8,128]{1,0:T(8,128)S(1)} copy(%arg), backend_config={"window_config":{"estimated_cycles":"50"}}
-  %never = f32[8,128]{1,0:T(8,128)} add(%arg, %arg), backend_config={"estimated_cycles":"9223372036854775807"}
+  %fast = f32[8,128]{1,0:T(8,128)S(1)} copy(%arg)
   %begun = (f32[8,128]{1,0:T(8,128)}, f32[32,128]{1,0:T(8,128)}) fusion(%arg), kind=kCustom, calls=%starts
   %all = f32[32,128]{1,0:T(8,128)} fusion(%fast), kind=kCustom, calls=%goes_on
   %first = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) tuple(%small, %arg)
@@ -92,8 +90,7 @@ backend_config={"flag_configs":[],"custom_call_config":{"body":"TUzvUgFNTElSMjMu
 frontend_attributes={kernel_metadata={
 "xprof_metadata":"{\\"block_q\\": 256, \\"use_fused_bwd_kernel\\": false}"
 }}
-  %after = f32[16,256,128]{2,1,0:T(8,128)S(1)} fusion(%attended), kind=kLoop, calls=%inside, \
-backend_config={"flag_configs":[],"window_config":{"kernel_window_bounds":[],"estimated_cycles":"87217"}}
+  %after = f32[16,256,128]{2,1,0:T(8,128)S(1)} fusion(%attended), kind=kLoop, calls=%inside
   ROOT %next = (s32[]{:T(128)}, f32[2,12,256,64]{3,2,1,0:T(8,128)}) tuple(%turn.2, %attended)
 }
 

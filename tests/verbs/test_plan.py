@@ -53,6 +53,9 @@ def test_a_plan_needs_neither_store_nor_teacher_nor_weights(tmp_path):
     first, second = json.loads(done.stdout)
     assert (first["chips"], second["chips"]) == (8, 4)
     assert not first["compiled"]
+    assert first["fits"] is None
+    assert first["memory"] is None
+    assert first["collectives"] is None
     assert first["microbatches"] == 2
     assert (first["query_length"], first["document_length"]) == (64, 64)  # 60, padded as the loader pads
     assert any("teacher 'big' have width 1024" in sentence for sentence in first["assumed"])
