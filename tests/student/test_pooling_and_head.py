@@ -1,4 +1,4 @@
-"""What stands behind the encoder: chosen, inherited, refused; and read from folders that others wrote."""
+"""Pooling, head and normalisation: chosen, inherited, refused; and read from folders that others wrote."""
 
 import jax
 import jax.numpy as jnp
