@@ -22,6 +22,7 @@ EXAMPLES = """\
 the pipeline, in order:
   jdistill demo                                     the full pipeline on text already on your machine
   jdistill embed    configs/x.yaml                  text + teacher -> store
+  jdistill prune    configs/x.yaml                  model + text -> smaller model, where the recipe prunes one
   jdistill plan     configs/x.yaml                  memory and work of training on a TPU slice you don't have yet
   jdistill train    configs/x.yaml train.steps=500  store -> run folder
   jdistill evaluate runs/x                          run folder or model -> table
@@ -207,6 +208,10 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--search", action="store_true", help="search for the largest batch that fits; slow")
     plan.add_argument("--json", action="store_true", help="print JSON instead of text")
     add_recipe(plan)
+    prune = verb(
+        "prune", _prune, "make a trained model smaller, using the texts of the store, for a student to start from"
+    )
+    add_recipe(prune)
     train = verb("train", _train, "train the student on the store; resumes an interrupted run")
     add_recipe(train)
     add_processes(train)
@@ -268,6 +273,12 @@ def _plan(options: argparse.Namespace) -> None:
             as_json=options.json,
         )
     )
+
+
+def _prune(options: argparse.Namespace) -> None:
+    from jdistill import verbs
+
+    print(verbs.prune(verbs.load_recipe(options.config, options.overrides)))
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from jdistill.config import UserError
 from jdistill.quantization import Precision, quantize
 from jdistill.student import Student, load_architecture
+from jdistill.student.build import from_pretrained
 from jdistill.student.config import Dtype
 from jdistill.student.hf_folder import locate, read_folder
-from jdistill.student.init import from_pretrained
 from jdistill.student.lora import merge_lora
 from jdistill.student.pooling import PoolingModule
 from jdistill.types import Tokens

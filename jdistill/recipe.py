@@ -14,7 +14,7 @@ from jdistill.evaluate import Evaluator, FidelityConfig
 from jdistill.export import ExportConfig
 from jdistill.loader import LoaderConfig
 from jdistill.losses import Loss
-from jdistill.student import StudentConfig
+from jdistill.student import PruneConfig, StudentConfig
 from jdistill.teacher import TeacherConfig
 from jdistill.train import TrainConfig
 
@@ -36,6 +36,8 @@ class Recipe(Config):
     """Name -> source of texts."""
     teachers: dict[Name, TeacherConfig] = Field(default_factory=dict)
     """Name -> teacher model; losses refer to teachers by this name."""
+    prune: PruneConfig | None = None
+    """The trained model that `jdistill prune` makes smaller, after `embed` and before `train`, and what it cuts."""
     student: StudentConfig
     losses: dict[Name, Loss] = Field(min_length=1)
     """Name -> term of the training loss; the term is logged under this name."""
@@ -72,6 +74,22 @@ class Recipe(Config):
             raise ValueError(
                 f"run: the folder {self.run} is the store ({self.store}) or inside it. Runs can share a store but need "
                 f"a separate folder, such as runs/{self.name}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _student_starts_from_what_is_pruned(self) -> "Recipe":
+        if self.prune is None:
+            return self
+        if self.student.init is None or Path(self.student.init) != Path(self.prune.output):
+            raise ValueError(
+                f"student.init: is {self.student.init}, but jdistill prune writes the student's first weights to "
+                f"prune.output, {self.prune.output}. Set both to the same folder, or remove the section 'prune'."
+            )
+        if self.prune.vocabulary is not None and self.student.tokenizer is not None:
+            raise ValueError(
+                "prune.vocabulary: rebuilds the tokenizer of prune.init, but student.tokenizer replaces it. Remove "
+                "one of them."
             )
         return self
 

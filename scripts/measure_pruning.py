@@ -22,8 +22,11 @@ import numpy as np
 from jdistill.data import read_columns, text
 from jdistill.evaluate.sts import STS, sts
 from jdistill.model import Model
-from jdistill.student import Corpus, StudentConfig, make_student
-from jdistill.student.pruning.reading import LeastSquaresFit
+from jdistill.student import PruneConfig, StudentConfig, make_student
+from jdistill.student.build import read_pretrained
+from jdistill.student.pruning.narrow import LeastSquaresFit
+from jdistill.student.pruning.prune import prune
+from jdistill.student.pruning.texts import PruningTexts
 
 WAYS: dict[str, dict[str, Any]] = {
     "whole": {},
@@ -54,7 +57,7 @@ def main() -> None:
     p.add_argument("--sts", required=True)
     p.add_argument("--only", default="", help="only variants whose name contains this, besides the full model")
     a = p.parse_args()
-    corpus = Corpus.of(list(read_columns(a.texts, {a.column: text})[a.column]))
+    read = PruningTexts.of(list(read_columns(a.texts, {a.column: text})[a.column]))
     columns = read_columns(a.sts, {"sentence1": text, "sentence2": text})
     texts = [*columns["sentence1"], *columns["sentence2"]]
     whole, notes = None, []
@@ -62,7 +65,7 @@ def main() -> None:
     for name, options in WAYS.items():
         if name != "whole" and a.only not in name:
             continue
-        model, seconds = made(a.model, options, corpus, plain="nothing" in name)
+        model, seconds = made(a.model, options, read, plain="nothing" in name)
         whole = whole or (model, model.encode(texts, batch_size=128))
         vectors = whole[1] if name == "whole" else model.encode(texts, batch_size=128)
         score = STS(path=a.sts)(lambda texts, *, side, model=model: model.encode(texts, batch_size=128))
@@ -75,13 +78,21 @@ def main() -> None:
         print(json.dumps(note))
 
 
-def made(init: str, options: Mapping[str, Any], corpus: Corpus, *, plain: bool) -> tuple[Model, float]:
+def made(init: str, options: Mapping[str, Any], texts: PruningTexts, *, plain: bool) -> tuple[Model, float]:
     """The pruned model, and the seconds it took."""
     began = time.perf_counter()
-    config = StudentConfig.model_validate({"init": init, **options})
-    how = patch("jdistill.student.pruning.narrow.reading", _nothing_made_up_for) if plain else patch.dict({})
-    with how:
-        student, params = make_student(config, teacher_widths={}, key=jax.random.key(0), corpus=lambda _: corpus)
+    start = {name: value for name, value in options.items() if name in ("keep_layers", "encoder")}
+    cuts = {name: value for name, value in options.items() if name not in start}
+    config = StudentConfig.model_validate({"init": init, **start})
+    pretrained = read_pretrained(config)
+    assert pretrained is not None
+    how = patch("jdistill.student.pruning.narrow.least_squares", _nothing_made_up_for) if plain else patch.dict({})
+    if cuts:
+        section = PruneConfig.model_validate({"init": init, "output": f"{init}-pruned", **cuts})
+        with how:
+            pretrained = prune(section, config, pretrained, texts).model
+        config = StudentConfig(init=init)
+    student, params = make_student(config, teacher_widths={}, key=jax.random.key(0), pretrained=pretrained)
     return Model(student, params), time.perf_counter() - began
 
 

@@ -205,7 +205,7 @@ def test_a_batch_takes_less_than_one_and_a_half_gigabytes_whatever_its_length(en
     )
     rows = static_rows(length, 32, attends=encoder.depth > 0)
     tokens = Tokens(*(jax.ShapeDtypeStruct((rows, length), dtype) for dtype in (np.int32, np.bool_)))  # pyright: ignore
-    params = {"encoder": encoder_shapes(architecture)}
+    params = {"encoder": encoder_shapes(architecture.encoder)}
     needed = _encode.lower(Student(architecture, no_tokenizer), params, tokens).compile().memory_analysis()
     assert needed.temp_size_in_bytes < 1.5 * 2**30
 

@@ -10,21 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 
 from jdistill.config import UserError
-from jdistill.student import Student, StudentConfig, make_student
-from jdistill.student.config import Architecture
+from jdistill.student import Student, StudentConfig
+from jdistill.student.build import check_tokenizer_fits, init_params, read_pretrained, resolve, student_tokenizer
 from jdistill.student.encoders import MODEL_TYPES, Encoder, StaticConfig
-from jdistill.student.head import head_width, init_head
-from jdistill.student.lora import make_lora
-from jdistill.student.pooling import pooled_width
-from jdistill.student.pooling_and_head import chosen_head, chosen_pooling, pooling_params, projected, sees_prompt
-from jdistill.student.pruning.config import Cuts
-from jdistill.student.pruning.layers import kept_layers
-from jdistill.student.pruning.sizes import cut_encoder
-from jdistill.student.student import encoder_shapes
-from jdistill.student.tokenizer import Tokenizer
+from jdistill.student.pruning.selection import kept_layers
 
 MAX_LENGTH = 512
 """Tokens per text if neither config nor encoder have a limit."""
@@ -51,92 +42,18 @@ def planned_student(config: StudentConfig, teacher_widths: Mapping[str, int]) ->
     Raises:
       UserError: if the student's sizes cannot be determined.
     """
+    pretrained, tokenizer, assumed = None, None, []
     if config.init is not None and Path(config.init).is_dir():
-        whole = config.model_copy(update=dict.fromkeys(Cuts._fields))
-        student, params = make_student(whole, teacher_widths=teacher_widths, key=jax.random.key(0))
-        if not config.cuts.any:
-            return PlannedStudent(student, jax.tree.map(_shape, params), [])
-        architecture, assumed = _cut(config, student.config)
-        return _planned(config, architecture, teacher_widths, student.tokenizer, assumed)
-    encoder, assumed = _encoder(config)
-    encoder, cut = _smaller(config, encoder)
-    pooling = chosen_pooling(config, encoder, None, ())
-    architecture = Architecture(
-        encoder=encoder,
-        pooling=pooling,
-        include_prompt=sees_prompt(config, encoder, pooling, None),
-        head=chosen_head(config, encoder, pooling, None),
-        max_length=config.max_length or encoder.max_positions,
-        prompts=config.prompts.resolved({}),
-        projections={},
-        dropout=config.dropout,
-        dtype=config.dtype,
-        attention=config.attention,
-        remat=config.remat,
-        scan_layers=config.scan_layers,
-        backbone=config.backbone,
-        lora=config.lora,
-    )
-    return _planned(config, architecture, teacher_widths, None, assumed + cut)
-
-
-def _planned(
-    config: StudentConfig,
-    architecture: Architecture,
-    teacher_widths: Mapping[str, int],
-    tokenizer: Tokenizer | None,
-    assumed: list[str],
-) -> PlannedStudent:
-    """The planned student with the parameter shapes of an architecture."""
-    encoder, pooling = architecture.encoder, architecture.pooling
-    pooled = pooled_width(pooling, encoder)
-    width = head_width(architecture.head, pooled)
-    chosen = projected(config, width, pooling, teacher_widths)
-    architecture = architecture.model_copy(update={"projections": chosen})
-    params: dict[str, Any] = {"encoder": encoder_shapes(architecture)}
-    if config.lora is not None:
-        lora = config.lora
-        params["lora"] = jax.eval_shape(lambda: make_lora(lora, params["encoder"], jax.random.key(0)))
-    for name, initial in (
-        ("pooling", lambda: pooling_params(pooling, encoder, None, jax.random.key(0))),
-        ("head", lambda: init_head(architecture.head, pooled, jax.random.key(0))),
-    ):
-        if shapes := jax.eval_shape(initial):
-            params[name] = shapes
-    if chosen:
-        params["projection"] = {
-            teacher: {
-                "kernel": jax.ShapeDtypeStruct((width, wide), jnp.float32),
-                "bias": jax.ShapeDtypeStruct((wide,), jnp.float32),
-            }
-            for teacher, wide in chosen.items()
-        }
+        pretrained = read_pretrained(config)
+        tokenizer = student_tokenizer(config, pretrained)
+    else:  # only the sizes matter, so the student is planned as one with random weights
+        encoder, assumed = _encoder(config)
+        config = config.model_copy(update={"init": None, "keep_layers": None, "encoder": encoder})
+    architecture = resolve(config, pretrained, tokenizer, teacher_widths)
+    if tokenizer is not None:
+        check_tokenizer_fits(architecture, tokenizer)
+    params = jax.eval_shape(lambda: init_params(config, architecture, pretrained, jax.random.key(0)))
     return PlannedStudent(Student(architecture, cast(Any, tokenizer)), params, assumed)
-
-
-def _cut(config: StudentConfig, whole: Architecture) -> tuple[Architecture, list[str]]:
-    """The architecture after pruning, and assumptions about it."""
-    encoder, assumed = _smaller(config, whole.encoder)
-    changes: dict[str, Any] = {"encoder": encoder}
-    if config.head is not None:
-        changes["head"] = chosen_head(config, encoder, whole.pooling, None)
-    return whole.model_copy(update=changes), assumed
-
-
-def _smaller(config: StudentConfig, encoder: Encoder) -> tuple[Encoder, list[str]]:
-    vocabulary = config.vocabulary
-    assumed = []
-    if vocabulary is not None:
-        assumed.append("texts have as many tokens as with the full vocabulary")
-    if vocabulary is not None and vocabulary.size is None:
-        assumed.append(
-            f"all {encoder.vocab_size:,} tokens are kept; how many occur {vocabulary.min_count} times is unknown"
-        )
-    return cast(Encoder, cut_encoder(encoder, config.cuts)), assumed
-
-
-def _shape(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _encoder(config: StudentConfig) -> tuple[Encoder, list[str]]:

@@ -1,18 +1,17 @@
 """The student model: tokenizer, encoder, pooling and head. `make_student` builds one and its dict of parameters."""
 
+from jdistill.student.build import make_student
 from jdistill.student.config import Architecture, GivenPrompts, Inherited, Prompts, StudentConfig
-from jdistill.student.init import make_student
-from jdistill.student.pruning.corpus import Corpus, Side
+from jdistill.student.pruning.config import PruneConfig
 from jdistill.student.student import Student, load_architecture, save_architecture, to_hf_tensors
 from jdistill.student.tokenizer import Tokenizer
 
 __all__ = [
     "Architecture",
-    "Corpus",
     "GivenPrompts",
     "Inherited",
     "Prompts",
-    "Side",
+    "PruneConfig",
     "Student",
     "StudentConfig",
     "Tokenizer",

@@ -1,7 +1,7 @@
 """The `student:` section of a config, and the architecture it resolves to."""
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Any, Final, Literal
 
 import jax.numpy as jnp
 from pydantic import Field, model_validator
@@ -14,12 +14,15 @@ from jdistill.student.encoders.base import Computing
 from jdistill.student.head import HeadModule
 from jdistill.student.lora import LoraConfig
 from jdistill.student.pooling import Pooling
-from jdistill.student.pruning.config import Cuts, Vocabulary, Width
+from jdistill.student.pruning.config import KeepLayers
 from jdistill.student.stack import Remat
 
 Dtype = Literal["float32", "bfloat16"]
 Backbone = Literal["trained", "frozen", "cached"]
 SIDES: Final = ("query", "document")
+
+MOVED_TO_PRUNE: Final = ("width", "heads", "intermediate", "vocabulary")
+"""Former keys of `student:`; the resolved recipes of older runs have them as null."""
 
 
 class Prompts(Config):
@@ -66,19 +69,9 @@ class StudentConfig(Config):
     """Folder or Hugging Face id of the model to start from: its weights, its tokenizer, and the defaults below."""
     revision: str | None = None
     """Branch, tag or commit of `init` on the hub."""
-    keep_layers: list[Annotated[int, Field(ge=0)]] | Annotated[int, Field(ge=1)] | None = None
+    keep_layers: KeepLayers | None = None
     """Layers of `init` to keep, counted from 0, in the order they run; or a number of evenly spaced layers that
     includes the first and the last: 3 of 6 are 0, 2, 5. Default: all."""
-    width: Width | None = None
-    """A smaller hidden size, such as `{to: 256}`. Default: as in `init`."""
-    heads: int | None = Field(default=None, ge=1)
-    """Attention heads to keep in each layer, those that contribute most to its output. Only for encoders with a
-    separate head width: NomicBERT, EuroBERT, Qwen3 and Gemma 3. In others, such as BERT, heads divide the hidden size
-    equally and `width` determines how many remain. Default: all, or all that fit the width."""
-    intermediate: int | None = Field(default=None, ge=1)
-    """Feed-forward neurons to keep in each layer, those that contribute most to its output. Default: all."""
-    vocabulary: Vocabulary | None = None
-    """A smaller vocabulary, such as `{size: 8000}`, with the tokenizer rebuilt to match. Default: as in `init`."""
     encoder: Encoder | None = None
     """The architecture; optional with `init`. `kind: static` takes the word embeddings of `init` as its table."""
     tokenizer: PathText | None = None
@@ -127,6 +120,19 @@ class StudentConfig(Config):
     scan_layers: bool = False
     """Compile repeated layers once, with `jax.lax.scan`. Compiles only slightly faster, and needs more memory."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leaves_pruning_to_its_command(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping):
+            return content
+        for name in MOVED_TO_PRUNE:
+            if content.get(name) is not None:
+                raise ValueError(
+                    f"'{name}' is now set in the section 'prune', with the model as prune.init, and `jdistill prune` "
+                    "writes the pruned model to prune.output, the folder to set as student.init."
+                )
+        return {name: value for name, value in content.items() if name not in MOVED_TO_PRUNE}
+
     @model_validator(mode="after")
     def _has_a_beginning(self) -> "StudentConfig":
         if self.init is None and (self.encoder is None or self.tokenizer is None):
@@ -136,16 +142,6 @@ class StudentConfig(Config):
         if self.init is None and self.keep_layers is not None:
             raise ValueError(
                 "'keep_layers' selects layers of 'init', which is not set. Set num_hidden_layers under 'encoder'."
-            )
-        cut = [name for name in Cuts._fields if getattr(self, name) is not None]
-        if self.init is None and cut:
-            raise ValueError(
-                f"'{cut[0]}' shrinks 'init', which is not set. Set sizes under 'encoder' instead, or choose a smaller "
-                "'tokenizer'."
-            )
-        if self.vocabulary is not None and self.tokenizer is not None:
-            raise ValueError(
-                "'vocabulary' rebuilds the tokenizer of 'init', but 'tokenizer' replaces it. Remove one of them."
             )
         if self.backbone == "cached" and (self.lora is not None or self.dropout):
             changing = f"dropout={self.dropout}" if self.lora is None else "lora"
@@ -161,11 +157,6 @@ class StudentConfig(Config):
         if self.pooling is None:
             return []
         return self.pooling if isinstance(self.pooling, list) else [self.pooling]
-
-    @property
-    def cuts(self) -> Cuts:
-        """The reductions that are fitted to training texts."""
-        return Cuts(self.width, self.heads, self.intermediate, self.vocabulary)
 
 
 class Architecture(Config):

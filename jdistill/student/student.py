@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
@@ -15,6 +16,8 @@ from jdistill.config import UserError, parse
 from jdistill.folders.prompts import NAMES
 from jdistill.student import weights
 from jdistill.student.config import Architecture, GivenPrompts, Prompts
+from jdistill.student.encoders import EncoderConfig
+from jdistill.student.encoders.base import Computing
 from jdistill.student.head import Normalize, apply_head, head_width
 from jdistill.student.lora import merge_lora, merged_encoder
 from jdistill.student.packing import Rows, rows_of
@@ -151,9 +154,10 @@ def random_encoder(config: Architecture, key: Array) -> dict[str, Any]:
     return jax.jit(lambda k: nnx.to_pure_dict(nnx.state(make_module(config, k), nnx.Param)))(key)
 
 
-def encoder_shapes(config: Architecture) -> dict[str, Any]:
-    """The shapes of the encoder's parameters, as nested dicts."""
-    module = nnx.eval_shape(lambda: make_module(config, jax.random.key(0)))
+def encoder_shapes(encoder: EncoderConfig) -> dict[str, Any]:
+    """The shapes of an encoder's parameters, as nested dicts."""
+    computing = Computing(jnp.dtype("float32"))
+    module = nnx.eval_shape(lambda: encoder.make_module(computing, rngs=nnx.Rngs(0)))
     return nnx.to_pure_dict(nnx.state(module, nnx.Param))
 
 

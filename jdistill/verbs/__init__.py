@@ -9,7 +9,8 @@ from jdistill.verbs.embed import embed
 from jdistill.verbs.evaluate import evaluate
 from jdistill.verbs.export import export
 from jdistill.verbs.plan import plan
+from jdistill.verbs.prune import prune
 from jdistill.verbs.show import load_recipe, show
 from jdistill.verbs.train import train
 
-__all__ = ["check", "convert", "embed", "evaluate", "export", "load_recipe", "plan", "show", "train"]
+__all__ = ["check", "convert", "embed", "evaluate", "export", "load_recipe", "plan", "prune", "show", "train"]

@@ -10,11 +10,12 @@ from jdistill.parallel import make_mesh
 from jdistill.plan.student import planned_student
 from jdistill.recipe import Recipe
 from jdistill.student import Student
-from jdistill.student.init import random_architecture
+from jdistill.student.build import resolve
 from jdistill.student.tokenizer_folder import read_tokenizer
 from jdistill.train.hidden_cache import check_something_learns
 from jdistill.verbs.checks import check_labels, check_student, check_surroundings, check_terms
 from jdistill.verbs.evaluate import make_evaluators
+from jdistill.verbs.prune import check_pruned
 from jdistill.verbs.tokens import check_tokenizer
 from jdistill.verbs.train import check_projections, open_store, teacher_widths
 
@@ -22,12 +23,13 @@ from jdistill.verbs.train import check_projections, open_store, teacher_widths
 def check(recipe: Recipe) -> str:
     """Run all checks that `train` makes before its first step, and summarize them in a few lines.
 
-    No text is encoded and no teacher is run. Without a store, checks of texts and vectors are skipped. A student that
-    is pruned to fit its texts is checked at its final sizes. Batches are checked for one device.
+    No text is encoded and no teacher is run. Without a store, checks of texts and vectors are skipped. Batches are
+    checked for one device.
 
     Raises:
       UserError: as `train` would.
     """
+    check_pruned(recipe)
     store = open_store(recipe) if Path(recipe.store, "manifest.json").is_file() else None
     evaluators = make_evaluators(recipe, store)
     check_surroundings(recipe, evaluators)
@@ -63,6 +65,5 @@ def _with_tokenizer(recipe: Recipe, student: Student) -> Student:
         return student
     tokenizer = read_tokenizer(config.tokenizer, special_tokens=architecture.encoder.special_tokens)
     if config.init is None:
-        exact = random_architecture(config, architecture.encoder, tokenizer)
-        architecture = exact.model_copy(update={"projections": architecture.projections})
+        architecture = resolve(config, None, tokenizer, architecture.projections)
     return Student(architecture, tokenizer)

@@ -118,6 +118,7 @@ def _card(
     results: Results,
 ) -> CardInfo:
     encoder = model.student.config.encoder
+    origin = recipe.student.init if recipe.prune is None else recipe.prune.init
     result = checkpoint.load_result(run) or {}
     size = sum(x.size for x in _leaves({k: v for k, v in model.params.items() if k != "projection"}))
     training: dict[str, Any] = {
@@ -151,8 +152,8 @@ def _card(
         prompts=model.student.prompts.model_dump(),
         sparse=model.student.sparse,
         own_modules=[file.name for file in module_files(model.student.config.pooling)],
-        initialised_from=recipe.student.init,
-        base_model=_hub_id(recipe.student.init),
+        initialised_from=origin,
+        base_model=_hub_id(origin),
         max_difference=None if verification is None else verification.max_difference,
         versions=_versions(),
         recipe=write_yaml(_without_places(recipe.model_dump(mode="json"))),
@@ -225,7 +226,7 @@ def _require_taught(store: Store, name: str, config: TeacherConfig) -> None:
     check_teacher(store, name, expected)
 
 
-_PLACES = ("store", "run", "path")
+_PLACES = ("store", "run", "path", "output")
 """Settings that name a file or folder."""
 
 _MODELS = ("model", "init", "tokenizer", "dataset")

@@ -27,6 +27,7 @@ from jdistill.student import Student
 from jdistill.teacher import TeacherConfig
 from jdistill.train.groups import Groups, frozen_paths
 from jdistill.train.optimizer import make_optimizer
+from jdistill.verbs.prune import check_pruned
 from jdistill.verbs.train import check_packing, make_loader
 
 TEACHER_WIDTH = 1024
@@ -79,6 +80,8 @@ def plan(
 
 def make_job(recipe: Recipe, chips: int, *, length: Lengths | None, widths: Mapping[str, int]) -> tuple[Job, list[str]]:
     """The recipe's train step on `chips` chips, and the assumptions made."""
+    if recipe.student.encoder is None:  # else a plan can use the sizes stated there
+        check_pruned(recipe)
     assumed: list[str] = []
     store = Store.open(recipe.store) if (Path(recipe.store) / "manifest.json").is_file() else None
     terms = recipe.terms()

@@ -2,26 +2,25 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
 from jdistill import teacher
 from jdistill.backend import check_compiler
-from jdistill.checkpoint import complete_steps, load_student_params
 from jdistill.config import UserError
 from jdistill.loader import Loader
 from jdistill.parallel import check_rows, make_mesh, process_0_first
 from jdistill.recipe import Recipe
 from jdistill.store import HiddenTable, Store, TeacherVectors, TokenTable, check_teacher, check_width, token_table
-from jdistill.student import Corpus, Side, Student, load_architecture, make_student
-from jdistill.student.config import Prompts
+from jdistill.student import Student, make_student
+from jdistill.student.build import describe_student, read_pretrained
 from jdistill.train import TrainResult
 from jdistill.train import train as train_student
 from jdistill.train.hidden_cache import check_something_learns, hidden_table
 from jdistill.verbs.checks import check_labels, check_student, check_surroundings, check_terms
 from jdistill.verbs.evaluate import evaluate_params, make_evaluators
+from jdistill.verbs.prune import check_pruned
 from jdistill.verbs.tokens import check_tokenizer
 
 LANES = 128
@@ -36,6 +35,7 @@ def train(recipe: Recipe) -> TrainResult:
         `check_surroundings`, `check_tokenizer`, `check_student` and `check_terms` fails. All checks come first.
     """
     check_compiler()
+    check_pruned(recipe)
     store, made = open_store(recipe), list[str]()
     evaluators = make_evaluators(recipe, store)
     check_surroundings(recipe, evaluators)
@@ -92,8 +92,6 @@ def make_run_student(
 ) -> tuple[Student, dict[str, Any]]:
     """The student before its first step, with a projection to each teacher that a term projects to.
 
-    A pruned student, whose pruning on the training texts takes long, is read from the run folder when resuming.
-
     Args:
       recipe: the run.
       store: its texts and teachers.
@@ -102,16 +100,12 @@ def make_run_student(
       UserError: if a projection is missing: the widths differ, or a term combines several teachers.
     """
     widths = teacher_widths(recipe, store)
-    if recipe.student.cuts.any and complete_steps(recipe.run):
-        student, params = load_architecture(Path(recipe.run) / "architecture"), load_student_params(recipe.run)
-    else:
-        student, params = make_student(
-            recipe.student,
-            teacher_widths=widths,
-            key=jax.random.key(recipe.seed),
-            corpus=partial(corpus_of, recipe, store),
-            say=say,
-        )
+    pretrained = read_pretrained(recipe.student)
+    student, params = make_student(
+        recipe.student, teacher_widths=widths, key=jax.random.key(recipe.seed), pretrained=pretrained
+    )
+    if say is not None:
+        say(describe_student(recipe.student, pretrained, student, params))
     check_projections(recipe, store, student)
     return student, params
 
@@ -132,13 +126,6 @@ def check_projections(recipe: Recipe, store: Store, student: Student) -> None:
         if name not in student.config.projections:
             check_width(store, name, student.width)
     _check_side_by_side(recipe, student)
-
-
-def corpus_of(recipe: Recipe, store: Store, prompts: Prompts) -> Corpus:
-    """The store's training texts with the student's prompts."""
-    rows = store.rows("train")
-    sides = [] if rows.queries is None else [Side(rows.queries, prompts.query)]
-    return Corpus(store.texts.take, [*sides, Side(rows.documents, prompts.document)], seed=recipe.seed)
 
 
 def _check_side_by_side(recipe: Recipe, student: Student) -> None:

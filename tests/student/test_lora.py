@@ -206,4 +206,4 @@ def test_a_plan_knows_of_it(folder: Path) -> None:
     planned = planned_student(config, {"big": 6})
     assert planned.student.config.frozen == ("encoder/.*",)
     assert jax.tree.map(jnp.shape, planned.params) == jax.tree.map(jnp.shape, params)
-    assert jax.tree.structure(encoder_shapes(student.config)) == jax.tree.structure(params["encoder"])
+    assert jax.tree.structure(encoder_shapes(student.config.encoder)) == jax.tree.structure(params["encoder"])

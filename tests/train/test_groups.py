@@ -144,7 +144,7 @@ def test_of_every_encoder_matrices_decay_and_vectors_do_not(kind: type[EncoderCo
         dropout=0.0,
         dtype="float32",
     )
-    params = {"student": {"encoder": encoder_shapes(architecture)}}
+    params = {"student": {"encoder": encoder_shapes(architecture.encoder)}}
     decay = by_path(decays(params))
     for path, form in by_path(params).items():
         assert decay[path] == (len(form.shape) > 1 and not path.endswith(NEITHER)), path

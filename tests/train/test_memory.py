@@ -40,7 +40,7 @@ def compiled(
     no_tokenizer: Any = None  # there are no texts
     student = Student(architecture, no_tokenizer)
     optimizer, groups = adamw(10, frozen=frozen)
-    mesh, params = make_mesh(jax.devices()[:devices], fsdp=fsdp), {"encoder": encoder_shapes(architecture)}
+    mesh, params = make_mesh(jax.devices()[:devices], fsdp=fsdp), {"encoder": encoder_shapes(architecture.encoder)}
     state = jax.eval_shape(lambda params: make_state(params, TERMS, optimizer, groups), params)
     state = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, state_sharding(state, mesh)

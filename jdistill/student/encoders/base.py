@@ -138,11 +138,11 @@ class EncoderConfig(Config):
         """
         return self.model_copy(update={"num_hidden_layers": len(layers)})
 
-    def keep_layers(self, params: dict[str, Any], layers: Sequence[int]) -> tuple["EncoderConfig", dict[str, Any]]:
-        """As `with_layers`, with the parameters.
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Check that the encoder has these layers.
 
         Raises:
-          UserError: if the encoder has no layers, a layer does not exist, or the layers do not form an encoder.
+          UserError: if it has no layers at all, or not these.
         """
         if not self.depth:
             raise UserError(f"student.keep_layers: an encoder of kind '{self.kind}' has no layers. Leave it out.")
@@ -151,6 +151,14 @@ class EncoderConfig(Config):
                 f"student.keep_layers: is {list(layers)}, but the model has {self.depth} layers. "
                 f"List at least one number from 0 to {self.depth - 1}."
             )
+
+    def keep_layers(self, params: dict[str, Any], layers: Sequence[int]) -> tuple["EncoderConfig", dict[str, Any]]:
+        """As `with_layers`, with the parameters.
+
+        Raises:
+          UserError: if the encoder has no layers, a layer does not exist, or the layers do not form an encoder.
+        """
+        self.check_layers(layers)
         kept = {str(i): params["layers"][str(layer)] for i, layer in enumerate(layers)}
         return self.with_layers(layers), {**params, "layers": kept}
 

@@ -1,4 +1,4 @@
-"""Pruning a trained model: fewer layers, heads and neurons, a smaller width, a smaller vocabulary.
+"""Pruning a trained model: a smaller width, fewer heads, neurons and tokens, chosen by training texts.
 
-The entry point is `prune`; it reads training texts through a `Corpus`.
+`prune.prune` is called by `jdistill prune`. Leaving out layers takes no texts and belongs to `student.keep_layers`.
 """

@@ -1,10 +1,14 @@
-"""Options under `student:` that shrink the model given by `init`."""
+"""The `prune:` section: what `jdistill prune` cuts of a trained model."""
 
-from typing import Literal, NamedTuple
+import os
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jdistill.config import Config
+from jdistill.config import Config, PathText
+
+KeepLayers = list[Annotated[int, Field(ge=0)]] | Annotated[int, Field(ge=1)]
+"""Layers to keep, in the order they run; or a number of evenly spaced ones."""
 
 
 class Width(Config):
@@ -46,20 +50,40 @@ class Vocabulary(Config):
         return self
 
 
-class Cuts(NamedTuple):
-    """The options that are fitted to training texts."""
+class PruneConfig(Config):
+    """What `jdistill prune` cuts of which model, using the training texts of the store."""
 
+    init: PathText
+    """Folder or Hugging Face id of the model to prune."""
+    revision: str | None = None
+    """Branch, tag or commit of `init` on the hub."""
+    output: PathText
+    """Folder to write; `student.init` must name it."""
+    keep_layers: KeepLayers | None = None
+    """As `student.keep_layers`, but left out before everything else, which is then fitted to the remaining layers."""
     width: Width | None = None
-    heads: int | None = None
-    intermediate: int | None = None
+    """A smaller hidden size, such as `{to: 256}`. Default: as in `init`."""
+    heads: int | None = Field(default=None, ge=1)
+    """Attention heads to keep in each layer, those that contribute most to its output. Only for encoders with a
+    separate head width: NomicBERT, EuroBERT, Qwen3 and Gemma 3. In others, such as BERT, heads divide the hidden size
+    equally and `width` determines how many remain. Default: all, or all that fit the width."""
+    intermediate: int | None = Field(default=None, ge=1)
+    """Feed-forward neurons to keep in each layer, those that contribute most to its output. Default: all."""
     vocabulary: Vocabulary | None = None
+    """A smaller vocabulary, such as `{size: 8000}`, with the tokenizer rebuilt to match. Default: as in `init`."""
+
+    @model_validator(mode="after")
+    def _cuts_something_elsewhere(self) -> "PruneConfig":
+        if not self.resizes and self.vocabulary is None:
+            raise ValueError(
+                "cuts nothing. Set width, heads, intermediate or vocabulary; for fewer layers alone, set "
+                "student.keep_layers instead of this section."
+            )
+        if os.path.realpath(self.init) == os.path.realpath(self.output):
+            raise ValueError(f"output: {self.output} is init itself, which would be replaced. Choose another folder.")
+        return self
 
     @property
-    def any(self) -> bool:
-        """Whether any option is set."""
-        return self.narrows or self.vocabulary is not None
-
-    @property
-    def narrows(self) -> bool:
+    def resizes(self) -> bool:
         """Whether matrices shrink, which requires running the encoder on a sample of texts."""
         return (self.width, self.heads, self.intermediate) != (None, None, None)

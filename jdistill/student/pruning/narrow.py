@@ -7,21 +7,21 @@ for compensation by least squares.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from jdistill.student.encoders import EncoderConfig
 from jdistill.student.modules import LayerNorm
-from jdistill.student.pruning.heads import choose_heads
-from jdistill.student.pruning.importance import group_importance, largest
-from jdistill.student.pruning.norms import fitted_norms
-from jdistill.student.pruning.observe import Moments, Sample
-from jdistill.student.pruning.reading import reading
+from jdistill.student.pruning.activations import Moments, Sample
+from jdistill.student.pruning.selection import choose_heads, group_importance, largest
 from jdistill.student.pruning.sizes import sizes_of
-from jdistill.student.pruning.width import important_dimensions, principal_directions
+from jdistill.student.pruning.width import fitted_norms, important_dimensions, principal_directions
 from jdistill.student.weights import flatten, nest
+
+RIDGE = 1e-4
+"""Ridge as a fraction of the mean variance, so that directions with little variance in the sample are not used."""
 
 Flat = dict[str, Float[np.ndarray, "..."]]
 """Parameters by path, float64."""
@@ -103,7 +103,7 @@ def _cut_input(
         kernel, bias = f"{layer}.{name}.kernel", f"{layer}.{name}.bias"
         if kernel not in flat:
             continue
-        back, shift = reading(moments[f"{layer}.{source}"], kept, biased=bias in flat)
+        back, shift = least_squares(moments[f"{layer}.{source}"], kept, biased=bias in flat)
         if bias in flat:
             flat[bias] = flat[bias] + shift @ flat[kernel]
         flat[kernel] = back @ flat[kernel]
@@ -113,3 +113,38 @@ def _cut_output(flat: Flat, path: str, kept: Float[np.ndarray, "w k"]) -> None:
     for name in (f"{path}.kernel", f"{path}.bias"):
         if name in flat:
             flat[name] = flat[name] @ kept
+
+
+class LeastSquaresFit(NamedTuple):
+    """`x ~ y B + c` from the reduced input `y = x P`. So a matrix `W` applied to `x` becomes `B W` applied to `y`."""
+
+    back: Float[np.ndarray, "k w"]
+    """B."""
+    shift: Float[np.ndarray, " w"]
+    """c; zeros if the matrix has no bias to absorb it."""
+
+
+def least_squares(moments: Moments, encode: Float[np.ndarray, "w k"], *, biased: bool) -> LeastSquaresFit:
+    """The linear map that reconstructs an input with the least mean squared error over a sample.
+
+        B = P^T + (P^T C P + ridge)^-1 P^T C (I - P P^T),   c = mean (I - P B)
+
+    where `C` is the covariance of the input, or its second moment without a bias. If `P` loses nothing, or only
+    dimensions that are always zero, `B` is exactly `P^T`.
+
+    Args:
+      moments: of the input.
+      encode: P, with orthonormal columns: a rotation with a cut, or the kept columns of the identity.
+      biased: whether the matrix has a bias.
+
+    Source:
+      Least squares as in Kwon et al. 2022, arXiv:2204.09656, section 4.3, where it is one factor per head and neuron;
+      the shift as in An et al. 2023 (FLAP), arXiv:2312.11983.
+    """
+    C = moments.covariance if biased else moments.second
+    lost = C - (C @ encode) @ encode.T
+    left = encode.T @ C @ encode
+    ridge = RIDGE * max(np.trace(C) / len(C), 1e-30) * np.eye(len(left))
+    back = encode.T + np.linalg.solve(left + ridge, encode.T @ lost)
+    shift = moments.mean - (moments.mean @ encode) @ back if biased else np.zeros(len(C))
+    return LeastSquaresFit(back, shift)

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from jdistill.config import UserError
 from jdistill.student.encoders import EncoderConfig
-from jdistill.student.pruning.config import Cuts
+from jdistill.student.pruning.config import PruneConfig
 
 
 class Sizes(NamedTuple):
@@ -32,21 +32,21 @@ def sizes_of(encoder: Any) -> Sizes:
     return Sizes(encoder.hidden_size, heads, shared, head_width, encoder.intermediate_size)
 
 
-def cut_encoder(encoder: EncoderConfig, cuts: Cuts) -> EncoderConfig:
+def cut_encoder(encoder: EncoderConfig, cuts: PruneConfig) -> EncoderConfig:
     """The encoder's config with its new sizes. With `vocabulary.min_count` the vocabulary size is left unchanged.
 
     Raises:
       UserError: if a size is larger than before, or the sizes are incompatible.
     """
-    changes = _vocabulary(encoder, cuts) | (_sizes(encoder, cuts) if cuts.narrows else {})
+    changes = _vocabulary(encoder, cuts) | (_sizes(encoder, cuts) if cuts.resizes else {})
     try:
         return type(encoder).model_validate(encoder.model_dump() | changes)
     except ValidationError as error:
         said = "; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors())
-        raise UserError(f"student: the model cannot be pruned to these sizes: {said}") from error
+        raise UserError(f"prune: the model cannot be pruned to these sizes: {said}") from error
 
 
-def _vocabulary(encoder: EncoderConfig, cuts: Cuts) -> dict[str, int]:
+def _vocabulary(encoder: EncoderConfig, cuts: PruneConfig) -> dict[str, int]:
     size = None if cuts.vocabulary is None else cuts.vocabulary.size
     if size is None:
         return {}
@@ -54,7 +54,7 @@ def _vocabulary(encoder: EncoderConfig, cuts: Cuts) -> dict[str, int]:
     return {"vocab_size": size}
 
 
-def _sizes(encoder: EncoderConfig, cuts: Cuts) -> dict[str, int]:
+def _sizes(encoder: EncoderConfig, cuts: PruneConfig) -> dict[str, int]:
     if not encoder.depth:
         return _of_table(encoder, cuts)
     before = sizes_of(encoder)
@@ -68,20 +68,20 @@ def _sizes(encoder: EncoderConfig, cuts: Cuts) -> dict[str, int]:
     return changes | _heads(encoder, cuts, before)
 
 
-def _of_table(encoder: EncoderConfig, cuts: Cuts) -> dict[str, int]:
+def _of_table(encoder: EncoderConfig, cuts: PruneConfig) -> dict[str, int]:
     for name, value in (("heads", cuts.heads), ("intermediate", cuts.intermediate)):
         if value is not None:
-            raise UserError(f"student.{name}: is {value}, but a static embedding has no layers. Leave it out.")
+            raise UserError(f"prune.{name}: is {value}, but a static embedding has no layers. Leave it out.")
     assert cuts.width is not None
     if cuts.width.by == "importance":
         raise UserError(
-            "student.width.by: is 'importance', but static embeddings support only pca. Set it to pca, or leave it out."
+            "prune.width.by: is 'importance', but static embeddings support only pca. Set it to pca, or leave it out."
         )
     _smaller("width.to", cuts.width.to, encoder.width, "dimensions")
     return {"hidden_size": cuts.width.to}
 
 
-def _heads(encoder: EncoderConfig, cuts: Cuts, before: Sizes) -> dict[str, int]:
+def _heads(encoder: EncoderConfig, cuts: PruneConfig, before: Sizes) -> dict[str, int]:
     fields = type(encoder).model_fields
     width = before.width if cuts.width is None else cuts.width.to
     heads = before.heads if cuts.heads is None else cuts.heads
@@ -90,14 +90,14 @@ def _heads(encoder: EncoderConfig, cuts: Cuts, before: Sizes) -> dict[str, int]:
         if width % before.head_width:
             near = max(1, width // before.head_width) * before.head_width
             raise UserError(
-                f"student.width.to: is {width}, but must be a multiple of the head width {before.head_width} of this "
+                f"prune.width.to: is {width}, but must be a multiple of the head width {before.head_width} of this "
                 f"{encoder.kind}. Choose a multiple, such as {near}."
             )
         if cuts.heads is not None and heads * before.head_width != width:
             raise UserError(
-                f"student.heads: is {heads}, but the heads of this {encoder.kind} divide the hidden size equally, "
+                f"prune.heads: is {heads}, but the heads of this {encoder.kind} divide the hidden size equally, "
                 f"{before.head_width} each, so {heads} heads need a width of {heads * before.head_width}. Set "
-                f"student.width.to to that and leave heads out, or set student.intermediate instead."
+                f"prune.width.to to that and leave heads out, or set prune.intermediate instead."
             )
         return {"num_attention_heads": width // before.head_width}
     changes = {"head_dim": before.head_width, "num_attention_heads": heads}
@@ -116,11 +116,11 @@ def _shared(heads: int, before: Sizes) -> int:
     if heads % group == 0:
         return heads // group
     raise UserError(
-        f"student.heads: is {heads}, but each of the {before.shared} key-value heads serves {group} query heads. "
+        f"prune.heads: is {heads}, but each of the {before.shared} key-value heads serves {group} query heads. "
         f"Choose a multiple of {before.shared}, to keep all key-value heads, or of {group}, to keep fewer of them."
     )
 
 
 def _smaller(name: str, value: int, before: int, what: str) -> None:
     if value > before:
-        raise UserError(f"student.{name}: is {value}, but the model has {before} {what}. Choose a smaller number.")
+        raise UserError(f"prune.{name}: is {value}, but the model has {before} {what}. Choose a smaller number.")

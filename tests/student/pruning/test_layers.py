@@ -6,7 +6,8 @@ import pytest
 
 from jdistill.config import UserError
 from jdistill.student import StudentConfig, make_student
-from jdistill.student.pruning.layers import kept_layers
+from jdistill.student.build import describe_student, read_pretrained
+from jdistill.student.pruning.selection import kept_layers
 from tests.tiny import tiny_bert_folder
 
 
@@ -44,14 +45,15 @@ def test_more_than_there_are_is_refused():
 
 
 def test_a_student_says_which_layers_it_took(tmp_path):
-    folder, said = tiny_bert_folder(tmp_path, layers=5), []
+    folder = tiny_bert_folder(tmp_path, layers=5)
     config = StudentConfig.model_validate({"init": str(folder), "keep_layers": 3})
-    student, params = make_student(config, teacher_widths={}, key=jax.random.key(0), say=said.append)
+    student, params = make_student(config, teacher_widths={}, key=jax.random.key(0))
     _, listed = make_student(
         StudentConfig(init=str(folder), keep_layers=[0, 2, 4]), teacher_widths={}, key=jax.random.key(0)
     )
     assert student.config.encoder.depth == 3
     jax.tree.map(np.testing.assert_array_equal, params, listed)
-    assert "layers 0 2 4 of 5" in said[0]
+    line = describe_student(config, read_pretrained(config), student, params)
+    assert "layers 0 2 4 of 5" in line
     total = sum(x.size for x in jax.tree.leaves(params)) / 1e6
-    assert f"{total:.2f}M parameters" in said[0]
+    assert f"{total:.2f}M parameters" in line

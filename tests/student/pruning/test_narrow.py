@@ -12,10 +12,10 @@ from jdistill.config import UserError
 from jdistill.student.encoders import MODEL_TYPES
 from jdistill.student.encoders.base import Computing
 from jdistill.student.packing import rows_of
-from jdistill.student.pruning.config import Cuts, Width
-from jdistill.student.pruning.heads import choose_heads
+from jdistill.student.pruning.activations import Moments, Sample
+from jdistill.student.pruning.config import PruneConfig, Width
 from jdistill.student.pruning.narrow import narrow
-from jdistill.student.pruning.observe import Moments, Sample
+from jdistill.student.pruning.selection import choose_heads
 from jdistill.student.pruning.sizes import Sizes, cut_encoder, sizes_of
 from jdistill.student.weights import flatten, nest
 from jdistill.types import Tokens
@@ -24,6 +24,10 @@ from tests.student.encoders.cases import CASES, MAIN
 COMPUTING = Computing(jnp.dtype("float32"))
 IDS = np.random.default_rng(0).integers(6, 60, (40, 12))
 LENGTHS = 1 + np.arange(40) % 12
+
+
+def _cuts(**options):
+    return PruneConfig(init="model", output="small", **options)
 
 
 def architecture(label):
@@ -78,7 +82,7 @@ def test_dead_neurons_go_without_a_trace(label):
         kernel = flat[f"layers.{i}.down.kernel"].copy()
         kernel[dead] = 0
         flat[f"layers.{i}.down.kernel"] = kernel
-    before, after = _narrowed(architecture(label), flat, Cuts(intermediate=20))
+    before, after = _narrowed(architecture(label), flat, _cuts(intermediate=20))
     _assert_close(after, before, 1e-5)
 
 
@@ -97,7 +101,7 @@ def test_dead_heads_go_without_a_trace(label, dead, heads):
         kernel = flat[f"layers.{i}.out.kernel"].copy().reshape(4, width, -1)
         kernel[numbers] = 0
         flat[f"layers.{i}.out.kernel"] = kernel.reshape(4 * width, -1)
-    before, after = _narrowed(architecture(label), flat, Cuts(heads=heads))
+    before, after = _narrowed(architecture(label), flat, _cuts(heads=heads))
     _assert_close(after, before, 1e-5)
 
 
@@ -140,7 +144,7 @@ def test_a_narrow_model_within_a_wide_one_is_found(label, by):
         if path == "embeddings.words" or path.endswith(("out.kernel", "down.kernel", "out.bias", "down.bias")):
             flat[path] = flat[path].copy()
             flat[path][..., dead] = 0
-    before, after = _narrowed(architecture(label), flat, Cuts(width=Width(to=24, by=by)))
+    before, after = _narrowed(architecture(label), flat, _cuts(width=Width(to=24, by=by)))
     live = np.delete(np.arange(32), dead)
     assert not before[:, dead].any()
     if by == "importance":
@@ -161,7 +165,7 @@ def test_what_repeats_another_neuron_is_made_up_for(label):
     # Every neuron adds as much as any other, but for the doubles, which add half as much in other directions.
     rows = _unit(flat["layers.0.down.kernel"]) / np.sqrt(np.diag(moments.covariance))[:, None]
     flat["layers.0.down.kernel"] = (rows * np.repeat([3, 1.5], half)[:, None]).astype(np.float32)
-    before, after = _narrowed(config, flat, Cuts(intermediate=half))
+    before, after = _narrowed(config, flat, _cuts(intermediate=half))
     _assert_close(after, before, 1e-2)
     left_out = dict(flat, **{"layers.0.down.kernel": np.where(np.arange(2 * half)[:, None] < half, rows * 3, 0)})
     assert np.abs(_hidden(config, nest(left_out)) - before).mean() > 10 * np.abs(after - before).mean()
@@ -174,7 +178,7 @@ def test_everything_at_once_is_nearer_than_leaving_out_alone(label, by):
     """Random weights have nothing to spare, so the result is far off; but not as far as of a plain cut."""
     before = architecture(label)
     flat = _random(label)
-    cuts = Cuts(width=Width(to=24, by=by), intermediate=40)
+    cuts = _cuts(width=Width(to=24, by=by), intermediate=40)
     whole, narrowed = _narrowed(architecture(label), dict(flat), cuts)
     assert narrowed.shape == (len(whole), 24)
     assert np.isfinite(narrowed).all()
@@ -212,14 +216,14 @@ def _cosines(x):
 
 
 @pytest.mark.parametrize(("label", "cuts", "words"), [
-    ("bert", Cuts(heads=2), "2 heads need a width of 16"),
-    ("bert", Cuts(width=Width(to=20)), "multiple, such as 16"),
-    ("bert", Cuts(width=Width(to=16), heads=3), "3 heads need a width of 24"),
-    ("bert", Cuts(width=Width(to=40)), "the model has 32 dimensions"),
-    ("bert", Cuts(intermediate=100), "the model has 48 neurons"),
-    ("nomicbert", Cuts(heads=5), "the model has 4 heads"),
-    ("qwen3", Cuts(heads=3), "multiple of 2"),
-    ("gemma3", Cuts(width=Width(to=30)), "30 is not divisible by 4"),
+    ("bert", _cuts(heads=2), "2 heads need a width of 16"),
+    ("bert", _cuts(width=Width(to=20)), "multiple, such as 16"),
+    ("bert", _cuts(width=Width(to=16), heads=3), "3 heads need a width of 24"),
+    ("bert", _cuts(width=Width(to=40)), "the model has 32 dimensions"),
+    ("bert", _cuts(intermediate=100), "the model has 48 neurons"),
+    ("nomicbert", _cuts(heads=5), "the model has 4 heads"),
+    ("qwen3", _cuts(heads=3), "multiple of 2"),
+    ("gemma3", _cuts(width=Width(to=30)), "30 is not divisible by 4"),
 ])  # fmt: skip
 def test_sizes_that_do_not_go_together_are_refused(label, cuts, words):
     with pytest.raises(UserError, match=words):
@@ -227,7 +231,7 @@ def test_sizes_that_do_not_go_together_are_refused(label, cuts, words):
 
 
 def test_sizes_of_heads_that_have_their_own_width():
-    cut = cut_encoder(architecture("nomicbert"), Cuts(width=Width(to=20), heads=3, intermediate=10))
+    cut = cut_encoder(architecture("nomicbert"), _cuts(width=Width(to=20), heads=3, intermediate=10))
     assert sizes_of(cut) == (20, 3, 3, 8, 10)
-    assert sizes_of(cut_encoder(architecture("qwen3"), Cuts(heads=2))) == (32, 2, 2, 12, 48)
-    assert sizes_of(cut_encoder(architecture("bert"), Cuts(width=Width(to=16)))) == (16, 2, 2, 8, 48)
+    assert sizes_of(cut_encoder(architecture("qwen3"), _cuts(heads=2))) == (32, 2, 2, 12, 48)
+    assert sizes_of(cut_encoder(architecture("bert"), _cuts(width=Width(to=16)))) == (16, 2, 2, 8, 48)

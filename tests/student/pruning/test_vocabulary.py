@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from jdistill.config import UserError
 from jdistill.student.pruning.config import Vocabulary
-from jdistill.student.pruning.pieces import pieces_of
-from jdistill.student.pruning.rebuild import rebuilt, special_tokens
-from jdistill.student.pruning.vocabulary import count_tokens, kept_tokens
+from jdistill.student.pruning.subwords import subword_model
+from jdistill.student.pruning.vocabulary import count_tokens, kept_tokens, rebuilt_tokenizer, special_tokens
 from tests.student.pruning.trained import KINDS, SPECIAL, texts, write
 
 COUNTED = list(texts()[::3])
@@ -23,10 +22,11 @@ class Case:
 
     def __init__(self, kind, folder, **wanted):
         self.old = write(KINDS[kind](), folder)
-        self.pieces = pieces_of(self.old.definition, where="here")
+        self.subwords = subword_model(self.old.definition, where="here")
         self.counts = count_tokens(self.old, [COUNTED], max_length=None, size=self.old.vocab_size)
-        self.kept = kept_tokens(Vocabulary(**wanted), self.pieces, self.old.ids, special_tokens(self.old), self.counts)
-        self.new = rebuilt(self.old, self.pieces, self.kept)
+        special = special_tokens(self.old)
+        self.kept = kept_tokens(Vocabulary(**wanted), self.subwords, self.old.ids, special, self.counts)
+        self.new = rebuilt_tokenizer(self.old, self.subwords, self.kept)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -73,7 +73,7 @@ def test_ids_are_without_gaps_in_the_old_order(case):
 
 def test_special_tokens_and_the_most_frequent_stay(case):
     assert {*SPECIAL} <= {*case.kept}
-    order = sorted(case.pieces.ids, key=lambda token: -case.counts[case.old.ids[token]])
+    order = sorted(case.subwords.ids, key=lambda token: -case.counts[case.old.ids[token]])
     assert {*order[:50]} <= {*case.kept}
     assert case.new.pad_id == case.new.ids["<pad>"]
 
@@ -99,7 +99,7 @@ def test_tokens_by_how_often_they_occur(tmp_path):
     often = {token for token, i in case.old.ids.items() if case.counts[i] >= 3}
     assert often <= {*case.kept}
     rest = {*case.kept} - often - {*SPECIAL}
-    assert all(len(case.pieces.plain(token)) == 1 for token in rest)
+    assert all(len(case.subwords.plain(token)) == 1 for token in rest)
 
 
 def test_too_small_a_vocabulary_is_refused(tmp_path):
@@ -109,7 +109,7 @@ def test_too_small_a_vocabulary_is_refused(tmp_path):
 
 def test_another_kind_of_tokenizer_is_refused():
     with pytest.raises(UserError, match="WordLevel"):
-        pieces_of({"model": {"type": "WordLevel", "vocab": {}}}, where="here")
+        subword_model({"model": {"type": "WordLevel", "vocab": {}}}, where="here")
 
 
 def test_one_rule_is_given():
@@ -124,8 +124,8 @@ def test_files_beside_the_tokenizer_follow(tmp_path):
     (tmp_path / "old" / "added_tokens.json").write_text(json.dumps({"zzz": old.ids["zzz"]}))
     case = Case.__new__(Case)
     case.old = old.from_folder(tmp_path / "old")
-    pieces = pieces_of(case.old.definition, where="here")
+    subwords = subword_model(case.old.definition, where="here")
     kept = sorted([*SPECIAL, *"abcdefgh", "zzz"], key=case.old.ids.__getitem__)
-    rebuilt(case.old, pieces, kept).save(tmp_path / "new")
+    rebuilt_tokenizer(case.old, subwords, kept).save(tmp_path / "new")
     assert (tmp_path / "new" / "vocab.txt").read_text().split("\n")[:-1] == kept
     assert json.loads((tmp_path / "new" / "added_tokens.json").read_text()) == {"zzz": len(kept) - 1}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from jdistill.student.pruning.importance import group_importance, largest
-from jdistill.student.pruning.observe import Moments
-from jdistill.student.pruning.reading import reading
+from jdistill.student.pruning.activations import Moments
+from jdistill.student.pruning.narrow import least_squares
+from jdistill.student.pruning.selection import group_importance, largest
 from jdistill.student.pruning.width import important_dimensions, principal_directions, table_directions
 
 RNG = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def test_dimensions_count_the_same_at_every_depth():
 @pytest.mark.parametrize("biased", [True, False])
 def test_what_is_gone_is_read_as_by_least_squares(biased):
     x, P = _data(), np.eye(12)[:, :7]
-    back, shift = reading(_moments(x), P, biased=biased)
+    back, shift = least_squares(_moments(x), P, biased=biased)
     y = x[:, :7]
     design = np.concatenate([y, np.ones((len(y), 1))], axis=1) if biased else y
     expected = design @ np.linalg.lstsq(design, x, rcond=None)[0]
@@ -61,11 +61,11 @@ def test_what_is_gone_is_read_as_by_least_squares(biased):
 
 def test_nothing_is_read_into_what_is_whole_or_always_zero():
     x = _data()
-    back, shift = reading(_moments(x), np.eye(12), biased=True)
+    back, shift = least_squares(_moments(x), np.eye(12), biased=True)
     np.testing.assert_array_equal(back, np.eye(12))
     np.testing.assert_allclose(shift, 0, atol=1e-12)
     x[:, 7:] = 0
-    back, shift = reading(_moments(x), np.eye(12)[:, :7], biased=False)
+    back, shift = least_squares(_moments(x), np.eye(12)[:, :7], biased=False)
     np.testing.assert_array_equal(back, np.eye(12)[:7])
 
 
