@@ -1,4 +1,4 @@
-"""The files of a run: orbax checkpoints, the resolved recipe, and result.json, which names the final student's step.
+"""The files of a run: orbax checkpoints, the resolved recipe, and result.json, which names the resulting student.
 
 Checkpoints are written in the background and published by an atomic rename, so a process killed at any moment leaves
 the last complete one. The student's weights are a separate item and can be read without the optimizer state.
@@ -7,7 +7,7 @@ the last complete one. The student's weights are a separate item and can be read
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ from orbax.checkpoint import checkpoint_managers
 
 from jdistill.config import UserError, load_yaml
 
-_NOTE = "note"
+_METADATA = "note"
+"""Name of the metadata's item in a checkpoint."""
+
+_AVERAGE = "average"
+"""Folder of the average of checkpoints in a run's folder."""
 
 
 class Checkpoints:
@@ -28,7 +32,7 @@ class Checkpoints:
 
     Args:
       folder: the run folder; checkpoints are stored in its `checkpoints/<step>`.
-      keep: number of latest checkpoints to keep, in addition to the best one.
+      keep: number of latest checkpoints to keep, in addition to those that `save` names.
     """
 
     def __init__(self, folder: str | Path, *, keep: int):
@@ -47,23 +51,25 @@ class Checkpoints:
         """Step of the latest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, parts: Mapping[str, PyTree[Array]], note: Mapping[str, Any], *, best: int | None) -> None:
+    def save(
+        self, step: int, parts: Mapping[str, PyTree[Array]], metadata: Mapping[str, Any], *, keep: Collection[int] = ()
+    ) -> None:
         """Copy the arrays off the devices and write them in the background.
 
         Args:
           step: updates done.
           parts: name -> arrays; `load_student_params` returns those of `"student"`.
-          note: JSON metadata.
-          best: step whose checkpoint is kept regardless of age.
+          metadata: JSON values.
+          keep: steps whose checkpoints are kept regardless of age.
         """
-        self._keep.best = best
+        self._keep.steps = frozenset(keep)
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in _own(dict(parts)).items()}
-        self._manager.save(step, args=ocp.args.Composite(**arrays, **{_NOTE: ocp.args.JsonSave(dict(note))}))
+        self._manager.save(step, args=ocp.args.Composite(**arrays, **{_METADATA: ocp.args.JsonSave(dict(metadata))}))
 
-    def note(self, step: int) -> dict[str, Any]:
+    def metadata(self, step: int) -> dict[str, Any]:
         """The JSON metadata of a checkpoint."""
-        args = ocp.args.Composite(**{_NOTE: ocp.args.JsonRestore()})
-        return dict(self._manager.restore(step, args=args)[_NOTE])
+        args = ocp.args.Composite(**{_METADATA: ocp.args.JsonRestore()})
+        return dict(self._manager.restore(step, args=args)[_METADATA])
 
     def restore(self, step: int, like: Mapping[str, PyTree[Array]]) -> dict[str, PyTree[Array]]:
         """The arrays of a checkpoint with the shardings of `like`, whatever its number of devices."""
@@ -91,11 +97,11 @@ def _own(parts: dict[str, PyTree[Array]]) -> dict[str, PyTree[Array]]:
 
 
 class _Keep(checkpoint_managers.PreservationPolicy):
-    """Keeps the latest few checkpoints and the best one."""
+    """Keeps the latest few checkpoints and those of some steps."""
 
     def __init__(self, latest: int):
         self._latest = latest
-        self.best: int | None = None
+        self.steps: frozenset[int] = frozenset()
 
     def should_preserve(
         self,
@@ -105,7 +111,7 @@ class _Keep(checkpoint_managers.PreservationPolicy):
     ) -> Sequence[bool]:
         from_end = range(len(checkpoints) - 1, -1, -1)
         return [
-            age < self._latest or checkpoint.step == self.best
+            age < self._latest or checkpoint.step in self.steps
             for age, checkpoint in zip(from_end, checkpoints, strict=True)
         ]
 
@@ -113,8 +119,8 @@ class _Keep(checkpoint_managers.PreservationPolicy):
 def load_student_params(run: str | Path) -> PyTree[Array]:
     """The parameters of a run's student, float32, on the default device.
 
-    For a finished run, those of its best step, or of its last step without `keep_best`; for an unfinished run, those
-    of the last complete checkpoint.
+    For a finished run, those of its best step with `keep_best`, the average with `average_checkpoints`, otherwise those
+    of its last step; for an unfinished run, those of the last complete checkpoint.
 
     Raises:
       UserError: if the folder has no complete checkpoint.
@@ -123,6 +129,13 @@ def load_student_params(run: str | Path) -> PyTree[Array]:
     if not steps:
         raise UserError(f"{run}: has no complete checkpoint. Train it first with `jdistill train`.")
     result = load_result(run)
+    if result is not None and "averaged_steps" in result:
+        if not _average(run).is_dir():
+            raise UserError(
+                f"{run}: result.json names an average of checkpoints, but the folder {_AVERAGE} is missing. Move "
+                "result.json aside and rerun `jdistill train`, which averages them again."
+            )
+        return _load_item(_average(run))
     step = steps[-1] if result is None else _result_step(result)
     if step not in steps:
         raise UserError(
@@ -130,6 +143,12 @@ def load_student_params(run: str | Path) -> PyTree[Array]:
             f"`jdistill train`, which resumes from step {steps[-1]}."
         )
     return _load_item(_folder(run) / str(step) / "student")
+
+
+def save_average(run: str | Path, params: PyTree[Array]) -> None:
+    """Write the average of a run's checkpoints for `load_student_params`; all processes must call it."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(_average(run), params, force=True)
 
 
 def complete_steps(run: str | Path) -> list[int]:
@@ -185,6 +204,10 @@ def resolved_recipe(run: str | Path) -> dict[str, Any]:
 
 def _folder(run: str | Path) -> Path:
     return Path(run).absolute() / "checkpoints"
+
+
+def _average(run: str | Path) -> Path:
+    return Path(run).absolute() / _AVERAGE
 
 
 def _quiet_orbax() -> None:

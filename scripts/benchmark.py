@@ -117,7 +117,7 @@ def main() -> None:
     from jdistill.model import Model
     from jdistill.parallel import make_mesh
     from jdistill.recipe import Recipe
-    from jdistill.train import train
+    from jdistill.train import Run, train
     from jdistill.verbs import embed
     from jdistill.verbs.train import make_loader, make_run_student, open_store
 
@@ -139,18 +139,18 @@ def main() -> None:
 
         before = spearman(params)
         began = time.perf_counter()
-        result = train(
-            recipe.train,
+        run = Run(
+            config=recipe.train,
             student=student,
-            params=params,
             terms=recipe.terms(),
             loader=make_loader(recipe, store, student, pieces=jax.device_count() * recipe.train.microbatches),
             evaluate=None,
-            folder=recipe.run,
+            folder=Path(recipe.run),
             recipe=recipe.model_dump(mode="json"),
             mesh=make_mesh(),
             seed=recipe.seed,
         )
+        result = train(run, params)
         seconds = time.perf_counter() - began
         after = spearman(result.params)
     rows = result.step * a.batch

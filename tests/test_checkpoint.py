@@ -25,7 +25,7 @@ def parts(step: int) -> dict[str, Any]:
 def save(folder: Path, steps: list[int], *, keep: int = 2, best: int | None = None) -> None:
     checkpoints = Checkpoints(folder, keep=keep)
     for step in steps:
-        checkpoints.save(step, parts(step), {"note": step}, best=best)
+        checkpoints.save(step, parts(step), {"note": step}, keep=() if best is None else (best,))
     checkpoints.close()
 
 
@@ -38,7 +38,7 @@ def test_what_is_restored_is_what_was_saved(tmp_path: Path) -> None:
     save(tmp_path, [3, 7])
     checkpoints = Checkpoints(tmp_path, keep=2)
     assert checkpoints.latest() == 7
-    assert checkpoints.note(3) == {"note": 3}
+    assert checkpoints.metadata(3) == {"note": 3}
     same(checkpoints.restore(3, parts(0)), parts(3))
     checkpoints.close()
 

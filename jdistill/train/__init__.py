@@ -2,18 +2,19 @@
 
 from typing import TYPE_CHECKING, Any
 
-from jdistill.train.config import KeepBest, TrainConfig
+from jdistill.train.config import TrainConfig
+from jdistill.train.evaluations import KeepBest
 from jdistill.train.optimizer import AdamW
 
-__all__ = ["AdamW", "KeepBest", "TrainConfig", "TrainResult", "train"]
+__all__ = ["AdamW", "KeepBest", "Run", "TrainConfig", "TrainResult", "train"]
 
 if TYPE_CHECKING:
-    from jdistill.train.loop import TrainResult, train
+    from jdistill.train.loop import Run, TrainResult, train
 
 
 def __getattr__(name: str) -> Any:
     """Import the loop on first use, so that reading a config does not wait for orbax and grain."""
-    if name in ("train", "TrainResult"):
+    if name in ("Run", "TrainResult", "train"):
         from jdistill.train import loop
 
         return getattr(loop, name)

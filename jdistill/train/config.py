@@ -1,31 +1,29 @@
 """Training config: length of the run, optimizer, logging, evaluation and checkpoints."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from jdistill.config import Config, UserError
+from jdistill.train.evaluations import EarlyStopping, KeepBest
 from jdistill.train.optimizer import AdamW, Optimizer
-from jdistill.train.schedule import Linear, Schedule
-from jdistill.train.steps import MOST_STEPS, StepsOrShare
-from jdistill.train.stopping import EarlyStopping
-
-
-class KeepBest(Config):
-    """Keep the student of the best evaluation instead of the last step."""
-
-    metric: str
-    """Name of a metric as reported by evaluation, such as `sts/spearman_cosine`."""
-    mode: Literal["max", "min"] = "max"
-    """Whether larger (max) or smaller (min) is better."""
+from jdistill.train.schedule import MOST_STEPS, Linear, Schedule, StepsOrFraction
 
 
 class Averaging(Config):
     """An exponential moving average of the student's parameters (Tarvainen and Valpola 2017, arXiv:1703.01780)."""
 
     decay: float = Field(default=0.999, gt=0, lt=1)
-    """What is left of a step's share after one more step: 0.999 averages over about the last 1000 steps. Shares add up
-    to 1 from the first step on."""
+    """Factor by which the weight of a step shrinks with each later step; 0.999 averages about the last 1000 steps. The
+    weights add up to 1 from the first step on."""
+
+
+class CheckpointAverage(Config):
+    """The uniform average of the last checkpoints' parameters (Izmailov et al. 2018, arXiv:1803.05407)."""
+
+    last: int = Field(ge=2)
+    """Number of checkpoints: the one of the last step, and those of the last multiples of `save_every` before it."""
 
 
 class TrainConfig(Config):
@@ -50,9 +48,13 @@ class TrainConfig(Config):
     ema: Averaging | None = None
     """Evaluate, keep and export an exponential moving average of the student's parameters instead of the parameters,
     which are trained as before. Takes 4 bytes per trained parameter."""
+    average_checkpoints: CheckpointAverage | None = None
+    """Make the average of the last checkpoints the result, and the subject of the last evaluation, instead of the last
+    step's student. These checkpoints are kept in addition to `keep_checkpoints`. Not with `ema`, `keep_best` or
+    `early_stopping`."""
     log_every: int = Field(default=50, ge=1)
     """Steps between lines of metrics.jsonl and of the log; loss and norms are those of the logged step."""
-    evaluate_every: StepsOrShare | None = Field(default=0.1, gt=0)
+    evaluate_every: StepsOrFraction | None = Field(default=0.1, gt=0)
     """Steps between evaluations (>= 1), or a fraction of the run (< 1); null evaluates only at the end."""
     evaluate_at_start: bool = True
     """Also evaluate before the first update."""
@@ -75,18 +77,35 @@ class TrainConfig(Config):
             raise ValueError(f"steps and epochs: {given} set. Set exactly one, such as steps: 1000 or epochs: 1.")
         return self
 
+    @model_validator(mode="after")
+    def _one_result(self) -> "TrainConfig":
+        reasons = {
+            "ema": "both average the parameters",
+            "keep_best": "both choose the resulting student",
+            "early_stopping": "the average is of the last checkpoints of the whole run",
+        }
+        for option, reason in reasons.items():
+            if self.average_checkpoints is not None and getattr(self, option) is not None:
+                raise ValueError(f"average_checkpoints cannot be combined with {option}: {reason}. Remove one of them.")
+        return self
+
     def total_steps(self, steps_per_epoch: int) -> int:
         """Number of updates of the run, at least 1.
 
         Raises:
-          UserError: if the epochs exceed the maximum number of steps.
+          UserError: if the epochs exceed the maximum number of steps, or `average_checkpoints` needs more checkpoints
+            than the run saves.
         """
-        if self.steps is not None:
-            return self.steps
-        steps = max(1, round((self.epochs or 0) * steps_per_epoch))
+        steps = self.steps or max(1, round((self.epochs or 0) * steps_per_epoch))
         if steps > MOST_STEPS:
             raise UserError(
                 f"train.epochs: {self.epochs:g} epochs of {steps_per_epoch:,} steps each exceed the maximum of "
                 f"{MOST_STEPS:,} steps. Set fewer epochs."
+            )
+        average, saved = self.average_checkpoints, math.ceil(steps / self.save_every)
+        if average is not None and average.last > saved:
+            raise UserError(
+                f"train.average_checkpoints.last: is {average.last}, but a run of {steps:,} steps with save_every "
+                f"{self.save_every:,} has only {saved} checkpoints to average. Set a smaller last or save_every."
             )
         return steps

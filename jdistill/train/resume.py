@@ -4,10 +4,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jdistill.config import UserError
-from jdistill.train.stopping import Patience
 
 EVALUATION = ("evaluate", "fidelity")
 """Sections that configure evaluation."""
@@ -22,54 +21,23 @@ PATHS = re.compile(r"data\.[^.]+\.(path|dataset)|teachers\.[^.]+\.model|student\
 elsewhere: data and teachers by the store, the initial student by the checkpoint."""
 
 
-class Best(NamedTuple):
-    """The best evaluation so far."""
-
-    step: int
-    value: float
-    evaluation: dict[str, float]
-
-
-class CheckpointMetadata(NamedTuple):
-    """Checkpoint metadata."""
-
-    recipe: dict[str, Any]
-    loader: str
-    """Fingerprint of the rows and their order."""
-    evaluation: dict[str, float] | None
-    """The last evaluation."""
-    best: Best | None
-    waiting: Patience | None = None
-    """What early stopping has seen."""
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-serializable value."""
-        parts = {"best": self.best, "waiting": self.waiting}
-        return self._asdict() | {name: None if part is None else part._asdict() for name, part in parts.items()}
-
-
-def read_note(content: Mapping[str, Any]) -> CheckpointMetadata:
-    """Inverse of `Note.as_json`."""
-    best, waiting = content["best"], content.get("waiting")
-    return CheckpointMetadata(
-        content["recipe"],
-        content["loader"],
-        content["evaluation"],
-        None if best is None else Best(**best),
-        None if waiting is None else Patience(**waiting),
-    )
-
-
 def check_same_run(
-    folder: Path, note: CheckpointMetadata, recipe: Mapping[str, Any], loader: str, *, step: int
+    folder: Path, stored: Mapping[str, Any], recipe: Mapping[str, Any], loader: str, *, step: int
 ) -> None:
     """Refuse to resume a run with another recipe or other rows.
+
+    Args:
+      folder: the run folder, for the message.
+      stored: metadata of its checkpoint, with `recipe` and `loader`.
+      recipe: the recipe to resume with.
+      loader: fingerprint of the rows and their order to resume with.
+      step: step of the checkpoint.
 
     Raises:
       UserError: naming every setting that differs, with both values.
     """
-    differing = differences(note.recipe, recipe)
-    if not differing and note.loader == loader:
+    differing = differences(stored["recipe"], recipe)
+    if not differing and stored["loader"] == loader:
         return
     what = "; ".join(differing) or "the rows of the store, or their token lengths"
     raise UserError(
@@ -79,15 +47,19 @@ def check_same_run(
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`key.path: then -> now` for every setting that differs and must not."""
+    """`key.path: then -> now` for every setting that differs and must not.
+
+    An absent setting equals null: options that were added later are null in runs that do not use them.
+    """
     before, after = _flat(then), _flat(now)
     paths = [*before, *(path for path in after if path not in before)]
+    averages = after.get("train.average_checkpoints.last") is not None  # of the steps that save_every determines
     absent = "absent"
     return [
         f"{path}: {before.get(path, absent)} -> {after.get(path, absent)}"
         for path in paths
-        if before.get(path, absent) != after.get(path, absent)
-        and not _free(path)
+        if before.get(path) != after.get(path)
+        and (not _free(path) or (averages and path == "train.save_every"))
         and not _moved(path, before.get(path), after.get(path))
     ]
 

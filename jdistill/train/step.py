@@ -22,14 +22,12 @@ from jdistill.parallel import (
     state_sharding,
 )
 from jdistill.student import Student
-from jdistill.train.groups import Groups, join
+from jdistill.train.groups import Groups, Params, join
 from jdistill.train.state import TrainState
 from jdistill.types import Batch, Metrics, PairEmbeddings, Projection, Tokens, Vectors
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
-Params = dict[str, PyTree[Array]]
-"""`params` of a TrainState."""
 Draws = tuple[Array, Array, Array]
 """Progress in [0, 1], the student's key and the losses' key: all that a step depends on besides state and batch."""
 Encode = Callable[[PyTree[Array], tuple[Tokens | None, Tokens], Array], dict[int, PairEmbeddings]]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -15,7 +16,7 @@ from jdistill.recipe import Recipe
 from jdistill.store import HiddenTable, Store, TeacherVectors, TokenTable, check_teacher, check_width, token_table
 from jdistill.student import Student, make_student
 from jdistill.student.build import describe_student, read_pretrained
-from jdistill.train import TrainResult
+from jdistill.train import Run, TrainResult
 from jdistill.train import train as train_student
 from jdistill.train.hidden_cache import check_something_learns, hidden_table
 from jdistill.verbs.checks import check_labels, check_student, check_surroundings, check_terms
@@ -50,19 +51,18 @@ def train(recipe: Recipe) -> TrainResult:
     check_packing(recipe.loader.packing, mesh.devices.flat[0].platform)
     with process_0_first():
         loader = make_loader(recipe, store, student, params, pieces=mesh.size * recipe.train.microbatches)
-    return train_student(
-        recipe.train,
+    run = Run(
+        config=recipe.train,
         student=student,
-        params=params,
         terms=recipe.terms(),
         loader=loader,
         evaluate=(lambda params: evaluate_params(evaluators, student, params)) if evaluators else None,
-        folder=recipe.run,
+        folder=Path(recipe.run),
         recipe=recipe.model_dump(mode="json"),
         mesh=mesh,
         seed=recipe.seed,
-        made=made,
     )
+    return train_student(run, params, origin=made)
 
 
 def check_packing(packing: int | None, platform: str) -> None:

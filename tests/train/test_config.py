@@ -7,8 +7,7 @@ import pytest
 from jdistill.config import UserError, parse
 from jdistill.train import TrainConfig
 from jdistill.train.optimizer import Adafactor, AdamW, Lion, Muon
-from jdistill.train.schedule import Constant, Cosine, Linear, WarmupStableDecay
-from jdistill.train.steps import in_steps
+from jdistill.train.schedule import Constant, Cosine, Linear, WarmupStableDecay, in_steps
 
 
 @pytest.mark.parametrize("content", [{}, {"steps": 5, "epochs": 1}])

@@ -1,10 +1,12 @@
 """Which changes between two halves of a run are refused."""
 
+import json
 from typing import Any
 
 import pytest
 
-from jdistill.train.resume import Best, CheckpointMetadata, differences, read_note
+from jdistill.train.evaluations import EarlyStopping, Evaluations, KeepBest
+from jdistill.train.resume import differences
 
 RECIPE: dict[str, Any] = {
     "run": "./a",
@@ -34,12 +36,34 @@ def test_differences(change: dict[str, Any], told: list[str]) -> None:
     assert differences(RECIPE, RECIPE | change) == told
 
 
-@pytest.mark.parametrize("best", [None, Best(3, 0.5, {"q": 0.5})])
-def test_note_survives_json(best: Best | None) -> None:
-    import json
+@pytest.mark.parametrize("metrics", [{}, {"q": 0.1}, {"q": float("nan"), "r": 0.5}])
+def test_evaluations_survive_json(metrics: dict[str, float]) -> None:
+    keep, stopping = KeepBest(metric="q"), EarlyStopping(metric="q")
+    before, after = Evaluations(keep, stopping), Evaluations(keep, stopping)
+    if metrics:
+        before.add(3, metrics)
+    after.restore(json.loads(json.dumps(before.as_json())), comparable=True)
+    assert repr(after.as_json()) == repr(before.as_json())
+    other = Evaluations(keep, stopping)
+    other.restore(before.as_json(), comparable=False)
+    assert other.last is before.last
+    assert (other.best, other.patience) == (None, None)
 
-    note = CheckpointMetadata(RECIPE, "abc", {"q": 0.1}, best)
-    assert read_note(json.loads(json.dumps(note.as_json()))) == note
+
+def test_an_option_that_is_not_used_equals_one_that_was_not_there_yet() -> None:
+    train = {**RECIPE["train"], "ema": None}
+    assert differences(RECIPE, RECIPE | {"train": train}) == []
+    assert differences(RECIPE, RECIPE | {"train": {**train, "ema": {"decay": 0.9}}}) == [
+        "train.ema.decay: absent -> 0.9"
+    ]
+
+
+def test_the_steps_to_average_may_not_change() -> None:
+    def recipe(save_every: int, average: dict[str, int] | None) -> dict[str, Any]:
+        return {"train": {"save_every": save_every, "average_checkpoints": average}}
+
+    assert differences(recipe(3, None), recipe(4, None)) == []
+    assert differences(recipe(3, {"last": 2}), recipe(4, {"last": 2})) == ["train.save_every: 3 -> 4"]
 
 
 def test_a_moved_project_is_the_same_run():

@@ -13,7 +13,7 @@ from jdistill.losses import EmbedCosine
 from jdistill.parallel import make_mesh
 from jdistill.store import Store, token_table, write_texts
 from jdistill.student import StudentConfig, make_student
-from jdistill.train import TrainConfig, train
+from jdistill.train import Run, TrainConfig, train
 from tests.store.conftest import Row, embed
 from tests.tiny import WORDS, tiny_static_folder
 
@@ -81,10 +81,9 @@ def test_a_student_learns_its_teacher(store: Store, student: Any, tmp_path: Path
     config = TrainConfig.model_validate(
         {"epochs": 12, "global_batch_size": 16, "log_every": 5, "optimizer": {"peak_lr": 0.05}}
     )
-    result = train(
-        config,
+    run = Run(
+        config=config,
         student=student[0],
-        params=student[1],
         terms={"align": EmbedCosine(teacher="big")},
         loader=make_loader(store, student),
         evaluate=lambda params: {"weight": float(np.linalg.norm(params["encoder"]["words"]))},
@@ -93,6 +92,7 @@ def test_a_student_learns_its_teacher(store: Store, student: Any, tmp_path: Path
         mesh=make_mesh(jax.devices()[:2]),
         seed=0,
     )
+    result = train(run, student[1])
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         losses += [value for key, value in json.loads(line).items() if key == "train/loss/align"]
     assert result.step == 60

@@ -7,7 +7,7 @@ import pytest
 
 from jdistill.checkpoint import load_result, load_student_params
 from jdistill.config import UserError
-from jdistill.train.stopping import EarlyStopping, Patience, waited
+from jdistill.train.evaluations import EarlyStopping, Patience, after_evaluation
 from tests.train.test_loop import KilledError, assert_same, killed_at, state_of
 from tests.train.tiny_run import run
 
@@ -25,16 +25,16 @@ NAN = float("nan")
         ({"min_change": 0.5}, [1.0, 1.25, 1.5], 2),
     ],
 )
-def test_waiting(options: dict[str, Any], values: list[float], evaluations: int) -> None:
-    config, waiting = EarlyStopping(metric="q", **options), None
+def test_patience_after_evaluations(options: dict[str, Any], values: list[float], evaluations: int) -> None:
+    config, patience = EarlyStopping(metric="q", **options), None
     for value in values:
-        waiting = waited(config, waiting, value)
-    assert waiting is not None
-    assert waiting.evaluations == evaluations
+        patience = after_evaluation(config, patience, value)
+    assert patience is not None
+    assert patience.evaluations == evaluations
 
 
 def test_the_first_value_counts_as_an_improvement() -> None:
-    assert waited(EarlyStopping(metric="q"), None, -1.0) == Patience(-1.0, 0)
+    assert after_evaluation(EarlyStopping(metric="q"), None, -1.0) == Patience(-1.0, 0)
 
 
 def falls_after(evaluations: int) -> Any:

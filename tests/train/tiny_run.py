@@ -11,7 +11,7 @@ import optax
 from jdistill.losses import EmbedCosine, InfoNCE, LossConfig
 from jdistill.parallel import make_mesh
 from jdistill.student import Student, StudentConfig, make_student
-from jdistill.train import TrainConfig, TrainResult, train
+from jdistill.train import Run, TrainConfig, TrainResult, train
 from jdistill.train.groups import Groups
 from jdistill.train.optimizer import AdamW, make_optimizer
 from jdistill.train.schedule import Linear
@@ -69,10 +69,9 @@ def run(
 ) -> TrainResult:
     """Train; `changes` are fields of TrainConfig."""
     config = TrainConfig.model_validate(DEFAULTS | changes)
-    return train(
-        config,
+    made = Run(
+        config=config,
         student=student[0],
-        params=student[1],
         terms=terms,
         loader=loader or tiny_loader(batch=config.global_batch_size),
         evaluate=evaluate,
@@ -81,3 +80,4 @@ def run(
         mesh=make_mesh(jax.devices()[:devices], fsdp=config.fsdp),
         seed=5,
     )
+    return train(made, student[1])
