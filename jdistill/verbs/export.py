@@ -131,6 +131,14 @@ def _card(
     }
     if result.get("best_step") is not None:
         training["best step"] = result["best_step"]
+    if recipe.train.ema is not None:
+        training["moving average of parameters"] = f"decay {recipe.train.ema.decay:g}"
+    if "averaged_steps" in result:
+        training["average of checkpoints"] = f"steps {', '.join(map(str, result['averaged_steps']))}"
+    if recipe.train.early_stopping is not None:
+        stopping = recipe.train.early_stopping
+        how = f"{stopping.metric}, patience {stopping.patience}"
+        training["early stopping"] = how + (", ended the run" if "stopped_early" in result else ", did not end the run")
     return CardInfo(
         name=recipe.name,
         teachers=_teachers(recipe),
