@@ -1,8 +1,8 @@
-"""Losses, poolings and evaluators of the user's own packages, named by `kind` in a recipe.
+"""Losses, poolings and evaluators from users' own packages, named by `kind` in a recipe.
 
-`kind: my_package.module:Class` names a class by its place. An entry point gives an installed package's class a short
-name instead. Importing a module runs its code, so only what a recipe or a run names is ever imported: a model's folder
-names its poolings in another way, which imports nothing (`student/hf_folder/`).
+`kind: my_package.module:Class` names a class by module and name; an installed package can give its classes short names
+by entry points. Importing a module runs its code, so only modules named in a recipe are imported. Model folders cannot
+cause an import: they name poolings in a different way (`student/hf_folder`).
 """
 
 import difflib
@@ -19,11 +19,11 @@ from pydantic_core import SchemaValidator, core_schema
 
 @dataclass(frozen=True)
 class Outside:
-    """Marks a union discriminated by `kind` that also admits classes of other packages; its last member is their base.
+    """Annotates a union discriminated by `kind`, so that it also accepts classes from other packages.
 
     Args:
-      group: entry point group of short names for such classes.
-      base: the base class.
+      group: entry point group in which packages register short names.
+      base: base class of these classes, and the last member of the union.
       defines: names of the methods that a subclass must override.
     """
 
@@ -31,10 +31,10 @@ class Outside:
     base: type[BaseModel]
     defines: tuple[str, ...]
     found: dict[str, type[BaseModel]] = field(default_factory=dict, compare=False, repr=False)
-    """Kind -> class, for every kind resolved in this process."""
+    """Kind -> class, for every kind from another package that this process has read."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        """That of the union without the base, except where `kind` is none of it."""
+        """The schema of the built-in members; other values of `kind` are looked up with `find`."""
         classes = tuple(cls for cls in get_args(source) if cls is not self.base)
         own = {str(cls.model_fields["kind"].default) for cls in classes}
         inner = handler.generate_schema(Annotated[Union[classes], Field(discriminator="kind")])  # noqa: UP007
@@ -48,7 +48,7 @@ class Outside:
             if ":" not in kind and not self._named(kind):
                 return members(value) if not self._names() else _unknown(kind, [*own, *self._names()])
             cls = self.find(kind)
-            # A union of one, so that errors in options are reported like those of built-in members.
+            # A union with one member, so that errors in its options are reported like those of built-in members.
             one = core_schema.tagged_union_schema({kind: _validated_by(cls)}, "kind")
             return SchemaValidator(one).validate_python(value)
 
@@ -63,22 +63,22 @@ class Outside:
         )
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Callable[[Any], Any]) -> Any:
-        """The union, or an object of any other `kind`, whose options are not known here."""
+        """The built-in members, or an object with any other `kind` and unknown options."""
         known = handler(schema)
         kinds = list(known.get("discriminator", {}).get("mapping", {}))
         other = {
             "type": "object",
-            "description": f"Of another package: `module:Class`, or the name of an entry point of {self.group}.",
+            "description": f"From another package: `module:Class`, or an entry point of the group {self.group}.",
             "properties": {"kind": {"type": "string", "not": {"enum": kinds}}},
             "required": ["kind"],
         }
         return {"anyOf": [known, other]}
 
     def find(self, kind: str) -> type[BaseModel]:
-        """The class that a `kind` names, its module imported.
+        """Import and return the class that a `kind` names.
 
         Raises:
-          ValueError: in one sentence each, what is wrong and what to do.
+          ValueError: saying what is wrong and what to do, if the class cannot be imported or is not suitable.
         """
         places = [kind] if ":" in kind else sorted({entry.value for entry in self._named(kind)})
         if len(places) > 1:

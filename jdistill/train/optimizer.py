@@ -1,4 +1,4 @@
-"""Optimizers: what a recipe says of each, and the optax.GradientTransformation that it becomes."""
+"""Optimizers: the options of each, and the optax.GradientTransformation they configure."""
 
 import re
 from collections.abc import Mapping
@@ -16,22 +16,22 @@ from jdistill.train.groups import Group, Groups, Params, path_of
 from jdistill.train.schedule import ScheduleConfig, make_schedule
 
 MOVED = ("schedule", "warmup")
-"""Settings of earlier recipes that belong to `train.schedule` now."""
+"""Settings that moved to `train.schedule`."""
 
 
 class OptimizerConfig(Config):
     """What all optimizers share. A subclass adds `kind` and `transformation`."""
 
     peak_lr: float = Field(default=1e-4, gt=0)
-    """Learning rate after warmup, the largest of the run; per step, not scaled by batch size."""
+    """Learning rate after warmup, the highest of the run; not scaled by batch size."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decay of matrices and embedding tables, multiplied by the learning rate. Biases, norms and losses' own
-    parameters do not decay."""
+    """Weight decay of matrices and embedding tables, multiplied by the learning rate. Biases, norms and parameters of
+    losses do not decay."""
     clip_norm: float | None = Field(default=1.0, gt=0)
-    """Largest global norm of the gradient, above which it is scaled down; null does not clip."""
+    """Gradients with a larger global norm are scaled down to this norm; null does not clip."""
     groups: list[Group] = Field(default_factory=list)
-    """Rules for learning rates, freezing and decay by parameter, in order. Where there are any, every parameter must
-    match one, and every rule must be the first match of at least one parameter."""
+    """Rules that set learning rate and decay of some parameters, or freeze them; the first match counts. If there are
+    any, every parameter must match one, and every rule must be the first match of at least one parameter."""
 
     @model_validator(mode="before")
     @classmethod
@@ -41,17 +41,17 @@ class OptimizerConfig(Config):
             kind = given.get("schedule", "linear")
             warmup = f", warmup: {given['warmup']}" if "warmup" in given else ""
             raise ValueError(
-                f"{' and '.join(moved)} stand in a section of their own now. Write train.schedule: "
+                f"{' and '.join(moved)} moved to a section of their own. Write train.schedule: "
                 f"{{kind: {kind}{warmup}}} instead."
             )
         return given
 
     def transformation(self, schedule: optax.Schedule, groups: Groups) -> optax.GradientTransformation:
-        """Gradients of the trained parameters -> what is added to these.
+        """Make the transformation from gradients of the trained parameters to updates, which are added to them.
 
         Args:
           schedule: number of updates done -> learning rate.
-          groups: share of the learning rate and weight decay of each parameter.
+          groups: learning rate scale and weight decay of each parameter.
         """
         raise NotImplementedError
 
@@ -66,35 +66,35 @@ class AdamW(OptimizerConfig):
     b2: float = Field(default=0.999, ge=0, lt=1)
     """Decay rate of the running mean of squared gradients."""
     eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the mean of squares."""
+    """Added to the square root of the mean of squares."""
 
     def transformation(self, schedule: optax.Schedule, groups: Groups) -> optax.GradientTransformation:
-        """optax.adamw in one pass over memory."""
+        """Equal to optax.adamw, but in one pass over memory."""
         return fused_adamw(schedule, groups.settings, b1=self.b1, b2=self.b2, eps=self.eps, clip_norm=self.clip_norm)
 
 
 class Adafactor(OptimizerConfig):
-    """Adam whose mean of squares is kept by row and column (Shazeer and Stern 2018, arXiv:1804.04235)."""
+    """Adam that stores the mean of squares per row and per column only (Shazeer and Stern 2018, arXiv:1804.04235)."""
 
     kind: Literal["adafactor"] = "adafactor"
     """Which optimizer."""
     peak_lr: float = Field(default=1e-3, gt=0)
-    """Learning rate after warmup, the largest of the run; a share of each array's size where `relative`."""
+    """Learning rate after warmup, the highest of the run; with `relative`, as a fraction of each parameter's size."""
     clip_norm: float | None = Field(default=None, gt=0)
-    """Largest global norm of the gradient, above which it is scaled down; null does not clip."""
+    """Gradients with a larger global norm are scaled down to this norm; null does not clip."""
     relative: bool = True
-    """Multiply each array's update by the root mean square of its values, at least 1e-3."""
+    """Multiply each parameter's update by the root mean square of the parameter, at least 1e-3."""
     decay_exponent: float = Field(default=0.8, gt=0, le=1)
-    """The mean of squares after t updates decays at the rate 1 - t^-decay_exponent."""
+    """The decay rate of the mean of squares in update t is 1 - t^-decay_exponent."""
     clip_rms: float | None = Field(default=1.0, gt=0)
-    """Largest root mean square of an array's update before the learning rate; null does not clip."""
+    """Largest root mean square of a parameter's update, before the learning rate; null does not clip."""
     momentum: float | None = Field(default=None, ge=0, lt=1)
-    """Decay rate of a running mean of updates, which takes as much memory as the parameters; null keeps none."""
+    """Decay rate of a running mean of updates, which takes as much memory as the parameters; null for none."""
     factor_from: int = Field(default=128, ge=2)
-    """Arrays whose two longest axes are both so long are kept by row and column, others whole."""
+    """The mean of squares is stored per row and column if a parameter's two longest axes are at least this long."""
 
     def transformation(self, schedule: optax.Schedule, groups: Groups) -> optax.GradientTransformation:
-        """optax.adafactor, whose weight decay is multiplied by the learning rate here."""
+        """optax.adafactor, but with weight decay multiplied by the learning rate."""
         return _chain(
             self,
             schedule,
@@ -107,52 +107,52 @@ class Adafactor(OptimizerConfig):
 
 
 class Lion(OptimizerConfig):
-    """The sign of a running mean of gradients (Chen et al. 2023, arXiv:2302.06675, algorithm 2)."""
+    """Updates by the sign of a running mean of gradients (Chen et al. 2023, arXiv:2302.06675, algorithm 2)."""
 
     kind: Literal["lion"] = "lion"
     """Which optimizer."""
     peak_lr: float = Field(default=3e-5, gt=0)
-    """Learning rate after warmup, the largest of the run; every value moves by just so much."""
+    """Learning rate after warmup, the highest of the run: the amount by which every value changes."""
     weight_decay: float = Field(default=0.03, ge=0)
-    """Decay of matrices and embedding tables, multiplied by the learning rate. Biases, norms and losses' own
-    parameters do not decay."""
+    """Weight decay of matrices and embedding tables, multiplied by the learning rate. Biases, norms and parameters of
+    losses do not decay."""
     b1: float = Field(default=0.9, ge=0, lt=1)
-    """Share of the running mean in what the sign is taken of; the rest is the gradient."""
+    """The sign is that of `b1` times the running mean plus `1 - b1` times the gradient."""
     b2: float = Field(default=0.99, ge=0, lt=1)
     """Decay rate of the running mean of gradients."""
 
     def transformation(self, schedule: optax.Schedule, groups: Groups) -> optax.GradientTransformation:
-        """optax.lion."""
+        """optax.lion with this clipping, decay and groups."""
         return _chain(self, schedule, groups, optax.scale_by_lion(self.b1, self.b2))
 
 
 class Muon(OptimizerConfig):
-    """Orthogonalized momentum for matrices of layers, Adam for all other parameters (Jordan 2024).
+    """Orthogonalized momentum for the matrices of layers, Adam for all other parameters (Jordan 2024).
 
-    Each update of a matrix is scaled to the root mean square of Adam's, so that both share one learning rate.
+    A matrix's update is scaled to the usual root mean square of Adam's updates, so that both share one learning rate.
     Source: https://kellerjordan.github.io/posts/muon/; the scale is that of Liu et al. 2025, arXiv:2502.16982, eq. 4.
     """
 
     kind: Literal["muon"] = "muon"
     """Which optimizer."""
     matrices: re.Pattern[str] = re.compile(r"student/(encoder|pooling|head)/.*kernel")
-    """Regular expression of the whole paths of matrices that Muon updates. Tables of embeddings and the projections
-    that only losses use are left to Adam, as its author advises; so is whatever has not two axes."""
+    """Regular expression of full parameter paths. Muon updates the matching parameters that have two axes, Adam all
+    others: by default embedding tables, as Muon's author advises, and projections that only losses use."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
-    """Decay rate of the running mean of a matrix' gradients."""
+    """Decay rate of the running mean of a matrix's gradients."""
     iterations: int = Field(default=5, ge=1)
-    """Newton-Schulz iterations that orthogonalize it."""
+    """Number of Newton-Schulz iterations that orthogonalize this mean."""
     rms: float = Field(default=0.2, gt=0)
-    """Root mean square of a matrix' update before the learning rate; 0.2 is about Adam's."""
+    """Root mean square of a matrix's update, before the learning rate; Adam's is about 0.2."""
     b1: float = Field(default=0.9, ge=0, lt=1)
-    """Adam's decay rate of the running mean of gradients, with Nesterov's step."""
+    """Adam's decay rate of the running mean of gradients, with Nesterov momentum."""
     b2: float = Field(default=0.999, ge=0, lt=1)
     """Adam's decay rate of the running mean of squared gradients."""
     eps: float = Field(default=1e-8, gt=0)
-    """Added to Adam's root of the mean of squares, and to the norm by which a matrix is scaled."""
+    """Added to the square root of Adam's mean of squares, and to the norm by which a matrix is divided."""
 
     def transformation(self, schedule: optax.Schedule, groups: Groups) -> optax.GradientTransformation:
-        """optax.contrib.muon."""
+        """optax.contrib.muon with this clipping, decay and groups."""
         muon = optax.contrib.muon(
             learning_rate=1.0,
             ns_steps=self.iterations,
@@ -167,17 +167,17 @@ class Muon(OptimizerConfig):
         def init(params: Params) -> optax.OptState:
             if not any(self._is_matrix(path, x) for path, x in jax.tree.leaves_with_path(params)):
                 raise UserError(
-                    f"train.optimizer.matrices: {self.matrices.pattern!r} matches no trained parameter of two axes, so "
-                    "Muon has nothing to update. Correct the pattern, or take optimizer.kind: adamw."
+                    f"train.optimizer.matrices: {self.matrices.pattern!r} matches no trained parameter with two axes, "
+                    "so Muon has nothing to update. Correct the pattern, or set optimizer.kind: adamw."
                 )
             return muon.init(params)
 
-        # optax gives what is added; the learning rate and its sign come after the weight decay.
+        # optax's muon returns what is added to the parameters; _chain negates after adding the weight decay.
         checked = optax.GradientTransformation(init, muon.update)  # pyright: ignore[reportArgumentType]
         return _chain(self, schedule, groups, checked, optax.scale(-1.0))
 
     def _dimensions(self, params: Params) -> PyTree[Any]:
-        """Which axes of which parameters are the matrix': kernels are `[in, out]`; None: not Muon's."""
+        """The axes of each matrix that Muon updates (kernels are `[in, out]`); None for Adam's parameters."""
         numbers = optax.contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=1)
         return jax.tree.map_with_path(lambda path, x: numbers if self._is_matrix(path, x) else None, params)
 
@@ -192,22 +192,22 @@ def _adamw_by_default(value: Any) -> Any:
 Optimizer = Annotated[
     Annotated[AdamW | Adafactor | Lion | Muon, Field(discriminator="kind")], BeforeValidator(_adamw_by_default)
 ]
-"""Any optimizer, told apart by its `kind`."""
+"""Any optimizer, distinguished by `kind`."""
 
 
 def make_optimizer(
     config: OptimizerConfig, schedule: ScheduleConfig, total_steps: int, groups: Groups
 ) -> optax.GradientTransformation:
-    """The optimizer of a run's trained parameters.
+    """The optimizer for a run's trained parameters.
 
-    Its `update` needs the parameters; its state is arrays only, so that it is split over devices, stored and resumed
-    like the parameters.
+    Its `update` needs the parameters as third argument. Its state consists of arrays only, so it is sharded, saved and
+    restored like the parameters.
 
     Args:
       config: which optimizer, and its hyperparameters.
-      schedule: how the learning rate goes.
-      total_steps: length of the run, over which the learning rate goes down.
-      groups: share of the learning rate and weight decay of each parameter.
+      schedule: warmup and decay of the learning rate.
+      total_steps: length of the run, over which the learning rate decays.
+      groups: learning rate scale and weight decay of each parameter.
     """
     return config.transformation(make_schedule(schedule, config.peak_lr, total_steps), groups)
 
@@ -215,7 +215,7 @@ def make_optimizer(
 def _chain(
     config: OptimizerConfig, schedule: optax.Schedule, groups: Groups, *direction: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """Clipping, `direction`, and of each group its weight decay and its share of the learning rate."""
+    """Chain clipping, `direction`, and each group's weight decay and learning rate."""
 
     def rest(lr_scale: float, weight_decay: float) -> optax.GradientTransformation:
         rate = optax.scale_by_learning_rate(lambda step: lr_scale * schedule(step))
@@ -226,7 +226,7 @@ def _chain(
     chain = optax.chain(clip, *direction, by_group)
 
     def update(gradients: Params, state: optax.OptState, params: Params | None = None) -> tuple[Any, optax.OptState]:
-        with jax.numpy_dtype_promotion("standard"):  # optax' own arithmetic is not strict
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
             return chain.update(gradients, state, params)
 
     return optax.GradientTransformation(chain.init, update)  # pyright: ignore[reportArgumentType]
