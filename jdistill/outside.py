@@ -68,7 +68,7 @@ class Outside:
         kinds = list(known.get("discriminator", {}).get("mapping", {}))
         other = {
             "type": "object",
-            "description": f"From another package: `module:Class`, or an entry point of the group {self.group}.",
+            "description": f"From another package: `module:Class`, or the name of an entry point of {self.group}.",
             "properties": {"kind": {"type": "string", "not": {"enum": kinds}}},
             "required": ["kind"],
         }

@@ -4,17 +4,17 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
+from tqdm import tqdm
 
 from jdistill.parallel import local_copy
 from jdistill.train.diagnose import Watch, learned_values
 from jdistill.train.run import Run
 from jdistill.train.schedule import make_schedule
-from jdistill.train.sinks import make_sinks
+from jdistill.train.sinks import Sink, check_sinks, open_sinks
 from jdistill.train.state import TrainState
 from jdistill.types import Metrics
 
@@ -29,10 +29,11 @@ class Reporter:
     def __init__(self, run: Run):
         self._run = run
         self._prints = jax.process_index() == 0
-        self._sinks = make_sinks(run.config.sinks, run.folder) if self._prints else []
+        self._sinks: list[Sink] = []
+        check_sinks(run.config.sinks if self._prints else ())
         self._watch = Watch(run.terms, self.say)
         self._learning_rate = make_schedule(run.config.schedule, run.config.optimizer.peak_lr, run.total)
-        self._bar: Any = None
+        self._bar: tqdm | None = None
         self._resumed = False
         self._last_step = 0
         self._since = time.perf_counter()
@@ -50,12 +51,10 @@ class Reporter:
         """
         run, step = self._run, int(state.step)
         self._resumed, self._last_step, self._since = resumed, step, time.perf_counter()
-        for sink in self._sinks:
-            sink.start(run.recipe, step)
-        if self._prints and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=run.total, initial=step, unit=" steps", dynamic_ncols=True)
+        if self._prints:
+            self._sinks = open_sinks(run.config.sinks, run.folder, run.recipe, step)
+            if sys.stderr.isatty():
+                self._bar = tqdm(total=run.total, initial=step, unit=" steps", dynamic_ncols=True)
         self.say(_headline(run, state) + (f" | resumes from step {step}" if step else ""))
         if not resumed:
             for line in origin:

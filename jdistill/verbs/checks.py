@@ -19,7 +19,7 @@ from jdistill.student import Student
 from jdistill.student.hf_folder import check_exportable
 from jdistill.train.groups import Groups, frozen_paths
 from jdistill.train.optimizer import make_optimizer
-from jdistill.train.sinks import make_sinks
+from jdistill.train.sinks import check_sinks
 from jdistill.verbs.evaluate import Evaluators
 
 _LENGTH = 8
@@ -33,7 +33,7 @@ def check_surroundings(recipe: Recipe, evaluators: Evaluators) -> None:
       UserError: naming the setting or the file.
     """
     _check_writable(recipe.run)
-    make_sinks(recipe.train.sinks, Path(recipe.run))
+    check_sinks(recipe.train.sinks)
     for evaluator in evaluators.values():
         evaluator.prepare()
 

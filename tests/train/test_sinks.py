@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jdistill.config import UserError
-from jdistill.train.sinks import JsonLines, make_sinks
+from jdistill.train.sinks import JsonLines, check_sinks, open_sinks
 
 
 def steps(path: Path) -> list[int]:
@@ -15,13 +15,11 @@ def steps(path: Path) -> list[int]:
 
 
 def test_lines_of_later_steps_are_taken_back(tmp_path: Path) -> None:
-    sink = JsonLines(tmp_path)
-    sink.start({}, 0)
+    sink = JsonLines(tmp_path, 0)
     for step in (1, 2, 2, 3):
         sink.scalars(step, {"train/loss": 1.0 / step})
     sink.close()
-    sink = JsonLines(tmp_path)
-    sink.start({}, 2)
+    sink = JsonLines(tmp_path, 2)
     sink.scalars(3, {"train/loss": 7.0})
     sink.close()
     assert steps(sink.path) == [1, 2, 2, 3]
@@ -30,23 +28,20 @@ def test_lines_of_later_steps_are_taken_back(tmp_path: Path) -> None:
 
 def test_half_a_line_of_a_killed_process_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "eva')
-    sink = JsonLines(tmp_path)
-    sink.start({}, 2)
+    sink = JsonLines(tmp_path, 2)
     sink.close()
     assert steps(sink.path) == [1, 2]
 
 
 def test_a_run_from_the_start_begins_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
-    sink = JsonLines(tmp_path)
-    sink.start({}, 0)
+    sink = JsonLines(tmp_path, 0)
     sink.close()
     assert sink.path.read_text() == ""
 
 
 def test_not_a_number_stays_valid_json(tmp_path: Path) -> None:
-    sink = JsonLines(tmp_path)
-    sink.start({}, 0)
+    sink = JsonLines(tmp_path, 0)
     sink.scalars(1, {"evaluate/spearman": float("nan")})
     sink.close()
     assert json.loads(sink.path.read_text(), parse_constant=pytest.fail)["evaluate/spearman"] is None
@@ -54,9 +49,7 @@ def test_not_a_number_stays_valid_json(tmp_path: Path) -> None:
 
 def test_tensorboard_writes_events(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
-    sinks = make_sinks(["tensorboard"], tmp_path)
-    for sink in sinks:
-        sink.start({}, 0)
+    for sink in open_sinks(["tensorboard"], tmp_path, {}, 0):
         sink.scalars(1, {"train/loss": 1.0})
         sink.close()
     assert list((tmp_path / "tensorboard").glob("events.*"))
@@ -64,22 +57,18 @@ def test_tensorboard_writes_events(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("sink", "module"), [("wandb", "wandb"), ("tensorboard", "tensorboardX")])
-def test_missing_package_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sink: str, module: str
-) -> None:
+def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, sink: str, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"pip install 'jdistill\[{sink}\]'"):
-        make_sinks([sink], tmp_path)
+        check_sinks([sink])
 
 
 def test_the_evaluation_of_the_step_resumed_from_is_taken_back(tmp_path: Path) -> None:
-    sink = JsonLines(tmp_path)
-    sink.start({}, 0)
+    sink = JsonLines(tmp_path, 0)
     for step in (1, 2):
         sink.scalars(step, {"train/loss": 1.0})
         sink.scalars(step, {"evaluate/sts/spearman_cosine": 0.5})
     sink.close()
-    sink = JsonLines(tmp_path)
-    sink.start({}, 2)
+    sink = JsonLines(tmp_path, 2)
     sink.close()
     assert steps(sink.path) == [1, 1, 2]
