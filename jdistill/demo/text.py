@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from jdistill.data.docstrings import Corpus, docstring_corpus
+from jdistill.demo.docstrings import Corpus, docstring_corpus
 
 
 def write_text(folder: Path, *, train: int, heldout: int) -> Corpus:

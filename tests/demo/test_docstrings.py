@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jdistill.config import UserError
-from jdistill.data import docstrings as room
-from jdistill.data.docstrings import Docstring, docstring_corpus, docstrings, split_docstring
+from jdistill.demo import docstrings as room
+from jdistill.demo.docstrings import Docstring, docstring_corpus, docstrings, split_docstring
 
 NOUNS = ["matrix", "vector", "graph", "tensor", "string", "parser", "stream", "socket", "kernel", "polynomial"]
 VERBS = ["Sort", "Merge", "Invert", "Read", "Write", "Compress", "Rotate", "Sample", "Compare", "Normalise"]
