@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped
-from tqdm import tqdm
 
 from jdistill.config import UserError
+from jdistill.progress import Progress
 from jdistill.quantization import Precision, quantize
 from jdistill.student import Student, load_architecture
 from jdistill.student.build import from_pretrained
@@ -21,6 +20,7 @@ from jdistill.student.hf_folder import locate, read_folder
 from jdistill.student.lora import merge_lora
 from jdistill.student.pooling import PoolingModule
 from jdistill.types import Tokens
+from jdistill.unit_length import unit_length
 
 _CHUNK = 8192
 """Number of texts tokenized at once."""
@@ -106,7 +106,7 @@ class Model:
         prompt_tokens = self.student.prompt_token_count(before)
         params = {name: part for name, part in self.params.items() if name != "projection"}
         order = np.argsort([-len(row) for row in ids], kind="stable")
-        with tqdm(total=len(places), unit="text", disable=not progress) as bar:
+        with Progress("encode", len(places), quiet=not progress) as bar:
             waiting: tuple[np.ndarray, Array] | None = None
             start, fine = 0, len(places) > _MANY
             while start < len(order):
@@ -218,15 +218,15 @@ def static_rows(length: int, batch_size: int, *, attends: bool) -> int:
     return batch_size if fitting >= batch_size else 1 << (max(fitting, 1).bit_length() - 1)
 
 
-def _keep(vectors: Float[np.ndarray, "n d"], waiting: tuple[np.ndarray, Array] | None, bar: Any) -> None:
+def _keep(vectors: Float[np.ndarray, "n d"], waiting: tuple[np.ndarray, Array] | None, bar: Progress) -> None:
     if waiting is not None:
         rows, result = waiting
         vectors[rows] = np.asarray(result)[: len(rows)]
-        bar.update(len(rows))
+        bar.advance(len(rows))
 
 
 def _truncate(vectors: Float[np.ndarray, "n d"], width: int, normalizes: bool) -> Float[np.ndarray, "n e"]:
     if width == vectors.shape[1]:
         return vectors
     vectors = vectors[:, :width]
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) if normalizes else vectors.copy()
+    return unit_length(vectors) if normalizes else vectors.copy()

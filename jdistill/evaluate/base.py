@@ -87,8 +87,3 @@ def ranks(values: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
     from scipy.stats import rankdata  # takes a second to import
 
     return rankdata(values, axis=-1)
-
-
-def unit(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Normalize rows to length 1; zero rows stay zero (as torch's `F.normalize`: divide by max(norm, 1e-12))."""
-    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-12)

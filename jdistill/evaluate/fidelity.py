@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt
 
 from jdistill.config import Config, UserError
-from jdistill.evaluate.base import Encode, SideName, ranks, unit, vectors
+from jdistill.evaluate.base import Encode, SideName, ranks, vectors
 from jdistill.evaluate.ranking import first_best
+from jdistill.unit_length import unit_length
 
 
 class FidelityConfig(Config):
@@ -101,14 +102,14 @@ def fidelity(
         f"overlap@{neighbours}": float(np.concatenate(overlaps).mean()),
     }
     if student.shape[1] == teacher.shape[1]:
-        metrics["cosine"] = float((unit(student) * unit(teacher)).sum(axis=1).mean())
+        metrics["cosine"] = float((unit_length(student) * unit_length(teacher)).sum(axis=1).mean())
         metrics["negative_mse"] = float(-100.0 * np.square(student - teacher).mean())
     return metrics
 
 
 def _other_scores(embeddings: Float[np.ndarray, "n d"]) -> Iterator[Float[np.ndarray, "c m"]]:
     """Cosines of each text with all *other* texts, `[c, n - 1]`, in chunks of rows."""
-    embeddings = unit(embeddings)
+    embeddings = unit_length(embeddings)
     n = len(embeddings)
     for start in range(0, n, 256):
         scores = embeddings[start : start + 256] @ embeddings.T

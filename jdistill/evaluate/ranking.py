@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from jdistill.evaluate.base import unit
+from jdistill.unit_length import unit_length
 
 
 def best_columns(
@@ -31,12 +31,12 @@ def best_columns(
     Returns:
       `[q, k]` with `k = min(top, documents)`; padded with -1 where the exclusion leaves fewer than `k`.
     """
-    queries = unit(queries) if similarity == "cosine" else queries
+    queries = unit_length(queries) if similarity == "cosine" else queries
     columns = np.empty((len(queries), 0), np.int64)
     scores = np.empty((len(queries), 0), queries.dtype)
     start = 0
     for chunk in corpus:
-        fresh = queries @ (unit(chunk) if similarity == "cosine" else chunk).T
+        fresh = queries @ (unit_length(chunk) if similarity == "cosine" else chunk).T
         # A matrix product may round equal columns differently, depending on their position (OpenBLAS on Haswell).
         fresh = fresh[:, _first_equal(chunk)]
         if exclude is not None:

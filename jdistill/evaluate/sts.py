@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from jdistill.config import PathText, UserError
 from jdistill.data import number, read_columns, text
-from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, ranks, require_different, unit, vectors
+from jdistill.evaluate.base import Encode, EvaluatorConfig, SideName, ranks, require_different, vectors
+from jdistill.unit_length import unit_length
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
@@ -105,7 +106,7 @@ def _pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
 
 
 SIMILARITIES = {
-    "cosine": lambda x, y: (unit(x) * unit(y)).sum(axis=1),
+    "cosine": lambda x, y: (unit_length(x) * unit_length(y)).sum(axis=1),
     "dot": lambda x, y: (x * y).sum(axis=1),
     "euclidean": lambda x, y: -np.linalg.norm(x - y, axis=1),
     "manhattan": lambda x, y: -np.abs(x - y).sum(axis=1),

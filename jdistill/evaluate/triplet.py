@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from jdistill.config import PathText
 from jdistill.data import read_columns, text
-from jdistill.evaluate.base import Encode, EvaluatorConfig, require_different, unit, vectors
+from jdistill.evaluate.base import Encode, EvaluatorConfig, require_different, vectors
+from jdistill.unit_length import unit_length
 
 
 class Triplet(EvaluatorConfig):
@@ -68,6 +69,6 @@ def triplet_accuracy(
     margin: float = 0.0,
 ) -> float:
     """Fraction of rows with cos(anchor, positive) > cos(anchor, negative) + margin."""
-    anchors = unit(anchors)
-    wins = (anchors * unit(positives)).sum(axis=1) > (anchors * unit(negatives)).sum(axis=1) + margin
+    anchors = unit_length(anchors)
+    wins = (anchors * unit_length(positives)).sum(axis=1) > (anchors * unit_length(negatives)).sum(axis=1) + margin
     return float(wins.mean())

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Int
 
+from jdistill.progress import Progress
 from jdistill.store.files import (
     ArrayStream,
     load_json,
@@ -28,7 +29,6 @@ from jdistill.store.files import (
     sync_folder,
     temporary,
 )
-from jdistill.store.progress import Progress
 from jdistill.store.reader import Texts
 
 _BATCH = 4096

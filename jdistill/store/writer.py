@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jdistill.config import UserError
+from jdistill.progress import Progress
 from jdistill.store.files import (
     ArrayStream,
     as_stored,
@@ -40,7 +41,6 @@ from jdistill.store.files import (
     sync_folder,
     temporary,
 )
-from jdistill.store.progress import Progress
 
 FORMAT = 1
 _PIECE = 1000  # rows between two progress updates

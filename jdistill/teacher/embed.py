@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
+from jdistill.progress import Progress
 from jdistill.store import Store, TeacherWriter, check_teacher
-from jdistill.store.progress import Progress
 from jdistill.teacher.config import TeacherConfig
 from jdistill.teacher.describe import describe
 from jdistill.teacher.model import Teacher

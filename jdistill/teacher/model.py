@@ -17,6 +17,7 @@ from jdistill.store import Prompted
 from jdistill.teacher.config import TeacherConfig
 from jdistill.teacher.describe import find_folder, hashes, is_commit, is_local
 from jdistill.teacher.loading import load
+from jdistill.unit_length import unit_length
 
 FULL_BATCH = 512
 """A batch has at most as many tokens as `batch_size` texts of this length; batches of longer texts are smaller."""
@@ -134,7 +135,7 @@ class Teacher:
         # Truncation and half precision break the model's own normalization.
         rough = self.config.truncate_dim is not None or self.config.precision != "float32"
         if self._normalize and (rough or not self._normalizes_itself):
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
+            vectors = unit_length(vectors)
         return vectors
 
     def _describe(self, modules: list[str]) -> dict[str, Any]:

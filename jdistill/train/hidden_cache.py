@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from jdistill.losses import LossConfig
 from jdistill.model import static_length, static_rows
 from jdistill.parallel import in_microbatches, make_mesh, replicated
+from jdistill.progress import Progress
 from jdistill.store import HiddenTable, HiddenWriter, TokenTable
-from jdistill.store.progress import Progress
 from jdistill.student import Student
 from jdistill.train.config import TrainConfig
 from jdistill.train.groups import Groups, frozen_paths

@@ -15,6 +15,7 @@ from jdistill.losses.base import local_candidates, queries_of
 from jdistill.losses.contrast.directions import TEXTS, Direction
 from jdistill.losses.maths import Similarity, float32, unit
 from jdistill.types import LossInputs, PairEmbeddings, Side
+from jdistill.unit_length import unit_length
 
 Candidates = Literal["documents", "all"]
 Targets = Literal["vectors", "scores"]
@@ -137,9 +138,7 @@ def sample_of_scores(
     documents = np.asarray(teacher.documents, np.float32)
     queries = documents[:, 0] if teacher.queries is None else np.asarray(teacher.queries, np.float32)
     if similarity == "cosine":
-        queries, documents = (
-            x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) for x in (queries, documents)
-        )
+        queries, documents = unit_length(queries), unit_length(documents)
     texts, against = ({"queries": queries, "documents": documents[:, 0]}[name] for name in TEXTS[direction])
     sample = slice(None, None, -(-len(texts) // SAMPLE))
     own = np.einsum("bd,bcd->bc", texts[sample], documents[sample])

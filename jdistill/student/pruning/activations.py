@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
-from tqdm import tqdm
 
+from jdistill.progress import counted
 from jdistill.student.encoders.base import Computing, EncoderConfig
 from jdistill.student.modules import LayerNorm, Linear, RMSNorm
 from jdistill.student.packing import rows_of
@@ -129,7 +129,7 @@ class Sample:
         total: Any = None
         with jax.default_matmul_precision("highest"):
             batches = _batches(self._ids, self._pad_id)
-            for tokens in tqdm(batches, desc="read a sample", unit=" batches", disable=None, leave=False):
+            for tokens in counted(batches, "read a sample", unit="batches"):
                 part = jax.tree.map(lambda x: np.asarray(x, np.float64), of_batch(self._params, tokens))
                 total = part if total is None else jax.tree.map(np.add, total, part)
         return total

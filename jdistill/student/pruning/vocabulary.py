@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from tqdm import tqdm
 
 from jdistill.config import UserError
+from jdistill.progress import counted
 from jdistill.student.pruning.config import Vocabulary
 from jdistill.student.pruning.subwords import SubwordModel
 from jdistill.student.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def count_tokens(
       size: length of the result; all ids are smaller.
     """
     counts = np.zeros(size, np.int64)
-    for texts in tqdm(chunks, desc="count tokens", unit=" chunks", disable=None, leave=False):
+    for texts in counted(chunks, "count tokens", unit="chunks"):
         rows = tokenizer.encode(texts, max_length)
         counts += np.bincount(np.concatenate([np.zeros(0, np.int64), *rows]).astype(np.int64), minlength=size)
     return counts

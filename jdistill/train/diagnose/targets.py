@@ -12,6 +12,7 @@ from scipy import sparse
 from jdistill.config import UserError
 from jdistill.losses import LossConfig
 from jdistill.types import Batch, PairEmbeddings, Tokens
+from jdistill.unit_length import unit_length
 
 ROWS = 1024
 """Maximum number of rows of the first batch that are examined."""
@@ -121,7 +122,7 @@ def _problems(teacher: str, columns: list[Column]) -> list[str]:
 
 def mean_cosine(vectors: Float[np.ndarray, "n d"]) -> float:
     """Mean cosine between different rows; 0 for fewer than two rows. Zero rows have cosine 0."""
-    unit = _unit(vectors)
+    unit = unit_length(vectors.astype(np.float32))
     n = len(unit)
     return float((np.square(unit.sum(axis=0)).sum() - np.square(unit).sum()) / (n * (n - 1))) if n > 1 else 0.0
 
@@ -146,7 +147,7 @@ def neighbour_ranks(tokens: Tokens, vectors: Float[np.ndarray, "n d"]) -> Float[
     np.fill_diagonal(overlap, -1.0)
     neighbours = overlap.argmax(axis=1)
     texts = np.flatnonzero(overlap.max(axis=1) > 0)
-    unit = _unit(vectors)
+    unit = unit_length(vectors.astype(np.float32))
     cosines = unit[texts] @ unit.T
     own = cosines[np.arange(len(texts)), neighbours[texts]][:, None]
     others = np.ones_like(cosines, bool)
@@ -180,8 +181,3 @@ def _side_by_side(batch: Batch, teachers: tuple[str, ...]) -> PairEmbeddings | N
     if all(side.queries is not None for side in sides):
         queries = jnp.concatenate([jnp.asarray(side.queries)[:ROWS] for side in sides], axis=-1)
     return PairEmbeddings(queries, jnp.concatenate([jnp.asarray(side.documents)[:ROWS] for side in sides], axis=-1))
-
-
-def _unit(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    vectors = vectors.astype(np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)

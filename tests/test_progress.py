@@ -1,8 +1,8 @@
 import subprocess
 import sys
 
-from jdistill.store import progress
-from jdistill.store.progress import Progress
+from jdistill import progress
+from jdistill.progress import Progress
 
 
 def test_silent_when_quick(capsys):
@@ -34,3 +34,12 @@ def test_unknown_total(monkeypatch):
 def test_the_room_imports_neither_torch_nor_jax_nor_datasets():
     code = "import sys, jdistill.store; assert not {'datasets', 'torch', 'jax', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_counted_items_come_in_order_and_quiet_work_says_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    assert list(progress.counted(iter("abc"), "count", unit="letters")) == ["a", "b", "c"]
+    assert capsys.readouterr().err.startswith("count: 1 letters, ")
+    with Progress("encode", 2, quiet=True) as bar:
+        bar.advance(2)
+    assert capsys.readouterr().err == ""

@@ -2,8 +2,11 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
+
+Item = TypeVar("Item")
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -16,27 +19,31 @@ class Progress:
       total: number of items; None if unknown.
       unit: name of the items, in the plural.
       done: items finished by an earlier process; not included in the rate.
+      quiet: show nothing.
     """
 
-    def __init__(self, title: str, total: int | None, *, unit: str = "texts", done: int = 0) -> None:
+    def __init__(
+        self, title: str, total: int | None, *, unit: str = "texts", done: int = 0, quiet: bool = False
+    ) -> None:
         self.title, self.total, self.unit, self.done = title, total, unit, done
         self._already = done
-        self._start = self._told = time.monotonic()
+        self._quiet = quiet
+        self._start = self._reported = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet:
             from tqdm import tqdm
 
             self._bar = tqdm(
                 total=total, initial=done, desc=title, unit=f" {unit}", unit_scale=True, dynamic_ncols=True
             )
 
-    def advance(self, pieces: int) -> None:
-        """Count `pieces` more items."""
-        self.done += pieces
+    def advance(self, count: int) -> None:
+        """Count `count` more items."""
+        self.done += count
         if self._bar is not None:
-            self._bar.update(pieces)
-        elif time.monotonic() - self._told >= _SECONDS_BETWEEN_LINES:
-            self._told = time.monotonic()
+            self._bar.update(count)
+        elif not self._quiet and time.monotonic() - self._reported >= _SECONDS_BETWEEN_LINES:
+            self._reported = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
@@ -58,8 +65,16 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif kind is None and self._told > self._start:  # report the end only if progress was reported before
+        elif kind is None and self._reported > self._start:  # report the end only if progress was reported before
             print(self.line(), file=sys.stderr, flush=True)
+
+
+def counted(items: Iterable[Item], title: str, *, unit: str) -> Iterator[Item]:
+    """Iterate over `items`, of which the number is unknown, and show how many are done."""
+    with Progress(title, None, unit=unit) as progress:
+        for item in items:
+            yield item
+            progress.advance(1)
 
 
 def _duration(seconds: float) -> str:
