@@ -1,14 +1,11 @@
-"""The command line. Most commands take one config file and `key=value` overrides.
+"""The command line. Most commands take one config file and `key=value` overrides; exit_codes.py says how they end.
 
-Exit codes: 0 success, 2 user error (one paragraph, no traceback), 1 a bug, 75 (EX_TEMPFAIL) rerun the same command:
-either a checkpoint was saved after SIGTERM, or another process of the run was lost. If JAX notices the lost process
-first, it aborts with SIGABRT (134 in shells); rerun then too. jax and torch are imported only when a command needs
-them, so that `--help` and user errors return immediately.
+jax and torch are imported only when a command needs them, so that `--help` and user errors return immediately.
 """
 
 import argparse
-import errno
 import io
+import json
 import os
 import sys
 import traceback
@@ -16,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+from jdistill.exit_codes import exit_code
 from jdistill.texts import is_whole
 
 EXAMPLES = """\
@@ -29,33 +27,14 @@ the pipeline, in order:
   jdistill export   runs/x my-model                 run folder -> verified sentence-transformers folder
   jdistill show     configs/x.yaml                  the resolved config
   jdistill convert  old-model new-model             pickled weights -> safetensors, for students
+  jdistill store    info stores/x                   what a store contains; also verify, import and export
 """
-
-
-EXIT_RETRY = 75
-"""Exit code asking for a rerun: EX_TEMPFAIL in sysexits.h."""
-
-
-_REFUSALS = {
-    errno.EACCES: "Check the permissions.",
-    errno.EPERM: "Check the permissions.",
-    errno.EROFS: "Choose a writable path.",
-    errno.ENOTDIR: "Part of the path is a file; choose another path.",
-    errno.EEXIST: "A file exists where a folder is expected; choose another path.",
-    errno.EISDIR: "Expected a file, not a folder.",
-    errno.ENAMETOOLONG: "Choose a shorter name.",
-    errno.ENOSPC: "Free some space, then rerun the same command.",
-    errno.EDQUOT: "Free some space, then rerun the same command.",
-    errno.EFBIG: "Raise the file size limit (ulimit -f), then rerun the same command.",
-}
-"""Advice for each operating system error that the user can fix."""
 
 
 def run() -> NoReturn:
     """The `jdistill` command."""
     from jdistill import backend
 
-    with_huge_pages()
     if isinstance(sys.stdout, io.TextIOWrapper):  # escape characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     backend.prepare()
@@ -71,18 +50,6 @@ def run() -> NoReturn:
     sys.exit(code)
 
 
-def with_huge_pages() -> None:
-    """Re-execute this process with huge pages for malloc, on Linux and unless GLIBC_TUNABLES is already set.
-
-    A training step on a CPU touches hundreds of megabytes of fresh memory, which is 8 % slower with 4 KiB pages
-    (docs/performance.md). glibc reads the setting only at process start.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
 def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse arguments, also accepting `key=value` after an option, where argparse leaves it unparsed."""
     options, rest = parser.parse_known_args(arguments)
@@ -92,13 +59,19 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) ->
     unknown = [item for item in rest if item.startswith("-") or "=" not in item or not hasattr(options, "overrides")]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    for name in ("models", "run", "out"):  # expand `~` the shell left alone; `config` is expanded when it is read
+    for name in (
+        "models",
+        "run",
+        "out",
+        "store",
+        "dataset",
+    ):  # expand `~` the shell left alone; `config` is expanded when it is read
         given = getattr(options, name, None)
         if isinstance(given, str):
             setattr(options, name, os.path.expanduser(given))
         elif given is not None:
             setattr(options, name, [os.path.expanduser(item) for item in given])
-    for name in ("config", "models", "model", "run", "out"):  # "" would mean the current folder
+    for name in ("config", "models", "model", "run", "out", "store", "dataset"):  # "" would mean the current folder
         given = getattr(options, name, None)
         if any(not item.strip() for item in ([given] if isinstance(given, str) else given or ())):
             parser.error(f"argument {name.rstrip('s').upper()}: is empty, expected a path or a name")
@@ -114,29 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not hasattr(options, "verb"):
         parser.print_help()
         return 0
-    from jdistill.config import UserError
-
     try:
         _require_folder()
         options.verb(options)
-    except UserError as error:
-        if options.traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted. Rerun the same command to resume from the last shard or checkpoint.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 0
-    except OSError as error:
-        if options.traceback or error.errno not in _REFUSALS:
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror}. {_REFUSALS[error.errno]}", file=sys.stderr, flush=True)
-        return 2
-    except Exception as error:
-        return _again(error)
+    except (Exception, KeyboardInterrupt) as error:
+        return exit_code(error, traceback=options.traceback)
     return 0
 
 
@@ -150,26 +105,19 @@ def _require_folder() -> None:
         raise UserError("the current folder no longer exists. Change to an existing one (cd) and rerun.") from error
 
 
-def _again(error: Exception) -> int:
-    """Exit code for a preempted run or a lost process; anything else is a bug and is re-raised."""
-    if "jax" not in sys.modules:
-        raise error
-    import jax
+class _Parser(argparse.ArgumentParser):
+    """Reports mistakes in the arguments as other mistakes of the user are, followed by the usage."""
 
-    from jdistill.parallel import LostProcessError, PreemptedError
-
-    if isinstance(error, PreemptedError):
-        if jax.process_index() == 0:
-            print(error, file=sys.stderr)
-    elif not isinstance(error, LostProcessError):  # already reported
-        raise error
-    return EXIT_RETRY
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and the usage, and exit with 2."""
+        message = message.replace("the following arguments are required:", "missing:")
+        self.exit(2, f"error: {self.prog}: {message}\n{self.format_usage()}")
 
 
 def _parser() -> argparse.ArgumentParser:
     from jdistill import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="jdistill",
         description="Distil a large embedding model into a small one.",
         epilog=EXAMPLES,
@@ -178,15 +126,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jdistill {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def verb(name: str, function, summary: str) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(name, help=summary, description=summary)
+    def verb(name: str, function, summary: str, among=verbs) -> argparse.ArgumentParser:
+        sub = among.add_parser(name, help=summary, description=summary)
         sub.set_defaults(verb=function)
         sub.add_argument("--traceback", action="store_true", help="show the traceback of user errors")
         return sub
 
+    def add_overrides(sub: argparse.ArgumentParser, text: str) -> None:
+        # With a default, argparse does not list them among the arguments that are missing.
+        sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=text)
+
     def add_recipe(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("config", help="YAML file of the run")
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a config value")
+        sub.add_argument("config", metavar="CONFIG", help="YAML file of the run")
+        add_overrides(sub, "overrides a config value")
 
     def add_processes(sub: argparse.ArgumentParser) -> None:
         several = sub.add_argument_group(
@@ -197,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         several.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
 
     demo = verb("demo", _demo, "distil, verify and export a search model for your Python libraries")
-    demo.add_argument("overrides", nargs="*", metavar="key=value", help="student=layers|static, out=FOLDER")
+    add_overrides(demo, "student=layers|static, out=FOLDER")
     embed = verb("embed", _embed, "run the teachers once over all texts and store their vectors")
     embed.add_argument("--shard", default="0/1", metavar="I/N", help="embed every N-th shard from I, to split the work")
     add_recipe(embed)
@@ -229,15 +181,33 @@ def _parser() -> argparse.ArgumentParser:
     export = verb("export", _export, "write a verified sentence-transformers folder")
     export.add_argument("run", metavar="RUN", help="run folder")
     export.add_argument("out", metavar="OUT", help="folder to write")
-    export.add_argument("overrides", nargs="*", metavar="key=value", help="export options, e.g. projection=dense")
+    add_overrides(export, "export options, e.g. projection=dense")
     show = verb("show", _show, "print the resolved config, or with --schema its JSON Schema")
     show.add_argument("--schema", action="store_true", help="print the JSON Schema of the config, for editors")
     show.add_argument("--check", action="store_true", help="check that training would start, without training")
     show.add_argument("config", nargs="?", help="YAML file of the run")
-    show.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a config value")
+    add_overrides(show, "overrides a config value")
     convert = verb("convert", _convert, "write a model with pickled weights as safetensors, for students")
     convert.add_argument("model", metavar="MODEL", help="model folder or hub id")
     convert.add_argument("out", metavar="OUT", help="folder to write; it must not exist")
+    summary = "describe or verify a store, or exchange teacher vectors as data sets"
+    store = verbs.add_parser("store", help=summary, description=summary)
+    actions = store.add_subparsers(title="actions", metavar="ACTION", required=True)
+    info = verb("info", _store_info, "print texts, rows, teachers and sizes", actions)
+    info.add_argument("store", metavar="STORE", help="folder of the store")
+    info.add_argument("--json", action="store_true", help="print JSON instead of text")
+    check = verb(
+        "verify", _store_verify, "compare every file with its hash, and every vector's key with its text", actions
+    )
+    check.add_argument("store", metavar="STORE", help="folder of the store")
+    load = verb("import", _store_import, "add the texts and vectors of a data set", actions)
+    load.add_argument("dataset", metavar="DATASET", help="folder of save_to_disk, or parquet file")
+    load.add_argument("store", metavar="STORE", help="folder of the store; created if it does not exist")
+    add_overrides(load, "teacher=NAME, role=ROLE, columns.document=COLUMN, description.model=MODEL, ...")
+    save = verb("export", _store_export, "write the texts and vectors of one role and teacher as a data set", actions)
+    save.add_argument("store", metavar="STORE", help="folder of the store")
+    save.add_argument("dataset", metavar="DATASET", help="folder to write, or a file that ends in .parquet")
+    add_overrides(save, "teacher=NAME, role=ROLE")
     return parser
 
 
@@ -323,6 +293,31 @@ def _convert(options: argparse.Namespace) -> None:
     from jdistill import verbs
 
     print(f"Wrote {verbs.convert(options.model, options.out)}. Use it as student.init.")
+
+
+def _store_info(options: argparse.Namespace) -> None:
+    from jdistill.verbs import store
+
+    content = store.info(options.store)
+    print(json.dumps(content, indent=2) if options.json else store.format_info(content))
+
+
+def _store_verify(options: argparse.Namespace) -> None:
+    from jdistill.verbs import store
+
+    print(store.check(options.store))
+
+
+def _store_import(options: argparse.Namespace) -> None:
+    from jdistill.verbs import store
+
+    print(store.import_dataset(options.dataset, options.store, options.overrides))
+
+
+def _store_export(options: argparse.Namespace) -> None:
+    from jdistill.verbs import store
+
+    print(store.export_dataset(options.store, options.dataset, options.overrides))
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -93,7 +93,7 @@ def test_what_a_terminal_cannot_show_is_escaped(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, "show", "x.yaml"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONIOENCODING": "ascii", "GLIBC_TUNABLES": ""},
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,
         check=False,
@@ -107,17 +107,15 @@ def test_traceback_on_demand(tmp_path, capsys):
     assert cli.main(["train", str(tmp_path / "none.yaml")]) == 2
 
 
-def test_the_command_starts_again_in_huge_pages_once(monkeypatch):
-    calls = []
-    monkeypatch.setattr(cli.sys, "platform", "linux")
-    monkeypatch.setattr(cli.os, "execv", lambda program, arguments: calls.append((program, arguments)))
-    monkeypatch.setenv("GLIBC_TUNABLES", "")  # so that it is set back afterwards
-    monkeypatch.delenv("GLIBC_TUNABLES")
-    cli.with_huge_pages()
-    assert calls == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])]
-    cli.with_huge_pages()  # the process that was started has the variable
-    assert len(calls) == 1
-    assert cli.os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+def test_missing_arguments_are_named_without_the_optional_ones(capsys):
+    for arguments, missing in ((["export", "a"], "OUT"), (["train"], "CONFIG"), (["store", "info"], "STORE")):
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        assert end.value.code == 2
+        told = capsys.readouterr().err.splitlines()
+        command = " ".join(word for word in arguments if word != "a")
+        assert told[0] == f"error: jdistill {command}: missing: {missing}"
+        assert told[1].startswith(f"usage: jdistill {command} ")
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.ENOTDIR])

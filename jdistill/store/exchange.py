@@ -15,11 +15,12 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 
 from jdistill.config import UserError
+from jdistill.progress import Progress
 from jdistill.store.dataset_reader import PIECE, DatasetReader, VectorColumns
 from jdistill.store.files import open_array
 from jdistill.store.reader import Rows, Store
 from jdistill.store.teacher_writer import TeacherWriter
-from jdistill.store.vectors import DTYPES, SideName, to_float32, to_stored
+from jdistill.store.vectors import DTYPES, SideName, TeacherVectors, to_float32, to_stored
 from jdistill.store.writer import write_texts
 
 if TYPE_CHECKING:
@@ -43,23 +44,29 @@ def to_dataset(store: Store, role: str, teacher: str) -> "Dataset":
     vectors, rows = store.teacher(teacher), store.rows(role)
     columns = _exported(rows)
     pieces = []
-    for first in range(0, len(rows.documents), PIECE):
-        part = slice(first, first + PIECE)
-        piece: dict[str, pa.Array] = {}
-        embeddings: dict[str, pa.Array] = {}
-        for column, (side, ids) in zip(columns.texts, _sides(rows), strict=True):
-            piece[column] = pa.array(store.texts.take(ids[part]), pa.string())
-            values = vectors.take(ids[part], side)
-            values = values.astype(np.float16) if vectors.dtype == "float16" else values
-            embeddings[column + columns.suffix] = pa.FixedSizeListArray.from_arrays(values.reshape(-1), vectors.width)
-        if rows.scores is not None:
-            scores, per_row = np.asarray(rows.scores[part]).reshape(-1), rows.scores.shape[1]
-            piece["score"] = pa.array(scores) if per_row == 1 else pa.FixedSizeListArray.from_arrays(scores, per_row)
-        if rows.labels is not None:
-            piece["label"] = pa.array([store.labels[i] for i in rows.labels[part]], pa.string())
-        pieces.append(pa.table({**piece, **embeddings}))
+    with Progress(f"export {teacher}", len(rows.documents), unit="rows") as progress:
+        for first in range(0, len(rows.documents), PIECE):
+            pieces.append(_piece(store, rows, columns, vectors, slice(first, first + PIECE)))
+            progress.advance(len(pieces[-1]))
     info = datasets.DatasetInfo(description=json.dumps(vectors.manifest["description"], ensure_ascii=False))
     return datasets.Dataset(InMemoryTable(pa.concat_tables(pieces)), info=info)
+
+
+def _piece(store: Store, rows: Rows, columns: VectorColumns, vectors: TeacherVectors, part: slice) -> pa.Table:
+    """Some rows as a table: texts, score, label, then the vectors of each text column."""
+    piece: dict[str, pa.Array] = {}
+    embeddings: dict[str, pa.Array] = {}
+    for column, (side, ids) in zip(columns.texts, _sides(rows), strict=True):
+        piece[column] = pa.array(store.texts.take(ids[part]), pa.string())
+        values = vectors.take(ids[part], side)
+        values = values.astype(np.float16) if vectors.dtype == "float16" else values
+        embeddings[column + columns.suffix] = pa.FixedSizeListArray.from_arrays(values.reshape(-1), vectors.width)
+    if rows.scores is not None:
+        scores, per_row = np.asarray(rows.scores[part]).reshape(-1), rows.scores.shape[1]
+        piece["score"] = pa.array(scores) if per_row == 1 else pa.FixedSizeListArray.from_arrays(scores, per_row)
+    if rows.labels is not None:
+        piece["label"] = pa.array([store.labels[i] for i in rows.labels[part]], pa.string())
+    return pa.table({**piece, **embeddings})
 
 
 def from_dataset(
@@ -109,8 +116,11 @@ def from_dataset(
     }
     writer = TeacherWriter(store, teacher, described, origin="a data set")
     places = _Places(writer, store.rows(role))
-    for shard in writer.missing():
-        writer.write(shard, _exact(read.take(places.of_shard(shard)), writer.description["dtype"]))
+    done = sum(map(writer.size, set(range(writer.shards)) - set(writer.missing())))
+    with Progress(f"import {teacher}", writer.rows, unit="vectors", done=done) as progress:
+        for shard in writer.missing():
+            writer.write(shard, _exact(read.take(places.of_shard(shard)), writer.description["dtype"]))
+            progress.advance(writer.size(shard))
     _require_one_vector_each(read, places, store.rows(role))
     writer.finish()
     return store

@@ -33,6 +33,9 @@ SIDES: tuple[SideName, SideName] = ("query", "document")
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 
+MANIFEST_KEYS = ("texts", "description", "rows", "shard_rows", "query_rows", "hashes")
+"""Required keys of a teacher's manifest."""
+
 
 class Stored(NamedTuple):
     """Vectors as stored on disk."""
@@ -75,7 +78,7 @@ class TeacherVectors:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = load_json(folder / "manifest.json", keys=_KEYS)
+        self.manifest: dict[str, Any] = load_json(folder / "manifest.json", keys=MANIFEST_KEYS)
         description = self.manifest["description"]
         self.dtype: str = description["dtype"]
         """Stored dtype: float32, float16, bfloat16 or int8."""
@@ -181,9 +184,6 @@ class TeacherVectors:
     def __reduce__(self) -> tuple[Any, ...]:  # another process opens the files itself
         return TeacherVectors, (self.folder,)
 
-
-_KEYS = ("texts", "description", "rows", "shard_rows", "query_rows", "hashes")
-"""Required keys of a teacher's manifest."""
 
 _LAID_OUT = {
     "float32": np.dtype(np.float32),

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from jdistill.progress import Progress
 from jdistill.store.files import load_json, open_array, sha256_of
 from jdistill.store.reader import Store
 from jdistill.store.teacher_writer import prompted_keys
-from jdistill.store.vectors import SIDES, SideName, shard_name
+from jdistill.store.vectors import MANIFEST_KEYS, SIDES, SideName, shard_name
 
 
 def verify(store: Store) -> list[str]:
@@ -17,9 +18,10 @@ def verify(store: Store) -> list[str]:
     Checks that texts, rows and shards exist and match their sha256, that rows refer to existing texts, and that the key
     of each vector is the hash of its prompted text. Reads everything once.
     """
-    problems = list(_file_problems(store.path / "texts", store.manifest["texts"]["files"]))
-    for role, content in store.manifest["roles"].items():
-        problems += _file_problems(store.path / "rows" / role, content["files"])
+    folders = {store.path / "texts": store.manifest["texts"]["files"]}
+    folders |= {store.path / "rows" / role: content["files"] for role, content in store.manifest["roles"].items()}
+    files = {folder / f"{name}.npy": digest for folder, names in folders.items() for name, digest in names.items()}
+    problems = _file_problems("verify texts", files)
     if problems:  # the remaining checks need intact texts
         return problems
     for role in store.roles:
@@ -34,14 +36,17 @@ def verify(store: Store) -> list[str]:
 
 def _teacher_problems(store: Store, name: str) -> Iterator[str]:
     folder = store.path / "teachers" / name
-    manifest = load_json(folder / "manifest.json")
+    manifest = load_json(folder / "manifest.json", keys=MANIFEST_KEYS)
     if manifest["texts"] != store.texts.sha256:
         yield f"teacher '{name}': its vectors belong to a different set of texts"
         return
-    for shard, content in enumerate(manifest["hashes"]):
-        names = {"values": f"{shard_name(shard)}.npy", "scales": f"{shard_name(shard)}.scales.npy"}
-        files = {names[key]: digest for key, digest in content["files"].items()}
-        yield from _file_problems(folder / "shards", files, suffix="")
+    suffixes = {"values": ".npy", "scales": ".scales.npy"}
+    files = {
+        folder / "shards" / f"{shard_name(shard)}{suffixes[part]}": digest
+        for shard, content in enumerate(manifest["hashes"])
+        for part, digest in content["files"].items()
+    }
+    yield from _file_problems(f"verify {name}", files)
     absent = [file for file in ("keys", "texts", "index.query", "index.document") if not _is_there(folder, file)]
     if absent:
         yield f"{folder}: missing or damaged: {', '.join(f'{file}.npy' for file in absent)}"
@@ -77,13 +82,17 @@ def _wrong_keys(store: Store, folder: Path, side: SideName, ids: np.ndarray, key
         yield f"{folder}: {len(wrong)} {side} vectors do not belong to their texts, the first is text {ids[wrong[0]]}"
 
 
-def _file_problems(folder: Path, files: dict[str, str], *, suffix: str = ".npy") -> Iterator[str]:
-    for name, digest in files.items():
-        path = folder / f"{name}{suffix}"
-        if not path.is_file():
-            yield f"{path}: missing"
-        elif sha256_of(path) != digest:
-            yield f"{path}: damaged (its sha256 differs from the manifest's)"
+def _file_problems(title: str, files: dict[Path, str]) -> list[str]:
+    """The files that are missing or have another sha256."""
+    problems = []
+    with Progress(title, len(files), unit="files") as progress:
+        for path, digest in files.items():
+            if not path.is_file():
+                problems.append(f"{path}: missing")
+            elif sha256_of(path) != digest:
+                problems.append(f"{path}: damaged (its sha256 differs from the manifest's)")
+            progress.advance(1)
+    return problems
 
 
 def _is_there(folder: Path, file: str) -> bool:

@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from jdistill import cli
+from jdistill.exit_codes import EXIT_RETRY
 from tests.tpu.jobset import JobSet, JobSpec
 
 MANIFEST = Path(__file__).parents[2] / "tpu" / "jobset.yaml"
@@ -45,7 +46,7 @@ def test_one_lost_pod_ends_the_job_and_only_mistakes_and_bugs_end_the_run(job: J
     assert (rule.action, rule.onExitCodes.operator) == ("FailJob", "In")
     assert rule.onExitCodes.containerName == train.name
     assert set(rule.onExitCodes.values) == {1, 2}
-    assert cli.EXIT_RETRY not in rule.onExitCodes.values
+    assert EXIT_RETRY not in rule.onExitCodes.values
 
 
 def test_what_it_runs_is_a_command_of_ours_on_its_shared_disk(job: JobSpec, capsys: pytest.CaptureFixture[str]) -> None:
