@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int
 
-from jdistill.loader.buckets import Shape
 from jdistill.loader.plan import Plan
+from jdistill.loader.shapes import Shape
 
 Planner = Callable[[Int[np.ndarray, " n"]], Plan]
 """Random order of all rows -> the epoch's batches."""

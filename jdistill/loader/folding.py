@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Int
 
 from jdistill.config import UserError
-from jdistill.loader.buckets import Lengths, Shape, make_buckets
-from jdistill.loader.lengths import round_up
+from jdistill.loader.duplicates import Texts
 from jdistill.loader.plan import Plan, plan_epoch
-from jdistill.loader.waiting import Texts
+from jdistill.loader.shapes import Lengths, Shape, make_buckets, round_up
 
 _WINDOWS = 32
 """Number of windows, by the rows' total lengths, within which rows may be paired differently."""

@@ -6,41 +6,24 @@ which is free, since the encoder does not compute on that padding.
 """
 
 from functools import partial
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from jdistill.config import UserError
 from jdistill.loader import folding, packing
-from jdistill.loader.buckets import Lengths, Shape, make_buckets
 from jdistill.loader.config import LoaderConfig
+from jdistill.loader.duplicates import Texts
 from jdistill.loader.epochs import Planner
-from jdistill.loader.lengths import round_up
 from jdistill.loader.plan import Plan, plan_epoch
-from jdistill.loader.shapes import static_shapes
-from jdistill.loader.waiting import Texts
+from jdistill.loader.shapes import Lengths, Shape, make_buckets, round_up, static_shapes
+from jdistill.store import TokenTable
+from jdistill.store.vectors import SideName
 from jdistill.types import Tokens
-
-Side = Literal["query", "document"]
 
 _WORTH = 0.02
 """Fraction of all slots that a second number of packed rows must save to be worth a second program."""
-
-
-class TokenTable(Protocol):
-    """Interface of a token cache, as used by the loader."""
-
-    @property
-    def lengths(self) -> Int[np.ndarray, " texts"]:
-        """Number of tokens of each text."""
-        ...
-
-    def pad(
-        self, ids: Int[np.ndarray, "..."], length: int
-    ) -> tuple[Int[np.ndarray, "... l"], Bool[np.ndarray, "... l"]]:
-        """Tokens of these texts, padded to `length`, and the mask of real ones."""
-        ...
 
 
 class Layout(Protocol):
@@ -68,7 +51,7 @@ class Layout(Protocol):
         """Number of tokens the encoder computes on for a batch of this shape, including padding."""
         ...
 
-    def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
+    def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: SideName) -> Tokens:
         """Tokens of one or more whole pieces of a batch of this shape, as NumPy arrays `[b, c, l]`."""
         ...
 
@@ -118,7 +101,7 @@ class Padded:
         """Number of tokens the encoder computes on, including padding."""
         return self._batch_rows * (shape.query + self._columns * shape.document)
 
-    def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
+    def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: SideName) -> Tokens:
         """Tokens padded to the shape."""
         return Tokens(*cast(Any, table.pad(ids, getattr(shape, side))))
 
@@ -154,7 +137,7 @@ class Folded:
         """Number of tokens the encoder computes on, including padding."""
         return self._batch_rows // 2 * (shape.query + self._columns * shape.document)
 
-    def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
+    def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: SideName) -> Tokens:
         """Tokens, with the positions of two texts per row."""
         longest = getattr(self._longest, side)
         own = len(ids) * self.pieces // self._batch_rows
@@ -216,7 +199,7 @@ class Packed:
         """Number of tokens the encoder computes on, including padding."""
         return self.pieces * sum(shape) * self._capacity
 
-    def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
+    def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: SideName) -> Tokens:
         """Tokens, with their positions in the packed rows."""
         longest, rows = getattr(self._longest, side), getattr(shape, side)
         own = len(ids) * self.pieces // self._batch_rows

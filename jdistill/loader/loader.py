@@ -3,64 +3,21 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from jdistill.config import UserError
-from jdistill.loader.buckets import Lengths, Shape
 from jdistill.loader.config import LoaderConfig
+from jdistill.loader.duplicates import shared_texts
 from jdistill.loader.epochs import Epochs
-from jdistill.loader.layouts import Side, TokenTable, make_layout
-from jdistill.loader.waiting import shared_texts
+from jdistill.loader.layouts import make_layout
+from jdistill.loader.shapes import Lengths, Shape
+from jdistill.store import HiddenTable, Rows, TeacherVectors, TokenTable
+from jdistill.store.vectors import SideName
 from jdistill.types import Batch, PairEmbeddings, Tokens
-
-
-class Rows(Protocol):
-    """Interface of a store's rows, as used by the loader; texts are given by their ids in the store."""
-
-    @property
-    def queries(self) -> Int[np.ndarray, " n"] | None:
-        """The query of each row; None if rows are plain texts."""
-        ...
-
-    @property
-    def documents(self) -> Int[np.ndarray, "n c"]:
-        """For each row, its document, then its hard negatives."""
-        ...
-
-    @property
-    def scores(self) -> Float[np.ndarray, "n s"] | None:
-        """The scores of each row, if any."""
-        ...
-
-    @property
-    def labels(self) -> Int[np.ndarray, " n"] | None:
-        """The class of each row, if any."""
-        ...
-
-
-class TeacherVectors(Protocol):
-    """Interface of a teacher, as used by the loader."""
-
-    def take(self, ids: Int[np.ndarray, "..."], side: Literal["query", "document"]) -> Float[np.ndarray, "... d"]:
-        """The vectors of these texts, float32."""
-        ...
-
-
-class HiddenTable(Protocol):
-    """Interface of a cache of hidden states, as used by the loader."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for tables with the same contents."""
-        ...
-
-    def pad(self, ids: Int[np.ndarray, "..."], length: int) -> Float[np.ndarray, "... l d"]:
-        """The hidden states of these texts, padded to `length` with zeros."""
-        ...
 
 
 class Loader:
@@ -96,8 +53,8 @@ class Loader:
         global_batch_size: int,
         seed: int,
         pieces: int = 1,
-        prompts: Mapping[Side, int] | None = None,
-        hidden: Mapping[Side, HiddenTable] | None = None,
+        prompts: Mapping[SideName, int] | None = None,
+        hidden: Mapping[SideName, HiddenTable] | None = None,
     ):
         if (queries is None) != (rows.queries is None):
             raise ValueError("a token table of queries must be given if, and only if, the rows have queries")
@@ -110,7 +67,7 @@ class Loader:
         self._queries = queries
         self._documents = documents
         self._teachers = dict(teachers)
-        self._prompts: dict[Side, int] = {side: tokens for side, tokens in (prompts or {}).items() if tokens}
+        self._prompts: dict[SideName, int] = {side: tokens for side, tokens in (prompts or {}).items() if tokens}
         self._hidden = dict(hidden or {})
         lengths = Lengths(_query_lengths(rows, queries), documents.lengths[rows.documents])
         texts = shared_texts(_all_texts(rows)) if config.no_duplicates else {}
@@ -214,7 +171,7 @@ class Loader:
         finally:
             batches.close()  # pyright: ignore[reportAttributeAccessIssue]  # ends its threads
 
-    def _tokens_of(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: Side) -> Tokens:
+    def _tokens_of(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: SideName) -> Tokens:
         tokens, hidden = self._layout.tokens(table, ids, shape, side), self._hidden.get(side)
         known: Any = None if hidden is None else hidden.pad(ids, tokens.ids.shape[-1])
         prompt: Any = np.full(ids.shape, self._prompts[side], np.int32) if side in self._prompts else None
@@ -287,8 +244,8 @@ def _fingerprint(
     lengths: Lengths,
     global_batch_size: int,
     seed: int,
-    prompts: Mapping[Side, int],
-    hidden: Mapping[Side, HiddenTable],
+    prompts: Mapping[SideName, int],
+    hidden: Mapping[SideName, HiddenTable],
 ) -> str:
     settings = config.model_dump(mode="json", exclude={"prefetch"})
     digest = hashlib.sha256(json.dumps([settings, global_batch_size, seed], sort_keys=True).encode())

@@ -1,17 +1,17 @@
 """Packing: several texts per row of one fixed length, with hardly any padding.
 
 Every piece of a batch, which a device encodes at once, is packed separately. Pieces have nearly equal numbers of tokens
-(even.py), so all need nearly the same number of rows, and one compiled program. Padding needs one per length.
+(balance.py), so all need nearly the same number of rows, and one compiled program. Padding needs one per length.
 """
 
 import numpy as np
 from jaxtyping import Int
 
 from jdistill.config import UserError
-from jdistill.loader.buckets import Buckets, Lengths
-from jdistill.loader.even import even_batches, even_parts
+from jdistill.loader.balance import balance_batches, balance_parts
+from jdistill.loader.duplicates import Texts
 from jdistill.loader.plan import Plan, plan_epoch
-from jdistill.loader.waiting import Texts
+from jdistill.loader.shapes import Buckets, Lengths
 
 _FEW = 64
 """Up to this many rows a longer search for one row fewer is worthwhile."""
@@ -39,7 +39,7 @@ def plan_packed(
     tokens = np.column_stack([lengths.queries, documents] if lengths.queries.any() else [documents])
     free = np.bincount(plan.rows.ravel(), minlength=len(order)) == 1
     free[list(texts)] = False
-    return plan._replace(rows=even_parts(even_batches(plan.rows, tokens, free), tokens))
+    return plan._replace(rows=balance_parts(balance_batches(plan.rows, tokens, free), tokens))
 
 
 def packed_rows(lengths: Int[np.ndarray, " k"], capacity: int, enough: int = 0) -> int:

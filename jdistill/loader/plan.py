@@ -12,9 +12,8 @@ import numpy as np
 from jaxtyping import Int
 
 from jdistill.config import UserError
-from jdistill.loader.buckets import Buckets, holding
-from jdistill.loader.swap import merge
-from jdistill.loader.waiting import DeferredRows, Texts
+from jdistill.loader.duplicates import DeferredRows, Texts, merge
+from jdistill.loader.shapes import Buckets, holding
 
 
 class Plan(NamedTuple):

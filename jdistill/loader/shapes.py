@@ -1,19 +1,69 @@
-"""Pairs of padded lengths with little padding, for queries and documents jointly.
+"""Padded shapes with little padding, and buckets: rows grouped by the shape they fit into.
 
-Query and document lengths are correlated, so a grid of all pairs of lengths would have shapes that hardly any row
-needs, and too few in between. Shapes chosen as pairs need a third less padding with the same number of programs.
+For one side the best lengths are found exactly, by dynamic programming over the length histogram. Query and document
+lengths are correlated, so a grid of all pairs of lengths would have shapes that hardly any row needs, and too few in
+between. Shapes chosen as pairs need a third less padding with the same number of programs.
 """
 
-import numpy as np
-from jaxtyping import Float, Int
+from typing import NamedTuple
 
-from jdistill.loader.buckets import Shape
-from jdistill.loader.lengths import static_lengths
+import numpy as np
+from jaxtyping import Bool, Float, Int
 
 _GRID = 24
 """Candidate lengths per side: more would not improve the result, and this many are fast to search."""
 _ROUNDS = 20
 """Maximum number of rounds of moving each shape; a few suffice."""
+
+
+class Shape(NamedTuple):
+    """Padded lengths of a batch in tokens, or its numbers of packed rows."""
+
+    query: int
+    """0 if the rows are plain texts."""
+    document: int
+
+
+class Lengths(NamedTuple):
+    """Number of tokens of each row's texts."""
+
+    queries: Int[np.ndarray, " n"]
+    """Zeros if the rows are plain texts."""
+    documents: Int[np.ndarray, "n c"]
+
+
+class Buckets(NamedTuple):
+    """The bucket of each row, and the padded shape of each bucket."""
+
+    of_row: Int[np.ndarray, " n"]
+    shapes: Int[np.ndarray, "buckets 2"]
+    """Query and document length, cheapest first."""
+
+
+def make_buckets(
+    queries: Int[np.ndarray, " n"], documents: Int[np.ndarray, " n"], shapes: Int[np.ndarray, "buckets 2"]
+) -> Buckets:
+    """Assign each row to the cheapest shape it fits into.
+
+    Args:
+      queries: number of tokens of each row's query, `[n]`.
+      documents: number of tokens of each row's longest document, `[n]`.
+      shapes: cheapest first; every row must fit into the last.
+    """
+    of_row = np.zeros(len(queries), np.int32)
+    left = np.ones(len(queries), bool)
+    for bucket, (query, document) in enumerate(shapes.tolist()):
+        here = left & (queries <= query) & (documents <= document)
+        of_row[here] = bucket
+        left &= ~here
+    if left.any():
+        raise ValueError("every row must fit into the last shape")
+    return Buckets(of_row, shapes)
+
+
+def holding(shapes: Int[np.ndarray, "k 2"], wanted: Int[np.ndarray, "m 2"]) -> Bool[np.ndarray, "m k"]:
+    """Which shapes are at least as long as the wanted ones, on both sides."""
+    return np.all(shapes[None, :, :] >= wanted[:, None, :], axis=-1)
 
 
 def static_shapes(
@@ -81,3 +131,52 @@ def _chosen(
         if best >= before:
             break
     return chosen
+
+
+def static_lengths(lengths: Int[np.ndarray, " n"], *, multiple: int, at_most: int) -> tuple[int, ...]:
+    """The padded lengths that minimise the total number of tokens if each text is padded to the next length.
+
+    With texts sorted by length and cut into `at_most` groups, a group costs `count * longest`; the best cut for
+    `k` groups follows from the best cuts for `k - 1`:
+
+        best_k(j) = min_{i<j} best_{k-1}(i) + edge_j * (texts up to j - texts up to i)
+
+    Args:
+      lengths: number of tokens of each text, `[n]`, `n >= 1`, values >= 0.
+      multiple: every padded length is a multiple of this.
+      at_most: maximum number of lengths; fewer are returned if more would save nothing.
+
+    Returns:
+      Ascending padded lengths; the last is no shorter than the longest text.
+    """
+    edges, counts = np.unique(round_up(lengths, multiple), return_counts=True)
+    groups = min(at_most, len(edges))
+    below = np.concatenate([[0], np.cumsum(counts)])
+    best: Float[np.ndarray, " edges"] = edges * below[1:].astype(np.float64)
+    cuts = []
+    for _ in range(groups - 1):
+        chosen = np.zeros(len(edges), np.int64)
+        improved = best.copy()
+        for j in range(1, len(edges)):
+            costs = best[:j] + float(edges[j]) * (below[j + 1] - below[1 : j + 1])
+            i = int(np.argmin(costs))
+            chosen[j], improved[j] = (i, costs[i]) if costs[i] < best[j] else (-1, best[j])
+        chosen[0] = -1
+        cuts.append(chosen)
+        best = improved
+    return _walk_back(edges, cuts)
+
+
+def _walk_back(edges: Int[np.ndarray, " edges"], cuts: list[Int[np.ndarray, " edges"]]) -> tuple[int, ...]:
+    j, kept = len(edges) - 1, []
+    kept.append(int(edges[j]))
+    for chosen in reversed(cuts):
+        if chosen[j] >= 0:  # -1: one group fewer is as good
+            j = int(chosen[j])
+            kept.append(int(edges[j]))
+    return tuple(reversed(kept))
+
+
+def round_up(lengths: Int[np.ndarray, " n"], multiple: int) -> Int[np.ndarray, " n"]:
+    """Round each length up to a multiple, at least to one."""
+    return np.maximum(-(-lengths.astype(np.int64) // multiple), 1) * multiple

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jdistill.config import UserError
-from jdistill.loader.buckets import Lengths
+from jdistill.loader.duplicates import shared_texts
 from jdistill.loader.folding import fold, folded_lengths, places
-from jdistill.loader.waiting import shared_texts
+from jdistill.loader.shapes import Lengths
 from tests.loader.fakes import FakeRows, make_loader
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jdistill.loader.lengths import round_up, static_lengths
+from jdistill.loader.shapes import round_up, static_lengths
 
 
 def cost(lengths: np.ndarray, edges: tuple[int, ...]) -> int:

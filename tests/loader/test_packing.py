@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jdistill.config import UserError
-from jdistill.loader.buckets import Shape
 from jdistill.loader.packing import _best_fit, _filled, assign, packed_rows, places
+from jdistill.loader.shapes import Shape
 from tests.loader.fakes import FakeRows, make_loader
 
 lengths_of_texts = st.lists(st.integers(0, 16), min_size=1, max_size=60).map(np.array)

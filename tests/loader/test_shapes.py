@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jdistill.loader.buckets import Shape, make_buckets
-from jdistill.loader.lengths import static_lengths
-from jdistill.loader.shapes import static_shapes
+from jdistill.loader.shapes import Shape, make_buckets, static_lengths, static_shapes
 
 
 def cost(queries: np.ndarray, documents: np.ndarray, shapes: np.ndarray, columns: int) -> int:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jdistill.loader.even import even_batches, even_parts
+from jdistill.loader.balance import balance_batches, balance_parts
 
 
 def texts(n: int, sides: int = 1, seed: int = 0) -> np.ndarray:
@@ -22,7 +22,7 @@ def batches(n: int, size: int, seed: int = 0) -> np.ndarray:
 @given(size=st.integers(1, 70), count=st.integers(1, 4), sides=st.integers(1, 2), seed=st.integers(0, 99))
 def test_the_order_is_a_permutation_of_each_batch(size: int, count: int, sides: int, seed: int) -> None:
     rows = batches(size * count, size, seed)
-    ordered = even_parts(rows, texts(size * count, sides, seed))
+    ordered = balance_parts(rows, texts(size * count, sides, seed))
     np.testing.assert_array_equal(np.sort(ordered, axis=1), np.sort(rows, axis=1))
 
 
@@ -31,7 +31,7 @@ def test_the_order_is_a_permutation_of_each_batch(size: int, count: int, sides: 
 def test_any_equal_parts_are_alike(size: int, pieces: int, sides: int) -> None:
     """In sum, and in that each has long and short texts; a random order is several times as uneven."""
     rows, tokens = batches(20 * size, size), texts(20 * size, sides)
-    ordered = even_parts(rows, tokens)
+    ordered = balance_parts(rows, tokens)
 
     def parts(rows: np.ndarray) -> np.ndarray:
         return tokens[rows].reshape(len(rows), pieces, -1, sides)
@@ -50,7 +50,7 @@ def test_any_equal_parts_are_alike(size: int, pieces: int, sides: int) -> None:
 def test_batches_become_equal_and_stay_random(size: int, sides: int) -> None:
     n = 40 * size + 3
     rows, tokens = batches(n, size), texts(n, sides)
-    evened = even_batches(rows, tokens, np.ones(n, bool))
+    evened = balance_batches(rows, tokens, np.ones(n, bool))
     np.testing.assert_array_equal(np.sort(evened.ravel()), np.sort(rows.ravel()))
     sums = tokens[evened].sum(axis=1)
     assert (np.ptp(sums, axis=0) < 0.01 * sums.mean(axis=0)).all()
@@ -60,7 +60,7 @@ def test_batches_become_equal_and_stay_random(size: int, sides: int) -> None:
 def test_rows_that_are_not_free_stay() -> None:
     rows, tokens = batches(640, 16), texts(640)
     free = np.random.default_rng(1).random(640) < 0.5
-    evened = even_batches(rows, tokens, free)
+    evened = balance_batches(rows, tokens, free)
     kept = ~free[rows]
     np.testing.assert_array_equal(evened[kept], rows[kept])
     assert (evened != rows).any()
@@ -68,6 +68,6 @@ def test_rows_that_are_not_free_stay() -> None:
 
 def test_one_batch_and_no_tokens_are_left_alone() -> None:
     rows = batches(16, 16)
-    np.testing.assert_array_equal(even_batches(rows, texts(16), np.ones(16, bool)), rows)
+    np.testing.assert_array_equal(balance_batches(rows, texts(16), np.ones(16, bool)), rows)
     rows = batches(32, 16)
-    np.testing.assert_array_equal(even_batches(rows, np.zeros((32, 1), np.int64), np.ones(32, bool)), rows)
+    np.testing.assert_array_equal(balance_batches(rows, np.zeros((32, 1), np.int64), np.ones(32, bool)), rows)

@@ -27,7 +27,7 @@ Tokens = Int[np.ndarray, "n sides"]
 """For every row of the store, the number of tokens of its query, if any, and of its documents."""
 
 
-def even_batches(rows: Rows, tokens: Tokens, free: Bool[np.ndarray, " n"]) -> Rows:
+def balance_batches(rows: Rows, tokens: Tokens, free: Bool[np.ndarray, " n"]) -> Rows:
     """The batches after exchanges.
 
     Args:
@@ -50,7 +50,7 @@ def even_batches(rows: Rows, tokens: Tokens, free: Bool[np.ndarray, " n"]) -> Ro
     return rows
 
 
-def even_parts(rows: Rows, tokens: Tokens) -> Rows:
+def balance_parts(rows: Rows, tokens: Tokens) -> Rows:
     """Reorder each batch's rows so that equal contiguous parts have texts of all lengths, and similar sums."""
     count, size = rows.shape
     if size == 1:
@@ -63,8 +63,8 @@ def even_parts(rows: Rows, tokens: Tokens) -> Rows:
     for turn in range(_HALVES):
         halves = _exchanged(*halves, tokens, turn)
     if size % 2:
-        return np.concatenate([even_parts(half, tokens) for half in halves], axis=1)
-    both = even_parts(np.concatenate(halves), tokens)
+        return np.concatenate([balance_parts(half, tokens) for half in halves], axis=1)
+    both = balance_parts(np.concatenate(halves), tokens)
     return np.concatenate([both[:count], both[count:]], axis=1)
 
 
