@@ -137,6 +137,7 @@ def export_dataset(path: str, out: str, overrides: Sequence[str] = ()) -> str:
     target = Path(out)
     if target.exists():
         raise UserError(f"store export: {out} exists already. Choose another path, or remove it.")
+    _datasets()
     store = Store.open(path)
     dataset = to_dataset(store, options.role, options.teacher or _only_teacher(store))
     if target.suffix == ".parquet":
@@ -148,12 +149,18 @@ def export_dataset(path: str, out: str, overrides: Sequence[str] = ()) -> str:
     return f"Wrote {out}: {len(dataset):,} rows, columns {', '.join(dataset.column_names)}.{note}"
 
 
-def _open_dataset(source: Path) -> "Dataset":
+def _datasets() -> Any:
+    """The package, without progress bars of its own."""
     try:
         import datasets
     except ImportError as error:
         raise UserError("store: data sets need `pip install 'jdistill[teacher]'`.") from error
     datasets.disable_progress_bars()
+    return datasets
+
+
+def _open_dataset(source: Path) -> "Dataset":
+    datasets = _datasets()
     if not source.exists():
         raise UserError(f"data set {source}: does not exist. Give a folder of `save_to_disk`, or a parquet file.")
     try:
