@@ -29,6 +29,7 @@ class Progress:
         self._already = done
         self._quiet = quiet
         self._start = self._reported = time.monotonic()
+        self._shown = -1  # items done at the last line
         self._bar = None
         if sys.stderr.isatty() and not quiet:
             from tqdm import tqdm
@@ -44,7 +45,7 @@ class Progress:
             self._bar.update(count)
         elif not self._quiet and time.monotonic() - self._reported >= _SECONDS_BETWEEN_LINES:
             self._reported = time.monotonic()
-            print(self.line(), file=sys.stderr, flush=True)
+            self._print()
 
     def line(self) -> str:
         """Progress as text, such as `embed minilm: 1,200 of 4,000 texts (30%), 85 texts/s, 33 s left`."""
@@ -65,8 +66,12 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif kind is None and self._reported > self._start:  # report the end only if progress was reported before
-            print(self.line(), file=sys.stderr, flush=True)
+        elif kind is None and self._shown not in (-1, self.done):  # report the end only if progress was reported before
+            self._print()
+
+    def _print(self) -> None:
+        self._shown = self.done
+        print(self.line(), file=sys.stderr, flush=True)
 
 
 def counted(items: Iterable[Item], title: str, *, unit: str) -> Iterator[Item]:

@@ -12,7 +12,7 @@ def test_silent_when_quick(capsys):
 
 
 def test_calm_lines_with_rate_and_time_left_off_a_terminal(capsys, monkeypatch):
-    clock = iter([0.0, 40.0, 40.0, 40.0, 41.0, 50.0, 80.0, 80.0, 80.0, 81.0, 81.0])
+    clock = iter([0.0, 40.0, 40.0, 40.0, 41.0, 80.0, 80.0, 80.0, 81.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with Progress("embed x", 1200, done=200) as bar:
         bar.advance(400)
@@ -20,7 +20,8 @@ def test_calm_lines_with_rate_and_time_left_off_a_terminal(capsys, monkeypatch):
         bar.advance(599)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "embed x: 600 of 1,200 texts (50%), 10 texts/s, 60 s left"
-    assert all("embed x: 1,200 of 1,200 texts (100%)" in line for line in lines[1:])
+    assert lines[1].startswith("embed x: 1,200 of 1,200 texts (100%)")
+    assert len(lines) == 2
 
 
 def test_unknown_total(monkeypatch):
