@@ -3,8 +3,8 @@
     JAX_PLATFORMS=cpu python scripts/measure_layouts.py --model MODEL_DIR --texts short sentences --pieces 1 8
 
 Trains on random tokens with the lengths of `--texts`, `--batch` rows a step, cut into `--pieces` that are encoded one
-after the other, as by microbatches or devices. Of each layout (`--layouts`, options of the section `loader`) the program
-of every shape is compiled, then all run in turn, `--rounds` times, so that other load affects them equally. Prints for
+after the other, as by microbatches or devices. Of each layout (`--layouts`, options of the section `loader`) every
+shape's program is compiled, then all run in turn, `--rounds` times, so that other load affects them equally. Prints for
 each: padding, number of programs, and the time of a step's forward and backward passes, without the optimizer: of each
 shape the minimum over the rounds, CPU time and wall time, weighted by how often the shape occurs in an epoch.
 """
@@ -42,6 +42,7 @@ class RandomTokens:
         self.lengths = lengths.astype(np.int32)
 
     def pad(self, ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of these texts, padded to `length`, and the mask of real ones."""
         mask = np.arange(length) < self.lengths[ids][..., None]
         return np.where(mask, 1000 + (ids[..., None] + np.arange(length)) % 20_000, 0).astype(np.int32), mask
 
@@ -65,7 +66,14 @@ class Layout:
         self.name = options or "buckets"
         self.pieces = pieces
         self.loader = Loader(
-            config, rows=rows, queries=None, documents=table, teachers={}, global_batch_size=batch, seed=0, pieces=pieces
+            config,
+            rows=rows,
+            queries=None,
+            documents=table,
+            teachers={},
+            global_batch_size=batch,
+            seed=0,
+            pieces=pieces,
         )
         steps = range(self.loader.steps_per_epoch)
         planned: list[Shape] = [self.loader._planned(step)[1] for step in steps]

@@ -29,10 +29,11 @@ class LoaderConfig(Config):
     5 %. The number of rows per device and microbatch must be even. Dropout as with `packing`."""
     packing: int | None = Field(default=None, ge=8)
     """Pack the texts of a batch into rows of this many tokens, without attention between texts. Needs one program and
-    almost no padding; `shapes` has no effect. The rows of each device and microbatch are packed separately: with fewer
-    than about 20 texts there, rows cannot be filled well and `folding` needs less padding. On TPU, use a multiple of
-    128. With `student.dropout`, the texts packed together share one PRNG key, so results depend on the number of
-    devices and microbatches; without dropout they do not."""
+    almost no padding; `shapes` has no effect. The rows of each device and microbatch are packed separately: with about
+    8 texts there, choose a length of which some whole number of rows just holds them; with about 4, rows cannot be
+    filled well, and `folding` is faster. On TPU, use a multiple of 128. With `student.dropout`, the texts packed
+    together share one PRNG key, so results depend on the number of devices and microbatches; without dropout they do
+    not."""
     last_batch: Literal["keep", "drop"] = "keep"
     """Rows that do not fill a batch at the end of an epoch: `keep` completes the batch with rows already seen in the
     epoch, so that every row is seen; `drop` skips them."""
