@@ -9,7 +9,8 @@ second of training, including tokenization and compilation, and Spearman on the 
 
 `sentences.parquet` has a column `text`, for `mnrl` the columns `anchor` and `positive`; STS files have `sentence1`,
 `sentence2` and `score`. `--random` uses random weights, to measure throughput only: MODEL_DIR then needs only tokenizer
-and config.json. `--threads N` uses N CPU threads.
+and config.json. `--threads N` uses N CPU threads. For huge pages set GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as for the
+figures in README.
 """
 
 import argparse
@@ -18,8 +19,6 @@ import os
 import tempfile
 import time
 from pathlib import Path
-
-from jdistill.cli import with_huge_pages
 
 
 def arguments() -> argparse.Namespace:
@@ -107,7 +106,6 @@ def recipe_of(a: argparse.Namespace, folder: Path) -> dict:
 
 def main() -> None:
     a = arguments()
-    with_huge_pages()
     if a.threads:  # before XLA starts its threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: a.threads])
     import jax

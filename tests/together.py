@@ -56,7 +56,6 @@ class Together:
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
             "PYTHONPATH": str(ROOT),
         }
         coordinator = f"127.0.0.1:{free_port()}"
@@ -112,8 +111,9 @@ class Together:
         return "\n".join(f"process {i}, {self.processes[i].poll()}:\n{text}" for i, text in shown.items())
 
     def printed(self) -> list[str]:
-        """Standard output of each; to be asked once, after they have ended."""
-        return [process.stdout.read() for process in self.processes if process.stdout is not None]
+        """Standard output of each, without what gloo prints on connecting; to be asked once, after they have ended."""
+        outputs = [process.stdout.readlines() for process in self.processes if process.stdout is not None]
+        return ["".join(line for line in lines if not line.startswith("[Gloo]")) for lines in outputs]
 
     def _read(self, process: int) -> None:
         stream = self.processes[process].stderr

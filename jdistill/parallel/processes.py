@@ -1,12 +1,18 @@
 """Multi-process runs: start JAX's distributed runtime before any device is used, and shut it down in order.
 
-Every process runs the same program on its own devices and rows; only process 0 prints and writes files. JAX's
-coordination service, hosted by process 0, notices a lost process within `HEARTBEAT_SECONDS` and ends the others,
-whatever they wait for.
+Every process runs the same program on its own devices and rows; only process 0 prints and writes files. When a process
+is lost, the others end in one of two ways, whichever notices first:
+
+- A collective fails. `joined` recognises the error by its words, reports it and raises `LostProcessError`, and the
+  command line exits with 75.
+- JAX's coordination service, hosted by process 0, misses its heartbeats for `HEARTBEAT_SECONDS`. The runtime then
+  prints that another task died, and aborts the process from C++ with SIGABRT (134 in shells), whatever it waits for.
+
+After an error `leave` ends the process by `os._exit`: at a normal exit JAX would wait for the other processes.
 """
 
 import os
-import subprocess
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -27,11 +33,9 @@ LAST_SECONDS = 2
 """Seconds that process 0 stays after an error: the coordination service ends with it, and would end the others before
 they have reported their own errors."""
 
-# Substrings of runtime errors that mean that another process is lost, rather than that this one failed.
 _LOST = ("gloo", "nccl", "connection closed by peer", "connection reset", "socket closed", "heartbeat", "unavailable")
-
-# Shell script: waits for a line on stdin; if the pipe closes without one, prints the message in $1.
-_LAST_WORDS = 'trap "" INT TERM HUP; read -r word || printf "%s\\n" "$1" >&2'
+"""Substrings of errors that mean that another process is lost, rather than that this one failed. JAX gives such errors
+no type or code of their own. Without them the run would end as by a bug, with 1 instead of 75, and not be rerun."""
 
 
 class Address(NamedTuple):
@@ -65,7 +69,7 @@ def address(coordinator: str | None, processes: int | None, process: int | None)
             )
         return None
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not (port.isdecimal() and 0 < int(port) < 2**16):
         raise UserError(
             f"--coordinator: is '{coordinator}', expected HOST:PORT at which the others reach process 0, "
             "such as 10.0.0.2:8476."
@@ -94,23 +98,21 @@ def joined(given: Address | None) -> Iterator[None]:
     if given is None and not _in_cluster():
         yield
         return
-    _quiet_stdout()
-    with _last_words("a process" if given is None else f"process {given.process} of {given.processes}"):
-        _begin(given)
-        try:
-            yield
-        except PreemptedError:
-            jax.distributed.shutdown()
-            raise
-        except UserError as error:
-            raise UserError(f"process {jax.process_index()} of {jax.process_count()}: {error}") from error
-        except Exception as error:
-            if not _is_loss(error):
-                raise
-            # Report it now, while `_last_words` is still active: the runtime may end this process at any moment.
-            print(f"error: {_lost_text()} (JAX: {str(error).splitlines()[0]})", file=sys.stderr, flush=True)
-            raise LostProcessError from error
+    _begin(given)
+    try:
+        yield
+    except PreemptedError:
         jax.distributed.shutdown()
+        raise
+    except UserError as error:
+        raise UserError(f"process {jax.process_index()} of {jax.process_count()}: {error}") from error
+    except Exception as error:
+        if not _is_loss(error):
+            raise
+        # Report it now: the runtime may end this process at any moment.
+        print(f"error: {_lost_text()} (JAX: {str(error).splitlines()[0]})", file=sys.stderr, flush=True)
+        raise LostProcessError from error
+    jax.distributed.shutdown()
 
 
 def leave(code: int) -> None:
@@ -129,6 +131,8 @@ def leave(code: int) -> None:
 
 def _begin(given: Address | None) -> None:
     """Start the distributed runtime, and wait for all processes."""
+    if given is not None and given.process != 0:
+        _wait_for_coordinator(given)
     try:
         jax.distributed.initialize(
             coordinator_address=None if given is None else given.coordinator,
@@ -145,6 +149,24 @@ def _begin(given: Address | None) -> None:
             f"{CONNECT_SECONDS} s, each with its own index and the same address of process 0; or set everything "
             "explicitly with --coordinator, --processes and --process."
         ) from error
+
+
+def _wait_for_coordinator(given: Address) -> None:
+    """Wait until process 0 can be reached; if JAX cannot reach it, it aborts without naming the address."""
+    host, _, port = given.coordinator.rpartition(":")
+    end = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"--coordinator {given.coordinator}: process {given.process} cannot reach process 0 there: "
+                    f"{error}. Start all processes within {CONNECT_SECONDS} s, each with its own --process and the "
+                    "same address of process 0."
+                ) from error
+        time.sleep(0.1)
 
 
 def _in_cluster() -> bool:
@@ -166,8 +188,11 @@ def _in_cluster() -> bool:
 def _is_loss(error: Exception) -> bool:
     """Whether the error means that another process was lost; orbax wraps such errors in others."""
     runtime = error if isinstance(error, jax.errors.JaxRuntimeError) else error.__cause__
-    text = str(runtime).lower()
-    return isinstance(runtime, jax.errors.JaxRuntimeError) and any(sign in text for sign in _LOST)
+    if type(error) is ValueError and str(error).startswith("UNKNOWN: Gloo"):  # of a collective that failed at dispatch
+        runtime = error
+    elif not isinstance(runtime, jax.errors.JaxRuntimeError):
+        return False
+    return any(words in str(runtime).lower() for words in _LOST)
 
 
 def _lost_text() -> str:
@@ -176,37 +201,3 @@ def _lost_text() -> str:
         "reached. Look for an error in its log; then rerun the same command on every host to resume from the last "
         "checkpoint."
     )
-
-
-@contextmanager
-def _last_words(name: str) -> Iterator[None]:
-    """Report the end of this process even if the runtime aborts it from C++, after which no Python code runs.
-
-    A shell process waits for a line on a pipe, and prints the message if the pipe closes without one.
-    """
-    text = (
-        f"error: {name}: exited without an error message: it was killed, or JAX stopped it because another process "
-        f"died, did not respond for {HEARTBEAT_SECONDS} s or did not start within {CONNECT_SECONDS} s. Look for an "
-        "error in the logs of the others; then rerun the same command on every host to resume from the last checkpoint."
-    )
-    with subprocess.Popen(
-        ["/bin/sh", "-c", _LAST_WORDS, "sh", text],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as shell:
-        assert shell.stdin is not None
-        try:
-            yield
-        finally:  # Python errors are reported elsewhere
-            shell.stdin.write(b"done\n")
-            shell.stdin.close()
-
-
-def _quiet_stdout() -> None:
-    """Discard what C++ libraries print to stdout, such as gloo on connecting, but keep Python's output."""
-    sys.stdout.flush()
-    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)

@@ -30,6 +30,7 @@ def test_three_options_are_one_address() -> None:
         (("host:1", None, 0), "--processes: missing"),
         (("host", 2, 0), "expected HOST:PORT"),
         (("host:port", 2, 0), "expected HOST:PORT"),
+        (("host:65536", 2, 0), "expected HOST:PORT"),
         (("host:1", 2, 2), "expected 0 to 1"),
         (("host:1", 2, -1), "expected 0 to 1"),
     ],
@@ -115,6 +116,8 @@ def test_only_the_loss_of_a_partner_is_taken_for_one() -> None:
     assert _is_loss(lost)
     assert _is_loss(in_a_barrier)
     assert not _is_loss(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17 bytes"))
+    assert _is_loss(ValueError("UNKNOWN: Gloo all-reduce failed: [pair.cc:538] Read error: Connection reset by peer"))
+    assert not _is_loss(ValueError("a service that is unavailable"))
     assert not _is_loss(TimeoutError("an evaluation's own, on a service that is unavailable"))
 
 
@@ -151,10 +154,17 @@ def test_a_process_that_fails_tells_why_and_the_others_end(error: str, code: int
         assert other in (75, -signal.SIGABRT), two.told()
         assert "is wrong" in "".join(two.errors[0])
         assert ("process 0 of 2: x: is wrong" in "".join(two.errors[0])) == (code == 2)
-        assert "error: process 1 of 2: " in "".join(two.errors[1])
-        assert "another process died" in "".join(two.errors[1])
+        assert_reported("".join(two.errors[1]), other, process=1)
         assert two.printed() == 2 * ["C++ and Python print\n"]
     assert time.monotonic() - began < 60
+
+
+def assert_reported(told: str, code: int, *, process: int) -> None:
+    """The loss of another process, by jdistill or by JAX's runtime, whichever noticed it."""
+    if code == 75:
+        assert f"error: process {process} of 2: stopped, because another process died" in told
+    else:
+        assert "most likely indicates that another task died" in told
 
 
 SILENT = """
@@ -182,8 +192,7 @@ def test_a_process_that_is_silent_is_noticed_within_the_bound() -> None:
         two.processes[1].kill()
         two.codes()
         assert code in (75, -signal.SIGABRT), two.told()
-        assert "error: process 0 of 2: " in "".join(two.errors[0])
-        assert "another process died" in "".join(two.errors[0])
+        assert_reported("".join(two.errors[0]), code, process=0)
 
 
 @pytest.mark.slow
@@ -212,7 +221,9 @@ def test_a_slurm_step_finds_its_processes() -> None:
         )
         for task in range(2)
     ]
-    assert [task.communicate(timeout=BOUND)[0] for task in tasks] == ["0 2 6 10.0\n", "1 2 6 10.0\n"]
+    printed = [task.communicate(timeout=BOUND)[0].splitlines() for task in tasks]
+    ours = [[line for line in lines if not line.startswith("[Gloo]")] for lines in printed]
+    assert ours == [["0 2 6 10.0"], ["1 2 6 10.0"]]
 
 
 def test_nobody_at_the_address_is_the_users_mistake() -> None:
@@ -228,4 +239,4 @@ def test_nobody_at_the_address_is_the_users_mistake() -> None:
     )
     assert ended.returncode != 0
     assert "never" not in ended.stdout
-    assert "did not start within" in ended.stderr or "did not find each other" in ended.stderr
+    assert "--coordinator 127.0.0.1:1: process 1 cannot reach process 0 there" in ended.stderr

@@ -126,9 +126,11 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(folder: Pat
         told = "".join(two.errors[survivor])
     assert code in (75, -signal.SIGABRT), told
     assert seconds < HEARTBEAT_SECONDS + 15, told
-    assert f"process {survivor} of 2" in told
-    assert "another process died" in told
-    assert "rerun the same command on every host to resume" in told
+    if code == 75:
+        assert f"process {survivor} of 2: stopped, because another process died" in told
+        assert "rerun the same command on every host to resume" in told
+    else:  # the runtime noticed it first
+        assert "most likely indicates that another task died" in told
     assert max(complete_steps(folder / name)) < STEPS
     if victim:  # the other way round is the same from here on
         assert_equal(train_alone(folder, name), alone, tolerance=1e-5)
