@@ -98,6 +98,4 @@ def angle_similarity(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Float[Ar
         a, b = (jnp.pad(x, ((0, 0), (0, 1))) for x in (a, b))
     real, imaginary = jnp.split(a, 2, axis=1)
     turned = jnp.concatenate([imaginary, -real], axis=1)  # -i a
-    # The cosine of two vectors side by side is the mean of their cosines.
-    mean = precise_cosine(jnp.concatenate([a, turned], axis=1), jnp.concatenate([b, b], axis=1))
-    return absolute(2 * mean)
+    return absolute(precise_cosine(a, b) + precise_cosine(turned, b))

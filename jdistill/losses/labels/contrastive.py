@@ -141,8 +141,8 @@ def online_contrastive(
 
     Example:
       >>> q, d = jnp.eye(3), jnp.array([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
-      >>> online_contrastive(q, d, jnp.array([1.0, 0.0, 0.0])).round(3).tolist()
-      [0.086, 0.25, 0.0]
+      >>> print(online_contrastive(q, d, jnp.array([1.0, 0.0, 0.0])).round(3))
+      [0.086 0.25  0.   ]
     """
     distances = pair_distances(queries, documents, distance)
     fixed, alike, other = lax.stop_gradient(distances), labels == 1, labels == 0

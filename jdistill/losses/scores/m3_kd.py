@@ -125,12 +125,13 @@ def m3_kd(
         n, c = candidates.shape[0] // documents.shape[1], documents.shape[1]
         owners = jnp.tile(jnp.arange(n), c)
     q, documents, candidates = (unit(x, similarity) for x in (queries, documents, candidates))
-    q = q / temperature
-    own = jnp.einsum("bd,bcd->bc", q, documents, precision=lax.Precision.HIGHEST)
-    # Only differences of logits matter; relative to the row's largest they are small, which keeps sums precise.
-    largest = lax.stop_gradient(jnp.max(own, axis=1))
-    own = own - largest[:, None]
-    others = logsumexp_over(_other_rows, (q, largest, positives), (candidates, owners), (), block=block, sweep=sweep)
+    scores = jnp.einsum("bd,bcd->bc", q, documents, precision=lax.Precision.HIGHEST)
+    # Only differences of scores matter. Relative to the row's largest they are small, which keeps their digits when
+    # they are divided by the temperature and summed.
+    largest = lax.stop_gradient(jnp.max(scores, axis=1))
+    own = (scores - largest[:, None]) / temperature
+    rows, pool = (q, largest, positives), (candidates, owners)
+    others = logsumexp_over(_other_rows, rows, pool, jnp.asarray(temperature), block=block, sweep=sweep)
     # The negatives of document a: all documents after it in the row, and the other rows' candidates. A batch of one has
     # none of the latter; a finite number in place of -inf, the log of their sum, keeps NaN out of the gradient.
     later = jnp.concatenate([own[:, 1:], jnp.maximum(others, LOWEST)[:, None]], axis=1)
@@ -141,8 +142,8 @@ def m3_kd(
     return jnp.sum(weights * jax.nn.softplus(negatives - own), axis=1)
 
 
-def _other_rows(rows: Any, candidates: Any, shared: Any) -> Float[Array, "b k"]:
+def _other_rows(rows: Any, candidates: Any, temperature: Float[Array, ""]) -> Float[Array, "b k"]:
     """Logits of the candidates of other rows, relative to the row's largest; -inf for the row's own."""
     (q, largest, row), (vectors, owner) = rows, candidates
-    logits = matmul(q, vectors.T) - largest[:, None]
+    logits = (matmul(q, vectors.T) - largest[:, None]) / temperature
     return jnp.where(row[:, None] == owner[None], -jnp.inf, logits)
