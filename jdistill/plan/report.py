@@ -1,6 +1,6 @@
 """Formats a plan as text or as plain values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jdistill.plan.plan import Plan
@@ -141,41 +141,40 @@ def _memory_values(plan: Plan) -> dict[str, int] | None:
 
 
 def _memory(plan: Plan) -> list[str]:
-    state, step, available = plan.state, plan.step, plan.topology.chip.memory
-    parts = [
-        f"{size(state.parameters):>10}  parameters",
-        f"{size(state.optimizer):>10}  optimizer state",
-        f"{size(state.batch):>10}  the batch",
-    ]
-    if step is None:
-        return [
-            *parts,
-            f"{size(state.trained):>10}  gradients",
-            f"{size(sum(state)):>10}  together, of {size(available)} of HBM; activations come on top",
-        ]
-    if step.memory is None:
-        return [f"needs {'more' if step.needed is None else size(step.needed)}, has {size(available)} of HBM"]
+    state, step, available = plan.state, plan.step, size(plan.topology.chip.memory)
+    if step is not None and step.memory is None:
+        return [f"needs {'more' if step.needed is None else size(step.needed)}, has {available} of HBM"]
+    parts = {"parameters": state.parameters, "optimizer state": state.optimizer, "the batch": state.batch}
+    if step is None or step.memory is None:
+        total = f"together, of {available} of HBM; activations come on top"
+        return _sizes({**parts, "gradients": state.trained, total: sum(state)})
     memory = step.memory
     return [
-        f"{size(memory.arguments):>10}  arguments, of which",
-        *(f"  {part}" for part in parts),
-        f"{size(memory.output):>10}  output",
-        f"{size(memory.temporary):>10}  temporary: gradients, activations and all else",
-        f"{size(memory.program):>10}  the program",
-        f"{size(memory.total):>10}  total, {memory.total / available:.0%} of {size(available)} of HBM",
-        f"{size(memory.peak):>10}  in use at once by XLA's count, fast memory included",
+        *_sizes({"arguments, of which": memory.arguments}),
+        *(f"  {line}" for line in _sizes(parts)),
+        *_sizes(
+            {
+                "output": memory.output,
+                "temporary: gradients, activations and all else": memory.temporary,
+                "the program": memory.program,
+                f"total, {memory.total / plan.topology.chip.memory:.0%} of {available} of HBM": memory.total,
+                "in use at once by XLA's count, fast memory included": memory.peak,
+            }
+        ),
     ]
+
+
+def _sizes(named: Mapping[str, float]) -> list[str]:
+    return [f"{size(count):>10}  {name}" for name, count in named.items()]
 
 
 def _work(plan: Plan) -> list[str]:
     lines = [f"{_tera(plan.model_flops)}  by formula (matrices and attention, no recomputation)"]
     if plan.step is not None and plan.step.flops is not None:
         lines.append(f"{_tera(plan.step.flops)}  by XLA's count, loop bodies counted once, without Pallas kernels")
-    lines.append(f"{size(plan.traffic):>10}  to and from HBM, at the least")
+    lines += _sizes({"to and from HBM, at the least": plan.traffic})
     if plan.step is not None and plan.step.bytes_accessed is not None:
-        lines.append(
-            f"{size(plan.step.bytes_accessed):>10}  accessed by XLA's count, fast memory included, likewise once"
-        )
+        lines += _sizes({"accessed by XLA's count, fast memory included, likewise once": plan.step.bytes_accessed})
     return lines
 
 
