@@ -126,10 +126,10 @@ def measure(a: argparse.Namespace, backbone: str, folder: Path) -> dict[str, Any
         hidden = {"query": table, "document": table}
     loader = Loader(
         LoaderConfig(shapes=1),
-        rows=Rows(a.rows),
+        rows=Rows(a.rows),  # pyright: ignore[reportArgumentType]
         queries=tokens,
         documents=tokens,
-        teachers={"big": Teacher(student.width)},
+        teachers={"big": Teacher(student.width)},  # pyright: ignore[reportArgumentType]
         global_batch_size=a.batch,
         seed=0,
         hidden=hidden,  # pyright: ignore[reportArgumentType]
