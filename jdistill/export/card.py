@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 import jdistill
 from jdistill.evaluate import format_table
-from jdistill.export.citations import citations
+from jdistill.papers import Papers, citations
 from jdistill.yaml_text import write_yaml
 
 
@@ -41,8 +41,8 @@ class CardInfo:
     """Row -> value, such as `{"encoder": "BERT", "layers": 3}`."""
     losses: Mapping[str, Mapping[str, Any]]
     """Name of the term -> its options, with `kind` and `weight`."""
-    methods: Sequence[str] = ()
-    """Further citations, keys of `citations.OF_METHOD`."""
+    papers: Papers = ()
+    """Works behind losses, poolings and training, cited after Sentence-BERT."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Row -> value, such as `{"steps": 1000, "rows per step": 256}`."""
     results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -90,7 +90,7 @@ def make_card(info: CardInfo) -> str:
         _heading("Training", _training(info)),
         _heading("Versions", _table(info.versions)),
         _recipe(info.recipe),
-        _heading("Citation", f"```bibtex\n{citations(info.losses.values(), info.methods)}\n```"),
+        _heading("Citation", f"```bibtex\n{citations(info.papers)}\n```"),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 

@@ -1,7 +1,7 @@
 """Base classes of the losses: a loss is a config that can be called on a LossInputs."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, field_validator
 from jdistill.config import Kind, UserError
 from jdistill.losses.maths import float32, matmul
 from jdistill.losses.schedule import Ramp, at
+from jdistill.papers import Papers
 from jdistill.types import LossInputs, PairEmbeddings, Side
 
 
@@ -32,6 +33,9 @@ class LossConfig(Kind):
     A subclass adds `kind: Literal["its_name"]`, its options, and `__call__`. It returns one float32 value per row and
     never reduces: the caller takes the mean over the whole batch.
     """
+
+    papers: ClassVar[Papers] = ()
+    """Works that the model card of a student trained with this loss cites, whatever the options."""
 
     weight: Annotated[float, Field(ge=0)] | Ramp = Field(
         default=1.0, description="Factor of this term in the sum: a number, or a ramp over training."
@@ -71,6 +75,10 @@ class LossConfig(Kind):
     def parameters(self) -> dict[str, Array]:
         """Initial learnable values of this term, float32; empty for most."""
         return {}
+
+    def cited(self) -> Papers:
+        """Works that the model card cites: `papers`, and those behind the options chosen."""
+        return self.papers
 
     def weight_at(self, progress: Float[Array, ""]) -> Float[Array, ""]:
         """Weight of the term at `progress`, the fraction of training done."""

@@ -5,6 +5,8 @@ document and each hard negative), so every column has the same weight, as in sen
 No term here depends on other rows, so nothing is gathered.
 """
 
+__all__ = ["EmbedCosine", "EmbedKL", "EmbedL2", "EmbedMSE", "embed_cosine", "embed_kl", "embed_l2", "embed_mse"]
+
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -40,6 +42,7 @@ class EmbedCosine(EmbedLoss):
     """One minus the cosine of the angle between student and teacher vector."""
 
     kind: Literal["embed_cosine"] = "embed_cosine"
+    papers = ("arXiv:2301.12005",)
 
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
@@ -50,6 +53,7 @@ class EmbedL2(EmbedLoss):
     """Euclidean distance between student and teacher vector."""
 
     kind: Literal["embed_l2"] = "embed_l2"
+    papers = ("arXiv:2301.12005",)
 
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
@@ -60,6 +64,7 @@ class EmbedMSE(EmbedLoss):
     """Mean squared difference between the elements of student and teacher vector."""
 
     kind: Literal["embed_mse"] = "embed_mse"
+    papers = ("arXiv:2004.09813",)
 
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts."""
@@ -70,6 +75,7 @@ class EmbedKL(EmbedLoss):
     """KL divergence of the student's softmax over embedding dimensions from the teacher's."""
 
     kind: Literal["embed_kl"] = "embed_kl"
+    papers = ("arXiv:1503.02531",)
     temperature: PositiveFloat = 1.0
     """Divides both vectors before the softmax. Elements of unit vectors are small, so at 1 both are nearly uniform."""
 

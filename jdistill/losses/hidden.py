@@ -5,6 +5,8 @@ token: student and teacher may have different tokenizers. To use a teacher's ear
 teacher with `layer` set.
 """
 
+__all__ = ["Hidden"]
+
 from collections.abc import Callable
 from typing import Literal
 
@@ -14,6 +16,7 @@ from pydantic import NonNegativeInt
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs
 from jdistill.losses.embedding import embed_cosine, embed_l2, embed_mse, over_columns
+from jdistill.papers import Papers
 from jdistill.types import LossInputs
 
 DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
@@ -35,6 +38,10 @@ class Hidden(LossConfig):
     """Number of layers of the student before the output is taken: 0 is its embeddings, depth - 1 the last but one."""
     distance: Literal["cosine", "l2", "mse"] = "cosine"
     """As in `embed_cosine` (DistilBERT's choice), `embed_l2` and `embed_mse` (TinyBERT's)."""
+
+    def cited(self) -> Papers:
+        """DistilBERT for the cosine, TinyBERT for the other distances."""
+        return ("arXiv:1910.01108",) if self.distance == "cosine" else ("arXiv:1909.10351",)
 
     def needs(self) -> Needs:
         """The teacher, a projection if the widths differ, and the layer."""

@@ -19,10 +19,11 @@ from jdistill.export.hf import export_model
 from jdistill.export.reference import reference_vectors
 from jdistill.export.verify import PROBES, Verification, verify
 from jdistill.model import Model, load
+from jdistill.papers import Papers
 from jdistill.recipe import Recipe
 from jdistill.store import Store, check_teacher
 from jdistill.student.hf_folder import module_files
-from jdistill.student.pooling import Splade, names_of
+from jdistill.student.pooling import PoolingModule, names_of
 from jdistill.teacher import TeacherConfig, describe
 from jdistill.verbs.evaluate import recorded
 from jdistill.verbs.show import run_recipe
@@ -152,7 +153,7 @@ def _card(
             "projection": options.projection,
         },
         losses={name: term.model_dump(mode="json") for name, term in recipe.terms().items()},
-        methods=_methods(recipe, model),
+        papers=_papers(recipe, model),
         training=training,
         results=results,
         tasks={name: evaluator.task for name, evaluator in recipe.evaluate.items()}
@@ -168,17 +169,17 @@ def _card(
     )
 
 
-def _methods(recipe: Recipe, model: Model) -> list[str]:
-    """Methods to cite besides the losses."""
-    pieces = recipe.train.microbatches > 1 and any(term.needs().batch for term in recipe.terms().values())
-    taken = {
-        "grad_cache": pieces,
-        "lora": recipe.student.lora is not None,
-        "sparse": model.student.sparse,
-        "splade": any(isinstance(each, Splade) and each.strategy == "max" for each in model.student.config.pooling),
-        **{kind: kind in names_of(model.student.config.pooling) for kind in ("latent_attention", "sparse_vocabulary")},
-    }
-    return [method for method, used in taken.items() if used]
+def _papers(recipe: Recipe, model: Model) -> Papers:
+    """Works to cite: of the losses, of how they were trained, and of the poolings."""
+    terms = recipe.terms().values()
+    grad_cache = recipe.train.microbatches > 1 and any(term.needs().batch for term in terms)
+    poolings = [each for each in model.student.config.pooling if isinstance(each, PoolingModule)]
+    return (
+        *(paper for term in terms for paper in term.cited()),
+        *(["arXiv:2101.06983"] if grad_cache else []),
+        *(["arXiv:2106.09685"] if recipe.student.lora is not None else []),
+        *(paper for pooling in poolings for paper in pooling.cited()),
+    )
 
 
 def _hub_id(model: str | None) -> str | None:

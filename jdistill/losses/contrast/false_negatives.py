@@ -4,6 +4,8 @@ A filter has arrays for rows and for candidates, and is applied to one block of 
 row's own hard negatives, but never its positive.
 """
 
+__all__ = ["Limit", "StudentFilter", "TeacherFilter", "TextFilter", "guided", "same_text", "self_guided"]
+
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 

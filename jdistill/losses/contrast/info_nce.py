@@ -1,5 +1,7 @@
 """InfoNCE: identify each query's document among all documents of the batch."""
 
+__all__ = ["InfoNCE", "info_nce"]
+
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -11,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from jdistill.losses.base import Needs, Streamed, local_candidate_ids, local_candidates, queries_of
 from jdistill.losses.blocks import SINGLE_DEVICE
 from jdistill.losses.contrast.directions import TEXTS, Direction, Partition, check, combine, crosses
-from jdistill.losses.contrast.false_negatives import FalseNegatives, Filter, StudentFilter, TeacherFilter
+from jdistill.losses.contrast.false_negatives import FalseNegatives, Filter, GuidedFilter, StudentFilter, TeacherFilter
 from jdistill.losses.contrast.hardness import Hardness
 from jdistill.losses.contrast.negatives import (
     Candidates,
@@ -24,7 +26,8 @@ from jdistill.losses.contrast.negatives import (
 from jdistill.losses.contrast.prefixes import Vectors, pair_products, prefixed
 from jdistill.losses.maths import Similarity, unit
 from jdistill.losses.schedule import Ramp, at
-from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
+from jdistill.losses.temperature import Learned, Temperature, temperature_of, temperature_parameters
+from jdistill.papers import Papers
 from jdistill.types import CandidateExchange, LossInputs
 
 
@@ -32,6 +35,7 @@ class InfoNCE(Streamed):
     """Cross-entropy of each query's document among all documents and hard negatives of the batch."""
 
     kind: Literal["info_nce"] = "info_nce"
+    papers = ("arXiv:1807.03748",)
     temperature: Temperature = 0.05
     """Divides the scores; usually 0.01 to 0.1 for cosine, 1 for dot products. `{start, min, max}` to learn it."""
     similarity: Similarity = "cosine"
@@ -76,6 +80,19 @@ class InfoNCE(Streamed):
         """Whether d2d excludes hard negatives."""
         guided = any(isinstance(filter_, TeacherFilter | StudentFilter) for filter_ in self.false_negatives)
         return guided if self.d2d_candidates is None else self.d2d_candidates == "documents"
+
+    def cited(self) -> Papers:
+        """Also the papers on guides, directions in one softmax, hardness and learned temperatures that are in use."""
+        guides = [each for each in self.false_negatives if isinstance(each, GuidedFilter)]
+        options = {
+            "arXiv:2402.16829": bool(guides),
+            "arXiv:2407.15831": any(guide.margin != 0 for guide in guides),
+            "arXiv:2308.03281": self.partition == "joint" and len(self.directions) > 1,
+            "arXiv:2503.04812": self.hardness in ("in_batch", "all"),
+            "arXiv:2509.20354": self.hardness in ("hard", "all"),
+            "arXiv:2103.00020": isinstance(self.temperature, Learned),
+        }
+        return (*self.papers, *(paper for paper, used in options.items() if used))
 
     def needs(self) -> Needs:
         """The teacher, if it filters false negatives."""

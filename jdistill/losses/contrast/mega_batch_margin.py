@@ -1,5 +1,7 @@
 """Mega-batch margin: the only negative is the document of the batch nearest to the query."""
 
+__all__ = ["MegaBatchMargin", "mega_batch_margin"]
+
 from typing import Literal
 
 import jax
@@ -19,6 +21,7 @@ class MegaBatchMargin(LossConfig):
     """Cosine of the own document above one margin, of the nearest other document of the batch below another."""
 
     kind: Literal["mega_batch_margin"] = "mega_batch_margin"
+    papers = ("doi:10.18653/v1/P18-1042",)
     positive_margin: float = 0.8
     """Cosine of a query and its own document at or above which the pair contributes 0."""
     negative_margin: float = 0.3

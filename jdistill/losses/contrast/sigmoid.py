@@ -1,5 +1,7 @@
 """Sigmoid contrastive loss: classify every query-document pair independently as matching or not."""
 
+__all__ = ["Sigmoid", "sigmoid"]
+
 from typing import Literal
 
 import jax
@@ -19,6 +21,7 @@ class Sigmoid(Streamed):
     """Binary cross-entropy of every query-document pair of the batch, hard negatives included (SigLIP)."""
 
     kind: Literal["sigmoid"] = "sigmoid"
+    papers = ("arXiv:2303.15343",)
     temperature: Temperature = Learned(start=0.1)
     """Divides the cosines: `{start, min, max}` to learn it, as SigLIP does from 0.1, or a fixed number."""
     bias: float = -10.0

@@ -1,5 +1,7 @@
 """Teacher InfoNCE: identify the teacher's vector of each text among the teacher's vectors of the batch."""
 
+__all__ = ["TeacherInfoNCE", "teacher_info_nce"]
+
 from typing import Literal
 
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ class TeacherInfoNCE(Streamed):
     """Cross-entropy of the teacher's vector of a text among the teacher's vectors of the batch."""
 
     kind: Literal["teacher_info_nce"] = "teacher_info_nce"
+    papers = ("arXiv:1910.10699", "arXiv:1807.03748")
     temperature: Temperature = 0.07
     """Divides the cosines. `{start, min, max}` to learn it."""
     directions: tuple[Direction, ...] | None = None

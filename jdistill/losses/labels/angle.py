@@ -1,5 +1,7 @@
 """AnglE: order the pairs of a batch by the angle between complex vectors, which has a gradient where cosine is flat."""
 
+__all__ = ["AnglE", "angle"]
+
 from typing import Literal
 
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ class AnglE(LossConfig):
     """CoSENT on angles in complex space; hard negatives are additional pairs of opposite label."""
 
     kind: Literal["angle"] = "angle"
+    papers = ("doi:10.18653/v1/2024.acl-long.101",)
     temperature: PositiveFloat = 0.05
     """Divides differences of similarity; usually 0.01 to 0.1."""
 

@@ -1,5 +1,7 @@
 """Triplets mined within a batch: rows of one class are positives of each other, other rows are negatives."""
 
+__all__ = ["BatchTriplet", "batch_triplet"]
+
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
@@ -15,6 +17,7 @@ from jdistill.losses.blocks import SINGLE_DEVICE, over_rows
 from jdistill.losses.labels.distances import check_margin
 from jdistill.losses.labels.row_labels import class_labels
 from jdistill.losses.maths import float32, normalise, root
+from jdistill.papers import Papers
 from jdistill.types import CandidateExchange, LossInputs
 
 Mining = Literal["hard", "semi_hard", "all"]
@@ -29,6 +32,7 @@ class BatchTriplet(LossConfig):
     """Triplet loss on a batch: texts of a class nearer to each other than to texts of other classes, by a margin."""
 
     kind: Literal["batch_triplet"] = "batch_triplet"
+    papers = ("arXiv:1703.07737",)
     mining: Mining = "hard"
     """Triplets used: per text, the farthest of its class and the nearest of another (hard); per pair of a class, the
     nearest of another class that is farther than the pair (semi_hard); or every triplet with a loss above 0 (all)."""
@@ -49,6 +53,10 @@ class BatchTriplet(LossConfig):
         else:
             check_margin(self.distance, self.margin)
         return self
+
+    def cited(self) -> Papers:
+        """Also FaceNet for semi-hard mining."""
+        return (*self.papers, *(["arXiv:1503.03832"] if self.mining == "semi_hard" else []))
 
     def check_labels(self, rows: Mapping[str, int]) -> None:
         """Raise unless there are several classes, and several rows of a class."""

@@ -1,5 +1,7 @@
 """Contrastive losses: matching pairs are pulled together, others pushed at least a margin apart."""
 
+__all__ = ["Contrastive", "OnlineContrastive", "contrastive", "online_contrastive"]
+
 from typing import Literal
 
 import jax
@@ -41,6 +43,7 @@ class Contrastive(_PairLoss):
     """Squared distance of pairs of label 1, and squared shortfall from the margin of pairs of label 0."""
 
     kind: Literal["contrastive"] = "contrastive"
+    papers = ("doi:10.1109/CVPR.2006.100",)
 
     def needs(self) -> Needs:
         """Only the row itself."""
@@ -60,6 +63,7 @@ class OnlineContrastive(_PairLoss):
     """The contrastive loss on a batch's hard pairs only: those that some pair of the other label contradicts."""
 
     kind: Literal["online_contrastive"] = "online_contrastive"
+    papers = ()
 
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, times the batch size, since the loss is a sum; hard negatives are ignored.

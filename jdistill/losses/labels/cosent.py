@@ -5,6 +5,8 @@ forming that matrix: with the pairs sorted by label, those of a lower label are 
 log-sum-exp has the sum over them.
 """
 
+__all__ = ["CoSENT", "cosent"]
+
 from typing import Literal
 
 import jax
@@ -24,6 +26,7 @@ class CoSENT(LossConfig):
     """Penalty for every two pairs of the batch whose similarities are ordered differently from their labels."""
 
     kind: Literal["cosent"] = "cosent"
+    papers = ("doi:10.1109/TASLP.2024.3402087", "https://kexue.fm/archives/8847")
     temperature: PositiveFloat = 0.05
     """Divides differences of similarity; usually 0.01 to 0.1 for cosine and 1 for dot products."""
     similarity: Similarity = "cosine"

@@ -1,5 +1,7 @@
 """Regression of the cosine of a pair on its label."""
 
+__all__ = ["CosineSimilarity", "cosine_similarity"]
+
 from typing import Literal
 
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ class CosineSimilarity(LossConfig):
     """Squared or absolute difference between the pair's cosine and its label."""
 
     kind: Literal["cosine_similarity"] = "cosine_similarity"
+    papers = ("arXiv:1908.10084",)
     penalty: Penalty = "squared"
     """Squared error, or absolute error, which is less sensitive to a few wrong labels."""
 

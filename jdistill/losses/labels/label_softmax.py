@@ -1,5 +1,7 @@
 """Softmax over labels: classify the relation of a pair with a linear classifier on both vectors."""
 
+__all__ = ["LabelSoftmax", "label_softmax"]
+
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -21,6 +23,7 @@ class LabelSoftmax(LossConfig):
     """Cross-entropy of a classifier on the vectors of query and document, which is trained with the student."""
 
     kind: Literal["label_softmax"] = "label_softmax"
+    papers = ("arXiv:1908.10084",)
     classes: Annotated[int, Field(ge=2)]
     """Number of labels, such as 3 for entailment, neutral and contradiction."""
     width: PositiveInt

@@ -1,5 +1,7 @@
 """Triplet loss: a query nearer to its document than to its hard negatives, by a margin."""
 
+__all__ = ["Triplet", "triplet"]
+
 from typing import Literal
 
 import jax
@@ -16,6 +18,7 @@ class Triplet(LossConfig):
     """Hinge loss on each hard negative being farther from the query than the document, by a margin."""
 
     kind: Literal["triplet"] = "triplet"
+    papers = ("arXiv:1503.03832",)
     distance: PairDistance = "euclidean"
     """Euclidean distance, one minus the cosine, or the sum of absolute differences (manhattan)."""
     margin: PositiveFloat = Field(

@@ -1,9 +1,11 @@
 """`adaptive_layer`: any loss also at earlier layers, so that users can drop layers of the student and lose little."""
 
+__all__ = ["AdaptiveLayer"]
+
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias, Union
 
 import jax
 from jax import lax
@@ -12,11 +14,16 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs
-from jdistill.losses.basic import LeafLosses
 from jdistill.losses.embedding import embed_kl, over_columns
+from jdistill.losses.kinds import LEAF_LOSSES
 from jdistill.losses.nested.base import NestedLoss, draw, if_drawn
 from jdistill.losses.nested.matryoshka import Matryoshka
 from jdistill.types import LossInputs, Projection, Side
+
+if TYPE_CHECKING:
+    Inner: TypeAlias = LossConfig
+else:
+    Inner = Annotated[Union[(*LEAF_LOSSES, Matryoshka)], Field(discriminator="kind")]
 
 WEIGHTINGS: dict[str, Callable[[int], float]] = {
     "uniform": lambda layer: 1.0,
@@ -46,7 +53,8 @@ class AdaptiveLayer(NestedLoss):
     """
 
     kind: Literal["adaptive_layer"] = "adaptive_layer"
-    loss: Annotated[LeafLosses | Matryoshka, Field(discriminator="kind")]
+    papers = ("arXiv:2402.14776",)
+    loss: Inner
     """The loss at each layer: a mapping with a `kind` and its options; may be a `matryoshka`."""
     layers_per_step: PositiveInt | None = 1
     """Draw this many earlier layers at random in each step; null, or more than there are: all."""

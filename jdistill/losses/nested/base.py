@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from jdistill.losses.base import LossConfig, Needs
 from jdistill.losses.maths import float32
+from jdistill.papers import Papers
 from jdistill.types import LossInputs, PairEmbeddings
 
 
@@ -36,6 +37,10 @@ class NestedLoss(LossConfig):
     def parameters(self) -> dict[str, Array]:
         """Parameters of the inner loss."""
         return self.loss.parameters()
+
+    def cited(self) -> Papers:
+        """Works behind the term and the inner loss."""
+        return (*self.papers, *self.loss.cited())
 
     def check_labels(self, rows: Mapping[str, int]) -> None:
         """Check the labels with the inner loss."""

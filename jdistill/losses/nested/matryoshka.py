@@ -1,5 +1,7 @@
 """`matryoshka`: any loss on prefixes of the vectors, so that users can truncate vectors and lose little."""
 
+__all__ = ["Matryoshka"]
+
 from functools import partial
 from typing import Annotated, Literal
 
@@ -9,7 +11,7 @@ from jaxtyping import Array, Float
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from jdistill.config import UserError
-from jdistill.losses.basic import LeafLoss
+from jdistill.losses.kinds import LeafLoss
 from jdistill.losses.maths import float32, normalise
 from jdistill.losses.nested.base import NestedLoss, sum_drawn
 from jdistill.types import LossInputs, Side
@@ -29,6 +31,7 @@ class Matryoshka(NestedLoss):
     """
 
     kind: Literal["matryoshka"] = "matryoshka"
+    papers = ("arXiv:2205.13147",)
     loss: LeafLoss
     """The loss of each prefix: a mapping with a `kind` and its options."""
     dims: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]

@@ -4,6 +4,8 @@ For students whose vectors have one element per vocabulary entry. The weight of 
 with the full weight from the start, all elements would become 0 before any has learned something.
 """
 
+__all__ = ["L1", "Flops", "flops", "l1"]
+
 from typing import Literal
 
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs
 from jdistill.losses.maths import absolute, float32
 from jdistill.losses.schedule import Ramp, Share, at
+from jdistill.papers import Papers
 from jdistill.types import LossInputs
 
 
@@ -28,6 +31,10 @@ class Sparsity(LossConfig):
     warmup: Share = 1 / 3
     """Fraction of training over which the weight increases quadratically from 0; 0: full weight from the start. The
     logged value is without any weight."""
+
+    def cited(self) -> Papers:
+        """Also the paper on thresholds, if there is one."""
+        return (*self.papers, *(["arXiv:2504.14839"] if self.threshold is not None else []))
 
     def weight_at(self, progress: Float[Array, ""]) -> Float[Array, ""]:
         """`weight`, times the warmup factor."""
@@ -69,6 +76,7 @@ class Flops(Sparsity):
     """Sum of squared mean activations: the expected cost of comparing two texts."""
 
     kind: Literal["flops"] = "flops"
+    papers = ("arXiv:2004.05665",)
 
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Contribution of each row to the batch's value."""
@@ -79,6 +87,7 @@ class L1(Sparsity):
     """Sum of activations: penalises every element equally, however common it is."""
 
     kind: Literal["l1"] = "l1"
+    papers = ("arXiv:2107.05720",)
 
     def needs(self) -> Needs:
         """Only the row itself."""

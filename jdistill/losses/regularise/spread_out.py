@@ -4,6 +4,8 @@ Sums over all pairs of texts follow from the sum of the vectors and from their `
 is formed if the batch is larger than the vectors' width.
 """
 
+__all__ = ["SpreadOut", "spread_out"]
+
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -15,6 +17,7 @@ from pydantic import Field, model_validator
 
 from jdistill.losses.base import LossConfig
 from jdistill.losses.maths import matmul, normalise
+from jdistill.papers import Papers
 from jdistill.types import LossInputs
 
 Aggregation = Literal["mean", "sum"]
@@ -25,6 +28,7 @@ class SpreadOut(LossConfig):
     """Penalty on the mean and mean square of the cosines between different rows' texts, relative to random vectors."""
 
     kind: Literal["spread_out"] = "spread_out"
+    papers = ("arXiv:1708.06320",)
     mean_weight: Weight = 1.0
     """Factor of the squared mean cosine, which is large if all vectors point the same way; 0 disables it."""
     second_moment_weight: Weight = 1.0
@@ -38,6 +42,10 @@ class SpreadOut(LossConfig):
         if not self.mean_weight and not self.second_moment_weight:
             raise ValueError("mean_weight and second_moment_weight are both 0, so there is no loss. Raise one of them.")
         return self
+
+    def cited(self) -> Papers:
+        """Also EmbeddingGemma, which uses the second moment alone."""
+        return (*self.papers, *(["arXiv:2509.20354"] if self.mean_weight == 0 else []))
 
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row."""

@@ -1,5 +1,7 @@
 """Match softmax distributions over candidates."""
 
+__all__ = ["ScoreKL", "score_kl"]
+
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +27,7 @@ from jdistill.losses.scores.operands import (
     target_scores,
 )
 from jdistill.losses.softmax import DIVERGENCES, Divergence, Terms, underflow_warnings
+from jdistill.papers import Papers
 from jdistill.types import CandidateExchange, LossInputs, PairEmbeddings
 
 
@@ -32,6 +35,7 @@ class ScoreKL(Streamed):
     """Divergence of the student's softmax over candidates from the teacher's."""
 
     kind: Literal["score_kl"] = "score_kl"
+    papers = ("arXiv:1503.02531",)
     targets: Targets = "vectors"
     """Source of the targets: the teacher's vectors on disk, scored against the candidates (vectors), or scores in the
     data for the row's own document and hard negatives, such as a cross-encoder's (scores)."""
@@ -77,6 +81,10 @@ class ScoreKL(Streamed):
     def _own(self) -> bool:
         """Whether a row is scored against its own documents only."""
         return self.targets == "scores" or self.candidates == "own"
+
+    def cited(self) -> Papers:
+        """Also the paper on given scores as targets, if these are used."""
+        return (*self.papers, *(["arXiv:2010.11386"] if self.targets == "scores" else []))
 
     def needs(self) -> Needs:
         """The teacher's vectors, of any width, unless scores are given; the batch, unless candidates are the row's

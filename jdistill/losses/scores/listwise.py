@@ -1,5 +1,7 @@
 """Match distributions over a row's own documents, such as a cross-encoder's."""
 
+__all__ = ["listwise_kl"]
+
 from typing import Literal
 
 import jax

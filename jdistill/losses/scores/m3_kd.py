@@ -1,5 +1,7 @@
 """Contrast each of a row's documents with the batch, weighted by the teacher's score."""
 
+__all__ = ["M3KD", "m3_kd"]
+
 from typing import Any, Literal
 
 import jax
@@ -25,6 +27,7 @@ class M3KD(Streamed):
     """Teacher-weighted cross-entropy of each of a row's documents among the batch, earlier documents excluded."""
 
     kind: Literal["m3_kd"] = "m3_kd"
+    papers = ("arXiv:2402.03216",)
     targets: Targets = "scores"
     """Source of the teacher's scores of a row's documents: the data (scores), or the teacher's vectors on disk
     (vectors)."""

@@ -1,5 +1,7 @@
 """Match the margin between the scores of a query's document and a hard negative."""
 
+__all__ = ["ScoreMarginMSE", "score_margin_mse"]
+
 from typing import Literal
 
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ class ScoreMarginMSE(LossConfig):
     """Squared difference between the student's and the teacher's margin over each hard negative."""
 
     kind: Literal["score_margin_mse"] = "score_margin_mse"
+    papers = ("arXiv:2010.02666",)
     targets: Targets = "vectors"
     """Source of the teacher's margins: its vectors on disk (vectors), or the data (scores): one score per document, or
     one margin per hard negative."""

@@ -1,5 +1,7 @@
 """Match similarity matrices entry by entry, in blocks of columns."""
 
+__all__ = ["ScoreMSE", "score_mse"]
+
 from functools import partial
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ class ScoreMSE(Streamed):
     """Squared difference between the student's and the teacher's similarities; widths may differ."""
 
     kind: Literal["score_mse"] = "score_mse"
+    papers = ("arXiv:2412.19048",)
     similarity: Similarity = "cosine"
     """How two texts are scored."""
     candidates: Candidates = "documents"

@@ -3,6 +3,8 @@
 A batch of n rows has about n^4 comparisons of two pairs. A few random ones per row in each step have the same mean.
 """
 
+__all__ = ["Comparisons", "ScoreRank", "draw_comparisons", "score_rank"]
+
 from typing import Literal, NamedTuple
 
 import jax
@@ -36,6 +38,7 @@ class ScoreRank(LossConfig):
     """Hinge loss on the order of two similarities, for random comparisons."""
 
     kind: Literal["score_rank"] = "score_rank"
+    papers = ("arXiv:2412.19048",)
     margin: NonNegativeFloat = 0.015
     """Required difference of the student's similarities."""
     pairs: PositiveInt = 16

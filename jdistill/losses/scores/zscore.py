@@ -4,6 +4,8 @@ These are of the whole batch's matrix, which no device stores. They follow from 
 gathered vectors, so a device computes only its own rows of scores, without further communication.
 """
 
+__all__ = ["ScoreZscore", "score_zscore"]
+
 from typing import Literal
 
 import jax.numpy as jnp

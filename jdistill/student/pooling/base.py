@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jdistill.config import Kind
+from jdistill.papers import Papers
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.packing import Rows
 from jdistill.student.weights import Weight
@@ -29,6 +30,13 @@ class PoolingModule(Kind):
     module_file: ClassVar[Path | None] = None
     """File of plain torch that defines `module` and is copied into exports; None if sentence-transformers has the
     class. A pooling with neither cannot be exported."""
+
+    papers: ClassVar[Papers] = ()
+    """Works that the model card of a student with this pooling cites, whatever the options."""
+
+    def cited(self) -> Papers:
+        """Works that the model card cites: `papers`, and those behind the options chosen."""
+        return self.papers
 
     def width(self, encoder: EncoderConfig) -> int:
         """Width of the pooled vectors."""

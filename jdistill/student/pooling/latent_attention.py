@@ -41,6 +41,7 @@ class LatentAttention(PoolingModule):
     module_file: ClassVar[Path | None] = OWN_FILE
 
     kind: Literal["latent_attention"] = "latent_attention"
+    papers = ("arXiv:2405.17428",)
     latents: int = Field(default=64, ge=1)
     """Number of trained latent vectors."""
     heads: int = Field(default=8, ge=1)

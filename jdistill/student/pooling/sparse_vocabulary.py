@@ -37,6 +37,7 @@ class SparseVocabulary(PoolingModule):
     module_file: ClassVar[Path | None] = OWN_FILE
 
     kind: Literal["sparse_vocabulary"] = "sparse_vocabulary"
+    papers = ("arXiv:2107.05720", "arXiv:2402.03216")
     bias: bool = True
     """Whether to add `c`, initialised to 1 with `w` at 0, so that training starts from the set of the text's tokens."""
     excluded: list[int] | None = None

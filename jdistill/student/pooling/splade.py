@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jdistill.config import UserError
+from jdistill.papers import Papers
 from jdistill.student.encoders import masked_lm
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import dense
@@ -41,6 +42,7 @@ class Splade(PoolingModule):
     module: ClassVar[str] = "SpladePooling"
 
     kind: Literal["splade"] = "splade"
+    papers = ("arXiv:2107.05720",)
     strategy: Literal["max", "sum"] = "max"
     """How to reduce over the tokens of a text."""
     activation: Literal["relu", "log1p_relu"] = "relu"
@@ -48,6 +50,10 @@ class Splade(PoolingModule):
     random_head: bool = False
     """Whether to start from a random language model head if `init` has none. It needs far more training than a
     pretrained head."""
+
+    def cited(self) -> Papers:
+        """Also SPLADE v2 for the maximum over tokens."""
+        return (*self.papers, *(["arXiv:2109.10086"] if self.strategy == "max" else []))
 
     def width(self, encoder: EncoderConfig) -> int:
         """The size of the vocabulary."""
