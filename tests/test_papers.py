@@ -15,8 +15,13 @@ from jdistill.student.pooling import LatentAttention, SparseVocabulary, Splade
 CLASSES: dict[str, type[LossConfig]] = {
     cls.model_fields["kind"].default: cls for cls in (*LEAF_LOSSES, Matryoshka, AdaptiveLayer)
 }
-REQUIRED = {"hidden": {"layer": 1}, "matryoshka": {"dims": [8], "loss": {"kind": "score_zscore"}}}
-REQUIRED |= {"adaptive_layer": {"loss": {"kind": "score_zscore"}}}
+INNER = {"loss": {"kind": "score_zscore"}}
+REQUIRED = {
+    "hidden": {"layer": 1},
+    "label_softmax": {"classes": 3, "width": 8},
+    "matryoshka": {"dims": [8], **INNER},
+    "adaptive_layer": INNER,
+}
 
 WITHOUT_PAPER = {"online_contrastive", "score_zscore"}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from jdistill.losses import EmbedCosine, EmbedKL, EmbedL2, EmbedMSE
+from jdistill import losses
 from tests.losses.cases.base import SECOND, TEACHER, Case, Given, Tensor
 
 
@@ -44,25 +44,25 @@ def kl_over_dimensions(temperature: float) -> Callable[[Given], Tensor]:
 
 
 CASES = {
-    "embed_cosine": Case(EmbedCosine(teacher=TEACHER), embed_distill("cosine")),
-    "embed_cosine, equal widths": Case(EmbedCosine(teacher=TEACHER), embed_distill("cosine"), projection=False),
-    "embed_cosine, two teachers": Case(EmbedCosine(teacher=(TEACHER, SECOND)), embed_distill("cosine")),
-    "embed_l2": Case(EmbedL2(teacher=TEACHER), embed_distill("l2")),
-    "embed_l2, two teachers": Case(EmbedL2(teacher=(SECOND, TEACHER)), embed_distill("l2")),
-    "embed_mse": Case(EmbedMSE(teacher=TEACHER), embed_distill("mse")),
+    "embed_cosine": Case(losses.EmbedCosine(teacher=TEACHER), embed_distill("cosine")),
+    "embed_cosine, equal widths": Case(losses.EmbedCosine(teacher=TEACHER), embed_distill("cosine"), projection=False),
+    "embed_cosine, two teachers": Case(losses.EmbedCosine(teacher=(TEACHER, SECOND)), embed_distill("cosine")),
+    "embed_l2": Case(losses.EmbedL2(teacher=TEACHER), embed_distill("l2")),
+    "embed_l2, two teachers": Case(losses.EmbedL2(teacher=(SECOND, TEACHER)), embed_distill("l2")),
+    "embed_mse": Case(losses.EmbedMSE(teacher=TEACHER), embed_distill("mse")),
     **{
         f"{kind}, target query": Case(cls(teacher=TEACHER, target="query"), of_queries(metric), queries=True)
         for kind, cls, metric in (
-            ("embed_cosine", EmbedCosine, "cosine"),
-            ("embed_l2", EmbedL2, "l2"),
-            ("embed_mse", EmbedMSE, "mse"),
+            ("embed_cosine", losses.EmbedCosine, "cosine"),
+            ("embed_l2", losses.EmbedL2, "l2"),
+            ("embed_mse", losses.EmbedMSE, "mse"),
         )
     },
     "embed_mse, target query, equal widths": Case(
-        EmbedMSE(teacher=TEACHER, target="query"), of_queries("mse"), queries=True, projection=False
+        losses.EmbedMSE(teacher=TEACHER, target="query"), of_queries("mse"), queries=True, projection=False
     ),
-    "embed_kl": Case(EmbedKL(teacher=TEACHER), kl_over_dimensions(1.0)),
-    "embed_kl, temperature 0.2": Case(EmbedKL(teacher=TEACHER, temperature=0.2), kl_over_dimensions(0.2)),
+    "embed_kl": Case(losses.EmbedKL(teacher=TEACHER), kl_over_dimensions(1.0)),
+    "embed_kl, temperature 0.2": Case(losses.EmbedKL(teacher=TEACHER, temperature=0.2), kl_over_dimensions(0.2)),
     # Of 600, most rows saturate and have no gradient to compare: tests/losses/test_softmax.py has those.
-    "embed_kl, logits of 30": Case(EmbedKL(teacher=TEACHER, temperature=1 / 30), kl_over_dimensions(1 / 30)),
+    "embed_kl, logits of 30": Case(losses.EmbedKL(teacher=TEACHER, temperature=1 / 30), kl_over_dimensions(1 / 30)),
 }
