@@ -25,6 +25,7 @@ from jdistill.student.encoders.base import (
     LayerCount,
     MaxLength,
     TransformerConfig,
+    TypeCount,
     VocabSize,
 )
 from jdistill.student.encoders.hf_config import Activation, check_heads, read_rope, refuse, same_named
