@@ -32,6 +32,7 @@ INFO = CardInfo(
         },
         "before training": {"stsb/spearman_cosine": 0.7},
     },
+    papers=("arXiv:1807.03748", "arXiv:2205.13147", "arXiv:1503.02531"),
     tasks={"stsb": STS.task, "xquad": Retrieval.task, "speed": Throughput.task, "fidelity": Fidelity.task},
     prompts={"query": "query: ", "document": ""},
     initialised_from="org/base",
@@ -77,8 +78,8 @@ def test_it_tells_everything_it_was_told():
         'jdistill.load("tiny-student")',
         "````yaml\nname: tiny-student",
         "seed: 42",
-        "arxiv.org/abs/1807.03748",  # info_nce
-        "arxiv.org/abs/1503.02531",  # score_kl, inside matryoshka
+        "arxiv.org/abs/1807.03748",
+        "arxiv.org/abs/1503.02531",
     ):
         assert told in card, told
     assert card.count("arxiv.org/abs/1908.10084") == 1
