@@ -127,7 +127,7 @@ class Streamed(LossConfig):
     """Candidates scored at a time; affects memory and speed only."""
 
 
-def sides(view: LossInputs) -> tuple[Side, Side]:
+def student_and_teacher(view: LossInputs) -> tuple[Side, Side]:
     """Student and teacher, for a term that requires a teacher.
 
     Raises:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from pydantic import PositiveFloat
 
-from jdistill.losses.base import LossConfig, Needs, project, queries_of, sides
+from jdistill.losses.base import LossConfig, Needs, project, queries_of, student_and_teacher
 from jdistill.losses.maths import cosine, float32, norm
 from jdistill.losses.softmax import kl_terms, logits_of, underflow_warnings
 from jdistill.types import LossInputs, PairEmbeddings, Side
@@ -108,7 +108,7 @@ def over_columns(
       UserError: if the target is `"query"` and the rows are plain texts.
       ValueError: if there is no teacher, the widths differ, or only one side has queries.
     """
-    student, teacher = sides(view)
+    student, teacher = student_and_teacher(view)
     if target == "query":
         teacher = _queries_everywhere(teacher)
     pairs = [

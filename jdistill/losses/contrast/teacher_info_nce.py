@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from pydantic import field_validator
 
 from jdistill.config import UserError
-from jdistill.losses.base import Needs, Streamed, local_candidate_ids, local_candidates, project, sides
+from jdistill.losses.base import Needs, Streamed, local_candidate_ids, local_candidates, project, student_and_teacher
 from jdistill.losses.blocks import SINGLE_DEVICE
 from jdistill.losses.contrast.directions import TEXTS, Direction
 from jdistill.losses.contrast.negatives import Candidates, LogitParams, Rows, negative_logsumexp
@@ -82,7 +82,7 @@ def opposed(
     view: LossInputs, direction: Direction
 ) -> tuple[Float[Array, "b c t"], Float[Array, "p t"], Int[Array, " p"]]:
     """The student's vectors of one side of each row; the device's share of the teacher's candidates; their columns."""
-    student, teacher = sides(view)
+    student, teacher = student_and_teacher(view)
     side, pool = TEXTS[direction]
     texts = student.queries if side == "queries" else student.documents
     candidates, columns = teacher.queries, view.rows

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat, model_validator
 
 from jdistill.config import UserError
-from jdistill.losses.base import Needs, Streamed, local_candidate_ids, sides
+from jdistill.losses.base import Needs, Streamed, local_candidate_ids, student_and_teacher
 from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_over, sum_over
 from jdistill.losses.contrast.directions import Direction, crosses
 from jdistill.losses.maths import Similarity, float32, matmul, pair_scores, unit
@@ -120,7 +120,7 @@ class ScoreKL(Streamed):
         )
 
     def _among_batch(self, view: LossInputs) -> Float[Array, " b"]:
-        student, teacher = sides(view)
+        student, teacher = student_and_teacher(view)
         pool: Candidates = "all" if self.candidates == "all" else "documents"
         texts, candidates = local_operands(student, pool, self.direction, self.kind)
         teacher_texts, teacher_candidates = local_operands(teacher, pool, self.direction, self.kind)

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jdistill.config import UserError
-from jdistill.losses.base import LossConfig, Needs, queries_of, sides
+from jdistill.losses.base import LossConfig, Needs, queries_of, student_and_teacher
 from jdistill.losses.maths import Similarity, float32, unit
 from jdistill.losses.scores.operands import Targets
 from jdistill.types import LossInputs, Side
@@ -44,7 +44,7 @@ class ScoreMarginMSE(LossConfig):
         ours = self._margins(view.student)
         if self.targets == "scores":
             return score_margin_mse(ours, given_margins(view))
-        return score_margin_mse(ours, self._margins(sides(view)[1]))
+        return score_margin_mse(ours, self._margins(student_and_teacher(view)[1]))
 
     def _margins(self, side: Side) -> Float[Array, "b k"]:
         queries = queries_of(side.queries, self.kind)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jdistill.losses.base import Needs, Streamed, sides
+from jdistill.losses.base import Needs, Streamed, student_and_teacher
 from jdistill.losses.blocks import sum_over
 from jdistill.losses.maths import Similarity, matmul, unit
 from jdistill.losses.scores.operands import Candidates, operands
@@ -32,7 +32,7 @@ class ScoreMSE(Streamed):
 
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the columns of each row of the matrix."""
-        student, teacher = (operands(side, self.candidates) for side in sides(view))
+        student, teacher = (operands(side, self.candidates) for side in student_and_teacher(view))
         return score_mse(
             student.rows,
             student.candidates,

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import NonNegativeFloat, PositiveInt
 
-from jdistill.losses.base import LossConfig, Needs, sides
+from jdistill.losses.base import LossConfig, Needs, student_and_teacher
 from jdistill.losses.maths import Similarity, float32, norm, unit
 from jdistill.losses.scores.operands import Candidates, operands
 from jdistill.types import LossInputs
@@ -54,7 +54,7 @@ class ScoreRank(LossConfig):
 
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the comparisons of each row."""
-        student, teacher = (operands(side, self.candidates) for side in sides(view))
+        student, teacher = (operands(side, self.candidates) for side in student_and_teacher(view))
         n, m = student.texts.shape[0], student.candidates.shape[0]
         drawn = draw_comparisons(view.key, n, m, self.pairs, among_themselves=view.student.queries is None)
         return score_rank(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat
 
-from jdistill.losses.base import Needs, Streamed, sides
+from jdistill.losses.base import Needs, Streamed, student_and_teacher
 from jdistill.losses.maths import Similarity, matmul, root, unit
 from jdistill.losses.scores.mse import mean_squared_difference
 from jdistill.losses.scores.operands import Candidates, operands
@@ -39,7 +39,7 @@ class ScoreZscore(Streamed):
 
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the columns of each row of the matrix."""
-        student, teacher = (operands(side, self.candidates) for side in sides(view))
+        student, teacher = (operands(side, self.candidates) for side in student_and_teacher(view))
         return score_zscore(
             student.texts,
             student.candidates,
