@@ -94,42 +94,33 @@ class Vectors(NamedTuple):
     """Teacher -> the projection into its space; teachers without one are absent."""
 
 
-class LogSum(NamedTuple):
-    """Running log-sum-exp: `largest + log(total)`."""
-
-    largest: Float[Array, "..."]
-    """The largest score so far, -inf at the start."""
-    total: Float[Array, "..."]
-    """Sum of `exp(score - largest)`."""
-
-
 Merge = Literal["sum", "logsumexp"]
-"""How several devices' results for one candidate are combined: added, or merged as a LogSum."""
+"""How several devices' results for one candidate are combined: added, or merged as running log-sum-exps."""
 
-Visit = Callable[[Any, Any], tuple[Any, Any]]
+ExchangeFn = Callable[[Any, Any], tuple[Any, Any]]
 """`(some candidates, carry) -> (carry, result for each of these candidates)`."""
 
 
 @runtime_checkable
 class CandidateExchange(Protocol):
-    """Pairs each device's rows with the candidates of all devices; each device has a share of the candidates."""
+    """Pairs each device's rows with the candidates of all devices; each device has its part of the candidates."""
 
-    def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
-        """Visit every candidate of the batch on this device, and this device's share on every device.
+    def __call__(self, fn: ExchangeFn, local: Any, carry: Any, init: Any, *, merge: Merge) -> tuple[Any, Any]:
+        """Call `fn` on this device with every candidate of the batch, and on every device with this device's.
 
         Args:
-          visit: called with one or several devices' shares at a time, in any order.
-          share: arrays of this device's candidates, on the first axis.
-          staying: initial carry, passed from one visit to the next on this device.
-          nothing: the result for `share` before any visit, such as zeros.
+          fn: called with the candidates of one or several devices at a time, in any order.
+          local: arrays of this device's candidates, on the first axis.
+          carry: initial carry, passed from one call to the next on this device, as in `lax.scan`.
+          init: the result for `local` before any call, such as zeros.
           merge: how the results of several devices are combined.
 
         Returns:
-          The final carry, and the combined results of all devices for `share`.
+          The final carry, and the combined results of all devices for `local`.
         """
         ...
 
-    def mean(self, share: Float[Array, "p d"]) -> Float[Array, " d"]:
+    def mean(self, local: Float[Array, "p d"]) -> Float[Array, " d"]:
         """Mean over the candidates of all devices; every device has the same number of them."""
         ...
 

@@ -56,18 +56,6 @@ class LossConfig(Kind):
         """Value of each row, float32; its mean over the batch is the loss."""
         raise NotImplementedError
 
-    def at_prefixes(self, view: LossInputs, widths: tuple[int, ...]) -> Float[Array, "p b"] | None:
-        """Value of each row at several prefixes of the student's vectors, each normalised, in one pass.
-
-        Args:
-          view: with whole vectors.
-          widths: of the prefixes, ascending.
-
-        Returns:
-          One row of values per prefix; None if the loss must be called once per prefix instead.
-        """
-        return None
-
     def needs(self) -> Needs:
         """Inputs this loss requires."""
         return Needs()
@@ -139,12 +127,19 @@ def student_and_teacher(view: LossInputs) -> tuple[Side, Side]:
 
 
 def local_candidates(own: Shaped[Array, "b *d"], negatives: Shaped[Array, "b k *d"]) -> Shaped[Array, "p *d"]:
-    """The device's share of the batch's candidates: its documents, its first hard negatives, ..."""
+    """The batch's candidates on this device: its documents, its first hard negatives, ..."""
     return jnp.concatenate([own, negatives.swapaxes(0, 1).reshape(-1, *own.shape[1:])])
 
 
+def own_documents(
+    candidates: Shaped[Array, "c *d"], positives: Int[Array, " b"] | None, count: int
+) -> Shaped[Array, "b *d"]:
+    """The rows' own documents: those at `positives`, else the first `count`, as `local_candidates` lays them out."""
+    return candidates[:count] if positives is None else candidates[positives]
+
+
 def local_candidate_ids(view: LossInputs) -> Int[Array, " p"]:
-    """Index in `all_documents` of each candidate in this device's share."""
+    """Index in `all_documents` of each of this device's candidates."""
     c = 1 + view.student.negatives.shape[1]
     n = view.ids.all_documents.shape[0] // c
     return (view.rows[None] + n * jnp.arange(c)[:, None]).reshape(-1)

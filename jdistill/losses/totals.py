@@ -1,7 +1,4 @@
-"""The two streaming reductions over scores: a plain sum, and log-sum-exp.
-
-A running total has the axis that is not reduced in front: `[n, *r]` for scores `[*r, n, k]` or `[*r, k, n]`.
-"""
+"""The two streaming reductions over scores: a plain sum, and log-sum-exp."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,20 +6,33 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jdistill.types import LogSum, Merge
+from jdistill.types import Merge
 
 
-class Kind(NamedTuple):
+class LogSum(NamedTuple):
+    """Running log-sum-exp: `largest + log(total)`."""
+
+    largest: Float[Array, "..."]
+    """The largest score so far, -inf at the start."""
+    total: Float[Array, "..."]
+    """Sum of `exp(score - largest)`."""
+
+
+Totals = LogSum | Float[Array, "..."]
+"""Running totals, one for each row, or for each candidate."""
+
+
+class Reduction(NamedTuple):
     """One streaming reduction."""
 
     absent: float
     """The score that leaves the reduction unchanged; used for masked entries."""
-    empty: Callable[[tuple[int, ...], Float[Array, ""]], Any]
-    """`(shape, zero) -> initial running total`; built from `zero`, so that it varies over the same mesh axes."""
+    empty: Callable[[int, Float[Array, ""]], Any]
+    """`(count, zero) -> initial running totals`; built from `zero`, so that it varies over the same mesh axes."""
     total: Callable[[Float[Array, "..."], int], Any]
     """`(scores, axis) -> total` over that axis."""
     merge: Callable[[Any, Any], Any]
-    """Combines two totals."""
+    """Totals of two sets of scores -> those of both together."""
     finish: Callable[[Any], Float[Array, "..."]]
     """Total -> result."""
     weight: Callable[[Float[Array, "..."], Any], Float[Array, "..."]]
@@ -32,8 +42,8 @@ class Kind(NamedTuple):
 def merge_logsums(a: LogSum, b: LogSum) -> LogSum:
     """The LogSum of all scores of `a` and `b`."""
     largest = jnp.maximum(a.largest, b.largest)
-    shares = (x.total * jnp.exp(x.largest - finite(largest)) for x in (a, b))
-    return LogSum(largest, sum(shares, jnp.zeros_like(largest)))
+    rescaled = (x.total * jnp.exp(x.largest - finite(largest)) for x in (a, b))
+    return LogSum(largest, sum(rescaled, jnp.zeros_like(largest)))
 
 
 def finite(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -58,18 +68,18 @@ def _softmax(scores: Array, logsum: LogSum) -> Array:
     return relative / jnp.where(logsum.total > 0, logsum.total, 1.0)
 
 
-KINDS: dict[Merge, Kind] = {
-    "logsumexp": Kind(
+REDUCTIONS: dict[Merge, Reduction] = {
+    "logsumexp": Reduction(
         absent=-jnp.inf,
-        empty=lambda shape, zero: LogSum(jnp.full(shape, -jnp.inf) + zero, jnp.zeros(shape) + zero),
+        empty=lambda count, zero: LogSum(jnp.full(count, -jnp.inf) + zero, jnp.zeros(count) + zero),
         total=_logsum,
         merge=merge_logsums,
         finish=_logarithm,
         weight=_softmax,
     ),
-    "sum": Kind(
+    "sum": Reduction(
         absent=0.0,
-        empty=lambda shape, zero: jnp.zeros(shape) + zero,
+        empty=lambda count, zero: jnp.zeros(count) + zero,
         total=lambda scores, axis: scores.sum(axis=axis),
         merge=jnp.add,
         finish=lambda total: total,

@@ -1,10 +1,10 @@
-"""Sweeps: pair the rows of each device with the candidates of all devices, by gathering or round a ring.
+"""Exchanges: pair the rows of each device with the candidates of all devices, by gathering or round a ring.
 
-Gathered, every device has all candidates at once. Round a ring it has two devices' shares: the current one, and the one
-being received. The results for a share (log-sum-exps forward, gradients backward) follow it round the ring one hop
+Gathered, every device has all candidates at once. Round a ring it has those of two devices: the current ones, and those
+being received. The results for candidates (log-sum-exps forward, gradients backward) follow them round the ring one hop
 behind, so no transfer depends on the computation of its step, and all transfers overlap with computation, forward and
-backward. (Ring attention, Liu et al. 2023, arXiv:2310.01889, and
-Inf-CL, Cheng et al. 2024, arXiv:2410.17243, send what was just computed.)
+backward. (Ring attention, Liu et al. 2023, arXiv:2310.01889, and Inf-CL, Cheng et al. 2024, arXiv:2410.17243, send what
+was just computed.)
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jdistill.losses.blocks import SINGLE_DEVICE
-from jdistill.losses.totals import merge_logsums
+from jdistill.losses.totals import LogSum, merge_logsums
 from jdistill.parallel.mesh import AXES
-from jdistill.types import CandidateExchange, LogSum, Merge, Visit
+from jdistill.types import CandidateExchange, ExchangeFn, Merge
 
 GATHERED_BYTES = 2**29
 """Size up to which candidates are gathered. Gathering takes two collectives; a ring takes two hops per device, which
@@ -31,37 +31,39 @@ are hidden by computation only if a device has thousands of rows."""
 class Gathered:
     """A CandidateExchange by all-gather and reduce-scatter."""
 
-    def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
-        """Gather all shares, visit them at once, reduce-scatter the results."""
-        everything = jax.tree.map(lambda x: lax.all_gather(x, AXES, tiled=True), share)
-        staying, found = visit(everything, staying)
-        return staying, _SCATTER[merge](found)
+    def __call__(self, fn: ExchangeFn, local: Any, carry: Any, init: Any, *, merge: Merge) -> tuple[Any, Any]:
+        """Gather all candidates, call `fn` once, reduce-scatter the results."""
+        everything = jax.tree.map(lambda x: lax.all_gather(x, AXES, tiled=True), local)
+        carry, results = fn(everything, carry)
+        return carry, _SCATTER[merge](results)
 
-    def mean(self, share: Float[Array, "p d"]) -> Float[Array, " d"]:
+    def mean(self, local: Float[Array, "p d"]) -> Float[Array, " d"]:
         """See CandidateExchange."""
-        return lax.pmean(share.mean(axis=0), AXES)
+        return lax.pmean(local.mean(axis=0), AXES)
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Ring:
-    """A CandidateExchange that passes shares from neighbour to neighbour, in one step per device."""
+    """A CandidateExchange that passes candidates from neighbour to neighbour, in one step per device."""
 
-    def __call__(self, visit: Visit, share: Any, staying: Any, nothing: Any, *, merge: Merge) -> tuple[Any, Any]:
-        """Visit one share per step, while the next share and the results of the previous step are transferred."""
+    def __call__(self, fn: ExchangeFn, local: Any, carry: Any, init: Any, *, merge: Merge) -> tuple[Any, Any]:
+        """One device's candidates per step, while the next ones and the last step's results are transferred."""
 
-        def step(carry: tuple[Any, Any, Any], _: None) -> tuple[tuple[Any, Any, Any], None]:
-            at_hand, found_before, staying = carry
-            coming, found_before = _hand_on(at_hand), _hand_on(found_before)
-            staying, found = visit(at_hand, staying)
-            return (coming, _merged(found_before, found, merge), staying), None
+        def step(state: tuple[Any, Any, Any], _: None) -> tuple[tuple[Any, Any, Any], None]:
+            # `earlier` are the results of the devices that had the current candidates before. They were left behind
+            # when these moved on, one hop back, so both transfers are independent of this step's call of `fn`.
+            current, earlier, carry = state
+            upcoming, earlier = _send_on(current), _send_on(earlier)
+            carry, results = fn(current, carry)
+            return (upcoming, _merged(earlier, results, merge), carry), None
 
-        (_, found, staying), _ = lax.scan(step, (share, nothing, staying), length=lax.axis_size(AXES))
-        return staying, _hand_on(found)
+        (_, results, carry), _ = lax.scan(step, (local, init, carry), length=lax.axis_size(AXES))
+        return carry, _send_on(results)  # the last hop, to the candidates' own device
 
-    def mean(self, share: Float[Array, "p d"]) -> Float[Array, " d"]:
+    def mean(self, local: Float[Array, "p d"]) -> Float[Array, " d"]:
         """See CandidateExchange."""
-        return lax.pmean(share.mean(axis=0), AXES)
+        return lax.pmean(local.mean(axis=0), AXES)
 
 
 def make_exchange(
@@ -80,7 +82,7 @@ def make_exchange(
     return Gathered() if candidates * widths * 2 * 4 <= gathered_bytes else Ring()
 
 
-def _hand_on(tree: Any) -> Any:
+def _send_on(tree: Any) -> Any:
     """Send to the next device. Arrays of equal shape are stacked, since a TPU has only five transfers in flight."""
     size = lax.axis_size(AXES)
     onward = [(i, (i + 1) % size) for i in range(size)]

@@ -22,12 +22,6 @@ def tile(rows: dict, candidates: dict, shared: dict) -> Array:
     return jnp.where(rows["id"][:, None] == candidates["id"][None], shared["masked"], scores)
 
 
-def two(rows: dict, candidates: dict, shared: dict) -> Array:
-    """Two matrices of one pair of blocks."""
-    scores = tile(rows, candidates, shared)
-    return jnp.stack([scores, 2 * scores * rows["x"][:, :1]])
-
-
 def arguments(seed: int, masked: float) -> tuple[dict, dict, dict]:
     a, b = (
         jax.random.normal(key, (n, D)) for key, n in zip(jax.random.split(jax.random.key(seed)), (B, M), strict=True)
@@ -41,15 +35,14 @@ def arguments(seed: int, masked: float) -> tuple[dict, dict, dict]:
 
 @pytest.mark.parametrize("block", [1, 4, 11])
 @pytest.mark.parametrize("kind", BLOCKED)
-@pytest.mark.parametrize("several", [False, True])
-def test_equal_to_the_whole_matrix(block: int, kind: str, several: bool) -> None:
-    which, weights = (two, jnp.arange(2.0 * B).reshape(2, B)) if several else (tile, jnp.arange(1.0 * B))
-    trees = arguments(block, -jnp.inf if kind == "logsumexp" and not several else 0.0)
+def test_equal_to_the_whole_matrix(block: int, kind: str) -> None:
+    weights = jnp.arange(1.0 * B)
+    trees = arguments(block, -jnp.inf if kind == "logsumexp" else 0.0)
 
     def loss(values: list[Array], reduce: str) -> Array:
         rows, candidates, shared = trees
         args = {**rows, "x": values[0]}, {**candidates, "x": values[1]}, {**shared, "temperature": values[2]}
-        out = BLOCKED[kind](which, *args, block=block) if reduce == "blocked" else DENSE[kind](which(*args))
+        out = BLOCKED[kind](tile, *args, block=block) if reduce == "blocked" else DENSE[kind](tile(*args))
         return (out * weights).sum()
 
     values = [trees[0]["x"], trees[1]["x"], trees[2]["temperature"]]

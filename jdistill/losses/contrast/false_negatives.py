@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from pydantic import BeforeValidator, Field
 
 from jdistill.config import Config
-from jdistill.losses.base import local_candidates
+from jdistill.losses.base import local_candidates, own_documents
 from jdistill.losses.maths import Similarity, matmul, normalise
 from jdistill.losses.schedule import Scheduled, Share, at
 from jdistill.types import LossInputs
@@ -26,19 +26,18 @@ ROUNDING = 1e-6
 Strategy = Literal["absolute", "relative"]
 """Whether a margin is in units of cosine, or a fraction of the positive's cosine."""
 
-Verdict = Callable[[PyTree[Array], PyTree[Array], Float[Array, "*p b k"]], Bool[Array, "b k"]]
-"""`(arrays of rows, arrays of candidates, the student's scores) -> mask of false negatives`. The scores may be of
-several prefixes if the verdict does not depend on them."""
+Excludes = Callable[[PyTree[Array], PyTree[Array], Float[Array, "b k"]], Bool[Array, "b k"]]
+"""`(arrays of rows, arrays of candidates, the student's scores) -> mask of false negatives`."""
 
 
 class Filter(NamedTuple):
     """A filter for false negatives, on arrays."""
 
-    verdict: Verdict
+    excludes: Excludes
     rows: dict[str, PyTree[Array]]
     """Input for rows whose text is one of `"queries"`, or of `"documents"`; leading axis `b`."""
     candidates: dict[str, PyTree[Array]]
-    """Input for candidates that are `"queries"`, `[n, ...]`, or `"documents"`, `[m, ...]`."""
+    """Input for candidates that are `"queries"`, `[n, ...]`, or `"documents"`, `[c, ...]`."""
 
 
 class Limit(NamedTuple):
@@ -57,12 +56,12 @@ class TextFilter(Config):
 
     by: Literal["text_hash"] = "text_hash"
 
-    def of(self, view: LossInputs, similarity: Similarity) -> Filter:
-        """The filter for inputs that have queries; its candidates are the device's share."""
-        queries, ids = view.ids.queries, view.ids
-        if queries is None:
+    def make(self, view: LossInputs, similarity: Similarity) -> Filter:
+        """The filter for inputs that have queries; its candidates are this device's."""
+        ids = view.ids
+        if ids.queries is None:
             raise ValueError("a filter by text compares queries, but the view has no ids of queries")
-        return same_text(queries, local_candidates(ids.documents, ids.negatives), jnp.arange(len(queries)))
+        return same_text(ids.queries, local_candidates(ids.documents, ids.negatives))
 
 
 class GuidedFilter(Config):
@@ -90,19 +89,15 @@ class TeacherFilter(GuidedFilter):
 
     by: Literal["teacher"] = "teacher"
 
-    def of(self, view: LossInputs, similarity: Similarity) -> Filter:
-        """The filter for inputs that have queries and a teacher; its candidates are the device's share."""
+    def make(self, view: LossInputs, similarity: Similarity) -> Filter:
+        """The filter for inputs that have queries and a teacher; its candidates are this device's."""
         guide = view.teacher
         if guide is None or guide.queries is None:
             raise ValueError(
                 "a filter by the teacher needs its vectors of queries and documents, but the view lacks them"
             )
-        return _guided(
-            normalise(guide.queries),
-            normalise(guide.documents),
-            normalise(local_candidates(guide.documents, guide.negatives)),
-            limit=self.limit(view.progress),
-        )
+        candidates = local_candidates(guide.documents, guide.negatives)
+        return guided(guide.queries, candidates, limit=self.limit(view.progress))
 
 
 class StudentFilter(GuidedFilter):
@@ -113,17 +108,14 @@ class StudentFilter(GuidedFilter):
 
     by: Literal["student"] = "student"
 
-    def of(self, view: LossInputs, similarity: Similarity) -> Filter:
-        """The filter for inputs that have queries; its candidates are the device's share."""
+    def make(self, view: LossInputs, similarity: Similarity) -> Filter:
+        """The filter for inputs that have queries; its candidates are this device's."""
         guide = view.student
         if guide.queries is None:
             raise ValueError("a filter by the student needs its vectors of queries, but the view has none")
-        queries, documents = normalise(guide.queries), normalise(guide.documents)
-        limit = self.limit(view.progress)
-        if similarity == "cosine":
-            return _self_guided(queries, documents, limit)
-        share = normalise(local_candidates(guide.documents, guide.negatives))
-        return _guided(queries, documents, share, limit=limit)
+        by = self_guided if similarity == "cosine" else guided
+        candidates = local_candidates(guide.documents, guide.negatives)
+        return by(guide.queries, candidates, limit=self.limit(view.progress))
 
 
 def _listed(value: Any) -> Any:
@@ -141,7 +133,7 @@ FalseNegatives = Annotated[
 def same_text(
     queries: Int[Array, " b"],
     candidates: Int[Array, " c"],
-    positives: Int[Array, " b"],
+    positives: Int[Array, " b"] | None = None,
     *,
     all_queries: Int[Array, " n"] | None = None,
 ) -> Filter:
@@ -149,14 +141,14 @@ def same_text(
 
     Args:
       queries: text ids of the rows' queries; equal ids are equal texts.
-      candidates: text ids of all documents.
-      positives: column of each row's own document.
+      candidates: text ids of all documents, or of this device's.
+      positives: column of each row's own document, `[b]`; by default the first `b` candidates.
       all_queries: text ids of the whole batch's queries; by default `queries`.
     """
-    own = (queries, candidates[positives])
+    own_text = queries, own_documents(candidates, positives, len(queries))
     return Filter(
-        verdict=_is_own_text,
-        rows={"queries": own, "documents": own},
+        _is_own_text,
+        rows={"queries": own_text, "documents": own_text},
         candidates={"queries": queries if all_queries is None else all_queries, "documents": candidates},
     )
 
@@ -164,7 +156,7 @@ def same_text(
 def guided(
     queries: Float[Array, "b w"],
     candidates: Float[Array, "c w"],
-    positives: Int[Array, " b"],
+    positives: Int[Array, " b"] | None = None,
     *,
     all_queries: Float[Array, "n w"] | None = None,
     limit: Limit,
@@ -173,8 +165,8 @@ def guided(
 
     Args:
       queries: the guide's vectors of the rows' queries, any float; compared by cosine in float32, without gradient.
-      candidates: the guide's vectors of all documents.
-      positives: column of each row's own document.
+      candidates: the guide's vectors of all documents, or of this device's.
+      positives: column of each row's own document, `[b]`; by default the first `b` candidates.
       all_queries: the guide's vectors of the whole batch's queries; by default `queries`.
       limit: the threshold.
 
@@ -184,45 +176,33 @@ def guided(
     """
     queries, candidates = normalise(queries), normalise(candidates)
     all_queries = queries if all_queries is None else normalise(all_queries)
-    return _guided(queries, candidates[positives], candidates, all_queries=all_queries, limit=limit)
-
-
-def _guided(
-    queries: Float[Array, "b w"],
-    documents: Float[Array, "b w"],
-    candidates: Float[Array, "c w"],
-    *,
-    all_queries: Float[Array, "n w"] | None = None,
-    limit: Limit,
-) -> Filter:
-    """`guided`, given unit vectors; `documents` are the rows' own."""
-    threshold = _frozen(_threshold(queries, documents, limit))
-    all_queries = queries if all_queries is None else all_queries
+    documents = own_documents(candidates, positives, len(queries))
+    threshold = _bitcast_to_int(_threshold(queries, documents, limit))
     return Filter(
-        verdict=_is_closer,
-        rows={"queries": (_frozen(queries), threshold), "documents": (_frozen(documents), threshold)},
-        candidates={"queries": _frozen(all_queries), "documents": _frozen(candidates)},
+        _is_closer,
+        rows={
+            "queries": (_bitcast_to_int(queries), threshold),
+            "documents": (_bitcast_to_int(documents), threshold),
+        },
+        candidates={"queries": _bitcast_to_int(all_queries), "documents": _bitcast_to_int(candidates)},
     )
 
 
 def self_guided(
     queries: Float[Array, "b d"],
     candidates: Float[Array, "c d"],
-    positives: Int[Array, " b"],
+    positives: Int[Array, " b"] | None = None,
     *,
     limit: Limit,
 ) -> Filter:
     """`guided` with the vectors being trained as the guide, for a loss whose scores are their cosines.
 
-    The loss's scores are reused, so nothing is scored twice.
+    The loss's scores are reused, so nothing is scored twice. Arguments as for `guided`.
     """
-    return _self_guided(normalise(queries), normalise(candidates[positives]), limit)
-
-
-def _self_guided(queries: Float[Array, "b d"], documents: Float[Array, "b d"], limit: Limit) -> Filter:
-    threshold = _frozen(_threshold(queries, documents, limit))
+    documents = normalise(own_documents(candidates, positives, len(queries)))
+    threshold = _bitcast_to_int(_threshold(normalise(queries), documents, limit))
     return Filter(
-        verdict=_scores_above,
+        _scores_above,
         rows={"queries": threshold, "documents": threshold},
         candidates={"queries": (), "documents": ()},
     )
@@ -236,27 +216,27 @@ def _threshold(queries: Float[Array, "b w"], documents: Float[Array, "b w"], lim
 
 
 def _is_own_text(
-    own: tuple[Int[Array, " b"], Int[Array, " b"]], candidates: Int[Array, " k"], scores: Float[Array, "*p b k"]
+    own: tuple[Int[Array, " b"], Int[Array, " b"]], candidates: Int[Array, " k"], scores: Float[Array, "b k"]
 ) -> Bool[Array, "b k"]:
     query, document = own
     return (query[:, None] == candidates[None]) | (document[:, None] == candidates[None])
 
 
 def _is_closer(
-    rows: tuple[Int[Array, "b w"], Int[Array, " b"]], candidates: Int[Array, "k w"], scores: Float[Array, "*p b k"]
+    rows: tuple[Int[Array, "b w"], Int[Array, " b"]], candidates: Int[Array, "k w"], scores: Float[Array, "b k"]
 ) -> Bool[Array, "b k"]:
     vectors, threshold = rows
-    return _scores_above(threshold, (), matmul(_thawed(vectors), _thawed(candidates).T))
+    return _scores_above(threshold, (), matmul(_bitcast_to_float(vectors), _bitcast_to_float(candidates).T))
 
 
 def _scores_above(
     threshold: Int[Array, " b"], candidates: tuple[()], scores: Float[Array, "b k"]
 ) -> Bool[Array, "b k"]:
-    return scores > _thawed(threshold)[:, None]
+    return scores > _bitcast_to_float(threshold)[:, None]
 
 
-def _frozen(x: Float[Array, "..."]) -> Int[Array, "..."]:
-    """Bitcast float32 to int32, so that autodiff treats the values as constants and allocates no gradient for them.
+def _bitcast_to_int(x: Float[Array, "..."]) -> Int[Array, "..."]:
+    """The bits of float32 values as int32, so that autodiff treats them as constants and allocates no gradient.
 
     A loop over blocks of candidates would otherwise carry a zero gradient as large as the guide's vectors, once for
     each direction.
@@ -264,5 +244,5 @@ def _frozen(x: Float[Array, "..."]) -> Int[Array, "..."]:
     return lax.bitcast_convert_type(x, jnp.int32)
 
 
-def _thawed(x: Int[Array, "..."]) -> Float[Array, "..."]:
+def _bitcast_to_float(x: Int[Array, "..."]) -> Float[Array, "..."]:
     return lax.bitcast_convert_type(x, jnp.float32)

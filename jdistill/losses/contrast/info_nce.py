@@ -1,34 +1,46 @@
-"""InfoNCE: identify each query's document among all documents of the batch."""
+"""InfoNCE: identify each query's document among all documents of the batch.
+
+From top to bottom: the options, the loss as a function of arrays, the scores of one block of candidates (a *tile*), and
+how directions combine. `blocks.py` sums tiles over all candidates of the batch, on one or several devices.
+"""
 
 __all__ = ["InfoNCE", "info_nce"]
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import Field, field_validator, model_validator
 
-from jdistill.losses.base import Needs, Streamed, local_candidate_ids, local_candidates, queries_of
-from jdistill.losses.blocks import SINGLE_DEVICE
-from jdistill.losses.contrast.directions import TEXTS, Direction, Partition, check, combine, crosses
-from jdistill.losses.contrast.false_negatives import FalseNegatives, Filter, GuidedFilter, StudentFilter, TeacherFilter
-from jdistill.losses.contrast.hardness import Hardness
-from jdistill.losses.contrast.negatives import (
-    Candidates,
-    LogitParams,
-    PairSide,
-    Rows,
-    negative_logsumexp,
-    negative_logsumexp_both,
-)
-from jdistill.losses.contrast.prefixes import Vectors, pair_products, prefixed
-from jdistill.losses.maths import Similarity, unit
+from jdistill.losses.base import Needs, Streamed, local_candidate_ids, local_candidates, own_documents, queries_of
+from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_both, logsumexp_over
+from jdistill.losses.contrast.false_negatives import Excludes, FalseNegatives, Filter, GuidedFilter, StudentFilter, TeacherFilter
+from jdistill.losses.maths import Similarity, matmul, unit
 from jdistill.losses.schedule import Ramp, at
 from jdistill.losses.temperature import Learned, Temperature, temperature_of, temperature_parameters
 from jdistill.papers import Papers
+from jdistill.papers import Papers
 from jdistill.types import CandidateExchange, LossInputs
+
+Direction = Literal["q2d", "q2q", "d2q", "d2d"]
+"""From the row's text (q query, d document) to its candidates."""
+
+TEXTS: dict[Direction, tuple[str, str]] = {
+    "q2d": ("queries", "documents"),
+    "q2q": ("queries", "queries"),
+    "d2q": ("documents", "queries"),
+    "d2d": ("documents", "documents"),
+}
+"""Direction -> kind of the row's text, kind of its candidates. Hard negatives are only ever candidates, not rows."""
+
+Partition = Literal["joint", "per_direction"]
+Hardness = Literal["none", "in_batch", "hard", "all"]
 
 
 class InfoNCE(Streamed):
@@ -67,7 +79,7 @@ class InfoNCE(Streamed):
 
     @model_validator(mode="after")
     def _options_go_together(self) -> "InfoNCE":
-        check(self.directions, self.partition)
+        check_directions(self.directions, self.partition)
         if (self.hardness == "none") != (self.strength == 0):
             raise ValueError(
                 f"hardness '{self.hardness}' with strength {self.strength} has no effect. Set hardness to in_batch, "
@@ -108,45 +120,22 @@ class InfoNCE(Streamed):
         Raises:
           UserError: if the rows are plain texts.
         """
-        side = view.student
-        queries = unit(queries_of(side.queries, self.kind), self.similarity)
-        return self._of(view, queries, unit(local_candidates(side.documents, side.negatives), self.similarity))
-
-    def at_prefixes(self, view: LossInputs, widths: tuple[int, ...]) -> Float[Array, "p b"] | None:
-        """See LossConfig. None if the student filters false negatives, since these then differ between prefixes.
-
-        Raises:
-          UserError: if the rows are plain texts.
-        """
-        if any(isinstance(filter_, StudentFilter) for filter_ in self.false_negatives):
-            return None
-        side = view.student
-        queries = prefixed(queries_of(side.queries, self.kind), widths, self.similarity)
-        documents = prefixed(local_candidates(side.documents, side.negatives), widths, self.similarity)
-        return self._of(view, queries, documents, widths)
-
-    def _of(
-        self, view: LossInputs, queries: Vectors, documents: Vectors, widths: tuple[int, ...] = ()
-    ) -> Float[Array, "*p b"]:
-        rows, c = view.rows, 1 + view.student.negatives.shape[1]
-        pools = {
-            "queries": Candidates(queries, rows, rows, ()),
-            "documents": Candidates(documents, jnp.tile(rows, c), local_candidate_ids(view), ()),
-        }
-        return _losses(
-            {"queries": queries, "documents": jax.tree.map(lambda x: x[: len(rows)], documents)},
-            rows,
-            pools,
-            partners=rows,
-            d2d_part=slice(len(rows) if self.documents_alone else None),
-            widths=widths,
+        side, b = view.student, len(view.rows)
+        return info_nce(
+            queries_of(side.queries, self.kind),
+            local_candidates(side.documents, side.negatives),
             temperature=temperature_of(self.temperature, view.parameters),
-            strength=at(self.strength, view.progress),
+            similarity=self.similarity,
             directions=self.directions,
             partition=self.partition,
             hardness=self.hardness,
-            filters=[filter_.of(view, self.similarity) for filter_ in self.false_negatives],
-            block=max(self.block // max(len(widths), 1), 1),  # a tile contains the scores of all prefixes
+            strength=at(self.strength, view.progress),
+            false_negatives=[config.make(view, self.similarity) for config in self.false_negatives],
+            rows=view.rows,
+            owners=jnp.tile(view.rows, 1 + side.negatives.shape[1]),
+            columns=local_candidate_ids(view),
+            d2d_columns=slice(b) if self.documents_alone else slice(None),
+            block=self.block,
             sweep=view.sweep,
         )
 
@@ -154,7 +143,7 @@ class InfoNCE(Streamed):
 def info_nce(
     queries: Float[Array, "b d"],
     candidates: Float[Array, "c d"],
-    positives: Int[Array, " b"],
+    positives: Int[Array, " b"] | None = None,
     *,
     temperature: float | Float[Array, ""],
     similarity: Similarity = "cosine",
@@ -166,8 +155,10 @@ def info_nce(
     all_queries: Float[Array, "n d"] | None = None,
     rows: Int[Array, " b"] | None = None,
     owners: Int[Array, " c"] | None = None,
-    d2d_columns: Int[Array, " k"] | None = None,
+    columns: Int[Array, " c"] | None = None,
+    d2d_columns: slice | Int[Array, " k"] = slice(None),
     block: int = 512,
+    sweep: CandidateExchange = SINGLE_DEVICE,
 ) -> Float[Array, " b"]:
     """Score each query's own document above every other document of the batch.
 
@@ -180,23 +171,24 @@ def info_nce(
 
     Args:
       queries: of this shard's rows, `[b, d]`, any float; maths runs in float32.
-      candidates: documents of the whole batch, hard negatives included, `[c, d]`.
-      positives: column of each row's own document, `[b]`, values in `[0, c)`.
+      candidates: documents of the whole batch, hard negatives included, `[c, d]`; or this device's.
+      positives: column of each row's own document, `[b]`, values in `[0, c)`; by default the first `b` candidates, from
+        which q2d and d2q can be computed together.
       temperature: divides the scores; dimensionless, > 0.
       similarity: `"cosine"`, or `"dot"` for raw inner products.
       directions: `"q2d"`, and any of `"q2q"`, `"d2q"`, `"d2d"`.
       partition: `"joint"`, or `"per_direction"` for q2d and d2q only.
-      hardness: negatives of q2d whose logits are raised: `"in_batch"` other rows' documents, `"hard"` own hard
-        negatives, or `"all"`.
+      hardness: negatives of q2d with raised logits: `"in_batch"` other rows' documents, `"hard"` own ones, or `"all"`.
       strength: of hardness, >= 0.
       false_negatives: filters made by `same_text` or `guided`; a candidate that any of them reports is excluded.
       all_queries: queries of the whole batch, `[n, d]`; by default `queries`.
-      rows: index of each row in `all_queries`, `[b]`; by default 0, 1, ...
+      rows: index of each row in the whole batch, `[b]`; by default 0, 1, ...
       owners: index of the row that each candidate belongs to, `[c]`, which identifies own hard negatives; by default
         only the positives belong to a row.
-      d2d_columns: candidates of d2d, `[k]`, values in `[0, c)`; by default all. Every row's own document for
-        GISTEmbedLoss.
+      columns: index of each candidate in the whole batch, `[c]`; by default 0, 1, ...
+      d2d_columns: candidates of d2d, `[k]` or a slice; by default all. The rows' own documents for GISTEmbedLoss.
       block: candidates scored at a time; affects memory and speed only.
+      sweep: pairs the rows with the candidates of all devices.
 
     Returns:
       Loss of each row in nats, `[b]`, >= 0; the caller averages.
@@ -210,104 +202,167 @@ def info_nce(
       al. 2025, arXiv:2509.20354.
       Parity: sentence-transformers MultipleNegativesRankingLoss(scale=1/temperature) in all its options, and
       GISTEmbedLoss by a filter `guided`, with d2d_columns of the rows' own documents; its contrast_anchors is q2q and
-      its contrast_positives d2d. Unlike there, a text is never its own negative, whatever the guide's score of the
-      pair.
+      its contrast_positives d2d. Unlike there, a text is never its own negative, whatever the guide's score.
 
     Example:
       >>> round(float(info_nce(jnp.eye(2), jnp.eye(2), jnp.arange(2), temperature=1.0).mean()), 4)
       0.3133
     """
-    check(directions, partition)
-    rows = jnp.arange(queries.shape[0]) if rows is None else rows
+    check_directions(directions, partition)
+    b, c = len(queries), len(candidates)
+    rows = jnp.arange(b) if rows is None else rows
+    columns = jnp.arange(c) if columns is None else columns
     if owners is None:
-        owners = jnp.full(candidates.shape[0], -1).at[positives].set(rows)
+        owners = jnp.full(c, -1).at[own_documents(jnp.arange(c), positives, b)].set(rows)
+
+    # Vectors whose inner products are the scores: of the rows' two texts, and of the candidates of each kind.
     queries, candidates = unit(queries, similarity), unit(candidates, similarity)
-    all_queries = queries if all_queries is None else unit(all_queries, similarity)
-    count = jnp.arange(all_queries.shape[0])
-    return _losses(
-        {"queries": queries, "documents": candidates[positives]},
-        rows,
-        {
-            "queries": Candidates(all_queries, count, count, ()),
-            "documents": Candidates(candidates, owners, jnp.arange(len(owners)), ()),
-        },
-        partners=positives,
-        d2d_part=slice(None) if d2d_columns is None else d2d_columns,
-        temperature=temperature,
-        strength=strength,
-        directions=directions,
-        partition=partition,
-        hardness=hardness,
-        filters=false_negatives,
-        block=block,
-    )
+    texts = {"queries": queries, "documents": own_documents(candidates, positives, b)}
+    pools = {"queries": queries if all_queries is None else unit(all_queries, similarity), "documents": candidates}
+    pair_scores = jnp.sum(queries * texts["documents"], axis=-1)
+
+    # What decides which candidates are negatives of which rows. A query is the positive of no row: column -1.
+    row_of_query = rows if all_queries is None else jnp.arange(len(all_queries))
+    places = {"queries": (row_of_query, jnp.full_like(row_of_query, -1)), "documents": (owners, columns)}
+    own_columns = own_documents(columns, positives, b)
+    row = {k: Text(rows, own_columns, tuple(f.rows[k] for f in false_negatives)) for k in texts}
+    candidate = {k: Text(*places[k], tuple(f.candidates[k] for f in false_negatives)) for k in pools}
+
+    # Log of the sum over each row's negatives, relative to its positive, in each direction.
+    scaling = jnp.asarray(temperature, jnp.float32), jnp.asarray(strength, jnp.float32)
+    logits = partial(negative_logits, hardness=hardness, filters=tuple(f.excludes for f in false_negatives))
+
+    def over_negatives(direction: Direction, part: slice | Int[Array, " k"]) -> Float[Array, " b"]:
+        text, pool = TEXTS[direction]
+        against = jax.tree.map(lambda x: x[part], (pools[pool], candidate[pool]))
+        tile = partial(one_direction, logits=partial(logits, direction=direction))
+        return logsumexp_over(tile, (texts[text], pair_scores, row[text]), against, scaling, block=block, sweep=sweep)
+
+    found: dict[Direction, Float[Array, " b"]] = {}
+    if {"q2d", "d2q"} <= {*directions} and positives is None and all_queries is None:
+        # Both score the same pairs of queries and own documents: one pass serves both, in little more than the time
+        # of one (docs/performance.md). Hard negatives are added after it, since only q2d has them.
+        of_queries, of_documents = ((texts[k], pair_scores, row[k], candidate[k]) for k in ("queries", "documents"))
+        of_documents = jax.tree.map(lambda x: x[:b], of_documents)
+        tile = partial(both_directions, logits=logits)
+        found["q2d"], found["d2q"] = logsumexp_both(tile, of_queries, of_documents, scaling, block=block, sweep=sweep)
+        if c > b:
+            found["q2d"] = jnp.logaddexp(found["q2d"], over_negatives("q2d", slice(b, None)))
+    parts = {direction: d2d_columns if direction == "d2d" else slice(None) for direction in directions}
+    return combine({d: found[d] if d in found else over_negatives(d, parts[d]) for d in directions}, partition)
 
 
-def _losses(
-    texts: Mapping[str, Vectors],
-    rows: Int[Array, " b"],
-    pools: Mapping[str, Candidates],
+class Text(NamedTuple):
+    """Texts of rows, or candidates: what decides which candidates are negatives of which rows."""
+
+    rows: Int[Array, " t"]
+    """Index in the whole batch of the row that each belongs to; -1: none."""
+    columns: Int[Array, " t"]
+    """Of a row, the column of its positive among all documents; of a candidate its own, or -1 for a query."""
+    filters: tuple[Any, ...]
+    """Input of each filter of false negatives."""
+
+
+def one_direction(
+    rows: tuple[Float[Array, "b d"], Float[Array, " b"], Text],
+    candidates: tuple[Float[Array, "k d"], Text],
+    scaling: tuple[Float[Array, ""], Float[Array, ""]],
     *,
-    partners: Int[Array, " b"],
-    d2d_part: slice | Int[Array, " k"],
-    temperature: float | Float[Array, ""],
-    strength: float | Float[Array, ""],
-    directions: Sequence[Direction],
-    partition: Partition,
+    logits: Callable[..., Float[Array, "b k"]],
+) -> Float[Array, "b k"]:
+    """The tile of one direction: some rows and a block of candidates."""
+    (texts, pair_scores, row), (others, candidate) = rows, candidates
+    return logits(matmul(texts, others.T), pair_scores, row, candidate, scaling)
+
+
+def both_directions(
+    queries: tuple[Float[Array, "b d"], Float[Array, " b"], Text, Text],
+    documents: tuple[Float[Array, "k d"], Float[Array, " k"], Text, Text],
+    scaling: tuple[Float[Array, ""], Float[Array, ""]],
+    *,
+    logits: Callable[..., Float[Array, "b k"]],
+) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
+    """The tile of q2d and d2q: every pair is scored once, and its score used twice."""
+    (q, q_pair_scores, q_row, q_candidate), (d, d_pair_scores, d_row, d_candidate) = queries, documents
+    scores = matmul(q, d.T)
+    q2d = logits(scores, q_pair_scores, q_row, d_candidate, scaling, direction="q2d")
+    return q2d, logits(scores, d_pair_scores, d_row, q_candidate, scaling, direction="d2q", transposed=True)
+
+
+def negative_logits(
+    scores: Float[Array, "x y"],
+    pair_scores: Float[Array, " b"],
+    row: Text,
+    candidate: Text,
+    scaling: tuple[Float[Array, ""], Float[Array, ""]],
+    *,
+    direction: Direction,
     hardness: Hardness,
-    filters: Sequence[Filter],
-    widths: tuple[int, ...] = (),
-    block: int,
-    sweep: CandidateExchange | None = None,
-) -> Float[Array, "*p b"]:
-    """Loss of each row; for each prefix if vectors are Prefixed.
+    filters: tuple[Excludes, ...],
+    transposed: bool = False,
+) -> Float[Array, "x y"]:
+    """Logit of each negative relative to that of the row's positive; -inf for candidates that are not negatives.
+
+    Scores are `[b, k]`, or `[k, b]` if `transposed`: transposing the matrix itself would add 20 % to a pass.
+    """
+    of_row, of_candidate = (partial(jnp.expand_dims, axis=axis) for axis in ((0, 1) if transposed else (1, 0)))
+    temperature, strength = scaling
+
+    # Relative to the positive's, logits are small, and no difference of large numbers cancels later.
+    logits = (scores - of_row(pair_scores)) / temperature
+
+    # The row's own texts: its positive, and whatever else belongs to the row.
+    positive = of_row(row.columns) == of_candidate(candidate.columns)
+    own = positive | (of_row(row.rows) == of_candidate(candidate.rows))
+
+    # Hardness: raise the logits of some negatives by their own scores, as a weight without gradient.
+    if hardness != "none" and direction == "q2d":
+        raised = {"in_batch": ~own, "hard": own, "all": jnp.ones_like(own)}[hardness]
+        logits += jnp.where(raised, strength * lax.stop_gradient(scores), 0.0)
+
+    # In q2d the row's hard negatives count; in other directions none of its own texts do. False negatives never count.
+    left_out = positive if direction == "q2d" else own
+    for excludes, for_row, for_candidate in zip(filters, row.filters, candidate.filters, strict=True):
+        false = excludes(for_row, for_candidate, scores.T if transposed else scores)
+        left_out |= false.T if transposed else false
+    return jnp.where(left_out, -jnp.inf, logits)
+
+
+def combine(negatives: Mapping[Direction, Float[Array, " b"]], partition: Partition) -> Float[Array, " b"]:
+    """Cross-entropy of each row's positive, given its negatives relative to it.
+
+    Let N be the sum of a direction's exp(negative logit - positive logit). Then the loss is log(1 + N), averaged over
+    directions, or log(p + N + N' + ...) over all directions, where p counts those that contain the positive. This form
+    has no difference of large numbers that could cancel.
 
     Args:
-      texts: the rows' `"queries"` and own `"documents"`, already normalised if scored by cosine.
-      rows: index of each row in the whole batch.
-      pools: the candidates that are `"queries"`, and those that are `"documents"`.
-      partners: column of each row's own document.
-      d2d_part: which of the document candidates d2d uses.
-      temperature: divides the scores.
-      strength: of hardness.
-      directions: validated by `check`.
-      partition: validated by `check`.
-      hardness: negatives of q2d whose logits are raised.
-      filters: of false negatives.
-      widths: of the prefixes.
-      block: candidates scored at a time.
-      sweep: if given, the pools are this device's share of the candidates, starting with its rows' own texts.
+      negatives: log N of each row, per direction; -inf where a row has no negatives.
+      partition: one softmax over the candidates of all directions (`"joint"`), or one per direction.
     """
-    pair_scores = pair_products(texts["queries"], texts["documents"], widths)
-    columns = {"queries": rows, "documents": partners}
-    sharpness = LogitParams(jnp.asarray(temperature, jnp.float32), jnp.asarray(strength, jnp.float32))
-    verdicts = [f.verdict for f in filters]
+    if partition == "per_direction":
+        return jnp.stack([jnp.logaddexp(log_n, 0.0) for log_n in negatives.values()]).mean(axis=0)
+    positives = jnp.float32(math.log(sum(map(crosses, negatives))))
+    return functools.reduce(jnp.logaddexp, negatives.values(), positives)
 
-    def excess(direction: Direction, part: slice | Int[Array, " k"]) -> Float[Array, "*p b"]:
-        """Log of the relative weight of a direction's negatives, over a part of its candidates."""
-        side, name = TEXTS[direction]
-        pool = pools[name]._replace(filters=tuple(f.candidates[name] for f in filters))
-        return negative_logsumexp(
-            Rows(texts[side], pair_scores, rows, columns[name], tuple(f.rows[side] for f in filters)),
-            jax.tree.map(lambda x: x[part], pool),
-            sharpness,
-            one_side=not crosses(direction),
-            hardness=hardness if direction == "q2d" else "none",
-            verdicts=verdicts,
-            widths=widths,
-            block=block,
-            sweep=SINGLE_DEVICE if sweep is None else sweep,
+
+def crosses(direction: Direction) -> bool:
+    """Whether the row's text and the candidates are of different kinds, so that the candidates contain the positive."""
+    return TEXTS[direction][0] != TEXTS[direction][1]
+
+
+def check_directions(directions: Sequence[Direction], partition: Partition) -> None:
+    """Validate the combination of directions and partition.
+
+    Raises:
+      ValueError: if q2d is missing, a direction is repeated, or a softmax would not contain the positive.
+    """
+    if "q2d" not in directions:
+        raise ValueError(f"directions {list(directions)} lack q2d, which scores a query's own document. Add it.")
+    if len(set(directions)) < len(directions):
+        raise ValueError(f"directions {list(directions)} name one twice. Name each once.")
+    within = [direction for direction in directions if not crosses(direction)]
+    if partition == "per_direction" and within:
+        raise ValueError(
+            f"partition 'per_direction' does not go with {' and '.join(within)}, whose candidates do not contain the "
+            "positive. Use partition 'joint', or leave them out."
         )
-
-    def half(side: str) -> PairSide:
-        known = jax.tree.map(lambda x: x[: len(rows)], tuple(f.candidates[side] for f in filters))
-        return PairSide(texts[side], pair_scores, rows, tuple(f.rows[side] for f in filters), known)
-
-    found = {}
-    if sweep is not None and {"q2d", "d2q"} <= {*directions}:
-        options = {"hardness": hardness, "verdicts": verdicts, "widths": widths, "block": block, "sweep": sweep}
-        found["q2d"], found["d2q"] = negative_logsumexp_both(half("queries"), half("documents"), sharpness, **options)
-        if len(pools["documents"].rows) > len(rows):
-            found["q2d"] = jnp.logaddexp(found["q2d"], excess("q2d", slice(len(rows), None)))
-    parts = {d: d2d_part if d == "d2d" else slice(None) for d in directions}
-    return combine({d: found[d] if d in found else excess(d, parts[d]) for d in directions}, partition)

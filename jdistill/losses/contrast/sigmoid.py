@@ -70,7 +70,7 @@ def sigmoid(
 
     Args:
       queries: of this shard's rows, `[b, d]`, any float; maths runs in float32.
-      candidates: documents of the whole batch, hard negatives included, `[c, d]`; or this device's share of them.
+      candidates: documents of the whole batch, hard negatives included, `[c, d]`; or this device's.
       positives: column of each row's own document, `[b]`.
       temperature: divides the cosines; dimensionless, > 0.
       bias: added to the logits.

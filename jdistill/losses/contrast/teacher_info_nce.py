@@ -10,10 +10,9 @@ from pydantic import field_validator
 
 from jdistill.config import UserError
 from jdistill.losses.base import Needs, Streamed, local_candidate_ids, local_candidates, project, student_and_teacher
-from jdistill.losses.blocks import SINGLE_DEVICE
-from jdistill.losses.contrast.directions import TEXTS, Direction
-from jdistill.losses.contrast.negatives import Candidates, LogitParams, Rows, negative_logsumexp
-from jdistill.losses.maths import normalise
+from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_over
+from jdistill.losses.contrast.info_nce import TEXTS, Direction
+from jdistill.losses.maths import matmul, normalise
 from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
 from jdistill.types import CandidateExchange, LossInputs
 
@@ -81,7 +80,7 @@ class TeacherInfoNCE(Streamed):
 def opposed(
     view: LossInputs, direction: Direction
 ) -> tuple[Float[Array, "b c t"], Float[Array, "p t"], Int[Array, " p"]]:
-    """The student's vectors of one side of each row; the device's share of the teacher's candidates; their columns."""
+    """The student's vectors of one side of each row; this device's candidates of the teacher; their columns."""
     student, teacher = student_and_teacher(view)
     side, pool = TEXTS[direction]
     texts = student.queries if side == "queries" else student.documents
@@ -121,7 +120,7 @@ def teacher_info_nce(
 
     Args:
       student: vectors projected to the teacher's width, `[b, t]`, any float; maths runs in float32.
-      teacher: the teacher's vectors of all texts of the batch, `[c, t]`; or this device's share of them.
+      teacher: the teacher's vectors of all texts of the batch, `[c, t]`; or this device's.
       positives: column of each text's own teacher vector, `[b]`, values in `[0, c)`.
       temperature: divides the cosines; dimensionless, > 0.
       block: teacher vectors scored at a time; affects memory and speed only.
@@ -145,13 +144,24 @@ def teacher_info_nce(
     student, teacher = normalise(student), normalise(teacher)
     centred = teacher - sweep.mean(teacher)[None]
     columns = jnp.arange(len(teacher)) if columns is None else columns
-    pair_scores, mine = jnp.sum(student * centred[positives], axis=-1), columns[positives]
-    excess = negative_logsumexp(
-        Rows(student, pair_scores, mine, mine, ()),
-        Candidates(centred, columns, columns, ()),
-        LogitParams(jnp.asarray(temperature, jnp.float32), jnp.float32(0)),
-        one_side=False,
+    pair_scores = jnp.sum(student * centred[positives], axis=-1)
+    negatives = logsumexp_over(
+        negative_logits,
+        (student, pair_scores, columns[positives]),
+        (centred, columns),
+        jnp.asarray(temperature, jnp.float32),
         block=block,
         sweep=sweep,
     )
-    return jnp.logaddexp(excess, 0.0)
+    return jnp.logaddexp(negatives, 0.0)
+
+
+def negative_logits(
+    rows: tuple[Float[Array, "b t"], Float[Array, " b"], Int[Array, " b"]],
+    candidates: tuple[Float[Array, "k t"], Int[Array, " k"]],
+    temperature: Float[Array, ""],
+) -> Float[Array, "b k"]:
+    """The tile: logit of each candidate relative to that of the positive, which itself is left out as -inf."""
+    (texts, pair_scores, positives), (vectors, columns) = rows, candidates
+    logits = (matmul(texts, vectors.T) - pair_scores[:, None]) / temperature
+    return jnp.where(positives[:, None] == columns[None], -jnp.inf, logits)

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Annotated, Literal
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
@@ -74,11 +73,6 @@ class Matryoshka(NestedLoss):
                 f"matryoshka: dims has {', '.join(map(str, beyond))}, but the student's width is {width}. Lower it to "
                 f"{width} or less."
             )
-        if self.dims_per_step is None:
-            widths, weights = zip(*sorted(self.prefixes), strict=True)
-            values = self.loss.at_prefixes(view, widths)
-            if values is not None:
-                return jnp.sum(values * jnp.array(weights, jnp.float32)[:, None], axis=0)
         draw_key, own_key = jax.random.split(view.key)
         parts = [partial(self._value, view, dim, weight, own_key) for dim, weight in self.prefixes]
         return sum_drawn(parts, self.dims_per_step, view, key=draw_key)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill.losses.contrast.directions import check, combine
+from jdistill.losses.contrast.info_nce import check_directions, combine
 
 LOG = {name: jnp.log(jnp.array(values)) for name, values in {"q2d": [1.0, 3.0], "d2q": [2.0, 0.5]}.items()}
 """Negatives that weigh 1 and 2 times the first row's own pair, 3 and 0.5 times the second's."""
@@ -30,5 +30,5 @@ def test_a_row_without_negatives_costs_nothing_and_has_no_gradient(partition: st
 
 
 def test_check_passes_what_makes_a_loss() -> None:
-    check(("q2q", "q2d", "d2d"), "joint")
-    check(("d2q", "q2d"), "per_direction")
+    check_directions(("q2q", "q2d", "d2d"), "joint")
+    check_directions(("d2q", "q2d"), "per_direction")

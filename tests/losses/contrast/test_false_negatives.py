@@ -24,7 +24,7 @@ def left_out(filter_, side: str, pool: str) -> list[list[bool]]:
     """What a filter says of every row and candidate, whose scores are zero."""
     b = jax.tree.leaves(filter_.rows[side])[0].shape[0]
     k = jax.tree.leaves(filter_.candidates[pool])[0].shape[0]
-    return filter_.verdict(filter_.rows[side], filter_.candidates[pool], jnp.zeros((b, k))).tolist()
+    return filter_.excludes(filter_.rows[side], filter_.candidates[pool], jnp.zeros((b, k))).tolist()
 
 
 def value_of(loss: InfoNCE, inputs: Inputs, progress: float = 0.0) -> float:

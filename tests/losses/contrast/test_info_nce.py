@@ -128,7 +128,7 @@ def leave_out(documents: Array) -> Filter:
     """A filter made by hand: it leaves out some documents, for all rows."""
     queries = jnp.zeros(ROWS, bool)
     return Filter(
-        verdict=lambda rows, candidates, scores: rows[:, None] | candidates[None],
+        excludes=lambda rows, candidates, scores: rows[:, None] | candidates[None],
         rows={"queries": queries, "documents": queries},
         candidates={"queries": queries, "documents": documents},
     )
