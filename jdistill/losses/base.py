@@ -1,17 +1,28 @@
 """Base classes of the losses: a loss is a config that can be called on a LossInputs."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 
 from jdistill.config import Kind, UserError
 from jdistill.losses.maths import float32, matmul
-from jdistill.losses.schedule import Ramp, at
+from jdistill.losses.schedule import NonNegative, at
 from jdistill.papers import Papers
 from jdistill.types import LossInputs, PairEmbeddings, Side
+
+Direction = Literal["q2d", "q2q", "d2q", "d2d"]
+"""From the row's text (q query, d document) to its candidates."""
+
+TEXTS: dict[Direction, tuple[str, str]] = {
+    "q2d": ("queries", "documents"),
+    "q2q": ("queries", "queries"),
+    "d2q": ("documents", "queries"),
+    "d2d": ("documents", "documents"),
+}
+"""Direction -> kind of the row's text, kind of its candidates. Hard negatives are only ever candidates, not rows."""
 
 
 class Needs(NamedTuple):
@@ -37,20 +48,13 @@ class LossConfig(Kind):
     papers: ClassVar[Papers] = ()
     """Works that the model card of a student trained with this loss cites, whatever the options."""
 
-    weight: Annotated[float, Field(ge=0)] | Ramp = Field(
+    weight: NonNegative = Field(
         default=1.0, description="Factor of this term in the sum: a number, or a ramp over training."
     )
     teacher: str | tuple[str, ...] | None = Field(
         default=None,
         description="The teacher, or several, whose vectors are concatenated. Optional if the run has one teacher.",
     )
-
-    @field_validator("weight")
-    @classmethod
-    def _weighs_nothing_below_zero(cls, weight: float | Ramp) -> float | Ramp:
-        if isinstance(weight, Ramp) and min(weight.start, weight.stop) < 0:
-            raise ValueError(f"ramp from {weight.start} to {weight.stop}: a weight is never below 0.")
-        return weight
 
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, float32; its mean over the batch is the loss."""
@@ -170,3 +174,8 @@ def queries_of(queries: Float[Array, "n d"] | None, kind: str) -> Float[Array, "
             "column under data.<source>.columns, or use a loss that needs none, such as embed_cosine or score_mse."
         )
     return queries
+
+
+def crosses(direction: Direction) -> bool:
+    """Whether the row's text and the candidates are of different kinds, so that the candidates contain the positive."""
+    return TEXTS[direction][0] != TEXTS[direction][1]

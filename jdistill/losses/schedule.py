@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from jdistill.config import Config
 
@@ -35,6 +35,16 @@ class Ramp(Config):
 
 Scheduled = float | Ramp
 """A constant or a ramp."""
+
+
+def _at_least_0(ramp: Ramp) -> Ramp:
+    if min(ramp.start, ramp.stop) < 0:
+        raise ValueError(f"ramp from {ramp.start} to {ramp.stop}: the value is never below 0.")
+    return ramp
+
+
+NonNegative = Annotated[float, Field(ge=0)] | Annotated[Ramp, AfterValidator(_at_least_0)]
+"""A constant or a ramp, of at least 0."""
 
 POWERS = {"linear": 1, "quadratic": 2}
 

@@ -6,38 +6,35 @@ how directions combine. `blocks.py` sums tiles over all candidates of the batch,
 
 __all__ = ["InfoNCE", "info_nce"]
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from functools import partial, reduce
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
 
-from jdistill.losses.base import Needs, Streamed, local_candidate_ids, local_candidates, own_documents, queries_of
+from jdistill.losses.base import (
+    TEXTS,
+    Direction,
+    Needs,
+    Streamed,
+    crosses,
+    local_candidate_ids,
+    local_candidates,
+    own_documents,
+    queries_of,
+)
 from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_both, logsumexp_over
-from jdistill.losses.contrast.false_negatives import Excludes, FalseNegatives, Filter, GuidedFilter, StudentFilter, TeacherFilter
+from jdistill.losses.contrast.false_negatives import Excludes, FalseNegatives, Filter, GuidedFilter, TeacherFilter
 from jdistill.losses.maths import Similarity, matmul, unit
-from jdistill.losses.schedule import Ramp, at
+from jdistill.losses.schedule import NonNegative, at
 from jdistill.losses.temperature import Learned, Temperature, temperature_of, temperature_parameters
 from jdistill.papers import Papers
-from jdistill.papers import Papers
 from jdistill.types import CandidateExchange, LossInputs
-
-Direction = Literal["q2d", "q2q", "d2q", "d2d"]
-"""From the row's text (q query, d document) to its candidates."""
-
-TEXTS: dict[Direction, tuple[str, str]] = {
-    "q2d": ("queries", "documents"),
-    "q2q": ("queries", "queries"),
-    "d2q": ("documents", "queries"),
-    "d2d": ("documents", "documents"),
-}
-"""Direction -> kind of the row's text, kind of its candidates. Hard negatives are only ever candidates, not rows."""
 
 Partition = Literal["joint", "per_direction"]
 Hardness = Literal["none", "in_batch", "hard", "all"]
@@ -60,7 +57,7 @@ class InfoNCE(Streamed):
     hardness: Hardness = "none"
     """Which negatives of q2d get extra weight the higher they score: other rows' documents (in_batch), the row's own
     hard negatives (hard), or both (all)."""
-    strength: Annotated[float, Field(ge=0)] | Ramp = 0.0
+    strength: NonNegative = 0.0
     """Of hardness: strength times the similarity, without gradient, is added to a negative's logit. The papers use 9
     for in_batch and 5 for hard."""
     false_negatives: FalseNegatives = ()
@@ -69,13 +66,6 @@ class InfoNCE(Streamed):
     """Negatives of d2d: other rows' documents (documents, as in GISTEmbedLoss), or also hard negatives (all, as in
     MultipleNegativesRankingLoss). Default: documents if false negatives are filtered by teacher or student, else all.
     The same without hard negatives."""
-
-    @field_validator("strength")
-    @classmethod
-    def _raises_nothing_below_zero(cls, strength: float | Ramp) -> float | Ramp:
-        if isinstance(strength, Ramp) and min(strength.start, strength.stop) < 0:
-            raise ValueError(f"ramp from {strength.start} to {strength.stop}: strength is never below 0.")
-        return strength
 
     @model_validator(mode="after")
     def _options_go_together(self) -> "InfoNCE":
@@ -90,7 +80,7 @@ class InfoNCE(Streamed):
     @property
     def documents_alone(self) -> bool:
         """Whether d2d excludes hard negatives."""
-        guided = any(isinstance(filter_, TeacherFilter | StudentFilter) for filter_ in self.false_negatives)
+        guided = any(isinstance(filter_, GuidedFilter) for filter_ in self.false_negatives)
         return guided if self.d2d_candidates is None else self.d2d_candidates == "documents"
 
     def cited(self) -> Papers:
@@ -331,23 +321,14 @@ def negative_logits(
 def combine(negatives: Mapping[Direction, Float[Array, " b"]], partition: Partition) -> Float[Array, " b"]:
     """Cross-entropy of each row's positive, given its negatives relative to it.
 
-    Let N be the sum of a direction's exp(negative logit - positive logit). Then the loss is log(1 + N), averaged over
-    directions, or log(p + N + N' + ...) over all directions, where p counts those that contain the positive. This form
-    has no difference of large numbers that could cancel.
-
-    Args:
-      negatives: log N of each row, per direction; -inf where a row has no negatives.
-      partition: one softmax over the candidates of all directions (`"joint"`), or one per direction.
+    Let N be the sum of a direction's exp(negative logit - positive logit); `negatives` holds its logarithm, -inf for a
+    row without negatives. The loss is log(1 + N), averaged over directions, or log(p + N + N' + ...) over all of them,
+    where p counts those that contain the positive. No difference of large numbers cancels in this form.
     """
     if partition == "per_direction":
         return jnp.stack([jnp.logaddexp(log_n, 0.0) for log_n in negatives.values()]).mean(axis=0)
     positives = jnp.float32(math.log(sum(map(crosses, negatives))))
-    return functools.reduce(jnp.logaddexp, negatives.values(), positives)
-
-
-def crosses(direction: Direction) -> bool:
-    """Whether the row's text and the candidates are of different kinds, so that the candidates contain the positive."""
-    return TEXTS[direction][0] != TEXTS[direction][1]
+    return reduce(jnp.logaddexp, negatives.values(), positives)
 
 
 def check_directions(directions: Sequence[Direction], partition: Partition) -> None:

@@ -9,9 +9,17 @@ from jaxtyping import Array, Float, Int
 from pydantic import field_validator
 
 from jdistill.config import UserError
-from jdistill.losses.base import Needs, Streamed, local_candidate_ids, local_candidates, project, student_and_teacher
+from jdistill.losses.base import (
+    TEXTS,
+    Direction,
+    Needs,
+    Streamed,
+    local_candidate_ids,
+    local_candidates,
+    project,
+    student_and_teacher,
+)
 from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_over
-from jdistill.losses.contrast.info_nce import TEXTS, Direction
 from jdistill.losses.maths import matmul, normalise
 from jdistill.losses.temperature import Temperature, temperature_of, temperature_parameters
 from jdistill.types import CandidateExchange, LossInputs

@@ -13,9 +13,8 @@ from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat, model_validator
 
 from jdistill.config import UserError
-from jdistill.losses.base import Needs, Streamed, local_candidate_ids, student_and_teacher
+from jdistill.losses.base import Direction, Needs, Streamed, crosses, local_candidate_ids, student_and_teacher
 from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_over, sum_over
-from jdistill.losses.contrast.info_nce import Direction, crosses
 from jdistill.losses.maths import Similarity, float32, matmul, pair_scores, unit
 from jdistill.losses.scores.listwise import listwise_kl
 from jdistill.losses.scores.operands import (

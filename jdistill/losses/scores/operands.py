@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jdistill.config import UserError
-from jdistill.losses.base import local_candidates, queries_of
-from jdistill.losses.contrast.info_nce import TEXTS, Direction
+from jdistill.losses.base import TEXTS, Direction, local_candidates, queries_of
 from jdistill.losses.maths import Similarity, float32, unit
 from jdistill.types import LossInputs, PairEmbeddings, Side
 from jdistill.unit_length import unit_length
