@@ -1,6 +1,7 @@
 """A plan that is compiled for a real TPU slice, on a machine without one; its figures agree with each other."""
 
 import json
+from pathlib import Path
 
 import jax
 import pytest
@@ -148,6 +149,30 @@ def test_a_step_that_does_not_fit_is_an_answer(monkeypatch):
     assert "interconnect unknown" in text
     assert as_values(plan)["collectives"] is None
     assert plan.largest.rows == pytest.approx(2**20 * 15.75 / 372.5, rel=0.05)
+
+
+class Written:
+    """A step whose compiler writes the program and a part of it that runs on another core, under these names."""
+
+    def __init__(self, *names):
+        self.names = names
+
+    def compile(self, compiler_options):
+        for name in self.names:
+            (Path(compiler_options["xla_dump_to"]) / name).write_text(name)
+        return self
+
+    def as_text(self):
+        return "as text"
+
+
+def test_the_text_is_that_of_the_whole_program():
+    whole = "module_0000.jit_train_step.cl_1.after_optimizations.txt"
+    others = ("module_0002.extracted.cl_1.after_optimizations.txt", whole.replace(".txt", "-live-range.txt"))
+    assert compiled._compiled(Written(others[0], whole, others[1]))[1] == whole
+    assert compiled._compiled(Written(*others))[1] == "as text"
+    cpu = "module_0001.jit_train_step.cpu_after_optimizations.txt"
+    assert compiled._compiled(Written(cpu))[1] == cpu
 
 
 def test_kernels_are_found_where_their_metadata_takes_several_lines():
