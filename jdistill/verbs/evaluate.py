@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jdistill import evaluate as rooms
+from jdistill import evaluate as evaluation
 from jdistill.backend import check_compiler
 from jdistill.checkpoint import load_result
 from jdistill.config import UserError
@@ -105,7 +105,7 @@ def evaluate_model(evaluators: Mapping[str, Any], model: Model) -> dict[str, flo
         name = prompt_name(model.prompts, side)
         return model.encode(texts, prompt="" if name is None else model.prompts[name])
 
-    return rooms.evaluate(evaluators, encode)
+    return evaluation.evaluate(evaluators, encode)
 
 
 def recorded(run: str | Path) -> dict[str, dict[str, float]]:

@@ -1,7 +1,7 @@
 """The table of losses: every loss, with each of its options, beside an independent reference.
 
 A reference is torch in float64, from sentence-transformers where it has the loss, else written out from the source. It
-returns the loss of the whole batch; torch differentiates it. A new loss gets its rows in the file of its room; a
+returns the loss of the whole batch; torch differentiates it. A new loss gets its rows in the file of its kind; a
 contract test fails without one.
 """
 

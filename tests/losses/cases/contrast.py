@@ -54,7 +54,7 @@ def multiple_negatives_like(loss: InfoNCE) -> Reference:
 
 
 def multiple_negatives(temperature: float, similarity: str) -> Reference:
-    """The same for the two options that other rooms' rows have."""
+    """The same for the two options that other files' rows have."""
     return multiple_negatives_like(InfoNCE(temperature=temperature, similarity=similarity))
 
 

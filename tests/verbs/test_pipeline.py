@@ -1,4 +1,4 @@
-"""The whole river on a tiny model: embed, train, resume, evaluate, export, load again."""
+"""The full pipeline on a tiny model: embed, train, resume, evaluate, export, load again."""
 
 import json
 
