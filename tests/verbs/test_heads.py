@@ -1,4 +1,4 @@
-"""The full pipeline of students that are more than an encoder and its mean: trained, exported, verified, loaded again."""
+"""The full pipeline of students with heads: trained, exported, verified, loaded again."""
 
 import numpy as np
 import pytest
