@@ -11,7 +11,7 @@ from jdistill.config import Config, PathText
 from jdistill.export import TeacherInfo
 from jdistill.store import Store, from_dataset, to_dataset
 from jdistill.verbs import load_recipe
-from jdistill.verbs.export import _hub_id, _methods, _teachers, _without_places
+from jdistill.verbs.export import _hub_id, _papers, _teachers, _without_places
 
 MODULE = sys.modules["jdistill.verbs.export"]  # the package has the function by this name
 
@@ -106,13 +106,16 @@ def test_a_teacher_that_no_store_knows_is_the_recipes_word(embedded, tmp_path):
 def test_the_way_of_training_is_cited_where_it_was_gone(embedded):
     model = jdistill.load(embedded.folder / "teacher")
 
-    def methods(*changes):
-        return _methods(load_recipe(embedded.write("methods.yaml"), changes), model)
+    def papers(*changes: str) -> set[str]:
+        return set(_papers(load_recipe(embedded.write("papers.yaml"), changes), model))
 
-    assert methods() == []
-    assert methods("train.microbatches=2") == ["grad_cache"]
-    assert methods("train.microbatches=2", "losses.contrast={kind: embed_l2}") == []  # no row needs another
-    assert methods("student.lora={rank: 2}") == ["lora"]
+    grad_cache, lora, info_nce = "arXiv:2101.06983", "arXiv:2106.09685", "arXiv:1807.03748"
+    assert info_nce in papers()
+    assert not papers() & {grad_cache, lora}
+    assert papers("train.microbatches=2") == papers() | {grad_cache}
+    without = papers("train.microbatches=2", "losses.contrast={kind: embed_l2}")  # no row needs another
+    assert not without & {grad_cache, info_nce}
+    assert papers("student.lora={rank: 2}") == papers() | {lora}
 
 
 def test_a_card_that_fails_costs_no_export(embedded, tmp_path, monkeypatch, capsys):
