@@ -1,12 +1,13 @@
 """`jdistill store`: describe a store, verify it, and exchange teacher vectors as data sets."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jdistill.config import Config, UserError, apply_overrides, parse
 from jdistill.store import Store, VectorColumns, from_dataset, to_dataset, verify
-from jdistill.store.files import load_json
+from jdistill.store.files import load_json, publish, temporary
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -123,7 +124,7 @@ def import_dataset(source: str, path: str, overrides: Sequence[str] = ()) -> str
 
 
 def export_dataset(path: str, out: str, overrides: Sequence[str] = ()) -> str:
-    """Export the rows of one role with their texts and one teacher's vectors.
+    """Export the rows of one role with their texts and one teacher's vectors; `out` is complete or absent.
 
     Args:
       path: the store.
@@ -136,16 +137,21 @@ def export_dataset(path: str, out: str, overrides: Sequence[str] = ()) -> str:
     options = parse(ExportOptions, apply_overrides({}, overrides), where="store export")
     target = Path(out)
     if target.exists():
-        raise UserError(f"store export: {out} exists already. Choose another path, or remove it.")
+        raise UserError(f"store export: {out} exists already. Choose another path, or move it.")
     _datasets()
     store = Store.open(path)
     dataset = to_dataset(store, options.role, options.teacher or _only_teacher(store))
-    if target.suffix == ".parquet":
-        dataset.to_parquet(target)
-        note = " A parquet file does not say what made the vectors: import it with description.model=... and so on."
-    else:
-        dataset.save_to_disk(target)
-        note = ""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made, note = temporary(target), ""
+    try:
+        if target.suffix == ".parquet":
+            dataset.to_parquet(made)
+            note = " A parquet file does not say what made the vectors: import it with description.model=... and so on."
+        else:
+            dataset.save_to_disk(made)
+        publish(made, target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True) if made.is_dir() else made.unlink(missing_ok=True)
     return f"Wrote {out}: {len(dataset):,} rows, columns {', '.join(dataset.column_names)}.{note}"
 
 

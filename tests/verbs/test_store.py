@@ -10,6 +10,7 @@ import pytest
 
 from jdistill import cli
 from jdistill.store import Store, TeacherWriter
+from jdistill.verbs.store import export_dataset
 from tests.store.conftest import description, embed, make_store
 
 datasets = pytest.importorskip("datasets")
@@ -70,12 +71,34 @@ def test_out_and_in_again(store: Store, tmp_path: Path, capsys: pytest.CaptureFi
     assert cli.main(["store", "export", str(store.path), shared]) == 0
     assert f"Wrote {shared}: 20 rows, columns query, document, " in capsys.readouterr().out
     assert cli.main(["store", "export", str(store.path), shared]) == 2
-    assert "exists already" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "exists already" in told
+    assert "remove" not in told  # what the user made is the user's
     assert cli.main(["store", "import", shared, again, "teacher=fake"]) == 0
     assert "vectors of teacher 'fake'" in capsys.readouterr().out
     ids = store.rows("train").documents
     one, other = (each.teacher("fake").take(ids, "document") for each in (store, Store.open(again)))
     np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("name", "writer"), [("shared", "save_to_disk"), ("shared.parquet", "to_parquet")])
+def test_an_export_is_complete_or_absent(store: Store, tmp_path: Path, monkeypatch, name: str, writer: str) -> None:
+    from datasets import Dataset
+
+    whole = getattr(Dataset, writer)
+
+    def fails_at_the_end(self, path):
+        whole(self, path)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Dataset, writer, fails_at_the_end)
+    folder = tmp_path / "new"
+    with pytest.raises(OSError, match="no space left"):
+        export_dataset(str(store.path), str(folder / name))
+    assert list(folder.iterdir()) == []
+    monkeypatch.undo()
+    export_dataset(str(store.path), str(folder / name))
+    assert [path.name for path in folder.iterdir()] == [name]
 
 
 def test_parquet_needs_a_description(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
