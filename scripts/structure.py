@@ -121,7 +121,7 @@ def additions() -> dict[str, Addition]:
     """One addition of each family."""
     package = ROOT / "jdistill"
     pooling = (package / "student/pooling/activation.py").read_text(encoding="utf-8")
-    own = (package / "student/pooling/torch/jdistill_pooling.py").read_text(encoding="utf-8")
+    own = (package / "export/modules/jdistill_pooling.py").read_text(encoding="utf-8")
     torch_class = re.search(r"class ActivationPooling.*?(?=\n\n\n|\Z)", own, flags=re.DOTALL)
     assert torch_class is not None
     renamed = {"ActivationPooling": "TwinPooling", "Activation": "Twin", '"activation"': '"twin"'}
@@ -146,7 +146,7 @@ def additions() -> dict[str, Addition]:
                 ),
                 ("student/pooling/__init__.py", r"OwnPooling = ", "OwnPooling = Twin | "),
                 (
-                    "student/pooling/torch/jdistill_pooling.py",
+                    "export/modules/jdistill_pooling.py",
                     r"\Z",
                     "\n\n" + torch_class.group().replace("ActivationPooling", "TwinPooling") + "\n",
                 ),

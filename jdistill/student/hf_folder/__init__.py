@@ -8,7 +8,7 @@
     1_Pooling/                           modes such as mean                           modules/pooling
     2_ActivationPooling/, ...            poolings with parameters                     modules/parametric_pooling
     3_Dense/, 4_LayerNorm/, ...          the head                                     modules/dense and others
-    jdistill_pooling.py                  torch classes of our own poolings            pooling/torch
+    jdistill_pooling.py                  torch classes of our own poolings            export/modules
 
 Folders are read whichever release of sentence-transformers wrote them, and written as releases before 5.4 do, which all
 releases can read. No code in a folder is ever run.

@@ -13,7 +13,7 @@ from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.packing import Rows
 from jdistill.student.weights import Weight
 
-OWN_FILE = Path(__file__).parent / "torch/jdistill_pooling.py"
+OWN_FILE = Path(__file__).parents[2] / "export/modules/jdistill_pooling.py"
 """The module file of our own poolings, which exports bring along."""
 
 PoolingParams = dict[str, Any]

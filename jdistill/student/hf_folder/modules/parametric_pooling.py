@@ -2,7 +2,7 @@
 
 Each pooling in `student/pooling/` defines their content itself: `to_module`, `from_module` and `weights`. SpladePooling
 is a class of sentence-transformers. The others name a class in a file of plain torch (`module_file`; ours is
-`pooling/torch/jdistill_pooling.py`) that travels in the folder's root and does not depend on jdistill. With several
+`export/modules/jdistill_pooling.py`) that travels in the folder's root and does not depend on jdistill. With several
 poolings, sentence-transformers' Pooling is first, and each further module appends its vector.
 """
 
