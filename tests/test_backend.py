@@ -1,4 +1,4 @@
-"""What JAX is told before it starts: compiler flags that exist, and a folder for compiled programs.
+"""Environment of JAX before it starts: compiler flags that exist, and a folder for compiled programs.
 
 What the user set stays, and only the flags of the platform at hand are added. The second start takes its programs from
 the folder.
@@ -207,7 +207,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert not {"jax", "numpy", "pydantic", "yaml"} & set(ended.stdout.split())
 
 
-def test_programs_are_kept_in_the_users_folder_unless_told_otherwise(tmp_path):
+def test_programs_are_cached_in_the_users_folder_by_default(tmp_path):
     environ = {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     prepare(environ)
     assert environ["JAX_COMPILATION_CACHE_DIR"].startswith(f"{tmp_path}/.cache/jdistill/cpu-")

@@ -99,14 +99,14 @@ def test_folder_without_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff"])
-def test_a_damaged_result_is_told(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_result_is_reported(tmp_path: Path, content: bytes) -> None:
     save(tmp_path, [2])
     (tmp_path / "result.json").write_bytes(content)
     with pytest.raises(UserError, match=r"result\.json: is damaged\. .*move it aside and rerun"):
         load_student_params(tmp_path)
 
 
-def test_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_message(tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
     with caplog.at_level(logging.WARNING):
         save(tmp_path, [1, 2, 3])
         load_student_params(tmp_path)

@@ -44,7 +44,7 @@ def test_unknown_verb_is_the_users_mistake(capsys):
     assert "distil" in capsys.readouterr().err
 
 
-def test_overrides_may_stand_behind_options(monkeypatch):
+def test_overrides_may_follow_options(monkeypatch):
     seen = []
     monkeypatch.setattr("jdistill.verbs.load_recipe", lambda config, overrides: seen.append(overrides))
     monkeypatch.setattr("jdistill.verbs.plan", lambda *_, **__: "")
@@ -63,7 +63,7 @@ def test_what_is_no_override_is_the_users_mistake(capsys, rest):
 @pytest.mark.parametrize(
     "arguments", [["export", "run", ""], ["evaluate", "run", " "], ["show", ""], ["convert", "", "x"]]
 )
-def test_an_empty_argument_is_not_the_folder_one_stands_in(capsys, arguments):
+def test_an_empty_argument_is_not_the_current_folder(capsys, arguments):
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
     assert end.value.code == 2
@@ -112,14 +112,14 @@ def test_missing_arguments_are_named_without_the_optional_ones(capsys):
         with pytest.raises(SystemExit) as end:
             cli.main(arguments)
         assert end.value.code == 2
-        told = capsys.readouterr().err.splitlines()
+        message = capsys.readouterr().err.splitlines()
         command = " ".join(word for word in arguments if word != "a")
-        assert told[0] == f"error: jdistill {command}: missing: {missing}"
-        assert told[1].startswith(f"usage: jdistill {command} ")
+        assert message[0] == f"error: jdistill {command}: missing: {missing}"
+        assert message[1].startswith(f"usage: jdistill {command} ")
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.ENOTDIR])
-def test_what_the_system_refuses_is_told_in_one_line(monkeypatch, capsys, number):
+def test_errors_of_the_operating_system_take_one_line(monkeypatch, capsys, number):
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number), "/a/b")
 

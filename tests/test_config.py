@@ -105,7 +105,7 @@ def test_errors_name_place_value_and_way_out(tmp_path, text, expected):
     assert error(tmp_path, text) == expected
 
 
-def test_all_mistakes_are_told_at_once(tmp_path):
+def test_all_mistakes_are_reported_at_once(tmp_path):
     message = error(tmp_path, "global_batch_size: many\noptimizer: {clip_norm: x}\n")
     assert [line.split(":")[1].strip() for line in message.splitlines()] == [
         "name",
@@ -221,5 +221,5 @@ def test_home_is_expanded_and_an_id_of_the_hub_stays(monkeypatch):
         parse(Place, {"folder": "~nobody-called-so/a"}, where="a.yaml")
 
 
-def test_a_number_where_text_is_expected_is_told_to_be_quoted(tmp_path):
+def test_a_number_where_text_is_expected_should_be_quoted(tmp_path):
     assert "name: is 120000.0; input should be a valid string. Put it in quotes" in error(tmp_path, "name: 12e4\n")

@@ -130,7 +130,7 @@ def test_default_prompt(model):
     assert np.abs(own.encode(TEXTS) - model.encode(TEXTS)).max() > 1e-3
 
 
-def test_mistakes_are_told(model):
+def test_mistakes_are_reported(model):
     with pytest.raises(UserError, match=r"unknown prompt_name 'nope'.*query, other"):
         model.encode(TEXTS, prompt_name="nope")
     with pytest.raises(UserError, match="a single string"):
@@ -238,7 +238,7 @@ def test_loading_and_encoding_import_no_torch(bert):
     subprocess.run([sys.executable, "-c", code, str(bert)], check=True)
 
 
-def test_equal_texts_have_equal_vectors_wherever_they_stand(bert):
+def test_equal_texts_have_equal_vectors_at_every_position(bert):
     model = jdistill.load(bert)
     texts = ["the cat", "a dog runs", "the cat", *SENTENCES, "the cat"]
     vectors = model.encode(texts, batch_size=2)

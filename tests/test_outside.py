@@ -124,7 +124,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("loss", "expected"), MISTAKES)
-def test_mistakes_are_told_in_one_paragraph(loss, expected):
+def test_mistakes_are_reported_in_one_paragraph(loss, expected):
     with pytest.raises(UserError) as caught:
         read(losses={"term": loss})
     assert expected in str(caught.value)

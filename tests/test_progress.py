@@ -32,7 +32,7 @@ def test_unknown_total(monkeypatch):
     assert bar.line() == "read rows: 5 rows, 0.50 rows/s"
 
 
-def test_the_room_imports_neither_torch_nor_jax_nor_datasets():
+def test_the_package_imports_neither_torch_nor_jax_nor_datasets():
     code = "import sys, jdistill.store; assert not {'datasets', 'torch', 'jax', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -46,7 +46,7 @@ def test_a_list_of_teachers_survives_yaml(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("teacher", "teachers", "told"),
+    ("teacher", "teachers", "message"),
     [
         (None, (), r"losses.align.teacher: 'embed_cosine' needs a teacher; add one under 'teachers'"),
         (None, ("a", "b"), r"losses.align.teacher: there are several teachers \(a, b\); name one, or a list of them"),
@@ -55,8 +55,8 @@ def test_a_list_of_teachers_survives_yaml(tmp_path):
         ("a", (), r"no teacher is called 'a'. Known: none"),
     ],
 )
-def test_teachers_that_are_not_there_are_refused(teacher, teachers, told):
-    with pytest.raises(UserError, match=told):
+def test_teachers_that_are_not_there_are_refused(teacher, teachers, message):
+    with pytest.raises(UserError, match=message):
         recipe({"align": {**ALIGN, "teacher": teacher}}, *teachers)
 
 
@@ -82,7 +82,7 @@ def test_some_data_must_train():
         ("link", "target/run", "or inside it"),
     ],
 )
-def test_a_run_lies_outside_the_store(tmp_path, monkeypatch, store, run, problem):
+def test_a_run_is_outside_the_store(tmp_path, monkeypatch, store, run, problem):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "target").mkdir()
     (tmp_path / "link").symlink_to("target")

@@ -93,8 +93,8 @@ class Together:
         """Until something is true; all must be running then."""
         end = time.monotonic() + BOUND
         while not true():
-            assert time.monotonic() < end, f"waited for {BOUND} s in vain: {self.told()}"
-            assert all(process.poll() is None for process in self.processes), f"ended before: {self.told()}"
+            assert time.monotonic() < end, f"waited for {BOUND} s in vain: {self.message()}"
+            assert all(process.poll() is None for process in self.processes), f"ended before: {self.message()}"
             time.sleep(0.01)
 
     def codes(self) -> list[int]:
@@ -104,7 +104,7 @@ class Together:
             reader.join(BOUND)
         return codes
 
-    def told(self) -> str:
+    def message(self) -> str:
         """Standard error, process by process; last, where a long report is not cut, of one that was not aborted."""
         order = sorted(range(len(self.processes)), key=lambda i: self.processes[i].poll() != -signal.SIGABRT)
         shown = {i: "".join(line for line in self.errors[i] if not _FRAME.match(line)) for i in order}
@@ -125,8 +125,8 @@ class Together:
 def done(arguments: Sequence[object], *, count: int, devices: int = 2) -> list[str]:
     """Run to a good end; standard output of each process."""
     with Together(arguments, count=count, devices=devices) as together:
-        assert together.codes() == [0] * count, together.told()
-        assert not any(together.errors[1:]), f"only process 0 prints: {together.told()}"
+        assert together.codes() == [0] * count, together.message()
+        assert not any(together.errors[1:]), f"only process 0 prints: {together.message()}"
         return together.printed()
 
 

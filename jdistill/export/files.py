@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jdistill
 from jdistill.config import UserError
@@ -19,10 +20,14 @@ MARKER = "jdistill.json"
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path, **origin: Any) -> Iterator[Path]:
     """A temporary folder that replaces `folder` if the block succeeds, and is removed if it fails.
 
     If `folder` is a symbolic link, its target is replaced. Leftovers of killed exports to the same place are removed.
+
+    Args:
+      folder: what to replace.
+      origin: JSON values that the marker records beside the list of files; `read_origin` returns them.
 
     Raises:
       UserError: if `folder` contains files that no export wrote.
@@ -37,7 +42,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     try:
         yield fresh
         files = sorted(str(path.relative_to(fresh)) for path in fresh.rglob("*") if path.is_file())
-        write_json(fresh / MARKER, {"jdistill": jdistill.__version__, "files": files})
+        write_json(fresh / MARKER, {"jdistill": jdistill.__version__, **origin, "files": files})
         old = fresh.with_name(fresh.name + ".old")
         if folder == Path.cwd():  # renaming it would leave the user's shell in a deleted folder
             _replace_content(folder, fresh, old)
@@ -113,7 +118,7 @@ def _refuse_foreign(folder: Path) -> None:
     present = _entries(folder) if folder.exists() else set()
     if not present:
         return
-    ours = {MARKER, "README.md", *_listed(folder / MARKER)} if MARKER in present else set()
+    ours = {MARKER, "README.md", *_listed(folder)} if MARKER in present else set()
     if foreign := sorted(present - ours):
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(
@@ -131,9 +136,16 @@ def _entries(folder: Path) -> set[str]:
     return found
 
 
-def _listed(marker: Path) -> list[str]:
-    """The files listed in an export's marker; none if it cannot be read."""
+def read_origin(folder: Path) -> dict[str, Any]:
+    """What an export's marker records; empty if there is none or it cannot be read."""
     try:
-        return [str(name) for name in json.loads(marker.read_text(encoding="utf-8"))["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+        content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _listed(folder: Path) -> list[str]:
+    """The files of the export in a folder; none if its marker cannot be read."""
+    files = read_origin(folder).get("files")
+    return [str(name) for name in files] if isinstance(files, list) else []

@@ -22,6 +22,7 @@ def export_model(
     projection: Projection = "drop",
     teacher: str | None = None,
     check: Callable[[Path], None] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a student as a sentence-transformers folder. Atomic: a killed export leaves the old folder or none.
 
@@ -34,6 +35,7 @@ def export_model(
       teacher: teacher whose projection "dense" exports; optional if there is only one.
       check: called with the complete temporary folder before it replaces `folder`; if it raises, an earlier export
         remains unchanged.
+      origin: JSON values to record in the export's marker file.
 
     Returns:
       The folder.
@@ -45,7 +47,7 @@ def export_model(
     folder = Path(folder)
     check_exportable(student.config.pooling)
     projected = projected_to(student, teacher) if projection == "dense" else None
-    with replacing(folder) as fresh:
+    with replacing(folder, **(origin or {})) as fresh:
         write_folder(student, params, fresh, projection=projected)
         if check is not None:
             check(fresh)

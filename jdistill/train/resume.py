@@ -16,7 +16,9 @@ RESUMABLE_SETTINGS += ("train.keep_checkpoints", "train.sinks", "train.microbatc
 RESUMABLE_SETTINGS += ("student.check_tokenizer", *EVALUATION)
 """Settings that may change when resuming: updates do not depend on them, except for rounding."""
 
-PATHS = re.compile(r"data\.[^.]+\.(path|dataset)|teachers\.[^.]+\.model|student\.(init|tokenizer)|evaluate\..*path")
+PATHS = re.compile(
+    r"data\.[^.]+\.(path|dataset)|teachers\.[^.]+\.model|student\.(init|tokenizer)|prune\.(init|output)|evaluate\..*path"
+)
 """Settings that name files. Projects may be moved, so only the last path component is compared. Contents are verified
 elsewhere: data and teachers by the store, the initial student by the checkpoint."""
 

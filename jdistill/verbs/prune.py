@@ -1,20 +1,27 @@
 """`jdistill prune`: from a trained model and the texts of a store to a smaller model, from which a student starts."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from jdistill.config import UserError
+from jdistill.export.files import read_origin
 from jdistill.export.hf import export_model
 from jdistill.recipe import Recipe
 from jdistill.store import Store
 from jdistill.student import Prompts, make_student
 from jdistill.student.build import describe_size, read_pretrained
 from jdistill.student.encoders import StaticConfig
+from jdistill.student.pruning.config import PruneConfig
 from jdistill.student.pruning.prune import check_poolings
 from jdistill.student.pruning.prune import prune as prune_model
 from jdistill.student.pruning.texts import PromptedIds, PruningTexts
 from jdistill.student.student import encoder_shapes
+from jdistill.train.resume import differences
+
+ORIGIN = "prune"
+"""Key of the settings in the marker file of the folder."""
 
 
 def prune(recipe: Recipe) -> str:
@@ -55,7 +62,7 @@ def prune(recipe: Recipe) -> str:
     remaining = student.model_copy(update={"keep_layers": None, "encoder": None, "tokenizer": None})
     made, params = make_student(remaining, teacher_widths={}, key=jax.random.key(recipe.seed), pretrained=pruned.model)
     check_poolings(made.config, params, where=pretrained.where)
-    export_model(made, params, config.output)
+    export_model(made, params, config.output, origin={ORIGIN: _settings(config)})
     before = describe_size({"encoder": encoder_shapes(pretrained.encoder)})
     return "\n".join(
         [
@@ -74,13 +81,32 @@ def training_texts(recipe: Recipe, store: Store, prompts: Prompts) -> PruningTex
 
 
 def check_pruned(recipe: Recipe) -> None:
-    """Check that `jdistill prune` has written the model that the student starts from.
+    """Check that `jdistill prune` has written the model that the student starts from, with the same settings.
 
     Raises:
       UserError: if it has not.
     """
-    if recipe.prune is not None and not Path(recipe.prune.output).is_dir():
+    if recipe.prune is None:
+        return
+    output = Path(recipe.prune.output)
+    if not output.is_dir():
         raise UserError(
-            f"student.init: {recipe.prune.output} does not exist yet. Run jdistill prune with the same recipe first; "
-            "it prunes the model of prune.init and writes this folder."
+            f"student.init: {output} does not exist yet. Run jdistill prune with the same recipe first; it prunes the "
+            "model of prune.init and writes this folder."
         )
+    recorded = read_origin(output).get(ORIGIN)
+    if recorded is None:
+        raise UserError(
+            f"student.init: {output} was not written by jdistill prune. Expected its output; without the section "
+            "'prune', the student starts from the folder as it is."
+        )
+    if changed := differences({ORIGIN: recorded}, {ORIGIN: _settings(recipe.prune)}):
+        raise UserError(
+            f"student.init: {output} was pruned with other settings: {'; '.join(changed)}. Run jdistill prune again, "
+            "or set prune to the settings of the folder."
+        )
+
+
+def _settings(config: PruneConfig) -> dict[str, Any]:
+    """What determines the pruned model."""
+    return config.model_dump(mode="json", exclude={"output"})

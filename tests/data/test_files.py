@@ -104,7 +104,7 @@ def test_missing_file_guesses(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("a.jsonl", b'{"q": 1}\n{"q": \n', "a.jsonl, row 2: not valid JSON"),
         ("a.jsonl", b"[1]\n", "a.jsonl, row 1: .*expected one JSON object per line"),
@@ -142,9 +142,9 @@ def test_missing_file_guesses(tmp_path):
         ("a.xlsx", b"x", r"a.xlsx: unknown file type. Expected one of .parquet, .csv"),
     ],
 )
-def test_damaged_files_are_the_users_mistake(tmp_path, name, content, told):
+def test_damaged_files_are_the_users_mistake(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_columns(tmp_path / name, ["q"])
 
 

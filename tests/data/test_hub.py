@@ -51,7 +51,7 @@ def test_what_cannot_be_loaded_is_the_users_mistake(folder, monkeypatch, tmp_pat
         list(read_rows("x", SourceConfig(dataset=str(folder), split="validation", columns=COLUMNS)))
 
 
-def test_importing_the_room_imports_no_datasets():
+def test_importing_the_package_imports_no_datasets():
     code = "import sys, jdistill.data; assert not {'datasets', 'torch', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -38,7 +38,7 @@ def test_a_label_is_a_name_or_a_whole_number(source, label, name):
 
 
 @pytest.mark.parametrize(
-    ("label", "told"),
+    ("label", "message"),
     [
         (None, "has no value, expected a label: a string or a whole number. Repair the row, or set .*empty: drop"),
         ("", "has no value, expected a label"),
@@ -50,15 +50,15 @@ def test_a_label_is_a_name_or_a_whole_number(source, label, name):
         (["a"], r"is \['a'\] \(list\), expected a label"),
     ],
 )
-def test_what_is_no_label_is_refused(source, label, told):
+def test_what_is_no_label_is_refused(source, label, message):
     rows = [{"d": "he", "l": "a"}, {"d": "she", "l": label}]
-    with pytest.raises(UserError, match=f"row 2, column 'l': {told}"):
+    with pytest.raises(UserError, match=f"row 2, column 'l': {message}"):
         list(read_rows("x", source(rows, ColumnMap(text="d", label="l"))))
-    if "has no value" in told or "drop" in told:
+    if "has no value" in message or "drop" in message:
         assert len(list(read_rows("x", source(rows, ColumnMap(text="d", label="l"), empty="drop")))) == 1
 
 
-def test_negatives_may_lie_in_several_columns(source):
+def test_negatives_may_be_in_several_columns(source):
     rows = [{"q": "a", "d": "b", "n1": "c", "n2": ["d", "e"]}]
     columns = ColumnMap(query="q", document="d", negatives=["n1", "n2"])
     assert next(read_rows("x", source(rows, columns))).negatives == ("c", "d", "e")
@@ -69,7 +69,7 @@ def test_texts_keep_their_spaces(source):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"q": ""}, "row 2, column 'q': is '', expected a text. Repair the row, or set data.x.empty: drop"),
         ({"q": " \n"}, "row 2, column 'q': is ' .n', expected a text"),
@@ -88,10 +88,10 @@ def test_texts_keep_their_spaces(source):
         ({"s": [1, 0, 0, 0]}, "row 2, column 's': the row has 4 scores for 2 negatives, expected 1, 3 .* or 2 "),
     ],
 )
-def test_wrong_values_name_file_row_column_and_value(source, change, told):
+def test_wrong_values_name_file_row_column_and_value(source, change, message):
     rows = read_rows("x", source([GOOD, {**GOOD, **change}]))
     assert next(rows).document == "he"
-    with pytest.raises(UserError, match=r"data.x: .*rows.jsonl, " + told):
+    with pytest.raises(UserError, match=r"data.x: .*rows.jsonl, " + message):
         next(rows)
 
 
@@ -119,7 +119,7 @@ def test_several_scores_come_from_one_or_several_columns(source, values, score):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"ns": [0.5, math.nan]}, "row 2, column 'ns': is nan, expected a finite number"),
         ({"ns": [0.5, math.inf]}, "row 2, column 'ns': is inf, expected a finite number"),
@@ -130,11 +130,11 @@ def test_several_scores_come_from_one_or_several_columns(source, values, score):
         ({"s": -math.inf, "ns": [-math.inf] * 2}, "row 2, column 'ns': is -inf, expected .*excludes a candidate"),
     ],
 )
-def test_wrong_lists_of_scores_name_row_column_and_value(source, change, told):
+def test_wrong_lists_of_scores_name_row_column_and_value(source, change, message):
     good = {**GOOD, "ns": [0.5, 0.25]}
     rows = read_rows("x", source([good, {**good, **change}], SCORED))
     assert next(rows).score == (1.0, 0.5, 0.25)
-    with pytest.raises(UserError, match=r"data.x: .*rows.jsonl, " + told):
+    with pytest.raises(UserError, match=r"data.x: .*rows.jsonl, " + message):
         next(rows)
 
 
@@ -159,7 +159,7 @@ def test_lists_of_positives_give_a_row_each(source):
         list(read_rows("x", source([{**line, "pos": []}], columns)))
 
 
-def test_drop_leaves_out_what_is_empty_and_says_so(source, caplog):
+def test_drop_leaves_out_what_is_empty_and_reports_it(source, caplog):
     rows = [{**GOOD, "n": []}, {**GOOD, "q": None}, GOOD, {**GOOD, "n": ["one"]}, {**GOOD, "s": None}]
     assert list(read_rows("x", source(rows, empty="drop"))) == [Row("who", "he", ("she", "it"), 1.0)]
     assert "kept 1 rows, dropped 4" in caplog.text
@@ -216,7 +216,7 @@ def test_fingerprint_changes_with_content_and_configuration(source):
     assert first != marks(source([{**GOOD, "q": "whe"}]))
 
 
-def test_fingerprint_knows_the_order_of_sources_and_not_where_they_lie(source, tmp_path):
+def test_fingerprint_knows_the_order_of_sources_and_not_their_paths(source, tmp_path):
     one = source([GOOD])
     assert json.dumps(fingerprint({"a": one, "b": one}), sort_keys=True) != json.dumps(
         fingerprint({"b": one, "a": one}), sort_keys=True
@@ -238,7 +238,7 @@ def test_what_cannot_be_used_is_refused_by_row_or_dropped_and_counted(source, ca
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ({"columns": {"text": "t"}}, "set either 'path'"),
         ({"path": "a", "dataset": "b", "columns": {"text": "t"}}, "set either 'path'"),
@@ -250,6 +250,6 @@ def test_what_cannot_be_used_is_refused_by_row_or_dropped_and_counted(source, ca
         ({"path": "a", "columns": {"texts": "t"}}, "columns.texts: unknown key. Did you mean 'text'"),
     ],
 )
-def test_configuration_mistakes(content, told):
-    with pytest.raises(UserError, match=told):
+def test_configuration_mistakes(content, message):
+    with pytest.raises(UserError, match=message):
         parse(SourceConfig, content, where="x.yaml")

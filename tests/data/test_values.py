@@ -12,7 +12,7 @@ def test_texts_stay_as_they_are(value):
 
 
 @pytest.mark.parametrize(
-    ("read", "value", "told", "empty"),
+    ("read", "value", "message", "empty"),
     [
         (text, "", "is '', expected a text", True),
         (text, "\u200b\ufeff\u00ad", "expected a text", True),
@@ -40,8 +40,8 @@ def test_texts_stay_as_they_are(value):
         (identifier, "a\ud83d", "expected an id", True),
     ],
 )
-def test_what_is_refused_and_what_counts_as_empty(read, value, told, empty):
-    with pytest.raises(WrongValueError, match=told) as caught:
+def test_what_is_refused_and_what_counts_as_empty(read, value, message, empty):
+    with pytest.raises(WrongValueError, match=message) as caught:
         read(value)
     assert caught.value.empty is empty
     assert str(caught.value).isprintable()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jdistill.config import UserError
-from jdistill.demo import docstrings as room
+from jdistill.demo import docstrings as docstrings_module
 from jdistill.demo.docstrings import Docstring, docstring_corpus, docstrings, split_docstring
 
 NOUNS = ["matrix", "vector", "graph", "tensor", "string", "parser", "stream", "socket", "kernel", "polynomial"]
@@ -33,7 +33,7 @@ def test_corpus_is_split_by_module_and_free_of_duplicates(tree: dict[str, Path])
     corpus = docstring_corpus(train=60, heldout=6, roots=tree)
     assert (len(corpus.train), len(corpus.heldout)) == (60, 6)
     assert not {d.module for d in corpus.train} & {d.module for d in corpus.heldout}
-    assert all(room._number(d.module) < room.HELDOUT_SHARE for d in corpus.heldout)
+    assert all(docstrings_module._number(d.module) < docstrings_module.HELDOUT_SHARE for d in corpus.heldout)
     texts = [text for d in corpus.train + corpus.heldout for text in (d.summary, d.body)]
     assert len(texts) == len(set(texts))
     known = next(d for d in corpus.train + corpus.heldout if d.name == "sort_graph")
@@ -100,25 +100,25 @@ def test_a_text_of_both_sides_is_held_out(tree: dict[str, Path]) -> None:
 
 def test_one_module_gives_a_few_texts_only(tree: dict[str, Path]) -> None:
     text = '\ndef f{i}():\n    """Explain the number {i} now.\n\n    ' + BODY + '\n    """\n'
-    module = next(f"m{i}" for i in range(99) if room._number(f"alpha.m{i}") < 0.02)  # comes first
+    module = next(f"m{i}" for i in range(99) if docstrings_module._number(f"alpha.m{i}") < 0.02)  # comes first
     functions = [text.format(i=i, noun="number", verb="count") for i in range(60)]
     (tree["alpha"] / f"{module}.py").write_text("".join(functions))
-    corpus = docstring_corpus(train=10, heldout=room.PER_MODULE + 1, roots=tree)
-    assert Counter(d.module for d in corpus.heldout)[f"alpha.{module}"] == room.PER_MODULE
+    corpus = docstring_corpus(train=10, heldout=docstrings_module.PER_MODULE + 1, roots=tree)
+    assert Counter(d.module for d in corpus.heldout)[f"alpha.{module}"] == docstrings_module.PER_MODULE
     (tree["alpha"] / f"{module}.py").write_text("".join(reversed(functions)))
-    assert docstring_corpus(train=10, heldout=room.PER_MODULE + 1, roots=tree) == corpus
+    assert docstring_corpus(train=10, heldout=docstrings_module.PER_MODULE + 1, roots=tree) == corpus
 
 
-def test_too_few_texts_and_missing_packages_are_told(tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_texts_and_missing_packages(tree: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"alpha, beta: 5000 training texts were requested"):
         docstring_corpus(train=5000, heldout=6, roots=tree)
-    monkeypatch.setattr(room, "PACKAGES", (room.STANDARD_LIBRARY, "no_such_package_here"))
+    monkeypatch.setattr(docstrings_module, "PACKAGES", (docstrings_module.STANDARD_LIBRARY, "no_such_package_here"))
     with pytest.raises(UserError, match=r"no_such_package_here not installed.*pip install 'jdistill\[demo\]'"):
         docstring_corpus(train=10, heldout=2)
 
 
 def test_installed_packages_give_the_same_corpus_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "PACKAGES", (room.STANDARD_LIBRARY, "optax", "fsspec"))
+    monkeypatch.setattr(docstrings_module, "PACKAGES", (docstrings_module.STANDARD_LIBRARY, "optax", "fsspec"))
     first, second = (docstring_corpus(train=200, heldout=20) for _ in range(2))
     assert first == second
     assert {d.package for d in first.train} == {"stdlib", "optax", "fsspec"}

@@ -73,7 +73,7 @@ def test_names_of_metrics_are_known_before_the_first_call(tmp_path):
     assert metric_names(made, 4) == list(metrics)
 
 
-def test_every_option_is_described_and_kinds_are_told_apart():
+def test_every_option_is_described_and_kinds_are_distinguished():
     schema = TypeAdapter(Evaluator).json_schema()
     for name, section in schema["$defs"].items():
         for field, content in section["properties"].items():

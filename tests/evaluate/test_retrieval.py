@@ -146,7 +146,7 @@ def test_files_that_do_not_fit_are_the_users_mistake(tmp_path, corpus, queries, 
         _evaluator(tmp_path, corpus, queries, qrels)(TableModel({}))
 
 
-def test_an_id_that_stands_twice_is_named(tmp_path):
+def test_a_duplicate_id_is_named(tmp_path):
     file = write_parquet(tmp_path / "twice.parquet", {"id": ["1", "1"], "text": ["a", "b"]})
     evaluator = _evaluator(tmp_path, {"1": "a"}, {"q": "b"}, {"q": {"1": 1}})
     evaluator = evaluator.model_copy(update={"corpus": evaluator.corpus.model_copy(update={"path": file})})
@@ -154,7 +154,7 @@ def test_an_id_that_stands_twice_is_named(tmp_path):
         evaluator(TableModel({}))
 
 
-def test_the_row_of_an_id_that_stands_twice_is_that_of_its_own_file(tmp_path):
+def test_a_duplicate_id_is_reported_with_its_row_in_its_own_file(tmp_path):
     (tmp_path / "c1.csv").write_text("id,text\n1,a\n2,b\n")
     (tmp_path / "c2.csv").write_text("id,text\n3,a\n\n1,b\n")
     evaluator = _evaluator(tmp_path, {"1": "a"}, {"q": "b"}, {"q": {"1": 1}})

@@ -21,7 +21,7 @@ def test_table_of_chosen_metrics():
     assert format_table(RESULTS, ["sts/spearman_cosine"]).splitlines()[0] == "model    sts/spearman_cosine"
 
 
-def test_wide_tables_go_on_below():
+def test_wide_tables_continue_below():
     blocks = format_table(RESULTS, width=55).split("\n\n")
     assert len(blocks) == 2
     assert all(block.startswith("model ") for block in blocks)

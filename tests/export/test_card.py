@@ -60,9 +60,9 @@ def test_the_hub_parses_it_and_finds_the_measured_numbers():
     }
 
 
-def test_it_tells_everything_it_was_told():
+def test_every_given_fact_is_on_the_card():
     card = make_card(INFO)
-    for told in (
+    for message in (
         "`org/big-model` and `org/other`",
         "| big | org/big-model | abc123 | " + "0" * 64 + " | computed by this model |",
         "starting from `org/base`",
@@ -81,7 +81,7 @@ def test_it_tells_everything_it_was_told():
         "arxiv.org/abs/1807.03748",
         "arxiv.org/abs/1503.02531",
     ):
-        assert told in card, told
+        assert message in card, message
     assert card.count("arxiv.org/abs/1908.10084") == 1
 
 

@@ -91,7 +91,7 @@ def test_code_that_is_not_ours_is_not_trusted(source, tmp_path):
 
 
 def test_what_an_export_must_equal_is_computed_in_full_precision(tmp_path, monkeypatch):
-    """GPUs and TPUs round the factors of a product unless told otherwise, and exports would seem to differ."""
+    """GPUs and TPUs round the factors of a product by default, and exports would seem to differ."""
     model = _model(tiny_bert_folder(tmp_path / "source", layers=1, hidden=16, max_length=32))
     asked = []
     whole = Model.encode

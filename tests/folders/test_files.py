@@ -30,7 +30,7 @@ def test_objects_and_lists_are_read_and_absent_files_are_empty(tmp_path):
         (b"true", "contains a boolean; expected a JSON object"),
     ],
 )
-def test_a_damaged_file_is_told_with_its_path(tmp_path, content, said):
+def test_a_damaged_file_is_reported_with_its_path(tmp_path, content, said):
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"config\.json: .*{said}"):

@@ -17,7 +17,7 @@ def test_null_is_no_prompt_and_any_name_is_kept() -> None:
 
 
 @pytest.mark.parametrize("prompts", [["q"], {"query": 3}, "q: "])
-def test_what_are_no_prompts_is_told(prompts: object) -> None:
+def test_invalid_prompts_are_reported(prompts: object) -> None:
     with pytest.raises(UserError, match=r"config_sentence_transformers\.json: prompts is .*expected a mapping"):
         prompts_of({"prompts": prompts}, where=WHERE)
 

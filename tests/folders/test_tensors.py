@@ -83,7 +83,7 @@ def test_numbers_that_are_no_weights_are_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("kept", [0, 7, 40, 200])
-def test_a_file_cut_short_is_told(tmp_path, kept):
+def test_a_truncated_file_is_reported(tmp_path, kept):
     path = tmp_path / "model.safetensors"
     save(path, {"a": np.ones(64, np.float32)})
     path.write_bytes(path.read_bytes()[:kept])

@@ -159,7 +159,7 @@ def test_pieces_that_do_not_divide_are_refused():
         make_loader(batch=16, packing=64, pieces=3)
 
 
-def test_layout_is_told():
+def test_layout_is_reported():
     assert make_loader(packing=64, queries=False).layout.endswith(" rows of 64 tokens")
     assert make_loader(packing=64, pieces=4).layout.startswith("4 x ")
     assert make_loader(folding=True, queries=False).layout.startswith("two texts in lengths ")

@@ -22,7 +22,7 @@ class FakeDevice:
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
-def test_every_device_lies_on_the_data_axis(devices: int) -> None:
+def test_every_device_is_on_the_data_axis(devices: int) -> None:
     mesh = make_mesh(jax.devices()[:devices])
     assert dict(mesh.shape) == {"data": devices, "fsdp": 1}
     assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
@@ -35,7 +35,7 @@ def test_groups_of_fsdp_are_neighbours() -> None:
 
 
 @pytest.mark.parametrize("fsdp", [1, 2, 4])
-def test_groups_of_fsdp_lie_within_a_slice(fsdp: int) -> None:
+def test_groups_of_fsdp_are_within_a_slice(fsdp: int) -> None:
     devices = [FakeDevice(id=i, slice_index=i % 2) for i in range(8)]
     grid = lay_out(devices, fsdp)
     assert grid.shape == (8 // fsdp, fsdp)

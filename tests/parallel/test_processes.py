@@ -1,4 +1,4 @@
-"""Who belongs together, how it is found out, and what the others are told when one of them fails."""
+"""Who belongs together, how it is found out, and what the others learn when one of them fails."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def test_three_options_are_one_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ((None, 2, 0), "--coordinator: missing"),
         (("host:1", None, 0), "--processes: missing"),
@@ -35,13 +35,13 @@ def test_three_options_are_one_address() -> None:
         (("host:1", 2, -1), "expected 0 to 1"),
     ],
 )
-def test_mistakes_in_the_options_are_told(given: tuple[str | None, int | None, int | None], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_mistakes_in_the_options_are_reported(given: tuple[str | None, int | None, int | None], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         address(*given)
 
 
 @pytest.mark.parametrize(
-    ("told", "several"),
+    ("environment", "several"),
     [
         ({}, False),
         ({"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "a", "SLURM_NTASKS": "1"}, False),
@@ -53,11 +53,11 @@ def test_mistakes_in_the_options_are_told(given: tuple[str | None, int | None, i
     ],
 )
 def test_a_cluster_is_known_by_its_variables(
-    told: dict[str, str], several: bool, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], several: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JOB_"))]:
         monkeypatch.delenv(name)
-    for name, value in told.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert _in_cluster() == several
 
@@ -86,7 +86,7 @@ def test_rows_go_to_where_the_devices_of_a_process_stand(owners: list[int], shar
 
 
 @pytest.mark.parametrize("owners", [[0, 1, 0, 1], [0, 0, 0, 1]])
-def test_devices_of_a_process_that_lie_apart_are_refused(owners: list[int]) -> None:
+def test_devices_of_a_process_that_are_not_adjacent_are_refused(owners: list[int]) -> None:
     with pytest.raises(UserError, match="equal, contiguous parts"):
         host_share(mesh_of(owners))
 
@@ -99,7 +99,7 @@ def mesh_of(owners: list[int]) -> jax.sharding.Mesh:
     return mesh
 
 
-def test_a_folder_that_is_not_shared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_not_shared_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jdistill.parallel.agreement.SEEN_SECONDS", 0)
     with pytest.raises(UserError, match="on a disk that all hosts share"):
         check_shared(tmp_path / "config.yaml")
@@ -150,8 +150,8 @@ def test_a_process_that_fails_tells_why_and_the_others_end(error: str, code: int
     began = time.monotonic()
     with Together(["train", "x.yaml"], count=2, before=FAILS.format(error=error)) as two:
         first, other = two.codes()
-        assert first == code, two.told()
-        assert other in (75, -signal.SIGABRT), two.told()
+        assert first == code, two.message()
+        assert other in (75, -signal.SIGABRT), two.message()
         assert "is wrong" in "".join(two.errors[0])
         assert ("process 0 of 2: x: is wrong" in "".join(two.errors[0])) == (code == 2)
         assert_reported("".join(two.errors[1]), other, process=1)
@@ -159,12 +159,12 @@ def test_a_process_that_fails_tells_why_and_the_others_end(error: str, code: int
     assert time.monotonic() - began < 60
 
 
-def assert_reported(told: str, code: int, *, process: int) -> None:
+def assert_reported(message: str, code: int, *, process: int) -> None:
     """The loss of another process, by jdistill or by JAX's runtime, whichever noticed it."""
     if code == 75:
-        assert f"error: process {process} of 2: stopped, because another process died" in told
+        assert f"error: process {process} of 2: stopped, because another process died" in message
     else:
-        assert "most likely indicates that another task died" in told
+        assert "most likely indicates that another task died" in message
 
 
 SILENT = """
@@ -191,13 +191,13 @@ def test_a_process_that_is_silent_is_noticed_within_the_bound() -> None:
         assert time.monotonic() - began < HEARTBEAT_SECONDS + 15
         two.processes[1].kill()
         two.codes()
-        assert code in (75, -signal.SIGABRT), two.told()
+        assert code in (75, -signal.SIGABRT), two.message()
         assert_reported("".join(two.errors[0]), code, process=0)
 
 
 @pytest.mark.slow
 def test_a_slurm_step_finds_its_processes() -> None:
-    """What SLURM tells the tasks of a step is all that they are told here."""
+    """What SLURM tells the tasks of a step is all that they learn here."""
     program = (
         "import jax\n"
         "from jdistill.parallel import as_process_0, joined\n"

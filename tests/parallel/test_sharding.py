@@ -43,7 +43,7 @@ def test_a_device_holds_its_part() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_gradients_cross_the_devices_once_each_part_to_where_it_lives(count: int) -> None:
+def test_gradients_cross_the_devices_once_each_part_to_its_device(count: int) -> None:
     """However many pieces: beside the gathers one reduce-scatter within the groups, one all-reduce across them, which
     for small parameters goes over all."""
     mesh = make_mesh(fsdp=4)

@@ -8,7 +8,7 @@ GIB = 2**30
 CAPACITY = 16 * GIB
 
 
-def test_the_estimate_lies_on_the_line():
+def test_the_estimate_is_on_the_line():
     found = estimate_largest(1024, 2 * GIB, fixed=GIB, capacity=CAPACITY, unit=16)
     assert found.rows == 15 * 1024
     assert found.how == "1,024.0 KiB per row and chip at 1,024 rows, taken as proportional"

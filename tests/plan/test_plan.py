@@ -116,7 +116,7 @@ def test_a_plan_as_text_and_as_values(plan):
 
 
 @needs_libtpu
-def test_rows_that_texts_share_are_told(plan):
+def test_rows_that_texts_share_are_reported(plan):
     folded = plan._replace(job=tiny_job(rows=tiny_job().rows.folded(32, 64)))
     assert "shared rows, per 16 rows: queries in 8 rows of 32 tokens and documents in 8 rows of 64" in format_plan(
         folded

@@ -56,7 +56,7 @@ def test_whether_it_fits_and_what_to_change():
     assert "encodes only 192 tokens at a time" in lines(job=tiny_job(global_batch_size=64))
 
 
-def test_what_is_not_compiled_is_not_said_to_fit():
+def test_what_is_not_compiled_is_not_reported_to_fit():
     assert lines(None).startswith("not compiled: whether it fits into 15.8 GiB is unknown; 1.3 GiB are taken before")
     huge = STATE._replace(optimizer=20 * GIB)
     assert lines(None, state=huge).startswith("does not fit: 15.8 GiB per chip (needs 20.7 GiB). Raise train.micro")

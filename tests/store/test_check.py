@@ -6,7 +6,7 @@ from tests.store.conftest import description, embed
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"weight_hash": "def"}, 'weight_hash is "abc" in the store and "def" now'),
         ({"weight_hash": "def", "model": "other"}, 'model is "fake" in the store and "other" now; weight_hash is'),
@@ -21,14 +21,14 @@ from tests.store.conftest import description, embed
         ({"width": 12}, "width is 6 in the store and 12 now"),
     ],
 )
-def test_each_differing_field_is_named_with_both_values(make_store, changed, told):
+def test_each_differing_field_is_named_with_both_values(make_store, changed, message):
     store = make_store()
     embed(store, "t")
     with pytest.raises(UserError) as refused:
         check_teacher(store, "t", dict(sorted(description(**changed).items())))
     text = str(refused.value)
     assert f"store at {store.path}: the vectors of teacher 't' have other settings: " in text
-    assert all(part in text for part in told.split("; "))
+    assert all(part in text for part in message.split("; "))
     assert "choose another teacher name or store" in text
     assert "\n" not in text
 

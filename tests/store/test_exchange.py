@@ -142,7 +142,7 @@ def test_a_users_own_columns_and_a_second_teacher(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "described", "told"),
+    ("columns", "described", "message"),
     [
         ({"t_vec": [[0.1, 2.0], [3.0, 4.0]]}, {}, "is float64, and float32 cannot represent its values exactly"),
         (
@@ -169,11 +169,11 @@ def test_a_users_own_columns_and_a_second_teacher(tmp_path):
         ({"t_vec": [[1.0, 2.0], [float("nan"), 4.0]]}, {}, "the vector of the document 'b' is NaN"),
     ],
 )
-def test_what_is_no_column_of_exact_vectors_is_refused(tmp_path, columns, described, told):
+def test_what_is_no_column_of_exact_vectors_is_refused(tmp_path, columns, described, message):
     dataset = own(**columns)
     if described:
         dataset = dataset.cast_column("t_vec", datasets.Sequence(datasets.Value("float32")))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         from_dataset(dataset, OWN, tmp_path / "s", described, teacher="x")
 
 

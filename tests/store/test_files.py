@@ -1,4 +1,4 @@
-"""What a killed process has left is told from what a living one is writing."""
+"""Leftovers of a killed process are distinguished from files that a living one is writing."""
 
 import os
 

@@ -107,7 +107,7 @@ def test_vectors_of_other_texts_are_refused(make_store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("broken", "dtype", "told"),
+    ("broken", "dtype", "message"),
     [
         (np.nan, "float32", "the vector of the query 'query: text 1' is NaN or infinite"),
         (np.inf, "int8", "the vector of the query 'query: text 1' is NaN or infinite"),
@@ -115,12 +115,12 @@ def test_vectors_of_other_texts_are_refused(make_store, tmp_path):
         (0.0, "float32", "the vector of the query 'query: text 1' is all zeros"),
     ],
 )
-def test_broken_vectors_name_their_text(make_store, broken, dtype, told):
+def test_broken_vectors_name_their_text(make_store, broken, dtype, message):
     writer = TeacherWriter(make_store(), "t", description(dtype=dtype), shard_rows=4)
     vectors = fake_vectors(["a", "b", "c", "d"], 6)
     row = writer.store.texts.take(writer._texts[:4]).index("text 1")
     vectors[row] = broken
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         writer.write(0, vectors)
     assert 0 in writer.missing()
 

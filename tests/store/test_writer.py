@@ -120,7 +120,7 @@ def test_no_rows_are_refused(tmp_path):
         write_texts(tmp_path / "s", [("a", "train", [])], fingerprint={})
 
 
-def test_no_store_is_told_from_an_incomplete_one(tmp_path):
+def test_no_store_is_reported_from_an_incomplete_one(tmp_path):
     with pytest.raises(UserError, match=r"does not exist"):
         Store.open(tmp_path / "s")
     (tmp_path / "s" / "texts").mkdir(parents=True)

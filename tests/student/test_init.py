@@ -317,7 +317,7 @@ def test_dropout_is_off_by_default_and_on_when_asked_for(bert):
         ({"encoder": {"kind": "static"}, "keep_layers": [0]}, "no layers"),
     ],
 )
-def test_contradictions_are_told(bert, options, words):
+def test_contradictions_are_reported(bert, options, words):
     with pytest.raises(UserError, match=words):
         _make(init=str(bert), **options)
 

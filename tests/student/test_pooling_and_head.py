@@ -117,7 +117,7 @@ def test_a_pooling_that_init_has_keeps_its_parameters(bert, tmp_path):
         ({"head": [{**NARROW, "activation": "step"}]}, r"head\.0\.activation: is 'step'"),
     ],
 )
-def test_what_does_not_go_together_is_told(bert, options, says):
+def test_what_does_not_go_together_is_reported(bert, options, says):
     with pytest.raises(UserError, match=says):
         _make(bert, **options)
 

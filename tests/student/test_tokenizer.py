@@ -92,7 +92,7 @@ def test_no_room_for_a_token_is_an_error(folder):
         Tokenizer.from_folder(folder).encode(["cat"], 2)
 
 
-def test_missing_or_broken_files_are_told(tmp_path):
+def test_missing_or_broken_files_are_reported(tmp_path):
     with pytest.raises(UserError, match=r"no tokenizer\.json"):
         Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")

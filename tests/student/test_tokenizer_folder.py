@@ -44,13 +44,13 @@ def test_options_win_over_the_folder(tmp_path: Path) -> None:
     assert lower.encode(["the cat sits"], 3) == cased.encode(["sits"], 3)
 
 
-def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_reported(tmp_path: Path) -> None:
     (tmp_path / "sentencepiece.bpe.model").write_bytes(b"some")
     with pytest.raises(UserError, match=r"no tokenizer\.json, only sentencepiece\.bpe\.model.*jdistill convert"):
         read_tokenizer(tmp_path)
 
 
-def test_files_that_do_not_fit_each_other_are_told(tmp_path: Path) -> None:
+def test_files_that_do_not_fit_each_other_are_reported(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece"}}))
     with pytest.raises(UserError, match="does not fit"):

@@ -1,4 +1,4 @@
-"""Weight tables: several parameters in one tensor; what does not fit is told."""
+"""Weight tables: several parameters in one tensor; what does not fit is reported."""
 
 import numpy as np
 import pytest
@@ -41,12 +41,12 @@ def test_a_tensor_feeds_several_parameters_and_comes_back_bitwise():
 
 
 @pytest.mark.parametrize("rows", [9, 13, 15])
-def test_a_tensor_that_does_not_divide_is_told(rows):
+def test_a_tensor_that_does_not_divide_is_reported(rows):
     with pytest.raises(UserError, match="tensors with a wrong shape"):
         from_hf(TABLE, tensors(rows), SHAPES, where="here")
 
 
-def test_a_missing_tensor_is_told_once():
+def test_a_missing_tensor_is_reported_once():
     theirs = tensors()
     del theirs["Wqkv.weight"]
     with pytest.raises(UserError, match=r"1 tensors missing \(Wqkv.weight\)"):
@@ -61,7 +61,7 @@ def test_a_table_without_all_parts_is_a_bug():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite_are_told_by_tensor(value):
+def test_numbers_that_are_not_finite_are_reported_by_tensor(value):
     theirs = tensors()
     theirs["norm.weight"][1] = value
     theirs["pooler.weight"] = np.full(2, np.nan)  # nothing is computed with it
@@ -76,8 +76,8 @@ def test_a_number_in_place_of_a_matrix_is_of_another_shape():
         from_hf(TABLE, theirs, SHAPES, where="here")
 
 
-def test_only_the_first_of_many_names_are_told():
+def test_only_the_first_of_many_names_are_reported():
     theirs = tensors() | {f"extra.{i:02}": np.zeros(1) for i in range(30)}
-    with pytest.raises(UserError, match=r"30 tensors .*extra\.00, .*extra\.11 and 18 more\)") as told:
+    with pytest.raises(UserError, match=r"30 tensors .*extra\.00, .*extra\.11 and 18 more\)") as message:
         from_hf(TABLE, theirs, SHAPES, where="here")
-    assert len(str(told.value)) < 500
+    assert len(str(message.value)) < 500

@@ -90,7 +90,7 @@ def test_what_no_student_reads_leaves_nothing_behind(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def test_a_folder_without_any_tokenizer_is_told(folder, tmp_path):
+def test_a_folder_without_any_tokenizer_is_reported(folder, tmp_path):
     for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
         (folder / name).unlink()
     with pytest.raises(UserError, match=r"has no tokenizer\.json and no other vocabulary"):

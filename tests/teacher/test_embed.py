@@ -31,7 +31,7 @@ def test_jobs_share_the_shards_and_the_last_completes(store, config, caplog):
     assert hashes(teachers / "shared") == hashes(teachers / "alone")
 
 
-def test_a_killed_run_goes_on_and_repeats_nothing(store, config, monkeypatch):
+def test_a_killed_run_resumes_and_repeats_nothing(store, config, monkeypatch):
     config = config(shard_rows=3)
     embed(config, store.path, name="alone")
     encode, calls = Teacher.encode_prompted, []

@@ -161,7 +161,7 @@ def test_code_of_a_folder_does_not_run_unasked(config, folder, tmp_path, how):
     assert not mark.exists()
 
 
-def test_what_makes_no_vector_is_told(config, folder):
+def test_what_makes_no_vector_is_reported(config, folder):
     listed = json.loads((folder / "modules.json").read_text())
     (folder / "modules.json").write_text(json.dumps(listed[:1]))
     with pytest.raises(UserError, match=r"loaded but cannot encode a text"):
@@ -170,7 +170,7 @@ def test_what_makes_no_vector_is_told(config, folder):
 
 @pytest.mark.parametrize("file", ["config.json", "modules.json", "tokenizer.json", "1_Pooling/config.json"])
 @pytest.mark.parametrize("content", ["", "[1", "[]", '"x"', "{}"])
-def test_damaged_json_is_told_in_a_paragraph(config, folder, file, content):
+def test_damaged_json_is_reported_in_a_paragraph(config, folder, file, content):
     (folder / file).write_text(content)
     try:
         Teacher(config(model=str(folder)))

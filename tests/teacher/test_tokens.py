@@ -84,7 +84,7 @@ def test_where_nothing_can_be_kept_it_is_answered_all_the_same(folder: Path, mon
     assert ask(about(folder, "a")) == KNOWN
 
 
-def test_a_failure_is_told_and_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_reported_and_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text("{")
     assert ask(about(folder, "a")).failure

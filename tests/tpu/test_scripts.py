@@ -68,7 +68,7 @@ def test_gcloud_knows_every_flag(tmp_path: Path) -> None:
     for line in printed.splitlines():
         if line.startswith("gcloud"):
             words = line.split(" ")
-            told = subprocess.run(
+            help_text = subprocess.run(
                 [*words[:5], "--help"],
                 capture_output=True,
                 text=True,
@@ -76,12 +76,12 @@ def test_gcloud_knows_every_flag(tmp_path: Path) -> None:
                 env={**os.environ, "CLOUDSDK_CONFIG": str(tmp_path), "TERM": "dumb"},
             ).stdout
             flags = {word.split("=")[0] for word in words[5:] if word.startswith("--")}
-            unknown = {flag for flag in flags - {"--format", "--quiet"} if flag not in told}  # these two all verbs have
+            unknown = {flag for flag in flags - {"--format", "--quiet"} if flag not in help_text}  # all have these two
             assert not unknown, words[4]
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["create.sh", "pod"], "no zone"),
         (["create.sh", "pod", "--zone"], "--zone needs a value"),
@@ -91,10 +91,10 @@ def test_gcloud_knows_every_flag(tmp_path: Path) -> None:
         (["launch.sh", "pod", "--zone", "a"], "nothing to train"),
     ],
 )
-def test_mistakes_are_refused(words: list[str], told: str) -> None:
+def test_mistakes_are_refused(words: list[str], message: str) -> None:
     refused = bash(f"tpu/{words[0]}", *words[1:])
     assert refused.returncode == 2
-    assert told in refused.stderr
+    assert message in refused.stderr
 
 
 def test_watch_brings_a_run_to_its_end_over_slices_that_are_taken_away(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_missing_checkpoint_or_average_is_named(tmp_path: Path, student: Any) 
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"ema": {}}, "cannot be combined with ema: both average the parameters. Remove one of them."),
         ({"keep_best": {"metric": "q"}}, "cannot be combined with keep_best: both choose the resulting student."),
@@ -137,8 +137,8 @@ def test_a_missing_checkpoint_or_average_is_named(tmp_path: Path, student: Any) 
         ),
     ],
 )
-def test_what_contradicts_it_is_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_contradicts_it_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         TrainConfig.model_validate({"steps": 9, "average_checkpoints": {"last": 2}, **options})
 
 

@@ -176,7 +176,7 @@ def test_what_a_killed_process_computed_is_kept(job: Job, tmp_path: Path, monkey
     np.testing.assert_allclose(found.pad(texts, 40), whole.pad(texts, 40), atol=1e-5)
 
 
-def test_a_full_disk_is_told_before_anything_is_computed(
+def test_a_full_disk_is_reported_before_anything_is_computed(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student, params, tokens = opened(job, tmp_path)

@@ -163,7 +163,7 @@ BEHIND = [
 
 
 @pytest.mark.parametrize(("module", "options"), BEHIND)
-def test_so_it_is_of_what_stands_behind_the_encoder(module: Any, options: dict[str, Any]) -> None:
+def test_of_pooling_and_heads_too(module: Any, options: dict[str, Any]) -> None:
     """A linear layer with one output has a vector for a matrix."""
     of = BertConfig(num_hidden_layers=1) if issubclass(module, PoolingModule) else 6
     params = jax.eval_shape(lambda: {"student": {"pooling": {"0": module(**options).init(of, jax.random.key(0))}}})
@@ -247,7 +247,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_frozen_parameters_stay_and_the_others_learn_as_ever(stepped: Any, way: str) -> None:
+def test_frozen_parameters_stay_and_the_others_learn_as_before(stepped: Any, way: str) -> None:
     """Compared with the plain step on one device in which everything is trained."""
     terms, frozen, *split_over = WAYS[way]
     found, everything = stepped(terms, frozen, *split_over), stepped(terms, (), 1, 1, 1)

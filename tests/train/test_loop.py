@@ -97,7 +97,7 @@ def test_resume_on_another_number_of_devices_is_close(tmp_path: Path, student: A
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), result.params, load_student_params(whole))
 
 
-def test_killed_before_the_first_checkpoint_starts_anew(tmp_path: Path, student: Any, whole: Path) -> None:
+def test_killed_before_the_first_checkpoint_starts_at_zero(tmp_path: Path, student: Any, whole: Path) -> None:
     with pytest.raises(KilledError):
         run(tmp_path, student, loader=killed_at(2))
     assert complete_steps(tmp_path) == []
@@ -190,8 +190,8 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path: Path, whole: Path, stu
     evaluate = failing(1, error)
     with pytest.raises(type(error)) as caught:
         run(tmp_path, student, evaluate=evaluate, save_every=100)
-    told = str(caught.value) + " ".join(getattr(caught.value, "__notes__", []))
-    assert "Step 4 of 12 is saved" in told
+    message = str(caught.value) + " ".join(getattr(caught.value, "__notes__", []))
+    assert "Step 4 of 12 is saved" in message
     assert complete_steps(tmp_path) == [4]
     result = run(tmp_path, student, evaluate=evaluate, save_every=100)
     assert_same(result.params, load_student_params(whole))

@@ -136,7 +136,7 @@ def test_muon_without_a_matrix_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ({"schedule": "cosine", "warmup": 5}, r"schedule: \{kind: cosine, warmup: 5\}"),
         ({"warmup": 0.2}, r"train\.schedule: \{kind: linear, warmup: 0\.2\}"),
@@ -145,8 +145,8 @@ def test_muon_without_a_matrix_is_refused() -> None:
         ({"kind": "lion", "eps": 1}, "optimizer.eps: unknown key"),
     ],
 )
-def test_earlier_keys_are_refused_with_the_new_ones(content: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_earlier_keys_are_refused_with_the_new_ones(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         parse(TrainConfig, {"steps": 1, "optimizer": content}, where="x.yaml")
 
 

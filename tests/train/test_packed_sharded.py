@@ -16,7 +16,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tiny_student(tmp_path_factory.mktemp("student"), dropout=0.0)
 
 
-def test_a_killed_run_goes_on_over_other_devices(tmp_path: Path, student: Any) -> None:
+def test_a_killed_run_resumes_on_other_devices(tmp_path: Path, student: Any) -> None:
     recipe, optimizer = {"name": "packed"}, {"peak_lr": 0.01, "eps": 1e-5}
     common: dict[str, Any] = {"steps": 4, "save_every": 2, "evaluate_every": None, "optimizer": optimizer}
     common["schedule"] = {"warmup": 1}

@@ -18,7 +18,7 @@ RECIPE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"run": "./b"}, []),
         ({"export": {"card": True}}, []),
@@ -32,8 +32,8 @@ RECIPE: dict[str, Any] = {
         ({"losses": {"align": {"weight": 2.0}}}, ["losses.align.weight: 1.0 -> 2.0"]),
     ],
 )
-def test_differences(change: dict[str, Any], told: list[str]) -> None:
-    assert differences(RECIPE, RECIPE | change) == told
+def test_differences(change: dict[str, Any], message: list[str]) -> None:
+    assert differences(RECIPE, RECIPE | change) == message
 
 
 @pytest.mark.parametrize("metrics", [{}, {"q": 0.1}, {"q": float("nan"), "r": 0.5}])

@@ -87,7 +87,7 @@ def test_the_table_and_its_moments_are_split(trained: Any, fsdp: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_over_another_split(tmp_path: Path) -> None:
+def test_a_run_resumes_with_another_split(tmp_path: Path) -> None:
     folder = tiny_static_folder(tmp_path / "student", width=16, vocab=WORDS, normalize=True)
     student = make_student(
         StudentConfig(init=str(folder), dropout=0.1), teacher_widths={"big": 6}, key=jax.random.key(0)

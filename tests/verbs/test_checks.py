@@ -21,16 +21,16 @@ def both_refuse(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], **
     """The paragraph that `train` and `show --check` are refused with; nothing is trained or evaluated."""
     run = tmp_path / "run"
     recipe = job.write(f"{tmp_path.name}.yaml", run=str(run), **sections)
-    told = []
+    refusals = []
     for arguments in (["train", recipe], ["show", "--check", recipe]):
         capsys.readouterr()
         assert cli.main(arguments) == 2
         message = capsys.readouterr().err.strip()
-        told.append(message[message.rindex("error: ") :])
-    assert told[0] == told[1]
-    assert "\n\n" not in told[0]
+        refusals.append(message[message.rindex("error: ") :])
+    assert refusals[0] == refusals[1]
+    assert "\n\n" not in refusals[0]
     assert not (run / "checkpoints").exists()
-    return told[0]
+    return refusals[0]
 
 
 def late(job: Job, **changes: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def test_unknown_metric(embedded: Job, metric: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "expected_text"),
     [
         ([{"sentence1": "a", "sentence2": "b", "scoore": 1}], "scoore"),
         ([{"sentence1": "a", "sentence2": None, "score": 1}], "row 1, column 'sentence2'"),
@@ -77,14 +77,14 @@ def test_unknown_metric(embedded: Job, metric: str, capsys: pytest.CaptureFixtur
     ids=["column", "text", "file"],
 )
 def test_evaluation_files(
-    embedded: Job, rows: Any, told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    embedded: Job, rows: Any, expected_text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "sts.jsonl"
     if rows is not None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     evaluate = {"sts": {"kind": "sts", "path": str(path)}}
     message = both_refuse(embedded, tmp_path, capsys, evaluate=evaluate, train=late(embedded))
-    assert told in message
+    assert expected_text in message
     assert "sts.jsonl" in message
 
 
@@ -157,7 +157,7 @@ def test_export_to_a_projection_that_there_is_not(
 
 
 @pytest.mark.parametrize(
-    ("sections", "told"),
+    ("sections", "expected_text"),
     [
         ({"losses": {"k": {"kind": "score_kl", "candidates": "own"}}}, "these rows have one each"),
         ({"losses": {"k": {"kind": "cosent"}}}, "cosent learns from a score of each pair, but these rows have none"),
@@ -169,11 +169,11 @@ def test_export_to_a_projection_that_there_is_not(
     ],
 )
 def test_terms_and_batches_that_do_not_fit_the_data(
-    embedded: Job, sections: dict[str, Any], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    embedded: Job, sections: dict[str, Any], expected_text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Also before the evaluation of the untrained student."""
     train = {**embedded.content["train"], **sections.get("train", {})}
-    assert told in both_refuse(embedded, tmp_path, capsys, **{**sections, "train": train})
+    assert expected_text in both_refuse(embedded, tmp_path, capsys, **{**sections, "train": train})
     assert not (tmp_path / "run").exists()
 
 
@@ -182,8 +182,10 @@ def test_pieces_that_do_not_divide_the_batch(embedded: Job, capsys: pytest.Captu
     for verb, devices in ((["train"], 8), (["show", "--check"], 1)):
         capsys.readouterr()
         assert cli.main([*verb, recipe, "train.microbatches=3"]) == 2
-        told = f"3 pieces on {devices} devices do not divide a global batch of 16 rows. .* multiple of {3 * devices}"
-        assert re.search(told, capsys.readouterr().err)
+        expected = (
+            f"3 pieces on {devices} devices do not divide a global batch of 16 rows. .* multiple of {3 * devices}"
+        )
+        assert re.search(expected, capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
 
 

@@ -89,7 +89,7 @@ def test_texts_of_a_jsonl_with_classes(labelled: Job) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "loss", "told"),
+    ("columns", "loss", "message"),
     [
         (PAIRS, {"kind": "label_softmax", "classes": 2, "width": 16}, "losses.x: classes is 2, but .* 3 labels"),
         (PAIRS, {"kind": "label_softmax", "classes": 3, "width": 8}, "width is 8, but .* 16 elements. Set it to 16"),
@@ -97,12 +97,12 @@ def test_texts_of_a_jsonl_with_classes(labelled: Job) -> None:
         ({"text": "a", "label": "b"}, {"kind": "batch_triplet"}, "losses.x: no label occurs twice"),
     ],
 )
-def test_labels_that_do_not_fit_the_loss_are_refused(labelled, tmp_path, capsys, columns, loss, told) -> None:
+def test_labels_that_do_not_fit_the_loss_are_refused(labelled, tmp_path, capsys, columns, loss, message) -> None:
     given = sections(labelled, "x", "pairs.csv", columns, {"x": loss})
     recipe = labelled.write("refused.yaml", **{**given, "store": str(tmp_path / "s"), "run": str(tmp_path / "r")})
     assert cli.main(["embed", recipe]) == 0
     assert cli.main(["train", recipe]) == 2
-    assert re.search(told, capsys.readouterr().err.replace("\n", " "))
+    assert re.search(message, capsys.readouterr().err.replace("\n", " "))
 
 
 def metrics(run: Path) -> list[dict]:

@@ -175,9 +175,9 @@ def test_a_pooling_without_a_class_of_torch_is_refused_before_training(embedded,
     for command in (["show", recipe, "--check"], ["train", recipe]):
         sys.modules.pop("my_distill.poolings", None)
         assert cli.main(command) == 2
-        told = capsys.readouterr().err
-        assert "cannot be exported: it names no class of torch" in told
-        assert told.strip().count("\n") == 0
+        message = capsys.readouterr().err
+        assert "cannot be exported: it names no class of torch" in message
+        assert message.strip().count("\n") == 0
     assert cli.main(["train", recipe, "export=null"]) == 0
     assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()

@@ -93,7 +93,7 @@ def test_two_processes_equal_one(alone: Path, pair: Path) -> None:
 
 
 @pytest.mark.slow
-def test_four_processes_with_a_split_table_go_on_with_the_run_of_one(folder: Path, alone: Path) -> None:
+def test_four_processes_with_a_split_table_resume_the_run_of_one(folder: Path, alone: Path) -> None:
     """Begun by one process, killed, resumed by four, of which none has the whole table."""
     assert WIDTH * len(VOCABULARY) >= SMALLEST
     name = "by four"
@@ -115,7 +115,7 @@ def test_two_processes_evaluate_as_one(pair: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(folder: Path, alone: Path, victim: int) -> None:
+def test_a_killed_process_ends_the_other_and_the_run_resumes(folder: Path, alone: Path, victim: int) -> None:
     name, survivor = f"killed {victim}", 1 - victim
     with Together(training(folder, name), count=2, seconds=0.05) as two:
         two.wait_for(lambda: SAVED in complete_steps(folder / name))
@@ -123,14 +123,14 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(folder: Pat
         two.processes[victim].kill()
         code = two.codes()[survivor]
         seconds = time.monotonic() - began
-        told = "".join(two.errors[survivor])
-    assert code in (75, -signal.SIGABRT), told
-    assert seconds < HEARTBEAT_SECONDS + 15, told
+        message = "".join(two.errors[survivor])
+    assert code in (75, -signal.SIGABRT), message
+    assert seconds < HEARTBEAT_SECONDS + 15, message
     if code == 75:
-        assert f"process {survivor} of 2: stopped, because another process died" in told
-        assert "rerun the same command on every host to resume" in told
+        assert f"process {survivor} of 2: stopped, because another process died" in message
+        assert "rerun the same command on every host to resume" in message
     else:  # the runtime noticed it first
-        assert "most likely indicates that another task died" in told
+        assert "most likely indicates that another task died" in message
     assert max(complete_steps(folder / name)) < STEPS
     if victim:  # the other way round is the same from here on
         assert_equal(train_alone(folder, name), alone, tolerance=1e-5)
@@ -141,13 +141,13 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(folder: Pat
 def test_sigterm_to_one_of_two_saves_what_both_have_done(folder: Path, pair: Path, warned: int) -> None:
     name = f"preempted {warned}"
     with Together(training(folder, name), count=2, seconds=0.05) as two:
-        two.wait_for(lambda: f"step {SAVED + 2}/" in two.told())
+        two.wait_for(lambda: f"step {SAVED + 2}/" in two.message())
         two.processes[warned].send_signal(signal.SIGTERM)
-        assert two.codes() == [75, 75], two.told()
-        told = "".join(two.errors[0])
+        assert two.codes() == [75, 75], two.message()
+        message = "".join(two.errors[0])
     step = max(complete_steps(folder / name))
     assert SAVED + 2 <= step < STEPS
-    assert f"stopped by SIGTERM after step {step} of {STEPS}" in told
+    assert f"stopped by SIGTERM after step {step} of {STEPS}" in message
     assert values(folder / name)[-1]["step"] == step
     if warned:  # the other way round is the same from here on
         done(training(folder, name), count=2)
@@ -157,12 +157,12 @@ def test_sigterm_to_one_of_two_saves_what_both_have_done(folder: Path, pair: Pat
 @pytest.mark.slow
 def test_sigterm_to_one_process(folder: Path, alone: Path) -> None:
     with Together(training(folder, "preempted"), count=1, devices=8, seconds=0.05) as one:
-        one.wait_for(lambda: f"step {SAVED + 2}/" in one.told())
+        one.wait_for(lambda: f"step {SAVED + 2}/" in one.message())
         one.processes[0].send_signal(signal.SIGTERM)
-        assert one.codes() == [75], one.told()
-        told = one.told()
+        assert one.codes() == [75], one.message()
+        message = one.message()
     step = max(complete_steps(folder / "preempted"))
     assert SAVED + 2 <= step < STEPS
     assert step % SAVED, "of a step that would not have been saved"
-    assert f"stopped by SIGTERM after step {step} of {STEPS}" in told
+    assert f"stopped by SIGTERM after step {step} of {STEPS}" in message
     assert_equal(train_alone(folder, "preempted"), alone, tolerance=0)

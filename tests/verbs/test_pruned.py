@@ -1,6 +1,7 @@
 """`jdistill prune`: the folder that it writes, the run that starts from it, and what is said where it is missing."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from jdistill.recipe import Recipe
 from jdistill.store import Store
 from jdistill.student import Prompts
 from jdistill.verbs import load_recipe
-from jdistill.verbs.prune import training_texts
+from jdistill.verbs.prune import check_pruned, training_texts
 from jdistill.verbs.train import make_run_student
 from tests.tiny import SENTENCES, VOCABULARY, tiny_bert_folder
 
@@ -108,12 +109,39 @@ def test_a_vocabulary_counts_the_words_of_an_inherited_prompt(embedded, tmp_path
 
 
 @pytest.mark.parametrize("command", [["train"], ["show", "--check"], ["plan", "--topology", "h100:8"]], ids=str)
-def test_without_the_folder_it_is_said_that_it_must_be_pruned_first(embedded, tmp_path, capsys, command):
+def test_without_the_folder_the_message_asks_for_prune(embedded, tmp_path, capsys, command):
     config = _write(embedded, tmp_path)
     assert cli.main([*command[:1], config, *command[1:]]) == 2
     error = capsys.readouterr().err
     assert f"student.init: {tmp_path / 'small'} does not exist yet. Run jdistill prune" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["train"], ["show", "--check"], ["plan", "--topology", "h100:8"]], ids=str)
+def test_a_folder_of_other_cuts_is_refused(embedded, tmp_path, capsys, command):
+    verbs.prune(load_recipe(_write(embedded, tmp_path)))
+    config = _write(embedded, tmp_path, cuts={**CUTS, "intermediate": 20})
+    assert cli.main([*command[:1], config, *command[1:]]) == 2
+    error = capsys.readouterr().err
+    assert f"student.init: {tmp_path / 'small'} was pruned with other settings: prune.intermediate: 40 -> 20." in error
+    assert error.count("\n") == 1
+
+
+def test_a_moved_init_is_the_same(embedded, tmp_path):
+    recipe = load_recipe(_write(embedded, tmp_path))
+    verbs.prune(recipe)
+    moved = recipe.prune.model_copy(update={"init": str(tmp_path / Path(recipe.prune.init).name)})
+    check_pruned(recipe.model_copy(update={"prune": moved}))
+    other = recipe.prune.model_copy(update={"init": str(tmp_path / "another")})
+    with pytest.raises(UserError, match=r"was pruned with other settings: prune\.init: "):
+        check_pruned(recipe.model_copy(update={"prune": other}))
+
+
+def test_a_folder_that_prune_did_not_write(embedded, tmp_path):
+    recipe = load_recipe(_write(embedded, tmp_path))
+    tiny_bert_folder(tmp_path / "small")
+    with pytest.raises(UserError, match="small was not written by jdistill prune"):
+        check_pruned(recipe)
 
 
 def test_a_plan_knows_the_sizes_of_the_pruned_folder(embedded, tmp_path):

@@ -51,12 +51,12 @@ def test_verify_reports_damage_in_one_paragraph(store: Store, capsys: pytest.Cap
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     (store.path / "teachers/fake/shards/00000.npy").unlink()
     assert cli.main(["store", "verify", str(store.path)]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(
+    message = capsys.readouterr().err
+    assert message.startswith(
         f"error: store at {store.path}: 2 problems: {shard.with_name('00000.npy')}: missing; {shard}: damaged"
     )
-    assert "rerun `jdistill embed`" in told
-    assert len(told.splitlines()) == 1
+    assert "rerun `jdistill embed`" in message
+    assert len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize("part", ["", "teachers/fake"])
@@ -71,9 +71,9 @@ def test_out_and_in_again(store: Store, tmp_path: Path, capsys: pytest.CaptureFi
     assert cli.main(["store", "export", str(store.path), shared]) == 0
     assert f"Wrote {shared}: 20 rows, columns query, document, " in capsys.readouterr().out
     assert cli.main(["store", "export", str(store.path), shared]) == 2
-    told = capsys.readouterr().err
-    assert "exists already" in told
-    assert "remove" not in told  # what the user made is the user's
+    message = capsys.readouterr().err
+    assert "exists already" in message
+    assert "remove" not in message  # what the user made is the user's
     assert cli.main(["store", "import", shared, again, "teacher=fake"]) == 0
     assert "vectors of teacher 'fake'" in capsys.readouterr().out
     ids = store.rows("train").documents
@@ -129,6 +129,6 @@ def test_what_is_no_data_set_is_the_users_mistake(
     elif kind == "splits":
         datasets.DatasetDict({"train": datasets.Dataset.from_dict({"t": ["a"]})}).save_to_disk(source)
     assert cli.main(["store", "import", str(source), str(tmp_path / "store")]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: data set {source}: ")
-    assert ("Give the folder of one of them" in told) == (kind == "splits")
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: data set {source}: ")
+    assert ("Give the folder of one of them" in message) == (kind == "splits")

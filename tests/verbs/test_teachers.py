@@ -96,7 +96,7 @@ def test_teachers_as_wide_as_the_student_need_a_projection(two: Job, tmp_path: P
         train(recipe)
 
 
-def test_vectors_in_another_order_are_told(tmp_path: Path, capsys) -> None:
+def test_vectors_in_another_order_are_reported(tmp_path: Path, capsys) -> None:
     """A teacher file whose rows have moved by one; the run with the file as it was says nothing."""
     job = make_job(tmp_path)
     rng = np.random.default_rng(0)

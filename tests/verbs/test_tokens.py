@@ -54,7 +54,7 @@ def test_a_tokenizer_of_its_own_is_named(misread: Path) -> None:
         check_tokenizer(recipe_of(init="no/model", tokenizer=str(misread)), download=False)
 
 
-def test_it_may_be_switched_off_also_for_a_run_that_goes_on(embedded: Job, misread: Path, tmp_path: Path) -> None:
+def test_it_can_be_switched_off_for_a_resumed_run(embedded: Job, misread: Path, tmp_path: Path) -> None:
     train = {**embedded.content["train"], "steps": 2, "evaluate_every": None}
     recipe = embedded.write("off.yaml", run=str(tmp_path / "run"), student={"init": str(misread)}, train=train)
     assert cli.main(["train", recipe]) == 2
@@ -80,12 +80,12 @@ def test_what_transformers_cannot_load_is_only_noted(
     monkeypatch.setattr(tokens, "ask", lambda _: Answer("", (), "ValueError no such class"))
     train = {**embedded.content["train"], "steps": 1, "evaluate_every": None}
     recipe = embedded.write("noted.yaml", run=str(tmp_path / "run"), train=train)
-    told = f"tokens not compared: transformers {transformers_version()} cannot load the tokenizer: ValueError"
+    expected_text = f"tokens not compared: transformers {transformers_version()} cannot load the tokenizer: ValueError"
     capsys.readouterr()
     assert cli.main(["train", recipe]) == 0
-    assert f"student: {told}" in capsys.readouterr().err
+    assert f"student: {expected_text}" in capsys.readouterr().err
     assert cli.main(["show", "--check", recipe]) == 0
-    assert f"  tokenizer: {told}" in capsys.readouterr().out
+    assert f"  tokenizer: {expected_text}" in capsys.readouterr().out
 
 
 def test_what_there_is_nothing_to_ask_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_what_there_is_nothing_to_ask_of(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("here", "there", "told"),
+    ("here", "there", "expected_text"),
     [
         ([[1], [2], [3]], [[1], [2], [3]], None),
         (
@@ -116,9 +116,9 @@ def test_what_there_is_nothing_to_ask_of(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ([[*range(30)]] * 3, [[7]] * 3, "[7] in transformers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, and 18 more] in"),
     ],
 )
-def test_how_a_difference_is_told(here: list[list[int]], there: list[list[int]], told: str | None) -> None:
+def test_how_a_difference_is_reported(here: list[list[int]], there: list[list[int]], expected_text: str | None) -> None:
     found = difference(QUESTION, [here, here], Answer("C", [there, there]))
-    assert found is None if told is None else told in (found or "")
+    assert found is None if expected_text is None else expected_text in (found or "")
 
 
 def test_a_difference_in_cut_texts_alone(tmp_path: Path) -> None:

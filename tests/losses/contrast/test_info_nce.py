@@ -194,7 +194,7 @@ def test_one_direction_by_itself_is_joint(seed: int) -> None:
     np.testing.assert_allclose(*values, rtol=1e-6)
 
 
-def test_candidates_belong_to_nobody_unless_told() -> None:
+def test_candidates_have_no_owner_by_default() -> None:
     q, c, positives, _ = map(jnp.asarray, drawn(3))
     alone = jnp.full(CANDIDATES, -1).at[positives].set(jnp.arange(ROWS))
     options = {"temperature": 0.5, "directions": ALL, "hardness": "in_batch", "strength": 2.0}
@@ -291,7 +291,7 @@ def test_plain_texts_have_no_query() -> None:
         ((), "documents", True),
     ],
 )
-def test_what_d2d_contrasts_with_where_nothing_is_said(
+def test_what_d2d_contrasts_with_by_default(
     filters: tuple[dict[str, str], ...], option: str | None, alone: bool
 ) -> None:
     """As MultipleNegativesRankingLoss without a guide, and as GISTEmbedLoss with one."""

@@ -84,7 +84,7 @@ def test_rows_without_label_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ({}, "batch_triplet learns from the class of each row"),
         ({"a": 5}, "all rows have one label"),
@@ -92,8 +92,8 @@ def test_rows_without_label_are_refused() -> None:
         ({"a": 1, "b": 1}, "no label occurs twice"),
     ],
 )
-def test_labels_that_make_no_triplets_are_refused(rows: dict[str, int], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_labels_that_make_no_triplets_are_refused(rows: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         BatchTriplet().check_labels(rows)
     BatchTriplet().check_labels({"a": 2, "b": 1})
 

@@ -80,7 +80,7 @@ def test_options_are_checked(cls: type) -> None:
         cls(distance="hamming")
 
 
-def test_scores_that_are_no_labels_are_told() -> None:
+def test_scores_that_are_no_labels_are_reported() -> None:
     assert Contrastive().check_targets(None, jnp.array([[1.0], [0.0]])) == []
-    (told,) = Contrastive().check_targets(None, jnp.array([[5.0], [0.0]]))
-    assert "between 0 and 5, expected 0" in told
+    (message,) = Contrastive().check_targets(None, jnp.array([[5.0], [0.0]]))
+    assert "between 0 and 5, expected 0" in message

@@ -74,7 +74,7 @@ MNRL = {"kind": "info_nce", "temprature": 1}
 
 
 @pytest.mark.parametrize("name", ["x", "matryoshka", "info_nce"])
-def test_a_mistake_inside_is_told_where_it_is(name):
+def test_a_mistake_inside_is_reported_with_its_place(name):
     outer = {"kind": "matryoshka", "dims": [4]}
     assert message({**outer, "loss": MNRL}, name) == (
         f"run.yaml: losses.{name}.loss.temprature: unknown key. Did you mean 'temperature'?"
@@ -94,9 +94,9 @@ def test_a_mistake_inside_is_told_where_it_is(name):
 def test_a_loss_inside_names_no_teacher_and_has_no_weight():
     outer = {"kind": "matryoshka", "dims": [4]}
     for option in ({"teacher": "t"}, {"weight": 2.0}, {"weight": {"start": 0.0, "stop": 1.0}}):
-        told = message({**outer, "loss": {"kind": "embed_cosine", **option}})
-        assert told.startswith(f"run.yaml: losses.x.loss: has {next(iter(option))} ")
-        assert told.endswith("It belongs to the whole term: move it up, beside 'loss'.")
+        refusal = message({**outer, "loss": {"kind": "embed_cosine", **option}})
+        assert refusal.startswith(f"run.yaml: losses.x.loss: has {next(iter(option))} ")
+        assert refusal.endswith("It belongs to the whole term: move it up, beside 'loss'.")
 
 
 def test_matryoshka_holds_no_matryoshka():

@@ -157,7 +157,7 @@ def test_different_widths_without_a_projection_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"dims": (3, 3)}, r"dims \[3, 3\] has a number twice"),
         ({"dims": ()}, "at least 1 item"),
@@ -167,6 +167,6 @@ def test_different_widths_without_a_projection_are_refused():
         ({"dims": (3, 2), "dims_per_step": 3}, "dims_per_step is 3, but dims has 2"),
     ],
 )
-def test_impossible_options_are_refused(options, told):
-    with pytest.raises(ValueError, match=told):
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         mse(**options)

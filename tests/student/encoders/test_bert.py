@@ -36,7 +36,7 @@ def test_only_the_layers_that_are_asked_for_are_given() -> None:
         np.testing.assert_allclose(np.asarray(hidden)[mask], every[layer][mask], atol=1e-6)
 
 
-def test_every_misfit_is_told_at_once() -> None:
+def test_every_misfit_is_reported_at_once() -> None:
     tensors = tensors_of("bert")
     tensors["encoder.layer.0.attention.self.extra.weight"] = np.zeros(1, np.float32)
     tensors["foreign"] = np.zeros(1, np.float32)

@@ -30,7 +30,7 @@ def test_kept_layers_attend_as_far_as_they_did() -> None:
     small, kept = config.keep_layers(params_of(config, tensors_of("modernbert")), [0, 3, 2])
     assert isinstance(small, ModernBertConfig)
     assert small.types == ["full_attention", "full_attention", "sliding_attention"]
-    # No turn of a pattern says this, which is all that transformers 4 could be told.
+    # No turn of a pattern says this, which is all that transformers 4 could report.
     assert "global_attn_every_n_layers" not in small.to_hf()
     assert config.to_hf()["global_attn_every_n_layers"] == 3
 

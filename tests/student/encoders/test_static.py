@@ -34,7 +34,7 @@ def test_there_are_no_layers_to_keep():
 
 
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "static"])
-def test_encoders_are_told_apart_by_kind(kind):
+def test_encoders_are_distinguished_by_kind(kind):
     config = TypeAdapter(Encoder).validate_python({"kind": kind})
     assert config.kind == kind
 

@@ -1,4 +1,4 @@
-"""Settings and tables of a student's folder that are not what they should be: told in a paragraph."""
+"""Settings and tables of a student's folder that are not what they should be: refused in a paragraph."""
 
 import json
 
@@ -28,7 +28,7 @@ def folder(tmp_path):
         ("1_Pooling/config.json", "pooling_mode", {}, "pooling_mode is"),
     ],
 )
-def test_settings_of_another_type_are_told(folder, file, key, value, said):
+def test_settings_of_another_type_are_reported(folder, file, key, value, said):
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps({**content, key: value}))
     with pytest.raises(UserError, match=said):
@@ -36,7 +36,7 @@ def test_settings_of_another_type_are_told(folder, file, key, value, said):
 
 
 @pytest.mark.parametrize("changed", ["mapping", "weights", "flat"])
-def test_a_static_table_that_does_not_fit_together_is_told(tmp_path, changed):
+def test_a_static_table_that_does_not_fit_together_is_reported(tmp_path, changed):
     folder = tiny_static_folder(tmp_path / "m")
     table = np.ones((len(VOCABULARY), 4), np.float32)
     tensors = {

@@ -1,4 +1,4 @@
-"""What sentence-transformers is told of a Transformer counts as it does there, or is refused."""
+"""Settings of sentence-transformers' Transformer have the same effect as there, or are refused."""
 
 import json
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_what_changes_no_vector_is_passed_over(folder: Path, content: dict[str, 
         ({"config_args": "x"}, "config_args is 'x'; expected an object"),
     ],
 )
-def test_what_is_not_supported_is_told(folder: Path, content: dict[str, Any], said: str) -> None:
+def test_what_is_not_supported_is_reported(folder: Path, content: dict[str, Any], said: str) -> None:
     write(folder, **{"module_output_name": "token_embeddings", **content})
     with pytest.raises(UserError, match=said):
         read_folder(folder)

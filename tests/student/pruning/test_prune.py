@@ -57,7 +57,7 @@ def test_everything_at_once_has_the_sizes_that_were_asked_for(smaller):
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(params))
 
 
-def test_it_is_said_what_was_kept(smaller):
+def test_it_is_reported_what_was_kept(smaller):
     assert smaller[2] == [
         "layers 0 2 of 3",
         f"90 of {len(VOCABULARY)} tokens, covering 94.55% of the training texts' tokens",

@@ -117,17 +117,17 @@ def test_ranks_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (np.zeros_like, "all vectors of the first batch's queries and documents are zero"),
         (lambda x: np.ones_like(x) + 1e-3 * x, "queries and documents are nearly equal .* pooling, prompts"),
     ],
 )
-def test_vectors_that_say_nothing_are_noticed_once(change, told):
+def test_vectors_that_say_nothing_are_noticed_once(change, message):
     terms = TERMS | {"again": EmbedCosine(teacher="big")}
     (line,) = check_targets(terms, batch(change=change))
     assert line.startswith("losses.align, losses.again: teacher 'big': ")
-    assert re.search(told, line)
+    assert re.search(message, line)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

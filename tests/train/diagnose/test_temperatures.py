@@ -1,4 +1,4 @@
-"""What losses learn is logged, and a temperature at its limit is told once."""
+"""What losses learn is logged, and a temperature at its limit is reported once."""
 
 from typing import Any
 
