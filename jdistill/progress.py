@@ -19,15 +19,23 @@ class Progress:
       total: number of items; None if unknown.
       unit: name of the items, in the plural.
       done: items finished by an earlier process; not included in the rate.
+      lines: whether to print lines where there is no terminal; off where the caller prints its own.
       quiet: show nothing.
     """
 
     def __init__(
-        self, title: str, total: int | None, *, unit: str = "texts", done: int = 0, quiet: bool = False
+        self,
+        title: str,
+        total: int | None,
+        *,
+        unit: str = "texts",
+        done: int = 0,
+        lines: bool = True,
+        quiet: bool = False,
     ) -> None:
         self.title, self.total, self.unit, self.done = title, total, unit, done
         self._already = done
-        self._quiet = quiet
+        self._quiet, self._lines = quiet, lines and not quiet
         self._start = self._reported = time.monotonic()
         self._shown = -1  # items done at the last line
         self._bar = None
@@ -43,9 +51,31 @@ class Progress:
         self.done += count
         if self._bar is not None:
             self._bar.update(count)
-        elif not self._quiet and time.monotonic() - self._reported >= _SECONDS_BETWEEN_LINES:
+        elif self._lines and time.monotonic() - self._reported >= _SECONDS_BETWEEN_LINES:
             self._reported = time.monotonic()
             self._print()
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether a progress bar is shown."""
+        return self._bar is not None
+
+    def print(self, text: str) -> None:
+        """Print a line, above the progress bar if there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        elif not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def annotate(self, text: str) -> None:
+        """Show `text` after the progress bar, until the next call; nothing is printed where there is no terminal."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+
+    def close(self) -> None:
+        """End the progress bar, if there is one."""
+        if self._bar is not None:
+            self._bar.close()
 
     def line(self) -> str:
         """Progress as text, such as `embed minilm: 1,200 of 4,000 texts (30%), 85 texts/s, 33 s left`."""
@@ -65,7 +95,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.close()
+            self.close()
         elif kind is None and self._shown not in (-1, self.done):  # report the end only if progress was reported before
             self._print()
 

@@ -44,3 +44,27 @@ def test_counted_items_come_in_order_and_quiet_work_says_nothing(capsys, monkeyp
     with Progress("encode", 2, quiet=True) as bar:
         bar.advance(2)
     assert capsys.readouterr().err == ""
+
+
+def test_lines_and_notes_beside_a_bar_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    bar = Progress("train", 4, unit="steps", lines=False)
+    bar.print("a headline")
+    bar.advance(2)
+    bar.annotate("loss 0.5")
+    bar.close()
+    shown = capsys.readouterr().err
+    assert bar.on_terminal
+    assert "a headline\n" in shown
+    assert "2.00/4.00" in shown
+    assert "loss 0.5" in shown
+
+
+def test_where_the_caller_prints_its_own_lines(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    with Progress("train", 2, lines=False) as bar:
+        bar.print("step 1")
+        bar.advance(2)
+        bar.annotate("loss 0.5")
+    assert capsys.readouterr().err == "step 1\n"
+    assert not bar.on_terminal

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
-from tqdm import tqdm
 
 from jdistill.parallel import local_copy
+from jdistill.progress import Progress
 from jdistill.train.diagnose import Watch, learned_values
 from jdistill.train.run import Run
 from jdistill.train.schedule import make_schedule
@@ -33,7 +33,7 @@ class Reporter:
         check_sinks(run.config.sinks if self._prints else ())
         self._watch = Watch(run.terms, self.say)
         self._learning_rate = make_schedule(run.config.schedule, run.config.optimizer.peak_lr, run.total)
-        self._bar: tqdm | None = None
+        self._progress: Progress | None = None
         self._resumed = False
         self._last_step = 0
         self._since = time.perf_counter()
@@ -53,8 +53,7 @@ class Reporter:
         self._resumed, self._last_step, self._since = resumed, step, time.perf_counter()
         if self._prints:
             self._sinks = open_sinks(run.config.sinks, run.folder, run.recipe, step)
-            if sys.stderr.isatty():
-                self._bar = tqdm(total=run.total, initial=step, unit=" steps", dynamic_ncols=True)
+            self._progress = Progress("train", run.total, unit="steps", done=step, lines=False)
         self.say(_headline(run, state) + (f" | resumes from step {step}" if step else ""))
         if not resumed:
             for line in origin:
@@ -69,15 +68,15 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
+        if self._progress is not None:
+            self._progress.print(text)
         elif self._prints:
             print(text, file=sys.stderr, flush=True)
 
     def step(self, step: int, metrics: Metrics) -> None:
         """Count one dispatched step; its `metrics` may still be computing."""
-        if self._bar is not None:
-            self._bar.update(1)
+        if self._progress is not None:
+            self._progress.advance(1)
         if not self._resumed:
             self._watch.losses(metrics.terms, last=step == self._run.total)
 
@@ -127,8 +126,8 @@ class Reporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        if self._progress is not None:
+            self._progress.close()
         for sink in self._sinks:
             sink.close()
 
@@ -150,8 +149,8 @@ class Reporter:
             f"loss {float(metrics.loss):.4g}{terms}  |g| {float(metrics.gradient_norm):.3g}"
             f"  lr {values['train/learning_rate']:.2e}"
         )
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{text}  {_short(rate)} rows/s")
+        if self._progress is not None and self._progress.on_terminal:
+            self._progress.annotate(f"{text}  {_short(rate)} rows/s")
             return
         rows_left = (self._run.total - step) * self._run.loader.global_batch_size
         eta = _clock(rows_left / rate if rate > 0 else float("nan"))
