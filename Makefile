@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Tests mostly compile, on one core each. --dist=loadfile keeps a file in one process, which compiles each program once.
 PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -q $(PARALLEL)
+# Most tests are compiled with little effort, those marked `optimized` as users compile, which takes processes of their own.
+QUICKLY := JDISTILL_TEST_COMPILER=quick $(PYTEST)
+OPTIMIZED = $(shell grep -rl mark.optimized tests --include='test_*.py')
 export JAX_PLATFORMS ?= cpu
 
 .PHONY: help venv demo test quick exhaustive lint types contracts unit fuzz parity recorded format clean
@@ -25,13 +29,15 @@ demo: venv  ## distil, verify and export a search model for your Python librarie
 test: venv lint types contracts unit  ## everything CI runs
 
 quick: venv  ## the fast tests only
-	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not exhaustive"
+	$(QUICKLY) -m "not slow and not exhaustive"
+	$(PYTEST) -m "optimized and not slow and not exhaustive" $(OPTIMIZED)
 
 exhaustive: venv  ## the test cases that `make test` skips; before a release
-	$(BIN)/python -m pytest -q $(PARALLEL) -m exhaustive
+	$(QUICKLY) -m exhaustive
 
 unit: venv
-	$(BIN)/python -m pytest -q $(PARALLEL) -m "not exhaustive"
+	$(QUICKLY) -m "not exhaustive"
+	$(PYTEST) -m "optimized and not exhaustive" $(OPTIMIZED)
 
 lint: venv
 	$(BIN)/ruff check .

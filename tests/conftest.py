@@ -2,6 +2,9 @@
 
 JDISTILL_TEST_PLATFORM=cuda or tpu runs tests on the devices of this machine instead; those of tests/train/
 test_microbatches.py take however many there are, and are worth it: compilers got the gradient of pieces wrong before.
+
+JDISTILL_TEST_COMPILER=quick, as the Makefile sets it, compiles with the older of XLA's generators of CPU code and
+leaves out the tests marked `optimized`, which need the compiler that users have. The Makefile runs those on their own.
 """
 
 import os
@@ -12,6 +15,7 @@ from typing import Any
 
 PLATFORM = os.environ.get("JDISTILL_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = PLATFORM
+QUICK = os.environ.get("JDISTILL_TEST_COMPILER") == "quick"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # but for `compiled_quickly`
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,7 +27,8 @@ LARGE_HEAP = 3 * 2**20
 """In KiB, as Linux counts."""
 
 EFFORTLESS = "jax_disable_most_optimizations"
-OLDER_CODE = "xla_cpu_use_fusion_emitters"
+OLDER_CODE = "--xla_cpu_use_fusion_emitters=false"
+"""Compiles in three quarters of the time where few optimizations are wanted. jax 0.11 no longer has it."""
 
 # Before the first import of the package, so that every annotated function checks shapes and dtypes as it runs.
 _hook = jaxtyping.install_import_hook(
@@ -32,17 +37,29 @@ _hook = jaxtyping.install_import_hook(
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
-from jax._src import compiler  # noqa: E402
 from jax.experimental.compilation_cache.compilation_cache import reset_cache  # noqa: E402
+
+import jdistill  # noqa: E402, F401  # sets the flags of this platform
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if QUICK and PLATFORM == "cpu" and jax.__version_info__ < (0, 11):
+    # XLA reads its flags once, when a backend starts. Afterwards they are as before: for libtpu, which is loaded later
+    # in the same process and aborts at a flag that it does not know, and for processes that tests start.
+    flags = os.environ["XLA_FLAGS"]  # with those that the package has added
+    os.environ["XLA_FLAGS"] = f"{flags} {OLDER_CODE}"
+    jax.devices()
+    os.environ["XLA_FLAGS"] = flags
 if PLATFORM != "cpu":  # by default accelerators round what they multiply, where tests compare to 1e-5
     jax.config.update("jax_default_matmul_precision", "highest")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that in the end no process is left alone with one of them."""
+    optimized = [item for item in items if QUICK and item.get_closest_marker("optimized")]
+    if optimized:
+        config.hook.pytest_deselected(items=optimized)
+        items[:] = [item for item in items if item not in optimized]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -124,7 +141,7 @@ def compiled_quickly(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
         "jax_persistent_cache_min_compile_time_secs": 0.1,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
-    with _configured(settings), _older_code():
+    with _configured(settings):
         yield
 
 
@@ -159,31 +176,6 @@ def _configured(settings: dict[str, Any]) -> Iterator[None]:
         _configure(settings)
         yield
         _configure(before)
-
-
-@contextmanager
-def _older_code() -> Iterator[None]:
-    """Where programs are compiled with little effort, the older of XLA's generators of CPU code is the quicker one.
-
-    Measured on tests/train/test_loop.py, test_groups.py and losses/scores/test_kl.py: 80 s of compiling instead of 118.
-
-    jax 0.11 no longer has the option. JAX offers none for all programs, and XLA_FLAGS will not do: libtpu, which reads
-    them too, ends a process at this one.
-    """
-    if jax.__version_info__ >= (0, 11):
-        yield
-        return
-    make_options = compiler.get_compile_options
-
-    def get_compile_options(*args: Any, **kwargs: Any) -> Any:
-        options, backend = make_options(*args, **kwargs), kwargs.get("backend")
-        if jax.config.values[EFFORTLESS] and (backend is None or backend.platform == "cpu"):
-            options.env_option_overrides = [(OLDER_CODE, False), *options.env_option_overrides]
-        return options
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "get_compile_options", get_compile_options)
-        yield
 
 
 def _configure(settings: dict[str, Any]) -> None:
