@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import model_validator
+from typing_extensions import override
 
 from jdistill.losses.base import (
     TEXTS,
@@ -83,8 +84,8 @@ class InfoNCE(Streamed):
         guided = any(isinstance(filter_, GuidedFilter) for filter_ in self.false_negatives)
         return guided if self.d2d_candidates is None else self.d2d_candidates == "documents"
 
+    @override
     def cited(self) -> Papers:
-        """Also the papers on guides, directions in one softmax, hardness and learned temperatures that are in use."""
         guides = [each for each in self.false_negatives if isinstance(each, GuidedFilter)]
         options = {
             "arXiv:2402.16829": bool(guides),
@@ -96,20 +97,16 @@ class InfoNCE(Streamed):
         }
         return (*self.papers, *(paper for paper, used in options.items() if used))
 
+    @override
     def needs(self) -> Needs:
-        """The teacher, if it filters false negatives."""
         return Needs(teacher=any(isinstance(filter_, TeacherFilter) for filter_ in self.false_negatives))
 
+    @override
     def parameters(self) -> dict[str, Array]:
-        """The temperature, if it is learned."""
         return temperature_parameters(self.temperature)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        """Loss of each row.
-
-        Raises:
-          UserError: if the rows are plain texts.
-        """
         side, b = view.student, len(view.rows)
         return info_nce(
             queries_of(side.queries, self.kind),

@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, queries_of
 from jdistill.losses.blocks import over_rows
@@ -27,6 +28,7 @@ class MegaBatchMargin(LossConfig):
     negative_margin: float = 0.3
     """Cosine of a query and the nearest other document at or below which it contributes 0."""
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives count as further documents of the batch.
 

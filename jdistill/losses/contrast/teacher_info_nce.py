@@ -7,6 +7,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import field_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import (
@@ -43,14 +44,15 @@ class TeacherInfoNCE(Streamed):
             raise ValueError(f"is {list(directions)}; name at least one of {', '.join(TEXTS)}, each once.")
         return directions
 
+    @override
     def needs(self) -> Needs:
-        """The teacher, and a projection if the widths differ."""
         return Needs(teacher=True, projection=True)
 
+    @override
     def parameters(self) -> dict[str, Array]:
-        """The temperature, if it is learned."""
         return temperature_parameters(self.temperature)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean of each row over the directions; d2d is itself a mean over the row's document and hard negatives.
 

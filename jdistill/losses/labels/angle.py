@@ -7,6 +7,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 from pydantic import PositiveFloat
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, queries_of
 from jdistill.losses.blocks import over_rows
@@ -28,6 +29,7 @@ class AnglE(LossConfig):
     temperature: PositiveFloat = 0.05
     """Divides differences of similarity; usually 0.01 to 0.1."""
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row.
 

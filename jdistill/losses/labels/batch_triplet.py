@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field, PositiveFloat, model_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig
@@ -54,10 +55,12 @@ class BatchTriplet(LossConfig):
             check_margin(self.distance, self.margin)
         return self
 
+    @override
     def cited(self) -> Papers:
         """Also FaceNet for semi-hard mining."""
         return (*self.papers, *(["arXiv:1503.03832"] if self.mining == "semi_hard" else []))
 
+    @override
     def check_labels(self, rows: Mapping[str, int]) -> None:
         """Raise unless there are several classes, and several rows of a class."""
         if not rows:
@@ -70,6 +73,7 @@ class BatchTriplet(LossConfig):
                 "Name another column under data.<source>.columns.label."
             )
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, for its query, or for its text if rows are plain texts; other texts are ignored.
 

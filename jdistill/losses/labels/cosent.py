@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 from pydantic import PositiveFloat
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, queries_of
 from jdistill.losses.labels.precise_cosine import precise_cosine
@@ -32,6 +33,7 @@ class CoSENT(LossConfig):
     similarity: Similarity = "cosine"
     """How a query is scored against its document."""
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row; hard negatives are ignored.
 
@@ -44,6 +46,7 @@ class CoSENT(LossConfig):
         loss = cosent(queries, documents, labels, temperature=self.temperature, similarity=self.similarity)
         return jnp.broadcast_to(loss, view.rows.shape)
 
+    @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report scores that are all equal."""
         if scores is None or len(scores) < 2 or bool((scores != scores[:1]).any()):

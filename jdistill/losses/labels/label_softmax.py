@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import Field, PositiveInt, field_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs, queries_of
@@ -39,10 +40,11 @@ class LabelSoftmax(LossConfig):
             raise ValueError(f"{list(features)} names one twice. Name each once.")
         return features
 
+    @override
     def needs(self) -> Needs:
-        """Only the row itself."""
         return Needs(batch=False)
 
+    @override
     def parameters(self) -> dict[str, Array]:
         """The classifier, all zeros: every label is equally likely, and the first step changes the classifier only."""
         parts = len(self.features) + ("vectors" in self.features)
@@ -51,6 +53,7 @@ class LabelSoftmax(LossConfig):
             "bias": jnp.zeros(self.classes, jnp.float32),
         }
 
+    @override
     def check_labels(self, rows: Mapping[str, int]) -> None:
         """Raise if there are no labels, or more than `classes`."""
         if not rows:
@@ -62,6 +65,7 @@ class LabelSoftmax(LossConfig):
                 "remove rows with placeholder labels, such as -1 in SNLI."
             )
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives are ignored.
 

@@ -11,6 +11,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs
@@ -76,10 +77,11 @@ class AdaptiveLayer(NestedLoss):
             raise ValueError("selects its own layer and cannot be nested. Make it a separate term.")
         return loss
 
+    @override
     def needs(self) -> Needs:
-        """Needs of the inner loss, and every layer."""
         return self.loss.needs()._replace(layers="every")
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row.
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 from pydantic import Field, field_validator
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, Needs
 from jdistill.losses.maths import float32
@@ -30,24 +31,24 @@ class NestedLoss(LossConfig):
                 raise ValueError(f"has {name} {value!r}. It belongs to the whole term: move it up, beside 'loss'.")
         return loss
 
+    @override
     def needs(self) -> Needs:
-        """Needs of the inner loss."""
         return self.loss.needs()
 
+    @override
     def parameters(self) -> dict[str, Array]:
-        """Parameters of the inner loss."""
         return self.loss.parameters()
 
+    @override
     def cited(self) -> Papers:
-        """Works behind the term and the inner loss."""
         return (*self.papers, *self.loss.cited())
 
+    @override
     def check_labels(self, rows: Mapping[str, int]) -> None:
-        """Check the labels with the inner loss."""
         self.loss.check_labels(rows)
 
+    @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
-        """Problems reported by the inner loss."""
         return self.loss.check_targets(teacher, scores)
 
 

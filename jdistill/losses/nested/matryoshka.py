@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import jax
 from jaxtyping import Array, Float
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.kinds import LeafLoss
@@ -59,6 +60,7 @@ class Matryoshka(NestedLoss):
         weights = self.weights or (1.0,) * len(self.dims)
         return tuple(sorted(zip(self.dims, weights, strict=True), reverse=True))
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, summed over the prefixes.
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig
 from jdistill.losses.maths import matmul, normalise
@@ -43,10 +44,12 @@ class SpreadOut(LossConfig):
             raise ValueError("mean_weight and second_moment_weight are both 0, so there is no loss. Raise one of them.")
         return self
 
+    @override
     def cited(self) -> Papers:
         """Also EmbeddingGemma, which uses the second moment alone."""
         return (*self.papers, *(["arXiv:2509.20354"] if self.mean_weight == 0 else []))
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row."""
         side = view.student

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat, model_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import Direction, Needs, Streamed, crosses, local_candidate_ids, student_and_teacher
@@ -81,16 +82,16 @@ class ScoreKL(Streamed):
         """Whether a row is scored against its own documents only."""
         return self.targets == "scores" or self.candidates == "own"
 
+    @override
     def cited(self) -> Papers:
         """Also the paper on given scores as targets, if these are used."""
         return (*self.papers, *(["arXiv:2010.11386"] if self.targets == "scores" else []))
 
+    @override
     def needs(self) -> Needs:
-        """The teacher's vectors, of any width, unless scores are given; the batch, unless candidates are the row's
-        own.
-        """
         return Needs(teacher=self.targets == "vectors", batch=not self._own)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Divergence of each row.
 
@@ -147,6 +148,7 @@ class ScoreKL(Streamed):
             return self.teacher_temperature
         return 1.0 if self.targets == "scores" else self.temperature
 
+    @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report NaN in the teacher's scores, and scores that underflow in the softmax."""
         what, logits = "the given scores", scores

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat
+from typing_extensions import override
 
 from jdistill.losses.base import Needs, Streamed, local_candidates, queries_of
 from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_over
@@ -38,14 +39,15 @@ class M3KD(Streamed):
     teacher_temperature: PositiveFloat = 1.0
     """Divides the teacher's scores: about 1 for a cross-encoder's, 0.01 to 0.1 for cosines of a teacher's vectors."""
 
+    @override
     def needs(self) -> Needs:
-        """The teacher's vectors, of any width, unless scores are given."""
         return Needs(teacher=self.targets == "vectors")
 
+    @override
     def parameters(self) -> dict[str, Array]:
-        """The temperature, if it is learned."""
         return temperature_parameters(self.temperature)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Loss of each row.
 
@@ -66,6 +68,7 @@ class M3KD(Streamed):
             sweep=view.sweep,
         )
 
+    @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report NaN in the teacher's scores, and scores that underflow in the softmax."""
         what, logits = "the given scores", scores

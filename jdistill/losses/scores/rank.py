@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import NonNegativeFloat, PositiveInt
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, Needs, student_and_teacher
 from jdistill.losses.maths import Similarity, float32, norm, unit
@@ -48,10 +49,11 @@ class ScoreRank(LossConfig):
     candidates: Candidates = "documents"
     """Texts that a text is paired with: every row's document, or also the hard negatives."""
 
+    @override
     def needs(self) -> Needs:
-        """The teacher; widths may differ."""
         return Needs(teacher=True)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the comparisons of each row."""
         student, teacher = (operands(side, self.candidates) for side in student_and_teacher(view))

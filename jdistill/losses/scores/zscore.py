@@ -11,6 +11,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat
+from typing_extensions import override
 
 from jdistill.losses.base import Needs, Streamed, student_and_teacher
 from jdistill.losses.maths import Similarity, matmul, root, unit
@@ -33,10 +34,11 @@ class ScoreZscore(Streamed):
     eps: PositiveFloat = 1e-6
     """Added to the standard deviation of the scores; bounds the gradient if the student collapses."""
 
+    @override
     def needs(self) -> Needs:
-        """The teacher; widths may differ."""
         return Needs(teacher=True)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the columns of each row of the matrix."""
         student, teacher = (operands(side, self.candidates) for side in student_and_teacher(view))
