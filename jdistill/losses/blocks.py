@@ -53,6 +53,7 @@ ROWS = 4096
 """Rows scored at a time. With 512 candidates a tile is then 8 MB."""
 
 
+# Static, that is a pytree without leaves: a LossInputs passes through JAX's transformations with its exchange inside.
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class SingleDevice:

@@ -119,6 +119,7 @@ def over_columns(
     ]
     if student.queries is not None and teacher.queries is not None:
         pairs.append((project(student.queries[:, None], view), teacher.queries[:, None]))
+    # Here one of them is None; they are the same only if both are.
     elif student.queries is not teacher.queries:
         raise ValueError("only one of student and teacher has vectors of queries")
     ours, theirs = pairs[0][0].shape[-1], pairs[0][1].shape[-1]

@@ -82,6 +82,8 @@ def mega_batch_margin(
     def values(rows: tuple[Float[Array, "r d"], Int[Array, " r"]]) -> Float[Array, " r"]:
         cosines = matmul(rows[0], documents.T)
         own = rows[1][:, None] == jnp.arange(len(documents))[None]
+        # One column of each row is its own, so the masked sum is that cosine. In a batch of one pair no other is left:
+        # `hardest` is -inf, and the relu of it 0.
         near = jnp.sum(cosines, where=own, axis=1)
         others = jnp.where(own, -jnp.inf, cosines)
         nearest = jnp.argmax(others, axis=1)[:, None]  # of ties only one gets the gradient, as in torch

@@ -106,4 +106,6 @@ def surprise(
     """`-log sigmoid` of the signed logit of every pair."""
     (queries, positives), (documents, columns), (temperature, bias) = rows, candidates, shared
     logits = matmul(queries, documents.T) / temperature + bias
+    # -log sigmoid(x) = log(1 + exp(-x)) = softplus(-x), with x the logit of the own document, minus the logit of
+    # others.
     return jax.nn.softplus(jnp.where(positives[:, None] == columns[None], -logits, logits))

@@ -72,7 +72,7 @@ class TeacherInfoNCE(Streamed):
         for direction in directions:
             texts, candidates, columns = opposed(view, direction)
             flat = texts.reshape(-1, texts.shape[-1])
-            # Both texts and candidates start with the rows' own.
+            # Candidates are laid out column after column, so text j of row i is candidate j b + i.
             positives = jnp.arange(texts.shape[0])[:, None] + texts.shape[0] * jnp.arange(texts.shape[1])[None]
             each = teacher_info_nce(
                 flat,
@@ -163,6 +163,7 @@ def teacher_info_nce(
         block=block,
         sweep=sweep,
     )
+    # log(1 + sum over negatives), since the positive's own logit is 0 relative to itself.
     return jnp.logaddexp(negatives, 0.0)
 
 

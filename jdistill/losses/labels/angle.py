@@ -43,6 +43,7 @@ class AnglE(LossConfig):
         queries = queries_of(side.all_queries, self.kind)
         n, k = len(queries), side.negatives.shape[1]
         labels = jnp.ones(n) if view.all_scores is None and k else pair_labels(view.all_scores, self.kind)
+        # all_documents has column after column, so queries and labels are repeated in that order.
         loss = angle(
             jnp.tile(queries, (1 + k, 1)),
             side.all_documents,

@@ -153,6 +153,7 @@ def online_contrastive(
       [0.086 0.25  0.   ]
     """
     distances = pair_distances(queries, documents, distance)
+    # Which pairs are hard is decided without gradient.
     fixed, alike, other = lax.stop_gradient(distances), labels == 1, labels == 0
     farthest = jnp.where(alike.any(), fixed.max(where=alike, initial=-jnp.inf), _mean(fixed, other))
     nearest = jnp.where(other.any(), fixed.min(where=other, initial=jnp.inf), _mean(fixed, alike))

@@ -99,8 +99,8 @@ def log_violations(scores: Float[Array, " p"], labels: Float[Array, " p"], *, te
     scores, labels = scores[order], labels[order]
 
     # Running log-sum-exp: the largest score so far, and the sum of exp((score - largest) / temperature). The largest is
-    # a constant, so that the derivative flows through the sum alone. Scores are subtracted before the division, which
-    # would round each to a 6e-8th of a large logit.
+    # a constant, so that the derivative flows through the sum alone: each score starts as exp(0) = 1, with derivative
+    # 1 / temperature. Scores are subtracted before the division, which would round each to a 6e-8th of a large logit.
     def merge(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
         largest = jnp.maximum(a[0], b[0])
         sums = (total * jnp.exp((score - largest) / temperature) for score, total in (a, b))
@@ -114,7 +114,10 @@ def log_violations(scores: Float[Array, " p"], labels: Float[Array, " p"], *, te
     last = jnp.maximum(lower - 1, 0)
     differences = jnp.where(lower > 0, largest[last] - scores, -jnp.inf)
 
-    # log(1 + sum) with the largest exponent, if above 0, taken out; precise also where the sum is far below 1.
+    # Without any pair of a lower label every difference is -inf, and the loss log(1 + 0). Otherwise, with w the largest
+    # exponent if it is above 0, else 0:
+    #     log(1 + sum) = w + log(exp(-w) + sum exp(-w)) = w + log1p(expm1(-w) + sum exp(-w))
+    # which neither overflows nor loses a sum far below 1.
     worst = lax.stop_gradient(jax.nn.relu(differences.max()))
     violations = jnp.sum(total[last] * jnp.exp((differences - worst) / temperature))
     return worst / temperature + jnp.log1p(jnp.expm1(-worst / temperature) + violations)

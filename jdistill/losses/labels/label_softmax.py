@@ -47,6 +47,7 @@ class LabelSoftmax(LossConfig):
     @override
     def parameters(self) -> dict[str, Array]:
         """The classifier, all zeros: every label is equally likely, and the first step changes the classifier only."""
+        # `vectors` are two parts, u and v.
         parts = len(self.features) + ("vectors" in self.features)
         return {
             "kernel": jnp.zeros((parts, self.width, self.classes), jnp.float32),
@@ -121,8 +122,10 @@ def label_softmax(
       [1.0986 1.0986]
     """
     u, v = float32(queries), float32(documents)
+    # The order of the formula, not that of `features`: the parts of the kernel belong to it.
     parts = {"vectors": (u, v), "difference": (absolute(u - v),), "product": (u * v,)}
     read = [part for name in parts if name in features for part in parts[name]]
+    # sum_p f_p W_p as one product: features [b, p d] and kernel [p d, c].
     columns = kernel[:, : u.shape[1]].reshape(-1, kernel.shape[-1])
     logits = matmul(jnp.concatenate(read, axis=1), columns) + bias[None]
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
