@@ -42,6 +42,7 @@ class Checkpoints:
             _folder(folder),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._keep,
+                # Save in every call. orbax's default policy would look for preemptions, too, which preemption.py does.
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                 cleanup_tmp_directories=True,
             ),
@@ -62,6 +63,7 @@ class Checkpoints:
           metadata: JSON values.
           keep: steps whose checkpoints are kept regardless of age.
         """
+        # Set first: the call of save below asks the policy which older checkpoints go.
         self._keep.steps = frozenset(keep)
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in _own(dict(parts)).items()}
         self._manager.save(step, args=ocp.args.Composite(**arrays, **{_METADATA: ocp.args.JsonSave(dict(metadata))}))
@@ -218,6 +220,7 @@ def _load_item(path: Path) -> PyTree[Array]:
     _quiet_orbax()
     with ocp.PyTreeCheckpointer() as checkpointer:
         forms = checkpointer.metadata(path).item_metadata.tree
+        # As NumPy arrays, since the stored shardings name devices of the training, which this process may not have.
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), forms)
         restored = checkpointer.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
     return jax.tree.map(jnp.asarray, restored)

@@ -87,6 +87,7 @@ def if_drawn(
       learning: inputs with a gradient; an array that occurs several times gets one gradient.
       rest: inputs without.
     """
+    # On one device `all_queries` is `queries`, the same array. As two inputs it would have two gradients in memory.
     leaves, structure = jax.tree.flatten(learning)
     distinct = {id(leaf): leaf for leaf in leaves}
     places = [list(distinct).index(id(leaf)) for leaf in leaves]
@@ -99,6 +100,7 @@ def if_drawn(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _if_drawn(part: Callable, drawn: Array, learning: list[Array], rest: Any) -> Array:
+    # As in `sum_drawn`: both branches of the condition must vary over the same mesh axes.
     nothing = jnp.zeros_like(float32(learning[0][:, 0]))
     return lax.cond(drawn, lambda: part(learning, rest), lambda: nothing)
 
@@ -113,6 +115,7 @@ def _backward(part: Callable, kept: tuple, cotangent: Array) -> tuple:
     def pull() -> list[Array]:
         return jax.vjp(lambda values: part(values, rest), learning)[1](cotangent)[0]
 
+    # None is a cotangent of zero.
     return None, lax.cond(drawn, pull, lambda: jax.tree.map(jnp.zeros_like, learning)), None
 
 

@@ -134,6 +134,8 @@ def _by_dimensions(unit: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[A
     pairs = n * (n - 1)
     total = jnp.square(unit.sum(axis=0)).sum() - squares.sum()
     from_even = matmul(unit.T, unit) - n / d * jnp.eye(d)
+    # With L = n + missing, and 1 / d subtracted for each of the n (n - 1) pairs:
+    #     (2 n L - n^2 - n (n - 1)) / d = (2 n missing + n) / d
     missing = (squares - 1).sum()
     excess = jnp.square(from_even).sum() + (2 * n * missing + n) / d - jnp.square(squares).sum()
     return total / pairs, excess / pairs

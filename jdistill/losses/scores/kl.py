@@ -130,7 +130,9 @@ class ScoreKL(Streamed):
             candidates,
             teacher_texts,
             teacher_candidates,
+            # Within one kind of text, a row's own candidate is the text itself.
             jnp.arange(len(view.rows)) if crosses(self.direction) else None,
+            # Queries, or documents without hard negatives, are b candidates, in the order of the first b local ones.
             columns=(view.rows, local_candidate_ids(view)[: len(candidates)]),
             further=(student.negatives, teacher.negatives) if with_own_negatives else None,
             temperature=self.temperature,
@@ -282,6 +284,7 @@ class _Logits(NamedTuple):
 
     def of_row(self, rows: _Rows, further: Float[Array, "b k d"] | None) -> Float[Array, "b c"]:
         """Of the own document, which is 0 with the derivative of its score, and of the row's further candidates."""
+        # The reference is a constant, so the difference is 0, but has the derivative of the own score.
         own = rows.own_scores[:, None] / self.temperature - self._reference(rows)
         if further is None:
             return own

@@ -64,6 +64,7 @@ class M3KD(Streamed):
             teacher_temperature=self.teacher_temperature,
             similarity=self.similarity,
             block=self.block,
+            # Column after column, as in local_candidates.
             owners=jnp.tile(view.rows, 1 + view.student.negatives.shape[1]),
             sweep=view.sweep,
         )
@@ -144,7 +145,9 @@ def m3_kd(
     negatives = lax.cumlogsumexp(later, axis=1, reverse=True)
 
     t = logits_of(lax.stop_gradient(float32(teacher)), teacher_temperature)
+    # The softmax of a row of nothing but -inf is NaN, and becomes 0; no gradient goes through the teacher's scores.
     weights = jnp.where((t > -jnp.inf).any(axis=1, keepdims=True), jax.nn.softmax(t, axis=1), 0.0)
+    # log(exp z_a + negatives) - z_a = log(1 + exp(log negatives - z_a)) = softplus(negatives - own)
     return jnp.sum(weights * jax.nn.softplus(negatives - own), axis=1)
 
 

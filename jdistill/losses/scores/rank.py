@@ -140,9 +140,12 @@ def score_rank(
     def add(total: Float[Array, " b"], comparison: Comparisons) -> tuple[Float[Array, " b"], None]:
         theirs, rounding = lax.stop_gradient(_difference(*teacher, comparison, similarity))
         ours, _ = _difference(*student, comparison, similarity)
+        # sign is 1 if the teacher scores the row's pair higher, -1 if lower; ties are masked below.
         hinge = jax.nn.relu(margin - jnp.sign(theirs) * ours)
         return total + jnp.where(jnp.abs(theirs) > rounding, hinge, 0.0), None
 
+    # Transposed, so that the scan goes over comparisons. Its carry is made from the rows, so that it varies over the
+    # devices, as under shard_map it must.
     total, _ = lax.scan(add, jnp.zeros_like(student[0][:, 0]), Comparisons(*(x.T for x in comparisons)))
     return total / comparisons.candidates.shape[1]
 

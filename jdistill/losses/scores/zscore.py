@@ -129,6 +129,7 @@ def zscore_factors(
     mean = jnp.sum(text_mean * candidate_mean)
     all_equal = deviation <= ROUNDING * jnp.abs(mean)
     factor = jnp.where(all_equal, 0.0, 1 / (deviation + eps))
+    # [t'_i f, 1] . [c_j, t.c'_j f] = f (t'_i.c_j + t.c'_j) = f (S_ij - mean(S)), with f the factor.
     of_rows = jnp.concatenate([text_offsets[rows] * factor, jnp.ones((rows.shape[0], 1))], axis=1)
     return of_rows, jnp.concatenate([candidates, by_candidate.T * factor], axis=1)
 
