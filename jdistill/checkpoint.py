@@ -69,7 +69,7 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**arrays, **{_METADATA: ocp.args.JsonSave(dict(metadata))}))
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """The JSON metadata of a checkpoint."""
+        """The metadata that `save` was given with a checkpoint."""
         args = ocp.args.Composite(**{_METADATA: ocp.args.JsonRestore()})
         return dict(self._manager.restore(step, args=args)[_METADATA])
 
@@ -155,6 +155,7 @@ def save_average(run: str | Path, params: PyTree[Array]) -> None:
 
 def complete_steps(run: str | Path) -> list[int]:
     """Steps of the complete checkpoints in a run's folder, ascending."""
+    # While a checkpoint is being written, its name has a suffix; it gets its number alone when it is complete.
     folder = _folder(run)
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
@@ -185,7 +186,7 @@ def _result_step(result: Mapping[str, Any]) -> int:
 
 
 def save_result(run: str | Path, result: Mapping[str, Any]) -> None:
-    """Write result.json atomically."""
+    """Write result.json by renaming a complete file, so that nobody reads half of one."""
     path = Path(run) / "result.json"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(dict(result), indent=2) + "\n", encoding="utf-8")

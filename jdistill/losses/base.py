@@ -65,7 +65,7 @@ class LossConfig(Kind):
         raise NotImplementedError
 
     def needs(self) -> Needs:
-        """Inputs this loss requires."""
+        """Inputs besides the student's vectors; they decide what a run loads, and whether a batch can be split."""
         return Needs()
 
     def parameters(self) -> dict[str, Array]:

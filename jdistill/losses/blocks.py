@@ -150,7 +150,7 @@ def in_pieces(
 
 
 class Static(NamedTuple):
-    """The arguments that are no arrays."""
+    """The arguments that are no arrays; hashable, as `nondiff_argnums` requires."""
 
     kind: Merge
     tile: PairTile

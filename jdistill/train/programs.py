@@ -50,7 +50,7 @@ class Programs:
         return self._train_step(state, batch) if program is None else program.result()(state, batch)
 
     def close(self) -> None:
-        """Cancel pending compilations."""
+        """Cancel the compilations that have not started, and wait for the one that has."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _compile(self, state: TrainState, batch: Batch) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:

@@ -67,7 +67,7 @@ class Reporter:
         return tuple(self._watch.warnings)
 
     def say(self, text: str) -> None:
-        """Print one line."""
+        """Print one line on process 0, above the progress bar if there is one."""
         if self._progress is not None:
             self._progress.print(text)
         elif self._prints:

@@ -84,6 +84,7 @@ class Matryoshka(NestedLoss):
             student=prefix(view.student, dim),
             hidden={layer: prefix(side, dim) for layer, side in view.hidden.items()},
             teacher=self._teacher(view, dim),
+            # By its length, so that a prefix has the same random numbers whichever others are drawn.
             key=jax.random.fold_in(key, dim),
         )
         return weight * self.loss(seen)

@@ -145,7 +145,7 @@ class ScoreKL(Streamed):
 
     @property
     def target_temperature(self) -> float:
-        """The temperature of the teacher's scores."""
+        """`teacher_temperature`, or its default, which depends on the targets."""
         if self.teacher_temperature is not None:
             return self.teacher_temperature
         return 1.0 if self.targets == "scores" else self.temperature
@@ -298,14 +298,14 @@ class _Logits(NamedTuple):
 
 
 def _batch_logits(logits: _Logits, rows: _Rows, pool: _Pool, shared: Any) -> Float[Array, "b k"]:
-    """A tile for the normaliser."""
+    """A tile for the normaliser: the logits of one model."""
     return logits.of_batch(rows, pool)
 
 
 def _batch_terms(
     terms: Terms, student: _Logits, teacher: _Logits, rows: Any, pools: tuple[_Pool, _Pool], shared: Any
 ) -> Float[Array, "b k"]:
-    """A tile for the divergence."""
+    """A tile for the divergence: its terms, from the logits of both models; only the student's get a gradient."""
     student_rows, teacher_rows, student_normaliser, teacher_normaliser = rows
     s = student.of_batch(student_rows, pools[0])
     t = lax.stop_gradient(teacher.of_batch(teacher_rows, pools[1]))

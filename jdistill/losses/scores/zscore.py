@@ -123,6 +123,7 @@ def zscore_factors(
     by_text = matmul(text_offsets, candidate_mean.T)
     by_candidate = matmul(text_mean, candidate_offsets.T)
     products = _sum_of_squared_products(text_offsets, candidate_offsets)
+    # (S_ij - mean(S))^2 summed over i and j; the cross terms vanish, since offsets sum to 0.
     squares = m * jnp.sum(by_text**2) + n * jnp.sum(by_candidate**2) + products
     deviation = root(squares / max(n * m - 1, 1))
 
