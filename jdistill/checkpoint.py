@@ -42,6 +42,7 @@ class Checkpoints:
             _folder(folder),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._keep,
+                # Save in every call. orbax's default policy would look for preemptions, too, which preemption.py does.
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                 cleanup_tmp_directories=True,
             ),
@@ -62,12 +63,13 @@ class Checkpoints:
           metadata: JSON values.
           keep: steps whose checkpoints are kept regardless of age.
         """
+        # Set first: the call of save below asks the policy which older checkpoints go.
         self._keep.steps = frozenset(keep)
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in _own(dict(parts)).items()}
         self._manager.save(step, args=ocp.args.Composite(**arrays, **{_METADATA: ocp.args.JsonSave(dict(metadata))}))
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """The JSON metadata of a checkpoint."""
+        """The metadata that `save` was given with a checkpoint."""
         args = ocp.args.Composite(**{_METADATA: ocp.args.JsonRestore()})
         return dict(self._manager.restore(step, args=args)[_METADATA])
 
@@ -153,6 +155,7 @@ def save_average(run: str | Path, params: PyTree[Array]) -> None:
 
 def complete_steps(run: str | Path) -> list[int]:
     """Steps of the complete checkpoints in a run's folder, ascending."""
+    # While a checkpoint is being written, its name has a suffix; it gets its number alone when it is complete.
     folder = _folder(run)
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
@@ -183,7 +186,7 @@ def _result_step(result: Mapping[str, Any]) -> int:
 
 
 def save_result(run: str | Path, result: Mapping[str, Any]) -> None:
-    """Write result.json atomically."""
+    """Write result.json by renaming a complete file, so that nobody reads half of one."""
     path = Path(run) / "result.json"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(dict(result), indent=2) + "\n", encoding="utf-8")
@@ -218,6 +221,7 @@ def _load_item(path: Path) -> PyTree[Array]:
     _quiet_orbax()
     with ocp.PyTreeCheckpointer() as checkpointer:
         forms = checkpointer.metadata(path).item_metadata.tree
+        # As NumPy arrays, since the stored shardings name devices of the training, which this process may not have.
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), forms)
         restored = checkpointer.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
     return jax.tree.map(jnp.asarray, restored)

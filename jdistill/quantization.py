@@ -48,6 +48,7 @@ def quantize(
             "highest value of each dimension."
         )
     step = (chosen[1] - chosen[0]) / 255
+    # A dimension whose range is a single value has step 0; divided by 1 instead, that value has level 0.
     levels = np.floor((vectors - chosen[0][None]) / np.where(step == 0, 1, step)[None])
     unsigned = np.clip(levels, 0, 255).astype(np.uint8)
     return unsigned if precision == "uint8" else _signed(unsigned)
@@ -71,4 +72,5 @@ def value_ranges(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "2 d"]:
 
 def _signed(unsigned: Any) -> Any:
     """Map 0..255 to -128..127."""
+    # In int16, since uint8 would wrap round below 0.
     return (unsigned.astype(np.int16) - 128).astype(np.int8)

@@ -57,11 +57,15 @@ class LossConfig(Kind):
     )
 
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        """Value of each row, float32; its mean over the batch is the loss."""
+        """Value of each row, float32; its mean over the batch is the loss.
+
+        Raises:
+          UserError: if the rows lack what the loss reads, such as queries, hard negatives, scores or labels.
+        """
         raise NotImplementedError
 
     def needs(self) -> Needs:
-        """Inputs this loss requires."""
+        """Inputs besides the student's vectors; they decide what a run loads, and whether a batch can be split."""
         return Needs()
 
     def parameters(self) -> dict[str, Array]:
@@ -132,6 +136,7 @@ def student_and_teacher(view: LossInputs) -> tuple[Side, Side]:
 
 def local_candidates(own: Shaped[Array, "b *d"], negatives: Shaped[Array, "b k *d"]) -> Shaped[Array, "p *d"]:
     """The batch's candidates on this device: its documents, its first hard negatives, ..."""
+    # [b, k, d] -> [k b, d]: the first negative of every row, then the second, as in `all_documents`.
     return jnp.concatenate([own, negatives.swapaxes(0, 1).reshape(-1, *own.shape[1:])])
 
 
@@ -144,6 +149,7 @@ def own_documents(
 
 def local_candidate_ids(view: LossInputs) -> Int[Array, " p"]:
     """Index in `all_documents` of each of this device's candidates."""
+    # Of row r the document is in column r, and its j-th hard negative in column j n + r.
     c = 1 + view.student.negatives.shape[1]
     n = view.ids.all_documents.shape[0] // c
     return (view.rows[None] + n * jnp.arange(c)[:, None]).reshape(-1)

@@ -53,6 +53,7 @@ ROWS = 4096
 """Rows scored at a time. With 512 candidates a tile is then 8 MB."""
 
 
+# Static, that is a pytree without leaves: a LossInputs passes through JAX's transformations with its exchange inside.
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class SingleDevice:
@@ -149,7 +150,7 @@ def in_pieces(
 
 
 class Static(NamedTuple):
-    """The arguments that are no arrays."""
+    """The arguments that are no arrays; hashable, as `nondiff_argnums` requires."""
 
     kind: Merge
     tile: PairTile

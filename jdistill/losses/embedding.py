@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from pydantic import PositiveFloat
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, Needs, project, queries_of, student_and_teacher
 from jdistill.losses.maths import cosine, float32, norm
@@ -33,8 +34,8 @@ class EmbedLoss(LossConfig):
     its texts. The latter is for translations: the query is in a language the teacher knows, the document and the hard
     negative columns are its translations."""
 
+    @override
     def needs(self) -> Needs:
-        """The teacher, and a projection if the widths differ."""
         return Needs(teacher=True, projection=True, batch=False)
 
 
@@ -44,8 +45,8 @@ class EmbedCosine(EmbedLoss):
     kind: Literal["embed_cosine"] = "embed_cosine"
     papers = ("arXiv:2301.12005",)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        """Value of each row, the mean over its texts."""
         return over_columns(view, embed_cosine, target=self.target)
 
 
@@ -55,8 +56,8 @@ class EmbedL2(EmbedLoss):
     kind: Literal["embed_l2"] = "embed_l2"
     papers = ("arXiv:2301.12005",)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        """Value of each row, the mean over its texts."""
         return over_columns(view, embed_l2, target=self.target)
 
 
@@ -66,8 +67,8 @@ class EmbedMSE(EmbedLoss):
     kind: Literal["embed_mse"] = "embed_mse"
     papers = ("arXiv:2004.09813",)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        """Value of each row, the mean over its texts."""
         return over_columns(view, embed_mse, target=self.target)
 
 
@@ -79,11 +80,12 @@ class EmbedKL(EmbedLoss):
     temperature: PositiveFloat = 1.0
     """Divides both vectors before the softmax. Elements of unit vectors are small, so at 1 both are nearly uniform."""
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        """Value of each row, the mean over its texts."""
         distance = partial(embed_kl, temperature=self.temperature)
         return over_columns(view, distance, target=self.target)
 
+    @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report NaN in the teacher's vectors, and elements that underflow in the softmax."""
         if teacher is None:
@@ -117,6 +119,7 @@ def over_columns(
     ]
     if student.queries is not None and teacher.queries is not None:
         pairs.append((project(student.queries[:, None], view), teacher.queries[:, None]))
+    # Here one of them is None; they are the same only if both are.
     elif student.queries is not teacher.queries:
         raise ValueError("only one of student and teacher has vectors of queries")
     ours, theirs = pairs[0][0].shape[-1], pairs[0][1].shape[-1]

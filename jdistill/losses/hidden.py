@@ -12,6 +12,7 @@ from typing import Literal
 
 from jaxtyping import Array, Float
 from pydantic import NonNegativeInt
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs
@@ -39,14 +40,16 @@ class Hidden(LossConfig):
     distance: Literal["cosine", "l2", "mse"] = "cosine"
     """As in `embed_cosine` (DistilBERT's choice), `embed_l2` and `embed_mse` (TinyBERT's)."""
 
+    @override
     def cited(self) -> Papers:
         """DistilBERT for the cosine, TinyBERT for the other distances."""
         return ("arXiv:1910.01108",) if self.distance == "cosine" else ("arXiv:1909.10351",)
 
+    @override
     def needs(self) -> Needs:
-        """The teacher, a projection if the widths differ, and the layer."""
         return Needs(teacher=True, projection=True, layers=(self.layer,), batch=False)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts.
 

@@ -21,6 +21,8 @@ def float32(x: Array) -> Float[Array, "..."]:
 
 def root(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """Square root with gradient 0, not infinity, at 0; returns 0 where rounding made `x` negative."""
+    # The root's derivative at 0 is infinite, and the outer `where` would multiply it by 0, which is NaN. So the inner
+    # one takes the root of 1 there.
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.zeros_like(x))
 

@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 Divergence = Literal["kl", "cross_entropy", "mse"]
 
 SPAN = 87.0
-"""Logits further than this below the largest have a probability that float32 rounds to 0."""
+"""Logits further than this below the largest have a probability that float32 rounds to 0: exp(-87.3) is its smallest
+normal number, and XLA flushes smaller ones."""
 
 
 def logits_of(scores: Float[Array, "*b c"], temperature: Array | float) -> Float[Array, "*b c"]:
@@ -97,8 +98,10 @@ def _compared(
     logarithms does not, so q - p is computed as p expm1(log q - log p).
     """
     p, q = jnp.exp(t - teacher_normaliser), jnp.exp(s - student_normaliser)
+    # log p - log q, without rounding either logarithm first.
     possible = t > -jnp.inf
     log_ratio = jnp.where(possible, (t - s) - (teacher_normaliser - student_normaliser), 0.0)
+    # Only here: farther apart nothing cancels, and expm1 could be infinite, times p = 0 NaN, also in the derivative.
     close = possible & (jnp.abs(log_ratio) < 1)
     return p, jnp.where(close, p * jnp.expm1(jnp.where(close, -log_ratio, 0.0)), q - p), log_ratio
 
@@ -107,6 +110,7 @@ def _with_derivative(
     value: Float[Array, "*b c"], derivative: Float[Array, "*b c"], s: Float[Array, "*b c"]
 ) -> Float[Array, "*b c"]:
     """`value`, with this derivative with respect to `s` and none with respect to anything else."""
+    # s - fixed is 0 with derivative 1, so the sum has this value and this derivative. At -inf it would be NaN.
     value, derivative, fixed = lax.stop_gradient((value, derivative, s))
     return value + derivative * jnp.where(fixed > -jnp.inf, s - fixed, 0.0)
 

@@ -48,4 +48,5 @@ def temperature_of(temperature: Temperature, parameters: dict[str, Array]) -> Fl
         return jnp.float32(temperature)
     log = parameters[NAME]
     held = jnp.clip(log, math.log(temperature.min), math.log(temperature.max))
+    # The value of `held`, with the derivative that `log` has: 1 also beyond a limit, where that of clip is 0.
     return jnp.exp(log + lax.stop_gradient(held - log))

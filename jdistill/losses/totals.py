@@ -42,6 +42,7 @@ class Reduction(NamedTuple):
 def merge_logsums(a: LogSum, b: LogSum) -> LogSum:
     """The LogSum of all scores of `a` and `b`."""
     largest = jnp.maximum(a.largest, b.largest)
+    # An empty LogSum, whose largest is -inf, is scaled by exp(-inf) = 0, also if both are empty.
     rescaled = (x.total * jnp.exp(x.largest - finite(largest)) for x in (a, b))
     return LogSum(largest, sum(rescaled, jnp.zeros_like(largest)))
 
@@ -53,6 +54,7 @@ def finite(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def _logsum(scores: Array, axis: int) -> LogSum:
     largest = scores.max(axis=axis)
+    # Relative to the largest score, no exponential exceeds 1.
     return LogSum(largest, jnp.exp(scores - jnp.expand_dims(finite(largest), axis)).sum(axis=axis))
 
 

@@ -30,11 +30,13 @@ def partition(tree: Tree) -> tuple[Tree, Tree]:
 
 def combine(floats: Tree, others: Tree) -> Tree:
     """Inverse of `partition`."""
+    # None must count as a leaf, or tree.map would take it for an empty subtree, and the structures would differ.
     return jax.tree.map(lambda a, b: b if a is None else a, floats, others, is_leaf=lambda x: x is None)
 
 
 def varying_zero(tree: Tree) -> Float[Array, ""]:
     """A scalar 0 that varies over every mesh axis over which any of the values varies."""
+    # full_like copies the mesh axes over which x varies, but none of its values, so no NaN comes in.
     leaves = [x for x in jax.tree.leaves(tree) if is_float(x)]
     return jnp.asarray(sum(lax.full_like(x, 0, dtype=jnp.float32, shape=()) for x in leaves))
 

@@ -55,16 +55,21 @@ def accumulated(
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
     def per_device(params: Params, batch: Any, key: Array, shared: Any) -> tuple[Values, Params]:
+        # Once for all pieces; gathering inside the loop would repeat it, and put a collective there.
         own = gather_params(params, specs)
         pieces = split(count, (batch, row_keys(key, batch)))
 
         def add(total: Any, piece: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, value_and_grad(own, *piece, shared)), None
 
+        # The loop's carry must have its final form from the start: zeros like ((loss, more), gradient), whose forms
+        # eval_shape finds without computing. A gradient has the form of what it belongs to, `own`.
         first = jax.tree.map(lambda x: x[0], pieces)
         forms = jax.eval_shape(lambda: value_and_grad(own, *first, shared)[0])
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (forms, own))
         total, _ = lax.scan(add, nothing, pieces)
+        # Pieces have equally many rows, so the mean of their means, over all devices, is that of the batch. The sums
+        # over devices follow.
         values, gradient = jax.tree.map(lambda x: x / (count * mesh.size), total)
         return lax.psum(values, AXES), reduce_gradients(gradient, specs)
 

@@ -78,6 +78,7 @@ def local_copy(tree: PyTree[Array]) -> PyTree[Array]:
     def local(x: Array) -> Array:
         if not x.is_fully_replicated:
             mesh = x.sharding.mesh  # pyright: ignore[reportAttributeAccessIssue]
+            # A copy with a replicated result: the compiler inserts the all-gather.
             x = jax.jit(jnp.copy, out_shardings=NamedSharding(mesh, PartitionSpec()))(x)
         return x.addressable_data(0)
 
@@ -94,6 +95,7 @@ def host_share(mesh: Mesh) -> tuple[int, int]:
       UserError: if the devices of a process are not adjacent in `mesh`, or processes have different numbers of devices.
     """
     owners = [device.process_index for device in mesh.devices.flat]
+    # Processes in the order of their first device. Equal, contiguous parts are then each process, `each` times.
     order = list(dict.fromkeys(owners))
     each = len(owners) // len(order)
     if owners != [process for process in order for _ in range(each)]:

@@ -55,6 +55,7 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_byte
         # the devices exactly once, here, whatever a loss does with them.
         projections, parameters = lax.pcast((vectors.projections, parameters), AXES, to="varying")
         vectors = vectors._replace(projections=projections)
+        # Devices have equally many rows, so the mean of their means is the mean over the batch.
         return lax.pmean(per_device(vectors, targets, ids, scores, labels, parameters, *rest), AXES)
 
     whole, rows = PartitionSpec(), PartitionSpec(AXES)
@@ -119,6 +120,7 @@ def make_device_objective(
                 teacher=teacher,
                 projection=one_projection([vectors.projections.get(teacher) for teacher in teachers[name]], student),
                 hidden=hidden,
+                # Device i holds the i-th b rows of the batch; without axes the index is 0.
                 rows=lax.axis_index(axes) * b + jnp.arange(b),
                 ids=text_ids,
                 scores=scores,
@@ -148,6 +150,7 @@ def one_projection(projections: Sequence[Projection | None], student: Side) -> P
     if all(projection is None for projection in projections):
         return None
     width = student.documents.shape[-1]
+    # Kernels side by side, [d, t1 + t2 + ...], as the teachers' vectors are.
     found = [Projection(jnp.eye(width), jnp.zeros(width)) if p is None else p for p in projections]
     return Projection(*(jnp.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)))
 
@@ -163,6 +166,7 @@ def gather(columns: PairEmbeddings, axes: tuple[str, ...] = AXES) -> Side:
     queries, documents, negatives = columns.queries, columns.documents[:, 0], columns.documents[:, 1:]
     all_documents = _whole(documents, axes)
     if negatives.shape[1]:
+        # [n, k, d] -> [k n, d], column after column.
         by_column = _whole(negatives, axes).swapaxes(0, 1)
         all_documents = jnp.concatenate([all_documents, by_column.reshape(-1, documents.shape[-1])])
     return Side(

@@ -49,6 +49,8 @@ def lay_out(devices: Sequence[Any], fsdp: int) -> np.ndarray:
             f"train.fsdp={fsdp}: the {having} do not divide into groups of that size. Choose one of {near}."
         )
     shape = (each // fsdp, fsdp)
+    # allow_split_physical_axes: otherwise some shapes, such as groups smaller than an axis of the chips' torus, are
+    # refused.
     if len(slices) == 1:
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     else:

@@ -63,6 +63,7 @@ def in_microbatches(
         # Close over the parameters, so that the backward pass accumulates a single gradient of them over the pieces.
         piece = jax.checkpoint(lambda piece: encode(params, *piece))
         encoded = lax.map(piece, split(count, (inputs, keys)))
+        # [count, n / count, ...] -> [n, ...], the inverse of `split`: rows are in their order again.
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), encoded)
 
     by_rows = PartitionSpec(AXES)

@@ -31,6 +31,7 @@ class Preemption:
 
     def reached(self, step: int) -> bool:
         """Whether to stop after this step. Every process must call it in every step; the result is the same on all."""
+        # Without a distributed runtime the second is always False.
         return self._told or multihost_utils.reached_preemption_sync_point(step)
 
     def __enter__(self) -> "Preemption":

@@ -102,9 +102,11 @@ def joined(given: Address | None) -> Iterator[None]:
     try:
         yield
     except PreemptedError:
+        # All processes stop after the same step, so all of them get here, and none waits for the others in vain.
         jax.distributed.shutdown()
         raise
     except UserError as error:
+        # No shutdown, which would wait for processes that may not have this error: `leave` is next.
         raise UserError(f"process {jax.process_index()} of {jax.process_count()}: {error}") from error
     except Exception as error:
         if not _is_loss(error):
@@ -138,6 +140,7 @@ def _begin(given: Address | None) -> None:
             coordinator_address=None if given is None else given.coordinator,
             num_processes=None if given is None else given.processes,
             process_id=None if given is None else given.process,
+            # The options are complete, so nothing is left to detect, or to wait for.
             cluster_detection_method=None if given is None else "deactivate",
             initialization_timeout=CONNECT_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
@@ -157,6 +160,7 @@ def _wait_for_coordinator(given: Address) -> None:
     end = time.monotonic() + CONNECT_SECONDS
     while True:
         try:
+            # IPv6 addresses have brackets before a port, but not as a host of a socket.
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
             return
         except OSError as error:

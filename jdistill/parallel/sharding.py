@@ -73,6 +73,7 @@ def reduce_gradients(gradients: PyTree[Array], specs: PyTree[PartitionSpec]) -> 
     def part(x: Array, spec: PartitionSpec) -> Array:
         if "fsdp" not in spec:
             return lax.psum(x, AXES)
+        # Along fsdp first, so that only a shard is reduced along data, which may cross a slower network.
         return lax.psum(lax.psum_scatter(x, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True), "data")
 
     return jax.tree.map(part, gradients, specs)

@@ -38,7 +38,7 @@ class Gathered:
         return carry, _SCATTER[merge](results)
 
     def mean(self, local: Float[Array, "p d"]) -> Float[Array, " d"]:
-        """See CandidateExchange."""
+        """Mean over the candidates of all devices, which have equally many, `[d]`."""
         return lax.pmean(local.mean(axis=0), AXES)
 
 
@@ -54,6 +54,8 @@ class Ring:
             # `earlier` are the results of the devices that had the current candidates before. They were left behind
             # when these moved on, one hop back, so both transfers are independent of this step's call of `fn`.
             current, earlier, carry = state
+            # The first hop takes `init` to another device than that of its candidates. That changes nothing, since it
+            # is empty: zeros, or log-sum-exps of nothing.
             upcoming, earlier = _send_on(current), _send_on(earlier)
             carry, results = fn(current, carry)
             return (upcoming, _merged(earlier, results, merge), carry), None
@@ -62,7 +64,7 @@ class Ring:
         return carry, _send_on(results)  # the last hop, to the candidates' own device
 
     def mean(self, local: Float[Array, "p d"]) -> Float[Array, " d"]:
-        """See CandidateExchange."""
+        """Mean over the candidates of all devices, which have equally many, `[d]`."""
         return lax.pmean(local.mean(axis=0), AXES)
 
 
@@ -79,6 +81,7 @@ def make_exchange(
     """
     if mesh.size == 1:
         return SINGLE_DEVICE
+    # Vectors and gradients, 4 bytes per element: the size does not depend on the number of devices.
     return Gathered() if candidates * widths * 2 * 4 <= gathered_bytes else Ring()
 
 
@@ -86,6 +89,8 @@ def _send_on(tree: Any) -> Any:
     """Send to the next device. Arrays of equal shape are stacked, since a TPU has only five transfers in flight."""
     size = lax.axis_size(AXES)
     onward = [(i, (i + 1) % size) for i in range(size)]
+    # As integers of the same size, bit by bit, floats and ids share a transfer. That has no derivative, and needs none:
+    # exchanges run inside the custom VJP of blocks.py only.
     leaves, form = jax.tree.flatten(tree)
     alike: dict[tuple[tuple[int, ...], int], list[int]] = {}
     for i, leaf in enumerate(leaves):
@@ -116,6 +121,8 @@ def _scatter_sum(found: Any) -> Any:
 
 def _scatter_logsum(found: Any) -> Any:
     def scatter(x: LogSum) -> LogSum:
+        # Relative to a common maximum, the sums of several devices can be added. The maximum is then known on all, and
+        # each takes its part. Where no device has a score, -inf minus -inf would be NaN.
         largest = lax.pmax(x.largest, AXES)
         relative = x.total * jnp.exp(jnp.where(largest > -jnp.inf, x.largest - largest, -jnp.inf))
         total = lax.psum_scatter(relative, AXES, tiled=True)

@@ -52,6 +52,7 @@ def fused_adamw(
     """
 
     def init(params: Params) -> AdamWState:
+        # Two sets of zeros: the step donates both, and a buffer can be donated only once.
         zeros = jax.tree.map(jnp.zeros_like, params)
         return AdamWState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
 
@@ -59,6 +60,7 @@ def fused_adamw(
         if params is None:
             raise ValueError("weight decay needs the parameters; give them as the third argument")
         norm = optax.tree.norm(gradients)
+        # 1 for gradients below the limit, clip_norm / norm above it.
         shrink = jnp.float32(1.0) if clip_norm is None else clip_norm / jnp.maximum(norm, clip_norm)
         t = (state.count + 1).astype(jnp.float32)
         rate = jnp.asarray(schedule(state.count))
@@ -69,11 +71,13 @@ def fused_adamw(
             m = b1 * m + (1 - b1) * g
             v = b2 * v + (1 - b2) * g * g
             direction = (m / mean_bias) / (jnp.sqrt(v / square_bias) + eps)
+            # A Python number: parameters without decay have no such operation. Not part of g, so `v` does not scale it.
             if group.weight_decay:
                 direction = direction + group.weight_decay * p
             return -(group.lr_scale * rate * direction), m, v
 
         new = jax.tree.map(one, params, gradients, state.mean, state.square, settings(params))
+        # A tree of triples -> three trees.
         updates, mean, square = jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0, 0)), new)
         return updates, AdamWState(state.count + 1, mean, square)
 

@@ -56,6 +56,7 @@ class Checkpointer:
             state = from_parts(self._checkpoints.restore(step, to_parts(state)))
             evaluations.restore(stored, comparable=same_evaluation(stored["recipe"], self._recipe))
             self._checked = step
+        # Only now, so that a refused run leaves the folder as it was.
         if jax.process_index() == 0:
             (run.folder / "config.yaml").write_text(write_yaml(self._recipe), encoding="utf-8")
             save_architecture(run.student, run.folder / "architecture")
@@ -72,6 +73,7 @@ class Checkpointer:
           UserError: naming the steps between which it happened, the terms, and the last good checkpoint.
         """
         numbers = {"loss": metrics.loss, **metrics.terms, "|g|": metrics.gradient_norm}
+        # The first step that is not finite lies after the last one looked at, since only logged and saved steps are.
         if all(math.isfinite(float(number)) for number in numbers.values()):
             self._checked = step
             return
@@ -103,6 +105,7 @@ class Checkpointer:
         make the result depend on interruptions.
         """
         average, every = self._run.config.average_checkpoints, self._run.config.save_every
+        # The end, and the last - 1 multiples before it.
         return [] if average is None else [*range(every, end, every)[1 - average.last :], end]
 
     def student(self, state: TrainState) -> PyTree[Array]:
@@ -124,6 +127,7 @@ class Checkpointer:
         if self._average is not None:
             save_average(self._run.folder, params)
             result["averaged_steps"] = self.averaged_steps(step)
+        # Last, since it says that the run is finished: all that it names is on disk.
         if jax.process_index() == 0:
             save_result(self._run.folder, result)
         if best_step not in (None, step):
@@ -146,6 +150,7 @@ class Checkpointer:
         step, result = self._checkpoints.latest(), load_result(self._run.folder)
         ended = step == self._run.total or "stopped_early" in (result or {})
         finished = result if result is not None and result["step"] == step and ended else None
+        # As numbers, which is what processes exchange; -1 is no checkpoint.
         seen = {"step": -1.0 if step is None else float(step), "finished": float(finished is not None)}
         if seen != as_process_0(seen):
             found = "no checkpoint" if step is None else f"checkpoint {step}"

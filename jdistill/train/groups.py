@@ -75,6 +75,7 @@ class Groups:
     @property
     def kinds(self) -> dict[str, Settings]:
         """Name -> settings, all that a trained parameter may have."""
+        # Without rules every parameter has the full rate and the default decay, or none by DECAY_RULES.
         rules = [(rule.lr_scale, rule.weight_decay) for rule in self._rules if rule.lr_scale] or [(1.0, None)]
         default = (self._weight_decay, 0.0)
         possible = [Settings(scale, x) for scale, decay in rules for x in (default if decay is None else (decay,))]
@@ -96,6 +97,7 @@ class Groups:
 
     def split(self, params: Params) -> tuple[Params, Params]:
         """The trained and the frozen parameters, each without empty branches."""
+        # The decay, here 0.0, does not matter for what is trained.
         return split(params, lambda path: self._settings(path, 0.0).lr_scale > 0)
 
     def check(self, params: Params) -> None:

@@ -42,6 +42,7 @@ def check_something_learns(
     """
     groups = Groups(config.optimizer.groups, config.optimizer.weight_decay, frozen_paths(student))
     optimizer = make_optimizer(config.optimizer, config.schedule, 1, groups)
+    # Shapes suffice: `make_state` checks the groups while it is traced, and nothing is computed.
     jax.eval_shape(lambda params: make_state(params, terms, optimizer, groups), params)
 
 
@@ -64,6 +65,7 @@ def hidden_table(
       UserError: if the disk is too small, or a hidden state is not finite.
     """
     encoder: dict[str, Any] = {"encoder": params["encoder"]}
+    # Width and dtype of the hidden states, without encoding anything.
     form = jax.eval_shape(student.hidden_states, encoder, _form())
     writer = HiddenWriter(
         store_path,
@@ -75,6 +77,7 @@ def hidden_table(
     if writer.complete:
         return writer.finish()
     writer.begin()
+    # Not all devices of the run: process 0 computes alone, and the others read its files.
     mesh = make_mesh(jax.local_devices())
     encoder = jax.device_put(encoder, replicated(mesh))
     missing = writer.missing()
@@ -82,6 +85,7 @@ def hidden_table(
     with Progress(title, writer.text_count, done=done) as progress:
         for shard in missing:
             ids = writer.texts(shard)
+            # A shard has the tokens of its texts one after another, without padding; text i begins at starts[i].
             hidden = np.empty((int(tokens.lengths[ids].sum()), writer.width), form.dtype)
             starts = np.cumsum(tokens.lengths[ids]) - tokens.lengths[ids]
             for texts, padded in _encoded(student, encoder, tokens, ids, mesh):
@@ -109,7 +113,9 @@ def _encoded(
     student: Student, params: PyTree[Array], tokens: TokenTable, ids: Int[np.ndarray, " t"], mesh: Mesh
 ) -> Iterator[tuple[Int[np.ndarray, " k"], Float[np.ndarray, "r l d"]]]:
     """Yield batches of `(positions in ids, padded hidden states)`; surplus rows of the latter are fillers."""
+    # Longest first, so a batch's first text sets its padded length.
     order = np.argsort(-tokens.lengths[ids], kind="stable")
+    # The power of two from which on all texts fit into one batch.
     most = 1 << max(len(ids) - 1, 0).bit_length()
     waiting: tuple[np.ndarray, Array] | None = None
     start = 0
@@ -121,6 +127,7 @@ def _encoded(
         rows = each * mesh.size
         texts = order[start : start + rows]
         start += rows
+        # A last, smaller batch is filled with copies, so that it needs no program of its own.
         filled = np.concatenate([texts, np.repeat(texts[:1], rows - len(texts))])
         result = _hidden(student, mesh, params, Tokens(*map(jnp.asarray, tokens.pad(ids[filled], length))))
         if waiting is not None:  # the devices work on `result` meanwhile

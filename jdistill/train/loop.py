@@ -63,6 +63,7 @@ def train(run: Run, params: PyTree[Array], *, origin: Sequence[str] = ()) -> Tra
         # 2. Compile the step for every batch shape, in the background.
         with closing(Programs(_train_step(run), run.mesh, state, run.examples(step))) as train_step:
             if run.evaluates(step):  # before the first step, or again after an interruption
+                # It may turn out to be the best, and must then be on disk.
                 if not resumed and config.keep_best is not None:
                     checkpointer.save(state, evaluations)
                 evaluate()
@@ -73,12 +74,14 @@ def train(run: Run, params: PyTree[Array], *, origin: Sequence[str] = ()) -> Tra
                 state, metrics = train_step(state, batch)
                 step += 1
                 reporter.step(step, metrics)
+                # A scalar of the step, and unlike the state not donated: once it is there, the step is done.
                 in_flight.append(metrics.loss)
                 if len(in_flight) > 2:  # two steps ahead keep the devices busy; more would only cost memory
                     in_flight.popleft().block_until_ready()
 
                 logs = step % config.log_every == 0 or step == total
                 saves = step % config.save_every == 0 or step == total or run.evaluates(step)
+                # Not in the last step, which ends the run anyway; that holds on every process, so they still agree.
                 stops = step < total and preemption.reached(step)
                 if logs or saves or stops:
                     metrics = jax.device_get(metrics)

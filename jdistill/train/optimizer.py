@@ -218,9 +218,12 @@ def _chain(
     """Chain clipping, `direction`, and each group's weight decay and learning rate."""
 
     def rest(lr_scale: float, weight_decay: float) -> optax.GradientTransformation:
+        # Decay is added after `direction`, which therefore does not scale it (decoupled, as in AdamW), and before the
+        # learning rate, which does.
         rate = optax.scale_by_learning_rate(lambda step: lr_scale * schedule(step))
         return optax.chain(optax.add_decayed_weights(weight_decay), rate)
 
+    # Outside the partition, so that the norm is that of all groups together.
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
     by_group = optax.partition({name: rest(*each) for name, each in groups.kinds.items()}, groups.labels)
     chain = optax.chain(clip, *direction, by_group)

@@ -29,6 +29,7 @@ class Programs:
 
     def __init__(self, train_step: TrainStep, mesh: Mesh, state: TrainState, examples: Iterable[Batch]):
         self._train_step = train_step
+        # One at a time, in the order of need, so that the first program is ready as early as possible.
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
         self._programs: dict[Shapes, Future[Callable[[TrainState, Batch], tuple[TrainState, Metrics]]]] = {}
         processes, rows = jax.process_count(), row_sharding(mesh)
@@ -36,6 +37,7 @@ class Programs:
             lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, state_sharding(state, mesh)
         )
         for example in examples:
+            # An example has the rows of this process; a program is for those of all.
             form = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct((x.shape[0] * processes, *x.shape[1:]), x.dtype, sharding=rows), example
             )
@@ -44,10 +46,11 @@ class Programs:
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Run one update with the program for this batch shape."""
         program = self._programs.get(_shapes(batch))
+        # `result` waits for the compilation, and raises its error.
         return self._train_step(state, batch) if program is None else program.result()(state, batch)
 
     def close(self) -> None:
-        """Cancel pending compilations."""
+        """Cancel the compilations that have not started, and wait for the one that has."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _compile(self, state: TrainState, batch: Batch) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:

@@ -67,7 +67,7 @@ class Reporter:
         return tuple(self._watch.warnings)
 
     def say(self, text: str) -> None:
-        """Print one line."""
+        """Print one line on process 0, above the progress bar if there is one."""
         if self._progress is not None:
             self._progress.print(text)
         elif self._prints:
@@ -95,6 +95,7 @@ class Reporter:
             **{f"train/{name}": value for name, value in learned_values(self._run.terms, learned).items()},
             "train/gradient_norm": float(metrics.gradient_norm),
             "train/update_norm": float(metrics.update_norm),
+            # Of the update that led to `step`; the count of updates before it is step - 1.
             "train/learning_rate": jnp.asarray(self._learning_rate(step - 1)).item(),
             "train/padding": self._run.loader.batch_padding(step - 1),
             "train/rows_per_second": self._rows_per_second(step),

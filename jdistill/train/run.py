@@ -71,12 +71,12 @@ class Run:
 
     @cached_property
     def total(self) -> int:
-        """Steps of the whole run."""
+        """Updates from step 0 to the end, also of a run that resumes in between."""
         return self.config.total_steps(self.loader.steps_per_epoch)
 
     @cached_property
     def groups(self) -> Groups:
-        """Which parameters are trained, and how."""
+        """Learning rate scale and weight decay of every parameter, by its path; scale 0 is frozen."""
         optimizer = self.config.optimizer
         return Groups(optimizer.groups, optimizer.weight_decay, frozen_paths(self.student))
 
@@ -104,7 +104,7 @@ class Run:
 
 
 class TrainResult(NamedTuple):
-    """Result of a run."""
+    """What `train` returns: the resulting student, and how it was chosen."""
 
     params: PyTree[Array]
     """The student's parameters: the best with `keep_best`, the average with `average_checkpoints`, else the last."""

@@ -50,6 +50,7 @@ def make_state(
     every = {"student": jax.tree.map(lambda x: jnp.array(x, copy=True), params), "losses": losses}
     groups.check(every)
     trained, _ = groups.split(every)
+    # A copy, since a step donates the state, and a buffer can be donated only once.
     averaged = jax.tree.map(jnp.copy, trained.get("student")) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), every, optimizer.init(trained), averaged)
 
@@ -59,6 +60,8 @@ def to_parts(state: TrainState) -> dict[str, PyTree[Array]]:
     rest = {"step": state.step, "losses": state.params["losses"], "opt_state": state.opt_state}
     if state.ema is None:
         return {"student": state.params["student"], "rest": rest}
+    # The part named student is what evaluation and exports use: the average in place of the trained parameters, which
+    # go to the rest for resuming.
     student, trained = _exchanged(state.params["student"], state.ema)
     return {"student": student, "rest": rest | {"trained": trained}}
 

@@ -71,6 +71,7 @@ def make_train_step(
     gradient_of = gradient_fn(encode, terms, mesh, microbatches)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        # From seed and step alone, so that a resumed run draws the same numbers.
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         progress = state.step.astype(jnp.float32) / total_steps
         trained, frozen = groups.split(state.params)
@@ -86,6 +87,7 @@ def make_train_step(
         return new, Metrics(loss, parts, optax.tree.norm(gradients), change)
 
     whole, rows = replicated(mesh), row_sharding(mesh)
+    # The state has its shardings already (None); the old one is donated, so that the new one takes its memory.
     return jax.jit(train_step, in_shardings=(None, rows), out_shardings=(None, whole), donate_argnums=0)
 
 
@@ -94,6 +96,7 @@ def _averaged(params: Any, average: Any, step: Array, decay: float) -> Any:
 
     Parity: optax.ema with debias.
     """
+    # average + share (params - average). In the first update the share is 1, so the initial parameters have no weight.
     share = (1.0 - decay) / (1.0 - decay ** step.astype(jnp.float32))
     return optax.incremental_update(params, average, share)
 
@@ -161,6 +164,7 @@ def encode_columns(
     """
     query_tokens, tokens = texts
     n, c, length = tokens.ids.shape
+    # Of each row: a key for the query, whether or not there is one, then one for each document.
     text_keys = jax.vmap(lambda key: jax.random.split(key, 1 + c))(row_keys)
     query_keys, document_keys = text_keys[:, 0], text_keys[:, 1:].reshape(n * c)
 
@@ -168,6 +172,7 @@ def encode_columns(
         key = keys if tokens.packed is None else keys[0]
         return student.encode_layers(params, tokens, layers, dropout_key=key)
 
+    # [n, c, ...] -> [n c, ...]: the encoder has texts, not rows.
     ids, mask = tokens.ids.reshape(n * c, length), tokens.mask.reshape(n * c, length)
     hidden = None if tokens.hidden is None else tokens.hidden.reshape(n * c, length, -1)
     prompt = None if tokens.prompt is None else tokens.prompt.reshape(n * c)

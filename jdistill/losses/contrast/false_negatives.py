@@ -113,6 +113,8 @@ class StudentFilter(GuidedFilter):
         guide = view.student
         if guide.queries is None:
             raise ValueError("a filter by the student needs its vectors of queries, but the view has none")
+        # Scores that are cosines already serve as the guide's; dot products do not, so cosines are computed beside
+        # them.
         by = self_guided if similarity == "cosine" else guided
         candidates = local_candidates(guide.documents, guide.negatives)
         return by(guide.queries, candidates, limit=self.limit(view.progress))
@@ -210,6 +212,8 @@ def self_guided(
 
 def _threshold(queries: Float[Array, "b w"], documents: Float[Array, "b w"], limit: Limit) -> Float[Array, " b"]:
     """Cosine above which a candidate is a false negative, for each row; takes unit vectors."""
+    # A copy of the positive has its cosine up to rounding, and is not strictly closer: hence ROUNDING. No cosine is
+    # above inf, so that an inactive filter excludes nothing; `active` is traced and cannot choose another program.
     pair = jnp.sum(queries * documents, axis=-1)
     threshold = pair - limit.margin * (jnp.abs(pair) if limit.strategy == "relative" else 1.0)
     return jnp.where(limit.active, threshold + ROUNDING, jnp.inf)

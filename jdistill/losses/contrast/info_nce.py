@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import model_validator
+from typing_extensions import override
 
 from jdistill.losses.base import (
     TEXTS,
@@ -83,8 +84,8 @@ class InfoNCE(Streamed):
         guided = any(isinstance(filter_, GuidedFilter) for filter_ in self.false_negatives)
         return guided if self.d2d_candidates is None else self.d2d_candidates == "documents"
 
+    @override
     def cited(self) -> Papers:
-        """Also the papers on guides, directions in one softmax, hardness and learned temperatures that are in use."""
         guides = [each for each in self.false_negatives if isinstance(each, GuidedFilter)]
         options = {
             "arXiv:2402.16829": bool(guides),
@@ -96,20 +97,16 @@ class InfoNCE(Streamed):
         }
         return (*self.papers, *(paper for paper, used in options.items() if used))
 
+    @override
     def needs(self) -> Needs:
-        """The teacher, if it filters false negatives."""
         return Needs(teacher=any(isinstance(filter_, TeacherFilter) for filter_ in self.false_negatives))
 
+    @override
     def parameters(self) -> dict[str, Array]:
-        """The temperature, if it is learned."""
         return temperature_parameters(self.temperature)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        """Loss of each row.
-
-        Raises:
-          UserError: if the rows are plain texts.
-        """
         side, b = view.student, len(view.rows)
         return info_nce(
             queries_of(side.queries, self.kind),
@@ -124,6 +121,7 @@ class InfoNCE(Streamed):
             rows=view.rows,
             owners=jnp.tile(view.rows, 1 + side.negatives.shape[1]),
             columns=local_candidate_ids(view),
+            # This device's own documents are the first b of its candidates.
             d2d_columns=slice(b) if self.documents_alone else slice(None),
             block=self.block,
             sweep=view.sweep,
@@ -202,6 +200,7 @@ def info_nce(
     b, c = len(queries), len(candidates)
     rows = jnp.arange(b) if rows is None else rows
     columns = jnp.arange(c) if columns is None else columns
+    # -1, no row's index: such a candidate is nobody's hard negative.
     if owners is None:
         owners = jnp.full(c, -1).at[own_documents(jnp.arange(c), positives, b)].set(rows)
 
@@ -305,7 +304,8 @@ def negative_logits(
     positive = of_row(row.columns) == of_candidate(candidate.columns)
     own = positive | (of_row(row.rows) == of_candidate(candidate.rows))
 
-    # Hardness: raise the logits of some negatives by their own scores, as a weight without gradient.
+    # Hardness: raise the logits of some negatives by their own scores, as a weight without gradient. `own` includes the
+    # positive, which is left out below in any case.
     if hardness != "none" and direction == "q2d":
         raised = {"in_batch": ~own, "hard": own, "all": jnp.ones_like(own)}[hardness]
         logits += jnp.where(raised, strength * lax.stop_gradient(scores), 0.0)
@@ -327,6 +327,7 @@ def combine(negatives: Mapping[Direction, Float[Array, " b"]], partition: Partit
     """
     if partition == "per_direction":
         return jnp.stack([jnp.logaddexp(log_n, 0.0) for log_n in negatives.values()]).mean(axis=0)
+    # log p: a positive has the logit 0 relative to itself, so each adds exp(0) = 1.
     positives = jnp.float32(math.log(sum(map(crosses, negatives))))
     return reduce(jnp.logaddexp, negatives.values(), positives)
 

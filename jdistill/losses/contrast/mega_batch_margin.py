@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, queries_of
 from jdistill.losses.blocks import over_rows
@@ -27,6 +28,7 @@ class MegaBatchMargin(LossConfig):
     negative_margin: float = 0.3
     """Cosine of a query and the nearest other document at or below which it contributes 0."""
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives count as further documents of the batch.
 
@@ -80,6 +82,8 @@ def mega_batch_margin(
     def values(rows: tuple[Float[Array, "r d"], Int[Array, " r"]]) -> Float[Array, " r"]:
         cosines = matmul(rows[0], documents.T)
         own = rows[1][:, None] == jnp.arange(len(documents))[None]
+        # One column of each row is its own, so the masked sum is that cosine. In a batch of one pair no other is left:
+        # `hardest` is -inf, and the relu of it 0.
         near = jnp.sum(cosines, where=own, axis=1)
         others = jnp.where(own, -jnp.inf, cosines)
         nearest = jnp.argmax(others, axis=1)[:, None]  # of ties only one gets the gradient, as in torch

@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+from typing_extensions import override
 
 from jdistill.losses.base import Streamed, local_candidate_ids, local_candidates, queries_of
 from jdistill.losses.blocks import SINGLE_DEVICE, sum_over
@@ -28,10 +29,11 @@ class Sigmoid(Streamed):
     """Initial value of the learned bias, which is added to the logits. With minus the log of the number of candidates
     or less, most pairs start out as negative, as nearly all are."""
 
+    @override
     def parameters(self) -> dict[str, Array]:
-        """The bias, and the temperature if it is learned."""
         return {**temperature_parameters(self.temperature), BIAS: jnp.float32(self.bias)}
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Sum of each row over its candidates.
 
@@ -104,4 +106,6 @@ def surprise(
     """`-log sigmoid` of the signed logit of every pair."""
     (queries, positives), (documents, columns), (temperature, bias) = rows, candidates, shared
     logits = matmul(queries, documents.T) / temperature + bias
+    # -log sigmoid(x) = log(1 + exp(-x)) = softplus(-x), with x the logit of the own document, minus the logit of
+    # others.
     return jax.nn.softplus(jnp.where(positives[:, None] == columns[None], -logits, logits))

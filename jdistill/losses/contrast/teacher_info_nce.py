@@ -7,6 +7,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import field_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import (
@@ -43,14 +44,15 @@ class TeacherInfoNCE(Streamed):
             raise ValueError(f"is {list(directions)}; name at least one of {', '.join(TEXTS)}, each once.")
         return directions
 
+    @override
     def needs(self) -> Needs:
-        """The teacher, and a projection if the widths differ."""
         return Needs(teacher=True, projection=True)
 
+    @override
     def parameters(self) -> dict[str, Array]:
-        """The temperature, if it is learned."""
         return temperature_parameters(self.temperature)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean of each row over the directions; d2d is itself a mean over the row's document and hard negatives.
 
@@ -70,7 +72,7 @@ class TeacherInfoNCE(Streamed):
         for direction in directions:
             texts, candidates, columns = opposed(view, direction)
             flat = texts.reshape(-1, texts.shape[-1])
-            # Both texts and candidates start with the rows' own.
+            # Candidates are laid out column after column, so text j of row i is candidate j b + i.
             positives = jnp.arange(texts.shape[0])[:, None] + texts.shape[0] * jnp.arange(texts.shape[1])[None]
             each = teacher_info_nce(
                 flat,
@@ -161,6 +163,7 @@ def teacher_info_nce(
         block=block,
         sweep=sweep,
     )
+    # log(1 + sum over negatives), since the positive's own logit is 0 relative to itself.
     return jnp.logaddexp(negatives, 0.0)
 
 

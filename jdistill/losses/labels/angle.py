@@ -7,6 +7,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 from pydantic import PositiveFloat
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, queries_of
 from jdistill.losses.blocks import over_rows
@@ -28,6 +29,7 @@ class AnglE(LossConfig):
     temperature: PositiveFloat = 0.05
     """Divides differences of similarity; usually 0.01 to 0.1."""
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row.
 
@@ -41,6 +43,7 @@ class AnglE(LossConfig):
         queries = queries_of(side.all_queries, self.kind)
         n, k = len(queries), side.negatives.shape[1]
         labels = jnp.ones(n) if view.all_scores is None and k else pair_labels(view.all_scores, self.kind)
+        # all_documents has column after column, so queries and labels are repeated in that order.
         loss = angle(
             jnp.tile(queries, (1 + k, 1)),
             side.all_documents,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field, PositiveFloat, model_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig
@@ -54,10 +55,12 @@ class BatchTriplet(LossConfig):
             check_margin(self.distance, self.margin)
         return self
 
+    @override
     def cited(self) -> Papers:
         """Also FaceNet for semi-hard mining."""
         return (*self.papers, *(["arXiv:1503.03832"] if self.mining == "semi_hard" else []))
 
+    @override
     def check_labels(self, rows: Mapping[str, int]) -> None:
         """Raise unless there are several classes, and several rows of a class."""
         if not rows:
@@ -70,6 +73,7 @@ class BatchTriplet(LossConfig):
                 "Name another column under data.<source>.columns.label."
             )
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, for its query, or for its text if rows are plain texts; other texts are ignored.
 
@@ -79,6 +83,7 @@ class BatchTriplet(LossConfig):
         side, everyone = view.student, class_labels(view.all_labels, self.kind)
         mine, everyones = side.queries, side.all_queries
         if mine is None or everyones is None:
+            # all_documents begins with the rows' own texts; hard negatives follow.
             mine, everyones = side.documents, side.all_documents[: len(everyone)]
         return batch_triplet(
             mine,
@@ -154,15 +159,17 @@ def batch_triplet(
         own = places[:, None] == jnp.arange(n)[None]
         compared = RowDistances(_distances(x, candidates, distance), same & ~own, ~same)
         if mining == "hard" or margin == "soft":
-            return _hard(compared, margin), jnp.zeros(len(x))
+            return _hard(compared, margin), jnp.zeros(len(x))  # already a mean over rows, so counts are not used
         return (_semi_hard if mining == "semi_hard" else _all)(compared, margin)
 
+    # The largest array of a block is that of differences in `_distances`, [block, n, width].
     block = max(ELEMENTS // (n * width), 1)
     mine = normalise(vectors) if distance == "cosine" else float32(vectors)
     values, counts = over_rows(of_rows, (mine, labels, rows), block=block)
     if mining == "hard":
         return values
-    # A mean over pairs or triplets, not over rows: scaled so that the mean over the rows of the batch equals it.
+    # A mean over pairs or triplets, not over rows: each row's sum over the mean count of a row. The mean of that over
+    # the rows of the batch is sum of sums / sum of counts.
     per_row = sweep.mean(lax.stop_gradient(counts)[:, None])[0]
     return jnp.where(per_row > 0, values / jnp.where(per_row > 0, per_row, 1.0), 0.0)
 
@@ -197,6 +204,8 @@ def _picked(x: Float[Array, "r n"], index: Callable[..., Array]) -> Float[Array,
 def _hard(compared: RowDistances, margin: Margin) -> Float[Array, " r"]:
     x = compared.distances
     farthest = _picked(jnp.where(compared.positive, x, 0.0), jnp.argmax)
+    # All but negatives are raised by the row's largest distance, so that none is below a negative. In a row without
+    # negatives the smallest is then the row itself, at 0 plus that distance. As in sentence-transformers.
     nearest = _picked(jnp.where(compared.negative, x, x + _picked(x, jnp.argmax)), jnp.argmin)
     excess = (farthest - nearest)[:, 0]
     return jax.nn.softplus(excess) if margin == "soft" else jax.nn.relu(excess + margin)
@@ -206,6 +215,8 @@ def _semi_hard(compared: RowDistances, margin: float) -> tuple[Float[Array, " r"
     """Sum over each row's pairs, and number of pairs."""
     x = compared.distances
     fixed = lax.stop_gradient(x)
+    # For every pair (a, p) at once: sort the negatives of a by distance; the place of the first one strictly farther
+    # than p follows by binary search. From the number of negatives on there is only inf: none is farther.
     negatives = jnp.where(compared.negative, fixed, jnp.inf)
     order = jnp.argsort(negatives, axis=1)
     place = jax.vmap(lambda row, pairs: jnp.searchsorted(row, pairs, side="right"))(
@@ -213,6 +224,8 @@ def _semi_hard(compared: RowDistances, margin: float) -> tuple[Float[Array, " r"
     )
     farther = place < compared.negative.sum(axis=1, keepdims=True)
     nearest = jnp.take_along_axis(order, jnp.where(farther, place, 0), axis=1)
+    # In that case the farthest negative. Relative to the lowest distance all are >= 0, so that the 0 which stands for
+    # the others does not exceed a negative; the gradients of `lowest` cancel.
     lowest = _picked(x, jnp.argmin)
     farthest = _picked(jnp.where(compared.negative, x - lowest, 0.0), jnp.argmax) + lowest
     chosen = jnp.where(farther, jnp.take_along_axis(x, nearest, axis=1), farthest)
@@ -230,6 +243,7 @@ def _all(compared: RowDistances, margin: float) -> tuple[Float[Array, " r"], Flo
         values = jnp.where(triplets, jax.nn.relu(near[..., None] - x[None] + margin), 0.0)
         return values.sum(axis=2), float32((values > 0).sum(axis=2))
 
+    # over_rows cuts the first axis, so transposed: a block of positives p, whose triplets are [p, r, n].
     block = max(ELEMENTS // 4 // x.size, 1)
     sums, counts = over_rows(of_positives, (x.T, compared.positive.T), block=block)
     return sums.sum(axis=0), counts.sum(axis=0)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 from pydantic import Field, PositiveFloat, model_validator
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, Needs, queries_of
 from jdistill.losses.labels.distances import PairDistance, check_margin, pair_distances
@@ -29,6 +30,7 @@ class _PairLoss(LossConfig):
         check_margin(self.distance, self.margin)
         return self
 
+    @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report scores other than 0 and 1."""
         if scores is None or bool(((scores == 0) | (scores == 1)).all()):
@@ -45,10 +47,11 @@ class Contrastive(_PairLoss):
     kind: Literal["contrastive"] = "contrastive"
     papers = ("doi:10.1109/CVPR.2006.100",)
 
+    @override
     def needs(self) -> Needs:
-        """Only the row itself."""
         return Needs(batch=False)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives are ignored.
 
@@ -65,6 +68,7 @@ class OnlineContrastive(_PairLoss):
     kind: Literal["online_contrastive"] = "online_contrastive"
     papers = ()
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, times the batch size, since the loss is a sum; hard negatives are ignored.
 
@@ -149,6 +153,7 @@ def online_contrastive(
       [0.086 0.25  0.   ]
     """
     distances = pair_distances(queries, documents, distance)
+    # Which pairs are hard is decided without gradient.
     fixed, alike, other = lax.stop_gradient(distances), labels == 1, labels == 0
     farthest = jnp.where(alike.any(), fixed.max(where=alike, initial=-jnp.inf), _mean(fixed, other))
     nearest = jnp.where(other.any(), fixed.min(where=other, initial=jnp.inf), _mean(fixed, alike))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 from pydantic import PositiveFloat
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, queries_of
 from jdistill.losses.labels.precise_cosine import precise_cosine
@@ -32,6 +33,7 @@ class CoSENT(LossConfig):
     similarity: Similarity = "cosine"
     """How a query is scored against its document."""
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row; hard negatives are ignored.
 
@@ -44,6 +46,7 @@ class CoSENT(LossConfig):
         loss = cosent(queries, documents, labels, temperature=self.temperature, similarity=self.similarity)
         return jnp.broadcast_to(loss, view.rows.shape)
 
+    @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report scores that are all equal."""
         if scores is None or len(scores) < 2 or bool((scores != scores[:1]).any()):
@@ -96,8 +99,8 @@ def log_violations(scores: Float[Array, " p"], labels: Float[Array, " p"], *, te
     scores, labels = scores[order], labels[order]
 
     # Running log-sum-exp: the largest score so far, and the sum of exp((score - largest) / temperature). The largest is
-    # a constant, so that the derivative flows through the sum alone. Scores are subtracted before the division, which
-    # would round each to a 6e-8th of a large logit.
+    # a constant, so that the derivative flows through the sum alone: each score starts as exp(0) = 1, with derivative
+    # 1 / temperature. Scores are subtracted before the division, which would round each to a 6e-8th of a large logit.
     def merge(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
         largest = jnp.maximum(a[0], b[0])
         sums = (total * jnp.exp((score - largest) / temperature) for score, total in (a, b))
@@ -111,7 +114,10 @@ def log_violations(scores: Float[Array, " p"], labels: Float[Array, " p"], *, te
     last = jnp.maximum(lower - 1, 0)
     differences = jnp.where(lower > 0, largest[last] - scores, -jnp.inf)
 
-    # log(1 + sum) with the largest exponent, if above 0, taken out; precise also where the sum is far below 1.
+    # Without any pair of a lower label every difference is -inf, and the loss log(1 + 0). Otherwise, with w the largest
+    # exponent if it is above 0, else 0:
+    #     log(1 + sum) = w + log(exp(-w) + sum exp(-w)) = w + log1p(expm1(-w) + sum exp(-w))
+    # which neither overflows nor loses a sum far below 1.
     worst = lax.stop_gradient(jax.nn.relu(differences.max()))
     violations = jnp.sum(total[last] * jnp.exp((differences - worst) / temperature))
     return worst / temperature + jnp.log1p(jnp.expm1(-worst / temperature) + violations)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, Needs, queries_of
 from jdistill.losses.labels.row_labels import pair_labels
@@ -23,10 +24,11 @@ class CosineSimilarity(LossConfig):
     penalty: Penalty = "squared"
     """Squared error, or absolute error, which is less sensitive to a few wrong labels."""
 
+    @override
     def needs(self) -> Needs:
-        """Only the row itself."""
         return Needs(batch=False)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives are ignored.
 
@@ -36,6 +38,7 @@ class CosineSimilarity(LossConfig):
         queries, labels = queries_of(view.student.queries, self.kind), pair_labels(view.scores, self.kind)
         return cosine_similarity(queries, view.student.documents, labels, penalty=self.penalty)
 
+    @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report scores outside the range of a cosine."""
         largest = 0.0 if scores is None or not scores.size else float(jnp.abs(scores).max())

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import Field, PositiveInt, field_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs, queries_of
@@ -39,18 +40,21 @@ class LabelSoftmax(LossConfig):
             raise ValueError(f"{list(features)} names one twice. Name each once.")
         return features
 
+    @override
     def needs(self) -> Needs:
-        """Only the row itself."""
         return Needs(batch=False)
 
+    @override
     def parameters(self) -> dict[str, Array]:
         """The classifier, all zeros: every label is equally likely, and the first step changes the classifier only."""
+        # `vectors` are two parts, u and v.
         parts = len(self.features) + ("vectors" in self.features)
         return {
             "kernel": jnp.zeros((parts, self.width, self.classes), jnp.float32),
             "bias": jnp.zeros(self.classes, jnp.float32),
         }
 
+    @override
     def check_labels(self, rows: Mapping[str, int]) -> None:
         """Raise if there are no labels, or more than `classes`."""
         if not rows:
@@ -62,6 +66,7 @@ class LabelSoftmax(LossConfig):
                 "remove rows with placeholder labels, such as -1 in SNLI."
             )
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives are ignored.
 
@@ -117,8 +122,10 @@ def label_softmax(
       [1.0986 1.0986]
     """
     u, v = float32(queries), float32(documents)
+    # The order of the formula, not that of `features`: the parts of the kernel belong to it.
     parts = {"vectors": (u, v), "difference": (absolute(u - v),), "product": (u * v,)}
     read = [part for name in parts if name in features for part in parts[name]]
+    # sum_p f_p W_p as one product: features [b, p d] and kernel [p d, c].
     columns = kernel[:, : u.shape[1]].reshape(-1, kernel.shape[-1])
     logits = matmul(jnp.concatenate(read, axis=1), columns) + bias[None]
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)

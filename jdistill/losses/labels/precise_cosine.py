@@ -22,6 +22,7 @@ def precise_cosine(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Float[Arra
     coarse, rest = _dot(fixed_a, fixed_b)
     # Normalised vectors have norm 1 only up to rounding: |a| is 1 + excess / 2, by which the product is too large.
     rest -= constant * (_excess(fixed_a) + _excess(fixed_b)) / 2
+    # plain - constant is 0, with the derivative of the plain cosine.
     return (coarse + rest) + (plain - constant)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 from jaxtyping import Array, Float
 from pydantic import Field, PositiveFloat, model_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs, queries_of
@@ -32,10 +33,11 @@ class Triplet(LossConfig):
         check_margin(self.distance, self.margin)
         return self
 
+    @override
     def needs(self) -> Needs:
-        """Only the row itself."""
         return Needs(batch=False)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its hard negatives.
 

@@ -11,6 +11,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs
@@ -76,10 +77,11 @@ class AdaptiveLayer(NestedLoss):
             raise ValueError("selects its own layer and cannot be nested. Make it a separate term.")
         return loss
 
+    @override
     def needs(self) -> Needs:
-        """Needs of the inner loss, and every layer."""
         return self.loss.needs()._replace(layers="every")
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row.
 
@@ -90,6 +92,7 @@ class AdaptiveLayer(NestedLoss):
             raise UserError(
                 "adaptive_layer trains earlier layers of the student, but it has none. Use its 'loss' as the term."
             )
+        # A layer's own key follows from its number, so that its random numbers do not depend on which layers are drawn.
         draw_key, own_key = jax.random.split(view.key)
         last = view._replace(hidden={}, key=jax.random.fold_in(own_key, len(view.hidden)))
         drawn = draw(draw_key, len(view.hidden), self.layers_per_step or len(view.hidden))
@@ -99,6 +102,7 @@ class AdaptiveLayer(NestedLoss):
         for layer in sorted(view.hidden):
             learning = Learning(view.hidden[layer], view.projection, view.parameters)
             earlier = partial(self._earlier, layer, len(view.hidden))
+            # The draw is known on the devices only, so every layer is in the program, and a condition skips it.
             total += if_drawn(earlier, (drawn == layer).any(), learning, (taught, own_key))
         return total
 
@@ -115,6 +119,6 @@ class AdaptiveLayer(NestedLoss):
         if not self.kl_div_weight:
             return value
         to_last = here._replace(teacher=last.student, projection=None)
-        # embed_kl is T^2 KL.
+        # embed_kl is T^2 KL; the formula has T KL.
         divergence = over_columns(to_last, partial(embed_kl, temperature=self.kl_temperature)) / self.kl_temperature
         return value + self.kl_div_weight * divergence

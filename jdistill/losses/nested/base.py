@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 from pydantic import Field, field_validator
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, Needs
 from jdistill.losses.maths import float32
@@ -30,24 +31,24 @@ class NestedLoss(LossConfig):
                 raise ValueError(f"has {name} {value!r}. It belongs to the whole term: move it up, beside 'loss'.")
         return loss
 
+    @override
     def needs(self) -> Needs:
-        """Needs of the inner loss."""
         return self.loss.needs()
 
+    @override
     def parameters(self) -> dict[str, Array]:
-        """Parameters of the inner loss."""
         return self.loss.parameters()
 
+    @override
     def cited(self) -> Papers:
-        """Works behind the term and the inner loss."""
         return (*self.papers, *self.loss.cited())
 
+    @override
     def check_labels(self, rows: Mapping[str, int]) -> None:
-        """Check the labels with the inner loss."""
         self.loss.check_labels(rows)
 
+    @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
-        """Problems reported by the inner loss."""
         return self.loss.check_targets(teacher, scores)
 
 
@@ -86,6 +87,7 @@ def if_drawn(
       learning: inputs with a gradient; an array that occurs several times gets one gradient.
       rest: inputs without.
     """
+    # On one device `all_queries` is `queries`, the same array. As two inputs it would have two gradients in memory.
     leaves, structure = jax.tree.flatten(learning)
     distinct = {id(leaf): leaf for leaf in leaves}
     places = [list(distinct).index(id(leaf)) for leaf in leaves]
@@ -98,6 +100,7 @@ def if_drawn(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _if_drawn(part: Callable, drawn: Array, learning: list[Array], rest: Any) -> Array:
+    # As in `sum_drawn`: both branches of the condition must vary over the same mesh axes.
     nothing = jnp.zeros_like(float32(learning[0][:, 0]))
     return lax.cond(drawn, lambda: part(learning, rest), lambda: nothing)
 
@@ -112,6 +115,7 @@ def _backward(part: Callable, kept: tuple, cotangent: Array) -> tuple:
     def pull() -> list[Array]:
         return jax.vjp(lambda values: part(values, rest), learning)[1](cotangent)[0]
 
+    # None is a cotangent of zero.
     return None, lax.cond(drawn, pull, lambda: jax.tree.map(jnp.zeros_like, learning)), None
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import jax
 from jaxtyping import Array, Float
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.kinds import LeafLoss
@@ -59,6 +60,7 @@ class Matryoshka(NestedLoss):
         weights = self.weights or (1.0,) * len(self.dims)
         return tuple(sorted(zip(self.dims, weights, strict=True), reverse=True))
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Value of each row, summed over the prefixes.
 
@@ -82,6 +84,7 @@ class Matryoshka(NestedLoss):
             student=prefix(view.student, dim),
             hidden={layer: prefix(side, dim) for layer, side in view.hidden.items()},
             teacher=self._teacher(view, dim),
+            # By its length, so that a prefix has the same random numbers whichever others are drawn.
             key=jax.random.fold_in(key, dim),
         )
         return weight * self.loss(seen)

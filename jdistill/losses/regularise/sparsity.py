@@ -11,6 +11,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 from pydantic import NonNegativeInt
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs
@@ -32,10 +33,12 @@ class Sparsity(LossConfig):
     """Fraction of training over which the weight increases quadratically from 0; 0: full weight from the start. The
     logged value is without any weight."""
 
+    @override
     def cited(self) -> Papers:
         """Also the paper on thresholds, if there is one."""
         return (*self.papers, *(["arXiv:2504.14839"] if self.threshold is not None else []))
 
+    @override
     def weight_at(self, progress: Float[Array, ""]) -> Float[Array, ""]:
         """`weight`, times the warmup factor."""
         weight = super().weight_at(progress)
@@ -78,6 +81,7 @@ class Flops(Sparsity):
     kind: Literal["flops"] = "flops"
     papers = ("arXiv:2004.05665",)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Contribution of each row to the batch's value."""
         return flops(self.of_rows(view), self.of_batch(view), threshold=self.threshold)
@@ -89,12 +93,12 @@ class L1(Sparsity):
     kind: Literal["l1"] = "l1"
     papers = ("arXiv:2107.05720",)
 
+    @override
     def needs(self) -> Needs:
-        """Only the row itself."""
         return Needs(batch=False)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        """Value of each row, the mean over its texts."""
         return l1(self.of_rows(view), threshold=self.threshold)
 
 

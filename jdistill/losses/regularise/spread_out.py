@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig
 from jdistill.losses.maths import matmul, normalise
@@ -43,10 +44,12 @@ class SpreadOut(LossConfig):
             raise ValueError("mean_weight and second_moment_weight are both 0, so there is no loss. Raise one of them.")
         return self
 
+    @override
     def cited(self) -> Papers:
         """Also EmbeddingGemma, which uses the second moment alone."""
         return (*self.papers, *(["arXiv:2509.20354"] if self.mean_weight == 0 else []))
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row."""
         side = view.student
@@ -131,6 +134,8 @@ def _by_dimensions(unit: Float[Array, "n d"]) -> tuple[Float[Array, ""], Float[A
     pairs = n * (n - 1)
     total = jnp.square(unit.sum(axis=0)).sum() - squares.sum()
     from_even = matmul(unit.T, unit) - n / d * jnp.eye(d)
+    # With L = n + missing, and 1 / d subtracted for each of the n (n - 1) pairs:
+    #     (2 n L - n^2 - n (n - 1)) / d = (2 n missing + n) / d
     missing = (squares - 1).sum()
     excess = jnp.square(from_even).sum() + (2 * n * missing + n) / d - jnp.square(squares).sum()
     return total / pairs, excess / pairs

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat, model_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import Direction, Needs, Streamed, crosses, local_candidate_ids, student_and_teacher
@@ -81,16 +82,16 @@ class ScoreKL(Streamed):
         """Whether a row is scored against its own documents only."""
         return self.targets == "scores" or self.candidates == "own"
 
+    @override
     def cited(self) -> Papers:
         """Also the paper on given scores as targets, if these are used."""
         return (*self.papers, *(["arXiv:2010.11386"] if self.targets == "scores" else []))
 
+    @override
     def needs(self) -> Needs:
-        """The teacher's vectors, of any width, unless scores are given; the batch, unless candidates are the row's
-        own.
-        """
         return Needs(teacher=self.targets == "vectors", batch=not self._own)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Divergence of each row.
 
@@ -129,7 +130,9 @@ class ScoreKL(Streamed):
             candidates,
             teacher_texts,
             teacher_candidates,
+            # Within one kind of text, a row's own candidate is the text itself.
             jnp.arange(len(view.rows)) if crosses(self.direction) else None,
+            # Queries, or documents without hard negatives, are b candidates, in the order of the first b local ones.
             columns=(view.rows, local_candidate_ids(view)[: len(candidates)]),
             further=(student.negatives, teacher.negatives) if with_own_negatives else None,
             temperature=self.temperature,
@@ -142,11 +145,12 @@ class ScoreKL(Streamed):
 
     @property
     def target_temperature(self) -> float:
-        """The temperature of the teacher's scores."""
+        """`teacher_temperature`, or its default, which depends on the targets."""
         if self.teacher_temperature is not None:
             return self.teacher_temperature
         return 1.0 if self.targets == "scores" else self.temperature
 
+    @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report NaN in the teacher's scores, and scores that underflow in the softmax."""
         what, logits = "the given scores", scores
@@ -280,6 +284,7 @@ class _Logits(NamedTuple):
 
     def of_row(self, rows: _Rows, further: Float[Array, "b k d"] | None) -> Float[Array, "b c"]:
         """Of the own document, which is 0 with the derivative of its score, and of the row's further candidates."""
+        # The reference is a constant, so the difference is 0, but has the derivative of the own score.
         own = rows.own_scores[:, None] / self.temperature - self._reference(rows)
         if further is None:
             return own
@@ -293,14 +298,14 @@ class _Logits(NamedTuple):
 
 
 def _batch_logits(logits: _Logits, rows: _Rows, pool: _Pool, shared: Any) -> Float[Array, "b k"]:
-    """A tile for the normaliser."""
+    """A tile for the normaliser: the logits of one model."""
     return logits.of_batch(rows, pool)
 
 
 def _batch_terms(
     terms: Terms, student: _Logits, teacher: _Logits, rows: Any, pools: tuple[_Pool, _Pool], shared: Any
 ) -> Float[Array, "b k"]:
-    """A tile for the divergence."""
+    """A tile for the divergence: its terms, from the logits of both models; only the student's get a gradient."""
     student_rows, teacher_rows, student_normaliser, teacher_normaliser = rows
     s = student.of_batch(student_rows, pools[0])
     t = lax.stop_gradient(teacher.of_batch(teacher_rows, pools[1]))

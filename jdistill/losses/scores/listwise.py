@@ -53,6 +53,7 @@ def listwise_kl(
     any_given = given.any(axis=1, keepdims=True)
     t = jnp.where(any_given, t, 0.0)  # any finite number: the row's value is replaced below, and no gradient is NaN
     if excluded_from == "both":
+        # A row without any given score keeps the student's, so that its softmax, and hence its gradient, is no NaN.
         s = jnp.where(given | ~any_given, s, -jnp.inf)
     s, t = logits_of(s, temperature), logits_of(t, teacher_temperature)
     of_student, of_teacher = (jax.nn.logsumexp(x, axis=1, keepdims=True) for x in (s, t))

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat
+from typing_extensions import override
 
 from jdistill.losses.base import Needs, Streamed, local_candidates, queries_of
 from jdistill.losses.blocks import SINGLE_DEVICE, logsumexp_over
@@ -38,14 +39,15 @@ class M3KD(Streamed):
     teacher_temperature: PositiveFloat = 1.0
     """Divides the teacher's scores: about 1 for a cross-encoder's, 0.01 to 0.1 for cosines of a teacher's vectors."""
 
+    @override
     def needs(self) -> Needs:
-        """The teacher's vectors, of any width, unless scores are given."""
         return Needs(teacher=self.targets == "vectors")
 
+    @override
     def parameters(self) -> dict[str, Array]:
-        """The temperature, if it is learned."""
         return temperature_parameters(self.temperature)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Loss of each row.
 
@@ -62,10 +64,12 @@ class M3KD(Streamed):
             teacher_temperature=self.teacher_temperature,
             similarity=self.similarity,
             block=self.block,
+            # Column after column, as in local_candidates.
             owners=jnp.tile(view.rows, 1 + view.student.negatives.shape[1]),
             sweep=view.sweep,
         )
 
+    @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
         """Report NaN in the teacher's scores, and scores that underflow in the softmax."""
         what, logits = "the given scores", scores
@@ -141,7 +145,9 @@ def m3_kd(
     negatives = lax.cumlogsumexp(later, axis=1, reverse=True)
 
     t = logits_of(lax.stop_gradient(float32(teacher)), teacher_temperature)
+    # The softmax of a row of nothing but -inf is NaN, and becomes 0; no gradient goes through the teacher's scores.
     weights = jnp.where((t > -jnp.inf).any(axis=1, keepdims=True), jax.nn.softmax(t, axis=1), 0.0)
+    # log(exp z_a + negatives) - z_a = log(1 + exp(log negatives - z_a)) = softplus(negatives - own)
     return jnp.sum(weights * jax.nn.softplus(negatives - own), axis=1)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.losses.base import LossConfig, Needs, queries_of, student_and_teacher
@@ -26,10 +27,11 @@ class ScoreMarginMSE(LossConfig):
     similarity: Similarity = "dot"
     """How two texts are scored. Margins of cosines never exceed 2, so they cannot match a cross-encoder's."""
 
+    @override
     def needs(self) -> Needs:
-        """The teacher's vectors, of any width, unless scores are given."""
         return Needs(teacher=self.targets == "vectors", batch=False)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the hard negatives of each row.
 

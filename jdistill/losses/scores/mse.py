@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+from typing_extensions import override
 
 from jdistill.losses.base import Needs, Streamed, student_and_teacher
 from jdistill.losses.blocks import sum_over
@@ -26,10 +27,11 @@ class ScoreMSE(Streamed):
     candidates: Candidates = "documents"
     """Columns of the matrix: every row's document, or also the hard negatives."""
 
+    @override
     def needs(self) -> Needs:
-        """The teacher; widths may differ."""
         return Needs(teacher=True)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the columns of each row of the matrix."""
         student, teacher = (operands(side, self.candidates) for side in student_and_teacher(view))

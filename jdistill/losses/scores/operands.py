@@ -36,6 +36,7 @@ class Operands(NamedTuple):
 
 def operands(side: Side, candidates: Candidates) -> Operands:
     """The batch's texts and their candidates: every row's document, or also the hard negatives."""
+    # all_documents has the n rows' documents first, then each column of hard negatives.
     n = side.all_documents.shape[0] // (1 + side.negatives.shape[1])
     documents = side.all_documents[:n]
     columns = side.all_documents if candidates == "all" else documents
@@ -139,6 +140,7 @@ def sample_of_scores(
     if similarity == "cosine":
         queries, documents = unit_length(queries), unit_length(documents)
     texts, against = ({"queries": queries, "documents": documents[:, 0]}[name] for name in TEXTS[direction])
+    # Every k-th row, so that at most SAMPLE remain, from the whole batch.
     sample = slice(None, None, -(-len(texts) // SAMPLE))
     own = np.einsum("bd,bcd->bc", texts[sample], documents[sample])
     if candidates == "own":

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 from pydantic import NonNegativeFloat, PositiveInt
+from typing_extensions import override
 
 from jdistill.losses.base import LossConfig, Needs, student_and_teacher
 from jdistill.losses.maths import Similarity, float32, norm, unit
@@ -48,10 +49,11 @@ class ScoreRank(LossConfig):
     candidates: Candidates = "documents"
     """Texts that a text is paired with: every row's document, or also the hard negatives."""
 
+    @override
     def needs(self) -> Needs:
-        """The teacher; widths may differ."""
         return Needs(teacher=True)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the comparisons of each row."""
         student, teacher = (operands(side, self.candidates) for side in student_and_teacher(view))
@@ -138,9 +140,12 @@ def score_rank(
     def add(total: Float[Array, " b"], comparison: Comparisons) -> tuple[Float[Array, " b"], None]:
         theirs, rounding = lax.stop_gradient(_difference(*teacher, comparison, similarity))
         ours, _ = _difference(*student, comparison, similarity)
+        # sign is 1 if the teacher scores the row's pair higher, -1 if lower; ties are masked below.
         hinge = jax.nn.relu(margin - jnp.sign(theirs) * ours)
         return total + jnp.where(jnp.abs(theirs) > rounding, hinge, 0.0), None
 
+    # Transposed, so that the scan goes over comparisons. Its carry is made from the rows, so that it varies over the
+    # devices, as under shard_map it must.
     total, _ = lax.scan(add, jnp.zeros_like(student[0][:, 0]), Comparisons(*(x.T for x in comparisons)))
     return total / comparisons.candidates.shape[1]
 

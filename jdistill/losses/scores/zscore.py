@@ -11,6 +11,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import PositiveFloat
+from typing_extensions import override
 
 from jdistill.losses.base import Needs, Streamed, student_and_teacher
 from jdistill.losses.maths import Similarity, matmul, root, unit
@@ -33,10 +34,11 @@ class ScoreZscore(Streamed):
     eps: PositiveFloat = 1e-6
     """Added to the standard deviation of the scores; bounds the gradient if the student collapses."""
 
+    @override
     def needs(self) -> Needs:
-        """The teacher; widths may differ."""
         return Needs(teacher=True)
 
+    @override
     def __call__(self, view: LossInputs) -> Float[Array, " b"]:
         """Mean over the columns of each row of the matrix."""
         student, teacher = (operands(side, self.candidates) for side in student_and_teacher(view))
@@ -121,12 +123,14 @@ def zscore_factors(
     by_text = matmul(text_offsets, candidate_mean.T)
     by_candidate = matmul(text_mean, candidate_offsets.T)
     products = _sum_of_squared_products(text_offsets, candidate_offsets)
+    # (S_ij - mean(S))^2 summed over i and j; the cross terms vanish, since offsets sum to 0.
     squares = m * jnp.sum(by_text**2) + n * jnp.sum(by_candidate**2) + products
     deviation = root(squares / max(n * m - 1, 1))
 
     mean = jnp.sum(text_mean * candidate_mean)
     all_equal = deviation <= ROUNDING * jnp.abs(mean)
     factor = jnp.where(all_equal, 0.0, 1 / (deviation + eps))
+    # [t'_i f, 1] . [c_j, t.c'_j f] = f (t'_i.c_j + t.c'_j) = f (S_ij - mean(S)), with f the factor.
     of_rows = jnp.concatenate([text_offsets[rows] * factor, jnp.ones((rows.shape[0], 1))], axis=1)
     return of_rows, jnp.concatenate([candidates, by_candidate.T * factor], axis=1)
 

@@ -98,6 +98,7 @@ def _problems(teacher: str, columns: list[Column]) -> list[str]:
             collapsed.append(column.name)
         else:
             ranks = neighbour_ranks(column.tokens, vectors)
+            # Less than two standard errors above chance: the mean of m ranks has variance 1 / (12 m).
             if len(ranks) >= FEWEST and ranks.mean() < 0.5 + 2 / math.sqrt(12 * len(ranks)):
                 apart.append(f"{column.name} {ranks.mean():.0%}")
     problems = []
@@ -124,6 +125,7 @@ def mean_cosine(vectors: Float[np.ndarray, "n d"]) -> float:
     """Mean cosine between different rows; 0 for fewer than two rows. Zero rows have cosine 0."""
     unit = unit_length(vectors.astype(np.float32))
     n = len(unit)
+    # sum_{i != j} u_i.u_j = |sum_i u_i|^2 - sum_i |u_i|^2
     return float((np.square(unit.sum(axis=0)).sum() - np.square(unit).sum()) / (n * (n - 1))) if n > 1 else 0.0
 
 
@@ -144,12 +146,14 @@ def neighbour_ranks(tokens: Tokens, vectors: Float[np.ndarray, "n d"]) -> Float[
     if n < 3:
         return np.zeros(0)
     overlap = token_overlap(tokens)
+    # No text is its own neighbour, and one that shares no token with any other has none.
     np.fill_diagonal(overlap, -1.0)
     neighbours = overlap.argmax(axis=1)
     texts = np.flatnonzero(overlap.max(axis=1) > 0)
     unit = unit_length(vectors.astype(np.float32))
     cosines = unit[texts] @ unit.T
     own = cosines[np.arange(len(texts)), neighbours[texts]][:, None]
+    # All but the text and its neighbour, n - 2. Ties count half, so that equal vectors give 1/2, not 0.
     others = np.ones_like(cosines, bool)
     others[np.arange(len(texts)), texts] = False
     others[np.arange(len(texts)), neighbours[texts]] = False
@@ -165,6 +169,7 @@ def token_overlap(tokens: Tokens) -> Float[np.ndarray, "n n"]:
     ids, real = np.asarray(tokens.ids), np.asarray(tokens.mask)
     n = len(ids)
     texts = np.broadcast_to(np.arange(n)[:, None], ids.shape)[real]
+    # Sets: a token counts once in a text, however often it occurs.
     texts, words = np.unique(np.stack([texts, ids[real]], axis=1), axis=0).T
     rarity = np.log(n / np.maximum(np.bincount(words), 1)).astype(np.float32)
     sets = sparse.csr_array((rarity[words], (texts, words)), shape=(n, len(rarity)))

@@ -37,6 +37,7 @@ def saturated(terms: Mapping[str, LossConfig], parameters: Mapping[str, dict[str
         log = float(learned[NAME])
         for limit in ("min", "max"):
             value = getattr(limits, limit)
+            # The parameter itself may be beyond the limit: `temperature_of` clips its value only.
             if (log - math.log(value)) * (1 if limit == "max" else -1) > -EDGE:
                 found.append(
                     f"losses.{name}: the learned temperature has reached its {limit} of {value:g} and stays there. "

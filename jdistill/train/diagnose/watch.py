@@ -35,7 +35,7 @@ class Watch:
         self._warn(only_trained_through_projection(self._terms, projections, width))
 
     def targets(self, batch: Batch) -> None:
-        """Check the first batch, on the host. Raises as `examine` does."""
+        """Check the first batch, on the host. Raises as `check_targets` does."""
         self._warn(check_targets(self._terms, batch))
 
     def losses(self, values: dict[str, Array], *, last: bool) -> None:
