@@ -61,8 +61,8 @@ class EmbedL1(LossConfig):
         return Needs(teacher=True, projection=True, batch=False)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        return over_columns(view, lambda s, t: absolute(float32(s) - float32(t)).mean(axis=-1))
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
+        return over_columns(inputs, lambda s, t: absolute(float32(s) - float32(t)).mean(axis=-1))
 '''
 
 EVALUATOR = '''"""The mean length of a text's vector."""

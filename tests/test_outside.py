@@ -18,8 +18,8 @@ from jdistill.student.pooling import PoolingModule
 
 class Sharp(LossConfig):
     strength: float = 1.0
-    def __call__(self, view):
-        return view.rows * self.strength
+    def __call__(self, inputs):
+        return inputs.rows * self.strength
 
 class Bare(LossConfig):
     pass

@@ -56,7 +56,7 @@ class LossConfig(Kind):
         description="The teacher, or several, whose vectors are concatenated. Optional if the run has one teacher.",
     )
 
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Value of each row, float32; its mean over the batch is the loss.
 
         Raises:
@@ -123,15 +123,15 @@ class Streamed(LossConfig):
     """Candidates scored at a time; affects memory and speed only."""
 
 
-def student_and_teacher(view: LossInputs) -> tuple[Side, Side]:
+def student_and_teacher(inputs: LossInputs) -> tuple[Side, Side]:
     """Student and teacher, for a term that requires a teacher.
 
     Raises:
-      ValueError: if the view has no teacher.
+      ValueError: if there is no teacher.
     """
-    if view.teacher is None:
-        raise ValueError("this loss compares the student with a teacher, but the view has none")
-    return view.student, view.teacher
+    if inputs.teacher is None:
+        raise ValueError("this loss compares the student with a teacher, but there is none")
+    return inputs.student, inputs.teacher
 
 
 def local_candidates(own: Shaped[Array, "b *d"], negatives: Shaped[Array, "b k *d"]) -> Shaped[Array, "p *d"]:
@@ -147,23 +147,23 @@ def own_documents(
     return candidates[:count] if positives is None else candidates[positives]
 
 
-def local_candidate_ids(view: LossInputs) -> Int[Array, " p"]:
+def local_candidate_ids(inputs: LossInputs) -> Int[Array, " p"]:
     """Index in `all_documents` of each of this device's candidates."""
     # Of row r the document is in column r, and its j-th hard negative in column j n + r.
-    c = 1 + view.student.negatives.shape[1]
-    n = view.ids.all_documents.shape[0] // c
-    return (view.rows[None] + n * jnp.arange(c)[:, None]).reshape(-1)
+    c = 1 + inputs.student.negatives.shape[1]
+    n = inputs.ids.all_documents.shape[0] // c
+    return (inputs.rows[None] + n * jnp.arange(c)[:, None]).reshape(-1)
 
 
-def project(x: Float[Array, "*b d"], view: LossInputs) -> Float[Array, "*b t"]:
+def project(x: Float[Array, "*b d"], inputs: LossInputs) -> Float[Array, "*b t"]:
     """The student's vectors in the teacher's space, float32; unchanged without a projection.
 
     Vectors truncated to a prefix are multiplied by the first rows of the kernel, as in the tied form (MRL-E) of
     Kusupati et al. 2022, arXiv:2205.13147, section 3.
     """
-    if view.projection is None:
+    if inputs.projection is None:
         return x
-    kernel, bias = view.projection
+    kernel, bias = inputs.projection
     flat = float32(x).reshape(-1, x.shape[-1])
     return (matmul(flat, kernel[: x.shape[-1]]) + bias[None]).reshape(*x.shape[:-1], kernel.shape[1])
 

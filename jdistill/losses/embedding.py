@@ -46,8 +46,8 @@ class EmbedCosine(EmbedLoss):
     papers = ("arXiv:2301.12005",)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        return over_columns(view, embed_cosine, target=self.target)
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
+        return over_columns(inputs, embed_cosine, target=self.target)
 
 
 class EmbedL2(EmbedLoss):
@@ -57,8 +57,8 @@ class EmbedL2(EmbedLoss):
     papers = ("arXiv:2301.12005",)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        return over_columns(view, embed_l2, target=self.target)
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
+        return over_columns(inputs, embed_l2, target=self.target)
 
 
 class EmbedMSE(EmbedLoss):
@@ -68,8 +68,8 @@ class EmbedMSE(EmbedLoss):
     papers = ("arXiv:2004.09813",)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        return over_columns(view, embed_mse, target=self.target)
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
+        return over_columns(inputs, embed_mse, target=self.target)
 
 
 class EmbedKL(EmbedLoss):
@@ -81,9 +81,9 @@ class EmbedKL(EmbedLoss):
     """Divides both vectors before the softmax. Elements of unit vectors are small, so at 1 both are nearly uniform."""
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         distance = partial(embed_kl, temperature=self.temperature)
-        return over_columns(view, distance, target=self.target)
+        return over_columns(inputs, distance, target=self.target)
 
     @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:
@@ -97,12 +97,12 @@ class EmbedKL(EmbedLoss):
 
 
 def over_columns(
-    view: LossInputs, distance: Callable[[Array, Array], Array], *, target: Target = "own"
+    inputs: LossInputs, distance: Callable[[Array, Array], Array], *, target: Target = "own"
 ) -> Float[Array, " b"]:
     """Mean of `distance` over the texts of each row.
 
     Args:
-      view: of rows with queries, if the target is `"query"`.
+      inputs: of rows with queries, if the target is `"query"`.
       distance: between the student's and the teacher's vectors, `([b, c, d], [b, c, d]) -> [b, c]`.
       target: which teacher vector a text is compared with.
 
@@ -110,15 +110,15 @@ def over_columns(
       UserError: if the target is `"query"` and the rows are plain texts.
       ValueError: if there is no teacher, the widths differ, or only one side has queries.
     """
-    student, teacher = student_and_teacher(view)
+    student, teacher = student_and_teacher(inputs)
     if target == "query":
         teacher = _queries_everywhere(teacher)
     pairs = [
-        (project(student.documents[:, None], view), teacher.documents[:, None]),
-        (project(student.negatives, view), teacher.negatives),
+        (project(student.documents[:, None], inputs), teacher.documents[:, None]),
+        (project(student.negatives, inputs), teacher.negatives),
     ]
     if student.queries is not None and teacher.queries is not None:
-        pairs.append((project(student.queries[:, None], view), teacher.queries[:, None]))
+        pairs.append((project(student.queries[:, None], inputs), teacher.queries[:, None]))
     # Here one of them is None; they are the same only if both are.
     elif student.queries is not teacher.queries:
         raise ValueError("only one of student and teacher has vectors of queries")

@@ -50,15 +50,15 @@ class Hidden(LossConfig):
         return Needs(teacher=True, projection=True, layers=(self.layer,), batch=False)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its texts.
 
         Raises:
           UserError: if the student has no such earlier layer.
         """
-        if self.layer not in view.hidden:
+        if self.layer not in inputs.hidden:
             raise UserError(
                 f"hidden: layer is {self.layer}, but the student has no such earlier layer. Lower it; for the last "
                 "layer use embed_cosine, embed_l2 or embed_mse."
             )
-        return over_columns(view._replace(student=view.hidden[self.layer]), DISTANCES[self.distance])
+        return over_columns(inputs._replace(student=inputs.hidden[self.layer]), DISTANCES[self.distance])

@@ -115,7 +115,7 @@ def make_device_objective(
         for i, (name, term) in enumerate(terms.items()):
             teacher = side_by_side([teaching[teacher] for teacher in teachers[name]])
             widths = student.documents.shape[1] + (teacher.documents.shape[1] if teacher else 0)
-            view = LossInputs(
+            inputs = LossInputs(
                 student=student,
                 teacher=teacher,
                 projection=one_projection([vectors.projections.get(teacher) for teacher in teachers[name]], student),
@@ -133,7 +133,7 @@ def make_device_objective(
                 all_labels=all_labels,
             )
             with jax.named_scope(name):
-                means[name] = term(view).mean()
+                means[name] = term(inputs).mean()
         weighted = [term.weight_at(progress) * means[name] for name, term in terms.items()]
         return jnp.stack(weighted).sum(), means
 

@@ -120,5 +120,5 @@ def test_widths_and_columns_must_agree() -> None:
         term(there._replace(projection=None))
     with pytest.raises(ValueError, match="vectors of queries"):
         term(there._replace(teacher=there.teacher._replace(queries=None)))
-    with pytest.raises(ValueError, match="the view has none"):
+    with pytest.raises(ValueError, match="there is none"):
         term(there._replace(teacher=None))

@@ -56,11 +56,11 @@ class TextFilter(Config):
 
     by: Literal["text_hash"] = "text_hash"
 
-    def make(self, view: LossInputs, similarity: Similarity) -> Filter:
+    def make(self, inputs: LossInputs, similarity: Similarity) -> Filter:
         """The filter for inputs that have queries; its candidates are this device's."""
-        ids = view.ids
+        ids = inputs.ids
         if ids.queries is None:
-            raise ValueError("a filter by text compares queries, but the view has no ids of queries")
+            raise ValueError("a filter by text compares queries, but there are no ids of queries")
         return same_text(ids.queries, local_candidates(ids.documents, ids.negatives))
 
 
@@ -89,15 +89,13 @@ class TeacherFilter(GuidedFilter):
 
     by: Literal["teacher"] = "teacher"
 
-    def make(self, view: LossInputs, similarity: Similarity) -> Filter:
+    def make(self, inputs: LossInputs, similarity: Similarity) -> Filter:
         """The filter for inputs that have queries and a teacher; its candidates are this device's."""
-        guide = view.teacher
+        guide = inputs.teacher
         if guide is None or guide.queries is None:
-            raise ValueError(
-                "a filter by the teacher needs its vectors of queries and documents, but the view lacks them"
-            )
+            raise ValueError("a filter by the teacher needs its vectors of queries and documents, but they are missing")
         candidates = local_candidates(guide.documents, guide.negatives)
-        return guided(guide.queries, candidates, limit=self.limit(view.progress))
+        return guided(guide.queries, candidates, limit=self.limit(inputs.progress))
 
 
 class StudentFilter(GuidedFilter):
@@ -108,16 +106,16 @@ class StudentFilter(GuidedFilter):
 
     by: Literal["student"] = "student"
 
-    def make(self, view: LossInputs, similarity: Similarity) -> Filter:
+    def make(self, inputs: LossInputs, similarity: Similarity) -> Filter:
         """The filter for inputs that have queries; its candidates are this device's."""
-        guide = view.student
+        guide = inputs.student
         if guide.queries is None:
-            raise ValueError("a filter by the student needs its vectors of queries, but the view has none")
+            raise ValueError("a filter by the student needs its vectors of queries, but there is none")
         # Scores that are cosines already serve as the guide's; dot products do not, so cosines are computed beside
         # them.
         by = self_guided if similarity == "cosine" else guided
         candidates = local_candidates(guide.documents, guide.negatives)
-        return by(guide.queries, candidates, limit=self.limit(view.progress))
+        return by(guide.queries, candidates, limit=self.limit(inputs.progress))
 
 
 def _listed(value: Any) -> Any:

@@ -106,25 +106,25 @@ class InfoNCE(Streamed):
         return temperature_parameters(self.temperature)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        side, b = view.student, len(view.rows)
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
+        side, b = inputs.student, len(inputs.rows)
         return info_nce(
             queries_of(side.queries, self.kind),
             local_candidates(side.documents, side.negatives),
-            temperature=temperature_of(self.temperature, view.parameters),
+            temperature=temperature_of(self.temperature, inputs.parameters),
             similarity=self.similarity,
             directions=self.directions,
             partition=self.partition,
             hardness=self.hardness,
-            strength=at(self.strength, view.progress),
-            false_negatives=[config.make(view, self.similarity) for config in self.false_negatives],
-            rows=view.rows,
-            owners=jnp.tile(view.rows, 1 + side.negatives.shape[1]),
-            columns=local_candidate_ids(view),
+            strength=at(self.strength, inputs.progress),
+            false_negatives=[config.make(inputs, self.similarity) for config in self.false_negatives],
+            rows=inputs.rows,
+            owners=jnp.tile(inputs.rows, 1 + side.negatives.shape[1]),
+            columns=local_candidate_ids(inputs),
             # This device's own documents are the first b of its candidates.
             d2d_columns=slice(b) if self.documents_alone else slice(None),
             block=self.block,
-            sweep=view.sweep,
+            sweep=inputs.sweep,
         )
 
 

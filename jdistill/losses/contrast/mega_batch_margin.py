@@ -29,16 +29,16 @@ class MegaBatchMargin(LossConfig):
     """Cosine of a query and the nearest other document at or below which it contributes 0."""
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives count as further documents of the batch.
 
         Raises:
           UserError: if the rows are plain texts.
         """
         return mega_batch_margin(
-            queries_of(view.student.queries, self.kind),
-            view.student.all_documents,
-            view.rows,
+            queries_of(inputs.student.queries, self.kind),
+            inputs.student.all_documents,
+            inputs.rows,
             positive_margin=self.positive_margin,
             negative_margin=self.negative_margin,
         )

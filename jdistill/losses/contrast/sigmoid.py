@@ -34,23 +34,23 @@ class Sigmoid(Streamed):
         return {**temperature_parameters(self.temperature), BIAS: jnp.float32(self.bias)}
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Sum of each row over its candidates.
 
         Raises:
           UserError: if the rows are plain texts.
         """
-        side = view.student
+        side = inputs.student
         queries = queries_of(side.queries, self.kind)
         return sigmoid(
             queries,
             local_candidates(side.documents, side.negatives),
-            view.rows,
-            temperature=temperature_of(self.temperature, view.parameters),
-            bias=view.parameters[BIAS],
+            inputs.rows,
+            temperature=temperature_of(self.temperature, inputs.parameters),
+            bias=inputs.parameters[BIAS],
             block=self.block,
-            columns=local_candidate_ids(view),
-            sweep=view.sweep,
+            columns=local_candidate_ids(inputs),
+            sweep=inputs.sweep,
         )
 
 

@@ -53,24 +53,24 @@ class TeacherInfoNCE(Streamed):
         return temperature_parameters(self.temperature)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Mean of each row over the directions; d2d is itself a mean over the row's document and hard negatives.
 
         Raises:
           UserError: if a direction needs queries and the rows are plain texts.
           ValueError: if there is no teacher, or if the widths differ.
         """
-        plain = view.student.queries is None
+        plain = inputs.student.queries is None
         directions = self.directions or (("d2d",) if plain else ("q2q", "d2d"))
         if plain and directions != ("d2d",):
             raise UserError(
                 f"teacher_info_nce has directions {', '.join(directions)}, but these rows are plain texts without "
                 "queries. Name a query column under data.<source>.columns, or leave 'directions' out."
             )
-        temperature = temperature_of(self.temperature, view.parameters)
+        temperature = temperature_of(self.temperature, inputs.parameters)
         values = []
         for direction in directions:
-            texts, candidates, columns = opposed(view, direction)
+            texts, candidates, columns = opposed(inputs, direction)
             flat = texts.reshape(-1, texts.shape[-1])
             # Candidates are laid out column after column, so text j of row i is candidate j b + i.
             positives = jnp.arange(texts.shape[0])[:, None] + texts.shape[0] * jnp.arange(texts.shape[1])[None]
@@ -81,28 +81,28 @@ class TeacherInfoNCE(Streamed):
                 temperature=temperature,
                 block=self.block,
                 columns=columns,
-                sweep=view.sweep,
+                sweep=inputs.sweep,
             )
             values.append(each.reshape(positives.shape).mean(axis=1))
         return jnp.stack(values).mean(axis=0)
 
 
 def opposed(
-    view: LossInputs, direction: Direction
+    inputs: LossInputs, direction: Direction
 ) -> tuple[Float[Array, "b c t"], Float[Array, "p t"], Int[Array, " p"]]:
     """The student's vectors of one side of each row; this device's candidates of the teacher; their columns."""
-    student, teacher = student_and_teacher(view)
+    student, teacher = student_and_teacher(inputs)
     side, pool = TEXTS[direction]
     texts = student.queries if side == "queries" else student.documents
-    candidates, columns = teacher.queries, view.rows
+    candidates, columns = teacher.queries, inputs.rows
     if pool == "documents":
-        candidates, columns = local_candidates(teacher.documents, teacher.negatives), local_candidate_ids(view)
+        candidates, columns = local_candidates(teacher.documents, teacher.negatives), local_candidate_ids(inputs)
     if texts is None or candidates is None:
         raise ValueError(f"direction {direction} needs query vectors of both student and teacher")
     texts = texts[:, None]
     if direction == "d2d":
         texts = jnp.concatenate([texts, student.negatives], axis=1)
-    projected = project(texts, view)
+    projected = project(texts, inputs)
     ours, theirs = projected.shape[-1], candidates.shape[-1]
     if ours != theirs:
         raise ValueError(

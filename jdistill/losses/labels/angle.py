@@ -30,7 +30,7 @@ class AnglE(LossConfig):
     """Divides differences of similarity; usually 0.01 to 0.1."""
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row.
 
         A query forms a pair with its document, of the row's label `y`, and with each of its hard negatives, of label
@@ -39,10 +39,10 @@ class AnglE(LossConfig):
         Raises:
           UserError: if the rows are plain texts, have several scores each, or neither scores nor hard negatives.
         """
-        side = view.student
+        side = inputs.student
         queries = queries_of(side.all_queries, self.kind)
         n, k = len(queries), side.negatives.shape[1]
-        labels = jnp.ones(n) if view.all_scores is None and k else pair_labels(view.all_scores, self.kind)
+        labels = jnp.ones(n) if inputs.all_scores is None and k else pair_labels(inputs.all_scores, self.kind)
         # all_documents has column after column, so queries and labels are repeated in that order.
         loss = angle(
             jnp.tile(queries, (1 + k, 1)),
@@ -50,7 +50,7 @@ class AnglE(LossConfig):
             jnp.concatenate([labels, jnp.tile(1 - labels, k)]),
             temperature=self.temperature,
         )
-        return jnp.broadcast_to(loss, view.rows.shape)
+        return jnp.broadcast_to(loss, inputs.rows.shape)
 
 
 def angle(

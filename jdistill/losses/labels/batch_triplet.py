@@ -74,27 +74,27 @@ class BatchTriplet(LossConfig):
             )
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Value of each row, for its query, or for its text if rows are plain texts; other texts are ignored.
 
         Raises:
           UserError: if the rows have no label.
         """
-        side, everyone = view.student, class_labels(view.all_labels, self.kind)
+        side, everyone = inputs.student, class_labels(inputs.all_labels, self.kind)
         mine, everyones = side.queries, side.all_queries
         if mine is None or everyones is None:
             # all_documents begins with the rows' own texts; hard negatives follow.
             mine, everyones = side.documents, side.all_documents[: len(everyone)]
         return batch_triplet(
             mine,
-            class_labels(view.labels, self.kind),
-            view.rows,
+            class_labels(inputs.labels, self.kind),
+            inputs.rows,
             everyones,
             everyone,
             mining=self.mining,
             distance=self.distance,
             margin=self.margin,
-            sweep=view.sweep,
+            sweep=inputs.sweep,
         )
 
 

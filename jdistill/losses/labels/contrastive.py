@@ -52,14 +52,14 @@ class Contrastive(_PairLoss):
         return Needs(batch=False)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives are ignored.
 
         Raises:
           UserError: if the rows are plain texts, or have not one score each.
         """
-        queries, labels = queries_of(view.student.queries, self.kind), pair_labels(view.scores, self.kind)
-        return contrastive(queries, view.student.documents, labels, margin=self.margin, distance=self.distance)
+        queries, labels = queries_of(inputs.student.queries, self.kind), pair_labels(inputs.scores, self.kind)
+        return contrastive(queries, inputs.student.documents, labels, margin=self.margin, distance=self.distance)
 
 
 class OnlineContrastive(_PairLoss):
@@ -69,17 +69,17 @@ class OnlineContrastive(_PairLoss):
     papers = ()
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Value of each row, times the batch size, since the loss is a sum; hard negatives are ignored.
 
         Raises:
           UserError: if the rows are plain texts, or have not one score each.
         """
-        queries = queries_of(view.student.all_queries, self.kind)
-        labels = pair_labels(view.all_scores, self.kind)
-        documents = view.student.all_documents[: len(labels)]
+        queries = queries_of(inputs.student.all_queries, self.kind)
+        labels = pair_labels(inputs.all_scores, self.kind)
+        documents = inputs.student.all_documents[: len(labels)]
         values = online_contrastive(queries, documents, labels, margin=self.margin, distance=self.distance)
-        return len(labels) * values[view.rows]
+        return len(labels) * values[inputs.rows]
 
 
 def contrastive(

@@ -34,17 +34,17 @@ class CoSENT(LossConfig):
     """How a query is scored against its document."""
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row; hard negatives are ignored.
 
         Raises:
           UserError: if the rows are plain texts, or have not one score each.
         """
-        queries = queries_of(view.student.all_queries, self.kind)
-        labels = pair_labels(view.all_scores, self.kind)
-        documents = view.student.all_documents[: len(labels)]
+        queries = queries_of(inputs.student.all_queries, self.kind)
+        labels = pair_labels(inputs.all_scores, self.kind)
+        documents = inputs.student.all_documents[: len(labels)]
         loss = cosent(queries, documents, labels, temperature=self.temperature, similarity=self.similarity)
-        return jnp.broadcast_to(loss, view.rows.shape)
+        return jnp.broadcast_to(loss, inputs.rows.shape)
 
     @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:

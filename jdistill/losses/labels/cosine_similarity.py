@@ -29,14 +29,14 @@ class CosineSimilarity(LossConfig):
         return Needs(batch=False)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives are ignored.
 
         Raises:
           UserError: if the rows are plain texts, or have not one score each.
         """
-        queries, labels = queries_of(view.student.queries, self.kind), pair_labels(view.scores, self.kind)
-        return cosine_similarity(queries, view.student.documents, labels, penalty=self.penalty)
+        queries, labels = queries_of(inputs.student.queries, self.kind), pair_labels(inputs.scores, self.kind)
+        return cosine_similarity(queries, inputs.student.documents, labels, penalty=self.penalty)
 
     @override
     def check_targets(self, teacher: PairEmbeddings | None, scores: Float[Array, "n s"] | None) -> list[str]:

@@ -67,21 +67,21 @@ class LabelSoftmax(LossConfig):
             )
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Value of each row; hard negatives are ignored.
 
         Raises:
           UserError: if the rows are plain texts or have no label, or the vectors are wider than the classifier.
         """
-        queries, labels = queries_of(view.student.queries, self.kind), class_labels(view.labels, self.kind)
+        queries, labels = queries_of(inputs.student.queries, self.kind), class_labels(inputs.labels, self.kind)
         width = queries.shape[1]
         if width > self.width:
             raise UserError(
                 f"label_softmax: width is {self.width}, but the student's vectors have {width} elements. Set it to "
                 f"{width}."
             )
-        kernel, bias = view.parameters["kernel"], view.parameters["bias"]
-        return label_softmax(queries, view.student.documents, labels, kernel, bias, features=self.features)
+        kernel, bias = inputs.parameters["kernel"], inputs.parameters["bias"]
+        return label_softmax(queries, inputs.student.documents, labels, kernel, bias, features=self.features)
 
 
 def label_softmax(

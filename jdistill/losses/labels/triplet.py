@@ -38,13 +38,13 @@ class Triplet(LossConfig):
         return Needs(batch=False)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Value of each row, the mean over its hard negatives.
 
         Raises:
           UserError: if the rows are plain texts or have no hard negatives.
         """
-        side = view.student
+        side = inputs.student
         queries = queries_of(side.queries, self.kind)
         if not side.negatives.shape[1]:
             raise UserError(

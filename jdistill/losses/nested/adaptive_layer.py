@@ -82,26 +82,26 @@ class AdaptiveLayer(NestedLoss):
         return self.loss.needs()._replace(layers="every")
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Value of each row.
 
         Raises:
           UserError: if the student has no earlier layers.
         """
-        if not view.hidden:
+        if not inputs.hidden:
             raise UserError(
                 "adaptive_layer trains earlier layers of the student, but it has none. Use its 'loss' as the term."
             )
         # A layer's own key follows from its number, so that its random numbers do not depend on which layers are drawn.
-        draw_key, own_key = jax.random.split(view.key)
-        last = view._replace(hidden={}, key=jax.random.fold_in(own_key, len(view.hidden)))
-        drawn = draw(draw_key, len(view.hidden), self.layers_per_step or len(view.hidden))
+        draw_key, own_key = jax.random.split(inputs.key)
+        last = inputs._replace(hidden={}, key=jax.random.fold_in(own_key, len(inputs.hidden)))
+        drawn = draw(draw_key, len(inputs.hidden), self.layers_per_step or len(inputs.hidden))
         total = self.last_layer_weight * self.loss(last)
         # The divergence trains the earlier layer; the last layer is its fixed target.
-        taught = lax.stop_gradient(view._replace(hidden={}, projection=None, parameters={}))
-        for layer in sorted(view.hidden):
-            learning = Learning(view.hidden[layer], view.projection, view.parameters)
-            earlier = partial(self._earlier, layer, len(view.hidden))
+        taught = lax.stop_gradient(inputs._replace(hidden={}, projection=None, parameters={}))
+        for layer in sorted(inputs.hidden):
+            learning = Learning(inputs.hidden[layer], inputs.projection, inputs.parameters)
+            earlier = partial(self._earlier, layer, len(inputs.hidden))
             # The draw is known on the devices only, so every layer is in the program, and a condition skips it.
             total += if_drawn(earlier, (drawn == layer).any(), learning, (taught, own_key))
         return total

@@ -53,18 +53,18 @@ class NestedLoss(LossConfig):
 
 
 def sum_drawn(
-    parts: Sequence[Callable[[], Float[Array, " b"]]], count: int | None, view: LossInputs, *, key: Array
+    parts: Sequence[Callable[[], Float[Array, " b"]]], count: int | None, inputs: LossInputs, *, key: Array
 ) -> Float[Array, " b"]:
     """Sum of `count` randomly drawn parts; parts not drawn are not computed.
 
     Args:
       parts: each computes a value per row.
       count: how many to draw; all if None or more than there are.
-      view: the LossInputs the parts are computed from.
+      inputs: the LossInputs the parts are computed from.
       key: PRNG key of the draw; the same on every device.
     """
     # Made from the rows' vectors, so that under shard_map it varies over devices, as the carry of a scan must.
-    nothing = jnp.zeros_like(float32(view.student.documents[:, 0]))
+    nothing = jnp.zeros_like(float32(inputs.student.documents[:, 0]))
 
     def add(total: Float[Array, " b"], part: Int[Array, ""]) -> tuple[Float[Array, " b"], None]:
         return total + jax.checkpoint(lambda: lax.switch(part, parts))(), None

@@ -61,45 +61,45 @@ class Matryoshka(NestedLoss):
         return tuple(sorted(zip(self.dims, weights, strict=True), reverse=True))
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Value of each row, summed over the prefixes.
 
         Raises:
           UserError: if a prefix is longer than the student's vectors.
           ValueError: if vectors of different widths are compared without a projection.
         """
-        width = view.student.documents.shape[-1]
+        width = inputs.student.documents.shape[-1]
         beyond = [dim for dim, _ in self.prefixes if dim > width]
         if beyond:
             raise UserError(
                 f"matryoshka: dims has {', '.join(map(str, beyond))}, but the student's width is {width}. Lower it to "
                 f"{width} or less."
             )
-        draw_key, own_key = jax.random.split(view.key)
-        parts = [partial(self._value, view, dim, weight, own_key) for dim, weight in self.prefixes]
-        return sum_drawn(parts, self.dims_per_step, view, key=draw_key)
+        draw_key, own_key = jax.random.split(inputs.key)
+        parts = [partial(self._value, inputs, dim, weight, own_key) for dim, weight in self.prefixes]
+        return sum_drawn(parts, self.dims_per_step, inputs, key=draw_key)
 
-    def _value(self, view: LossInputs, dim: int, weight: float, key: Array) -> Float[Array, " b"]:
-        seen = view._replace(
-            student=prefix(view.student, dim),
-            hidden={layer: prefix(side, dim) for layer, side in view.hidden.items()},
-            teacher=self._teacher(view, dim),
+    def _value(self, inputs: LossInputs, dim: int, weight: float, key: Array) -> Float[Array, " b"]:
+        seen = inputs._replace(
+            student=prefix(inputs.student, dim),
+            hidden={layer: prefix(side, dim) for layer, side in inputs.hidden.items()},
+            teacher=self._teacher(inputs, dim),
             # By its length, so that a prefix has the same random numbers whichever others are drawn.
             key=jax.random.fold_in(key, dim),
         )
         return weight * self.loss(seen)
 
-    def _teacher(self, view: LossInputs, dim: int) -> Side | None:
-        compares_vectors = self.loss.needs().projection and view.projection is None
-        if view.teacher is None or not compares_vectors:
-            return view.teacher
-        ours, theirs = view.student.documents.shape[-1], view.teacher.documents.shape[-1]
+    def _teacher(self, inputs: LossInputs, dim: int) -> Side | None:
+        compares_vectors = self.loss.needs().projection and inputs.projection is None
+        if inputs.teacher is None or not compares_vectors:
+            return inputs.teacher
+        ours, theirs = inputs.student.documents.shape[-1], inputs.teacher.documents.shape[-1]
         if ours != theirs:
             raise ValueError(
                 f"matryoshka: {self.loss.kind} needs vectors of equal width, but the student's have {ours} and the "
                 f"teacher's {theirs}; project the student, or use score_* losses"
             )
-        return prefix(view.teacher, dim, normalised=self.renormalise_teacher)
+        return prefix(inputs.teacher, dim, normalised=self.renormalise_teacher)
 
 
 def prefix(side: Side, dim: int, *, normalised: bool = True) -> Side:

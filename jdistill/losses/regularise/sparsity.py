@@ -46,13 +46,13 @@ class Sparsity(LossConfig):
             return weight
         return weight * at(Ramp(start=0, stop=1, end=self.warmup, shape="quadratic"), progress)
 
-    def of_rows(self, view: LossInputs) -> Float[Array, "b t d"]:
+    def of_rows(self, inputs: LossInputs) -> Float[Array, "b t d"]:
         """The vectors of `texts` in this shard's rows.
 
         Raises:
           UserError: if `texts` is queries and the rows are plain texts.
         """
-        side = view.student
+        side = inputs.student
         documents = jnp.concatenate([side.documents[:, None], side.negatives], axis=1)
         if self.texts == "documents" or (self.texts == "all" and side.queries is None):
             return documents
@@ -64,9 +64,9 @@ class Sparsity(LossConfig):
         queries = side.queries[:, None]
         return queries if self.texts == "queries" else jnp.concatenate([queries, documents], axis=1)
 
-    def of_batch(self, view: LossInputs) -> Float[Array, "m d"]:
+    def of_batch(self, inputs: LossInputs) -> Float[Array, "m d"]:
         """The vectors of `texts` in the whole batch."""
-        side = view.student
+        side = inputs.student
         columns = {
             "queries": [side.all_queries],
             "documents": [side.all_documents],
@@ -82,9 +82,9 @@ class Flops(Sparsity):
     papers = ("arXiv:2004.05665",)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Contribution of each row to the batch's value."""
-        return flops(self.of_rows(view), self.of_batch(view), threshold=self.threshold)
+        return flops(self.of_rows(inputs), self.of_batch(inputs), threshold=self.threshold)
 
 
 class L1(Sparsity):
@@ -98,8 +98,8 @@ class L1(Sparsity):
         return Needs(batch=False)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
-        return l1(self.of_rows(view), threshold=self.threshold)
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
+        return l1(self.of_rows(inputs), threshold=self.threshold)
 
 
 def flops(

@@ -50,9 +50,9 @@ class SpreadOut(LossConfig):
         return (*self.papers, *(["arXiv:2509.20354"] if self.mean_weight == 0 else []))
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """The loss of the whole batch, repeated for every row."""
-        side = view.student
+        side = inputs.student
         columns = jnp.split(side.all_documents, 1 + side.negatives.shape[1])
         loss = spread_out(
             columns if side.all_queries is None else [side.all_queries, *columns],
@@ -60,7 +60,7 @@ class SpreadOut(LossConfig):
             second_moment_weight=self.second_moment_weight,
             aggregation=self.aggregation,
         )
-        return jnp.broadcast_to(loss, view.rows.shape)
+        return jnp.broadcast_to(loss, inputs.rows.shape)
 
 
 def spread_out(

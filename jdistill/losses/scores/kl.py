@@ -92,18 +92,18 @@ class ScoreKL(Streamed):
         return Needs(teacher=self.targets == "vectors", batch=not self._own)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Divergence of each row.
 
         Raises:
           UserError: if given scores are missing or too few, or the candidates need queries or hard negatives that the
             rows lack.
         """
-        return self._among_own(view) if self._own else self._among_batch(view)
+        return self._among_own(inputs) if self._own else self._among_batch(inputs)
 
-    def _among_own(self, view: LossInputs) -> Float[Array, " b"]:
-        student = own_scores(view.student, self.kind, similarity=self.similarity)
-        teacher = target_scores(view, self.targets, self.kind, similarity=self.similarity)
+    def _among_own(self, inputs: LossInputs) -> Float[Array, " b"]:
+        student = own_scores(inputs.student, self.kind, similarity=self.similarity)
+        teacher = target_scores(inputs, self.targets, self.kind, similarity=self.similarity)
         if teacher.shape[1] == 1:
             raise UserError(
                 "score_kl with targets: scores or candidates: own needs several documents per row, but these rows have "
@@ -119,8 +119,8 @@ class ScoreKL(Streamed):
             excluded_from=self.excluded_from,
         )
 
-    def _among_batch(self, view: LossInputs) -> Float[Array, " b"]:
-        student, teacher = student_and_teacher(view)
+    def _among_batch(self, inputs: LossInputs) -> Float[Array, " b"]:
+        student, teacher = student_and_teacher(inputs)
         pool: Candidates = "all" if self.candidates == "all" else "documents"
         texts, candidates = local_operands(student, pool, self.direction, self.kind)
         teacher_texts, teacher_candidates = local_operands(teacher, pool, self.direction, self.kind)
@@ -131,16 +131,16 @@ class ScoreKL(Streamed):
             teacher_texts,
             teacher_candidates,
             # Within one kind of text, a row's own candidate is the text itself.
-            jnp.arange(len(view.rows)) if crosses(self.direction) else None,
+            jnp.arange(len(inputs.rows)) if crosses(self.direction) else None,
             # Queries, or documents without hard negatives, are b candidates, in the order of the first b local ones.
-            columns=(view.rows, local_candidate_ids(view)[: len(candidates)]),
+            columns=(inputs.rows, local_candidate_ids(inputs)[: len(candidates)]),
             further=(student.negatives, teacher.negatives) if with_own_negatives else None,
             temperature=self.temperature,
             teacher_temperature=self.target_temperature,
             similarity=self.similarity,
             divergence=self.divergence,
             block=self.block,
-            sweep=view.sweep,
+            sweep=inputs.sweep,
         )
 
     @property

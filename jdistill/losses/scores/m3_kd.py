@@ -48,25 +48,25 @@ class M3KD(Streamed):
         return temperature_parameters(self.temperature)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Loss of each row.
 
         Raises:
           UserError: if the rows have no queries, or given scores are missing.
         """
         return m3_kd(
-            queries_of(view.student.queries, self.kind),
-            own_documents(view.student),
-            local_candidates(view.student.documents, view.student.negatives),
-            view.rows,
-            target_scores(view, self.targets, self.kind, similarity=self.similarity),
-            temperature=temperature_of(self.temperature, view.parameters),
+            queries_of(inputs.student.queries, self.kind),
+            own_documents(inputs.student),
+            local_candidates(inputs.student.documents, inputs.student.negatives),
+            inputs.rows,
+            target_scores(inputs, self.targets, self.kind, similarity=self.similarity),
+            temperature=temperature_of(self.temperature, inputs.parameters),
             teacher_temperature=self.teacher_temperature,
             similarity=self.similarity,
             block=self.block,
             # Column after column, as in local_candidates.
-            owners=jnp.tile(view.rows, 1 + view.student.negatives.shape[1]),
-            sweep=view.sweep,
+            owners=jnp.tile(inputs.rows, 1 + inputs.student.negatives.shape[1]),
+            sweep=inputs.sweep,
         )
 
     @override

@@ -32,21 +32,21 @@ class ScoreMarginMSE(LossConfig):
         return Needs(teacher=self.targets == "vectors", batch=False)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Mean over the hard negatives of each row.
 
         Raises:
           UserError: if the rows have no queries or hard negatives, or given scores are missing.
         """
-        if not view.student.negatives.shape[1]:
+        if not inputs.student.negatives.shape[1]:
             raise UserError(
                 "score_margin_mse compares a document with hard negatives, but these rows have none. Name their "
                 "columns under data.<source>.columns, or use a loss that needs none, such as score_kl."
             )
-        ours = self._margins(view.student)
+        ours = self._margins(inputs.student)
         if self.targets == "scores":
-            return score_margin_mse(ours, given_margins(view))
-        return score_margin_mse(ours, self._margins(student_and_teacher(view)[1]))
+            return score_margin_mse(ours, given_margins(inputs))
+        return score_margin_mse(ours, self._margins(student_and_teacher(inputs)[1]))
 
     def _margins(self, side: Side) -> Float[Array, "b k"]:
         queries = queries_of(side.queries, self.kind)
@@ -69,22 +69,22 @@ def margins(
     return jnp.sum(q[:, None] * (documents[:, None] - negatives), axis=-1)
 
 
-def given_margins(view: LossInputs) -> Float[Array, "b k"]:
+def given_margins(inputs: LossInputs) -> Float[Array, "b k"]:
     """The data's margins; from scores per document, the first minus each other. Not finite where a score is -inf.
 
     Raises:
       UserError: if there are no scores, or neither one per document nor one per hard negative.
     """
-    k = view.student.negatives.shape[1]
-    if view.scores is None or view.scores.shape[1] not in (k, k + 1):
-        found = "no scores" if view.scores is None else f"{view.scores.shape[1]} scores"
+    k = inputs.student.negatives.shape[1]
+    if inputs.scores is None or inputs.scores.shape[1] not in (k, k + 1):
+        found = "no scores" if inputs.scores is None else f"{inputs.scores.shape[1]} scores"
         raise UserError(
             f"score_margin_mse with targets: scores learns from the margin of each of a row's {k} hard negatives, or "
             f"from the scores of all its {k + 1} documents, but these rows have {found}. Name a column of {k} or "
             f"{k + 1} numbers as score under data.<source>.columns, or set targets: vectors to take the margins from "
             "the teacher's vectors."
         )
-    scores = float32(view.scores)
+    scores = float32(inputs.scores)
     return scores if scores.shape[1] == k else scores[:, :1] - scores[:, 1:]
 
 

@@ -32,9 +32,9 @@ class ScoreMSE(Streamed):
         return Needs(teacher=True)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Mean over the columns of each row of the matrix."""
-        student, teacher = (operands(side, self.candidates) for side in student_and_teacher(view))
+        student, teacher = (operands(side, self.candidates) for side in student_and_teacher(inputs))
         return score_mse(
             student.rows,
             student.candidates,

@@ -83,29 +83,29 @@ def own_scores(side: Side, kind: str, *, similarity: Similarity) -> Float[Array,
     return jnp.einsum("bd,bcd->bc", queries, documents, precision=jax.lax.Precision.HIGHEST)
 
 
-def given_scores(view: LossInputs, kind: str) -> Float[Array, "b c"]:
+def given_scores(inputs: LossInputs, kind: str) -> Float[Array, "b c"]:
     """The data's score of each document of a row.
 
     Raises:
       UserError: if the data has no scores, or not one per document.
     """
-    c = 1 + view.student.negatives.shape[1]
+    c = 1 + inputs.student.negatives.shape[1]
     advice = "or set targets: vectors to take the scores from the teacher's vectors"
-    if view.scores is None:
+    if inputs.scores is None:
         raise UserError(
             f"{kind} with targets: scores learns from given scores, but these rows have none. Name their column as "
             f"score under data.<source>.columns, {advice}."
         )
-    if view.scores.shape[1] != c:
+    if inputs.scores.shape[1] != c:
         raise UserError(
             f"{kind} with targets: scores learns from one score per document of a row, but these rows have {c} "
-            f"documents (their own and {c - 1} hard negatives) and {view.scores.shape[1]} scores. Give a score for "
+            f"documents (their own and {c - 1} hard negatives) and {inputs.scores.shape[1]} scores. Give a score for "
             f"every document, the row's own first, {advice}."
         )
-    return float32(view.scores)
+    return float32(inputs.scores)
 
 
-def target_scores(view: LossInputs, targets: Targets, kind: str, *, similarity: Similarity) -> Float[Array, "b c"]:
+def target_scores(inputs: LossInputs, targets: Targets, kind: str, *, similarity: Similarity) -> Float[Array, "b c"]:
     """The teacher's score of each document of a row: given by the data, or from the teacher's vectors.
 
     Raises:
@@ -113,10 +113,10 @@ def target_scores(view: LossInputs, targets: Targets, kind: str, *, similarity: 
       ValueError: if the teacher's vectors are needed and missing.
     """
     if targets == "scores":
-        return given_scores(view, kind)
-    if view.teacher is None:
-        raise ValueError(f"{kind} takes its scores from a teacher's vectors, but the view has no teacher")
-    return own_scores(view.teacher, kind, similarity=similarity)
+        return given_scores(inputs, kind)
+    if inputs.teacher is None:
+        raise ValueError(f"{kind} takes its scores from a teacher's vectors, but there is no teacher")
+    return own_scores(inputs.teacher, kind, similarity=similarity)
 
 
 def sample_of_scores(

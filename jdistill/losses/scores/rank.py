@@ -54,15 +54,15 @@ class ScoreRank(LossConfig):
         return Needs(teacher=True)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Mean over the comparisons of each row."""
-        student, teacher = (operands(side, self.candidates) for side in student_and_teacher(view))
+        student, teacher = (operands(side, self.candidates) for side in student_and_teacher(inputs))
         n, m = student.texts.shape[0], student.candidates.shape[0]
-        drawn = draw_comparisons(view.key, n, m, self.pairs, among_themselves=view.student.queries is None)
+        drawn = draw_comparisons(inputs.key, n, m, self.pairs, among_themselves=inputs.student.queries is None)
         return score_rank(
             *student,
             *teacher,
-            Comparisons(*(x[view.rows] for x in drawn)),
+            Comparisons(*(x[inputs.rows] for x in drawn)),
             margin=self.margin,
             similarity=self.similarity,
         )

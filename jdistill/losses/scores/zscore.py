@@ -39,15 +39,15 @@ class ScoreZscore(Streamed):
         return Needs(teacher=True)
 
     @override
-    def __call__(self, view: LossInputs) -> Float[Array, " b"]:
+    def __call__(self, inputs: LossInputs) -> Float[Array, " b"]:
         """Mean over the columns of each row of the matrix."""
-        student, teacher = (operands(side, self.candidates) for side in student_and_teacher(view))
+        student, teacher = (operands(side, self.candidates) for side in student_and_teacher(inputs))
         return score_zscore(
             student.texts,
             student.candidates,
             teacher.texts,
             teacher.candidates,
-            view.rows,
+            inputs.rows,
             similarity=self.similarity,
             eps=self.eps,
             block=self.block,
