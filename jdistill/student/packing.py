@@ -61,6 +61,7 @@ class Rows:
 
     def largest(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
         """Maximum over the tokens of each text; minus infinity without tokens. The gradient goes to `foremost`."""
+        # The sum has one term other than 0, the maximum. The search for it has no gradient, and is not traced for one.
         found = self.total(jnp.where(self.chosen(self.foremost(jax.lax.stop_gradient(values))), values, 0.0))
         return jnp.where(_like(self.counts > 0, found), found, -jnp.inf)
 
@@ -107,6 +108,7 @@ class PaddedRows(Rows):
         self.ids = tokens.ids
         self.places = self.held = tokens.mask
         self.positions = jnp.arange(tokens.ids.shape[-1])[None]
+        # Not `held`, from which `behind` removes prompts: `ordinals` count these tokens, too.
         self._mask = tokens.mask
 
     @property
@@ -117,6 +119,7 @@ class PaddedRows(Rows):
     @property
     def ordinals(self) -> Int[Array, "n l"]:
         """The place, counted from the row's first token."""
+        # The argmax of a mask is its first True: the first token, after any padding on the left.
         return self.positions - self._mask.argmax(axis=1)[:, None]
 
     @property
@@ -143,6 +146,7 @@ class PaddedRows(Rows):
 
     def reduced(self, reduce: Reduce, *values: Shaped[Array, "n l"]) -> Float[Array, "n *d"]:
         """Reduce row by row with `vmap`, so that XLA can shard rows without communication."""
+        # `reduce` sees a batch of one text, number 0, with its padding, which callers exclude themselves.
         alone = jnp.zeros(self.ids.shape[1], jnp.int32)
         return jax.vmap(lambda *row: reduce(alone, 1, *row)[0])(*values)
 
@@ -152,6 +156,7 @@ class PaddedRows(Rows):
 
     def last(self, values: Float[Array, "n l d"]) -> Float[Array, "n d"]:
         """The value of each row's last token."""
+        # The first True of the mask from right to left.
         return _along(values, self.held.shape[1] - 1 - self.held[:, ::-1].argmax(axis=1))
 
     def behind(self, prompts: Int[Array, " n"]) -> "PaddedRows":
@@ -166,9 +171,11 @@ class PackedRows(Rows):
 
     def __init__(self, tokens: Tokens, packed: Int[Array, "r p"]) -> None:
         self._n, length = tokens.ids.shape
+        # `packed` is -1 at padding; any index does there, since padding is masked below.
         place = jnp.maximum(packed, 0)
         self.held = packed >= 0
         self.ids = tokens.ids.reshape(-1)[place]
+        # Flat indices of the padded array `[n, length]`; packed texts start in its first column.
         self.positions = place % length
         self._texts = place // length
         # Padding forms one more text, -1: it attends to itself, and no text attends to it.
@@ -209,6 +216,7 @@ class PackedRows(Rows):
 
         start = (along[0][0], jnp.broadcast_to(_like(numbers[0], along[0][0]), along[0][0].shape), along[1][0])
         _, found = jax.lax.scan(step, start, (along[0], numbers, along[1]))
+        # `found` is the argmax up to each place; at a text's last token it is that of the whole text.
         found = jnp.moveaxis(found, 0, 1)
         return self.last(found)
 
@@ -248,6 +256,7 @@ class PackedRows(Rows):
     @property
     def _begins(self) -> Int[Array, " n"]:
         """Flat index of each text's first token; 0 without tokens."""
+        # One place per text is its first token. All others write to index n, out of range, and are dropped.
         begins = jnp.where(self.held & (self.positions == self._first), self.texts, self._n).reshape(-1)
         places = jnp.arange(begins.size, dtype=jnp.int32)
         return jnp.zeros(self._n, jnp.int32).at[begins].set(places, mode="drop")

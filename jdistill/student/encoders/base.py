@@ -69,6 +69,8 @@ class EncoderConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_size(cls, data: Any) -> Any:
+        # Before validation, so that explicit sizes override those of the named model, which override the fields'
+        # defaults.
         if not isinstance(data, Mapping) or data.get("size") is None:
             return data
         name, given = data["size"], {field: value for field, value in data.items() if field != "size"}
@@ -159,6 +161,7 @@ class EncoderConfig(Config):
           UserError: if the encoder has no layers, a layer does not exist, or the layers do not form an encoder.
         """
         self.check_layers(layers)
+        # Layers are renumbered: a file has no gaps. A layer may be listed twice, and becomes two.
         kept = {str(i): params["layers"][str(layer)] for i, layer in enumerate(layers)}
         return self.with_layers(layers), {**params, "layers": kept}
 

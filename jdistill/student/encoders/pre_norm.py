@@ -161,6 +161,7 @@ class RotaryLayer(nnx.Module):
         self.mlp_norm = norm(width)
         self.query_norm, self.key_norm = (norm(options.head_dim) if options.head_norms else None for _ in range(2))
         around = options.norms == "around"
+        # Norms that are None have no parameters, and so no row in the weight table.
         self.attended_norm, self.output_norm = (norm(width) if around else None for _ in range(2))
 
     def __call__(

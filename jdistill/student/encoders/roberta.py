@@ -89,6 +89,7 @@ class RobertaConfig(PostNormConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "RobertaConfig":
         refuse(hf, {"position_embedding_type": ("absolute",), "is_decoder": (False,)}, where=where)
         kind = hf.get("model_type", "roberta")
+        # Their transformers classes have BERT's vocabulary size as a default.
         tokens = {} if kind == "roberta" else {"vocab_size": 30522}
         return parse(cls, {"kind": kind, **_DEFAULTS, **tokens, **same_named(cls, hf)}, where=where)
 

@@ -140,6 +140,8 @@ class LatentAttention(PoolingModule):
             x.reshape(*x.shape[:-1], self.heads, -1)
             for x in (queries, dense(latents, params["key"]["kernel"]), dense(latents, params["value"]["kernel"]))
         )
+        # r, p: row and place; h, w: head and its width; j: latent. Each place attends by itself, so packing needs no
+        # mask.
         scores = jnp.einsum("rphw,jhw->rhpj", queries, keys) * queries.shape[-1] ** -0.5
         attended = jnp.einsum("rhpj,jhw->rphw", jax.nn.softmax(scores, axis=-1), values)
         return dense(attended.reshape(*attended.shape[:2], -1), params["out"]["kernel"])

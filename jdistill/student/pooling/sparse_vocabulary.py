@@ -105,11 +105,13 @@ def largest_of_tokens(
       n: number of texts.
       size: vocabulary size.
     """
+    # Values are >= 0, so starting from zeros does not change a maximum.
     return jnp.zeros((n, size), values.dtype).at[texts, ids].max(values, mode="drop")
 
 
 def _forward(values: Array, texts: Array, ids: Array, n: int, size: int) -> tuple[Array, Any]:
     largest: Any = largest_of_tokens(values, texts, ids, n, size)
+    # Positions that attain their maximum; -1 equals no value, so ignored positions do not.
     return largest, (values == largest.at[texts, ids].get(mode="fill", fill_value=-1), texts, ids)
 
 

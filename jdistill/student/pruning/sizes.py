@@ -40,6 +40,7 @@ def cut_encoder(encoder: EncoderConfig, cuts: PruneConfig) -> EncoderConfig:
     """
     changes = _vocabulary(encoder, cuts) | (_sizes(encoder, cuts) if cuts.resizes else {})
     try:
+        # `model_copy` would skip the encoder's own checks, such as that heads divide the width.
         return type(encoder).model_validate(encoder.model_dump() | changes)
     except ValidationError as error:
         said = "; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors())

@@ -26,6 +26,7 @@ def read(folder: Path) -> First:
     if "embeddings" in tensors:
         table = tensors.pop("embeddings")
         try:
+            # model2vec shares rows between similar tokens: `mapping` is the row of each token, `weights` its factor.
             table = table[tensors.pop("mapping")] if "mapping" in tensors else table
             table = table * tensors.pop("weights")[:, None] if "weights" in tensors else table
         except (IndexError, ValueError) as error:
