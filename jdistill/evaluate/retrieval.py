@@ -163,6 +163,7 @@ def ranking_metrics(
     metrics = {}
     for name, ks in cutoffs.items():
         for k in dict.fromkeys(ks):
+            # Ranks instead of scores leave trec_eval no ties to break, see the module's docstring.
             run = {query: {d: float(-rank) for rank, d in enumerate(ids[:k])} for query, ids in rankings.items()}
             run = {query: ids for query, ids in run.items() if ids}
             measure = MEASURES[name]
@@ -190,6 +191,7 @@ def _read_task(corpus: CorpusFile, queries: QueriesFile, qrels: QrelsFile) -> Ta
         if "" in documents:
             where = place_of(corpus.path, corpus.text, documents.index(""))
             raise UserError(f"{where}: both title and text are empty, expected a text. Repair the row.")
+    # Sorted by id, so that ties, which go to the lower column, go to the lower id.
     order = sorted(range(len(documents)), key=document_ids.__getitem__)
 
     columns = read_columns(queries.path, {queries.id: identifier, queries.text: text})

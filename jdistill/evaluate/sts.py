@@ -95,6 +95,7 @@ def sts(
     metrics = {}
     for name in similarities:
         predicted = SIMILARITIES[name](first.astype(np.float64), second.astype(np.float64))
+        # Rounding would otherwise be correlated with the human scores.
         collapsed = np.ptp(predicted) <= 1e-12 * max(1.0, float(np.abs(predicted).max()))
         metrics[f"pearson_{name}"] = 0.0 if collapsed else _pearson(predicted, scores)
         metrics[f"spearman_{name}"] = 0.0 if collapsed else _pearson(ranks(predicted), ranks(scores))

@@ -165,6 +165,7 @@ class Loader:
             return
         ahead = self.config.prefetch
         options = grain.ReadOptions(num_threads=min(ahead, 2), prefetch_buffer_size=ahead)
+        # Random access: the slice starts at `start` without making earlier batches.
         batches = iter(grain.MapDataset.source(_Steps(self, stop, host))[start:stop].to_iter_dataset(options))
         try:
             yield from batches
@@ -247,10 +248,12 @@ def _fingerprint(
     prompts: Mapping[SideName, int],
     hidden: Mapping[SideName, HiddenTable],
 ) -> str:
+    # `prefetch` does not change batches.
     settings = config.model_dump(mode="json", exclude={"prefetch"})
     digest = hashlib.sha256(json.dumps([settings, global_batch_size, seed], sort_keys=True).encode())
     labels = () if rows.labels is None else (rows.labels,)
     for array in (rows.queries, rows.documents, rows.scores, *lengths, *labels):
+        # The shape as well: the bytes of [2, 3] and [3, 2] may be equal.
         digest.update(b"none" if array is None else str((array.shape, array.dtype.str)).encode())
         digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
     for side, tokens in sorted(prompts.items()):

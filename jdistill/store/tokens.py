@@ -79,6 +79,7 @@ class TokenTable:
             raise ValueError(f"a text of {lengths.max()} tokens does not fit into {length}")
         places = np.arange(length)
         mask = places < lengths[..., None]
+        # Any valid index does at padding.
         where = np.where(mask, self._offsets[ids][..., None] + places, 0)
         return np.where(mask, self._values[where], np.int32(self.pad_id)), mask
 
