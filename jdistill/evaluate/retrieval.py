@@ -18,6 +18,7 @@ import numpy as np
 import pytrec_eval
 from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt, model_validator
+from typing_extensions import override
 
 from jdistill.config import Config, PathText, UserError
 from jdistill.data import WrongValueError, identifier, number, place_of, read_columns, text, title
@@ -131,12 +132,12 @@ class Retrieval(EvaluatorConfig):
         column = {document: i for i, document in enumerate(self._task.document_ids)}
         return np.asarray([column.get(query, -1) for query in self._task.query_ids])
 
+    @override
     def prepare(self) -> None:
-        """See EvaluatorConfig."""
         _ = self._task
 
+    @override
     def metrics(self, width: int) -> list[str]:
-        """See EvaluatorConfig."""
         return [f"{name}@{k}" for name, ks in self._cutoffs.items() for k in ks]
 
     @cached_property

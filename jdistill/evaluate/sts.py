@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from jdistill.config import PathText, UserError
 from jdistill.data import number, read_columns, text
@@ -52,12 +53,12 @@ class STS(EvaluatorConfig):
         first, second = both[: len(scores)], both[len(scores) :]
         return sts(first, second, scores, similarities=dict.fromkeys(("cosine", *self.similarities)))
 
+    @override
     def prepare(self) -> None:
-        """See EvaluatorConfig."""
         _ = self._pairs
 
+    @override
     def metrics(self, width: int) -> list[str]:
-        """See EvaluatorConfig."""
         names = dict.fromkeys(("cosine", *self.similarities))
         return [f"{kind}_{name}" for name in names for kind in ("pearson", "spearman")]
 

@@ -155,6 +155,7 @@ def _compare(ours: Float[np.ndarray, "n d"], theirs: Float[np.ndarray, "n d"]) -
     lengths = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
     # Long vectors, such as sparse ones, have proportionally larger rounding errors.
     difference = np.abs(ours - theirs).max() / max(1.0, lengths[0].max())
+    # A text without tokens may have a zero vector, which has no cosine.
     both_zero = (lengths[0] == 0) & (lengths[1] == 0)
     cosine = np.where(both_zero, 1.0, (ours * theirs).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-300))
     return float(difference), float(cosine.min())

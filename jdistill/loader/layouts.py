@@ -81,6 +81,7 @@ class Padded:
     pieces = None
 
     def __init__(self, config: LoaderConfig, lengths: Lengths, texts: Texts, *, batch_rows: int):
+        # All documents of a row are padded to one length.
         longest = lengths.documents.max(axis=1)
         shapes = _shapes(config, lengths.queries, longest, lengths.documents.shape[1])
         buckets = make_buckets(lengths.queries, longest, shapes)

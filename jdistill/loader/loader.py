@@ -70,6 +70,7 @@ class Loader:
         self._prompts: dict[SideName, int] = {side: tokens for side, tokens in (prompts or {}).items() if tokens}
         self._hidden = dict(hidden or {})
         lengths = Lengths(_query_lengths(rows, queries), documents.lengths[rows.documents])
+        # Without any, no text keeps a row out of a batch.
         texts = shared_texts(_all_texts(rows)) if config.no_duplicates else {}
         self._tokens = lengths.queries + lengths.documents.sum(axis=1)
         self._layout = make_layout(config, lengths, texts, batch_rows=global_batch_size, pieces=pieces)
@@ -224,6 +225,7 @@ def _share(rows: int, host: tuple[int, int], pieces: int | None) -> slice:
     index, count = host
     if rows % count or not 0 <= index < count:
         raise ValueError(f"host {index} of {count}: {rows} rows cannot be shared evenly")
+    # A host makes whole pieces, since each is laid out by itself.
     if pieces is not None and pieces % count:
         raise ValueError(f"host {index} of {count}: {pieces} pieces cannot be shared evenly")
     return slice(index * rows // count, (index + 1) * rows // count)

@@ -110,6 +110,7 @@ def from_dataset(
     store = Store.open(path)
     # One vector tells dtype and width.
     first = read.raw(0, np.array([0]))
+    # A stated dtype takes precedence over the column's; the width is always the column's.
     described = {
         "dtype": str(first.dtype) if str(first.dtype) in DTYPES else "float32",
         **given,

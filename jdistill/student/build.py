@@ -174,6 +174,7 @@ def init_params(config: StudentConfig, architecture: Architecture, pretrained: P
 def from_pretrained(pretrained: Pretrained, *, dtype: Dtype = "float32") -> tuple[Student, Params]:
     """The model in a folder as a student, unchanged."""
     normalizes = bool(pretrained.head) and isinstance(pretrained.head[-1], Normalize)
+    # Stated, since by default the vectors of a plain transformers folder get unit length.
     config = StudentConfig(init=pretrained.where, normalize=normalizes, dtype=dtype)
     architecture = resolve(config, pretrained, pretrained.tokenizer, {})
     params = init_params(config, architecture, pretrained, jax.random.key(0))

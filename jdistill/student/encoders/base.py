@@ -62,6 +62,7 @@ class EncoderConfig(Config):
     kind: str
     vocab_size: VocabSize
     hidden_size: HiddenSize
+    # Not dumped: a resolved config states the sizes themselves.
     size: str | None = Field(default=None, exclude=True)
     """Name of a published model of this kind, such as `tiny` for `bert` or `ettin-17m` for `modernbert`; sets the
     defaults of depth, widths and heads."""

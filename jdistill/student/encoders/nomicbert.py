@@ -107,6 +107,7 @@ class NomicBertConfig(TransformerConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "NomicBertConfig":
         # `rotary_scaling_factor` is ignored, as transformers does.
         refuse(hf, _PLAIN, where=where)
+        # Where a file has both names, the new one counts.
         given = {ours: hf[old] for old, ours in _OLD.items() if hf.get(old) is not None} | same_named(cls, hf)
         if hf.get("activation_function") is not None:
             given["hidden_act"] = _GATED[hf["activation_function"]]

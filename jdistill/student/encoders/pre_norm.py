@@ -150,6 +150,7 @@ class RotaryLayer(nnx.Module):
         self.options, self.computing = options, computing
         width, inner, std = config.hidden_size, config.intermediate_size, config.initializer_range
         output_std = std if options.output_std is None else options.output_std
+        # All heads together may be wider or narrower than the hidden size.
         heads, kv = config.num_attention_heads * options.head_dim, options.kv_heads * options.head_dim
         biased, mlp_biased = options.attention_bias, options.mlp_bias
         self.query = Linear(width, heads, std=std, rngs=rngs, bias=biased)

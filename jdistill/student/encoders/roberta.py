@@ -82,6 +82,7 @@ class RobertaConfig(PostNormConfig):
     @property
     @override
     def max_positions(self) -> int | None:
+        # Tokens never have positions 0 to `pad_token_id`.
         return self.max_position_embeddings - self.pad_token_id - 1
 
     @classmethod

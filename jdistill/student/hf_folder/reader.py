@@ -143,6 +143,7 @@ def _poolings(
             modes, include_prompt = by_mode.read(path)
             pooling += modes
             continue
+        # Besides Pooling it is the only class of sentence-transformers in `POOLINGS`.
         found = known.get(name, Splade)
         module, weights = parametric.read(found, path, encoder, before=pooled_width(pooling, encoder))
         if weights is not None:

@@ -57,6 +57,7 @@ def write_folder(student: Student, params: Mapping[str, Any], folder: Path, *, p
             transformer.write_masked_lm(student, params, place(transformer.MASKED_LM_CLASS, in_root=True))
         else:
             transformer.write(student, params, place(transformer.CLASS, in_root=True))
+        # One module for all modes; `chosen_pooling` makes sure that they come first.
         modes: list[Mode] = [pooling for pooling in config.pooling if not isinstance(pooling, PoolingModule)]
         if modes:
             by_mode.write(modes, config.encoder.width, place(by_mode.CLASS), include_prompt=config.include_prompt)
