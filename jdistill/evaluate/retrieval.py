@@ -29,7 +29,7 @@ _LARGEST_JUDGMENT = 2**31 - 1  # trec_eval counts in 32 bits
 
 
 class CorpusFile(Config):
-    """File of documents."""
+    """The documents to search, each with a unique id."""
 
     path: PathText = Field(description="Parquet, CSV or JSON-lines file, one document per row.")
     id: str = Field(default="id", description="Column of unique ids: strings or integers.")
@@ -40,7 +40,7 @@ class CorpusFile(Config):
 
 
 class QueriesFile(Config):
-    """File of queries."""
+    """The queries, each with a unique id; those without a relevant document are skipped."""
 
     path: PathText = Field(description="Parquet, CSV or JSON-lines file, one query per row.")
     id: str = Field(default="id", description="Column of unique ids: strings or integers.")
@@ -48,7 +48,7 @@ class QueriesFile(Config):
 
 
 class QrelsFile(Config):
-    """File of relevance judgments."""
+    """Which documents answer which query, and how well."""
 
     path: PathText = Field(description="Parquet, CSV or JSON-lines file, one judged pair per row.")
     query: str = Field(default="qid", description="Column of the query ids.")

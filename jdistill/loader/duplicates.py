@@ -144,7 +144,7 @@ class _Batch:
         return self._seen.isdisjoint(self._texts.get(row, ())) and bool(shorter.all())
 
     def add(self, row: int) -> None:
-        """Append the row."""
+        """Append a row that `takes` has accepted."""
         self._rows.append(row)
         self._seen.update(self._texts.get(row, ()))
 

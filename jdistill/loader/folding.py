@@ -22,7 +22,7 @@ _TWICE = -1
 
 
 class Folds(NamedTuple):
-    """Pairs of rows."""
+    """Pairs of rows whose texts share encoder rows."""
 
     rows: Int[np.ndarray, "folds 2"]
     texts: Texts

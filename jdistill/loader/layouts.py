@@ -27,7 +27,7 @@ _WORTH = 0.02
 
 
 class Layout(Protocol):
-    """Interface of a layout."""
+    """What the loader asks of a layout."""
 
     @property
     def plan(self) -> Planner:

@@ -96,7 +96,7 @@ def _compiled(lowered: Any) -> tuple[Any, str]:
 
 
 def memory_of(program: Any) -> Memory:
-    """Memory of a compiled program."""
+    """Bytes per device that a compiled program takes, by XLA's own account."""
     found = program.memory_analysis()
     return Memory(
         arguments=found.argument_size_in_bytes,

@@ -62,7 +62,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync(file: IO[Any]) -> None:
-    """Flush and fsync."""
+    """Flush and fsync, so that a rename cannot become durable before the content."""
     file.flush()
     os.fsync(file.fileno())
 

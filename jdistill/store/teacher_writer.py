@@ -93,12 +93,12 @@ class TeacherWriter:
 
     @property
     def shards(self) -> int:
-        """Number of shards."""
+        """Number of shards: `shard_rows` vectors each, the last one possibly fewer."""
         return self.plan["shards"]
 
     @property
     def rows(self) -> int:
-        """Number of vectors."""
+        """Number of vectors in all shards; a vector shared by both sides counts once."""
         return self.plan["rows"]
 
     def missing(self) -> list[int]:

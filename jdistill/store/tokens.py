@@ -35,7 +35,7 @@ _BATCH = 4096
 
 
 class Tokenizer(Protocol):
-    """Interface of a tokenizer."""
+    """What the cache asks of a tokenizer."""
 
     @property
     def fingerprint(self) -> str:
@@ -44,7 +44,7 @@ class Tokenizer(Protocol):
 
     @property
     def pad_id(self) -> int:
-        """Id of the padding token."""
+        """Id written at padding, which is masked."""
         ...
 
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:

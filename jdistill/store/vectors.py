@@ -143,7 +143,7 @@ class TeacherVectors:
         return {key: row for key, row in found.items() if key in wanted}
 
     def shard(self, shard: int) -> Float[np.ndarray, "s d"]:
-        """All vectors of one shard, float32."""
+        """All vectors of one shard in the order of the plan, float32 `[s, d]`."""
         return to_float32(self._shard(shard), self.dtype)
 
     def require_whole(self) -> None:

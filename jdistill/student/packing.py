@@ -12,6 +12,7 @@ from copy import copy
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
+from typing_extensions import override
 
 from jdistill.types import Tokens
 
@@ -61,7 +62,7 @@ class Rows:
 
     def largest(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
         """Maximum over the tokens of each text; minus infinity without tokens. The gradient goes to `foremost`."""
-        # The sum has one term other than 0, the maximum. The search for it has no gradient, and is not traced for one.
+        # The sum has one term other than 0, the maximum. `stop_gradient` keeps autodiff out of the search for it.
         found = self.total(jnp.where(self.chosen(self.foremost(jax.lax.stop_gradient(values))), values, 0.0))
         return jnp.where(_like(self.counts > 0, found), found, -jnp.inf)
 
@@ -112,55 +113,59 @@ class PaddedRows(Rows):
         self._mask = tokens.mask
 
     @property
+    @override
     def texts(self) -> Int[Array, "n l"]:
         """The index of the row."""
         return jnp.broadcast_to(jnp.arange(self.ids.shape[0])[:, None], self.ids.shape)
 
     @property
+    @override
     def ordinals(self) -> Int[Array, "n l"]:
         """The place, counted from the row's first token."""
         # The argmax of a mask is its first True: the first token, after any padding on the left.
         return self.positions - self._mask.argmax(axis=1)[:, None]
 
     @property
+    @override
     def counts(self) -> Int[Array, " n"]:
-        """Number of tokens of each row."""
         return self.held.sum(axis=1, dtype=jnp.int32)
 
+    @override
     def total(self, values: Float[Array, "n l *d"]) -> Float[Array, "n *d"]:
-        """Sum over the tokens of each row."""
         return (values * _like(self.held, values).astype(values.dtype)).sum(axis=1)
 
+    @override
     def foremost(self, values: Float[Array, "n l *d"]) -> Int[Array, "n *d"]:
-        """Argmax over the tokens of each row."""
         return jnp.where(_like(self.held, values), values, -jnp.inf).argmax(axis=1).astype(jnp.int32)
 
     @property
+    @override
     def numbers(self) -> Int[Array, "_ l"]:
-        """The position."""
         return self.positions
 
+    @override
     def spread(self, values: Shaped[Array, "n *d"]) -> Shaped[Array, "n l *d"]:
         """Broadcast along the row."""
         return jnp.broadcast_to(values[:, None], (*self.ids.shape, *values.shape[1:]))
 
+    @override
     def reduced(self, reduce: Reduce, *values: Shaped[Array, "n l"]) -> Float[Array, "n *d"]:
         """Reduce row by row with `vmap`, so that XLA can shard rows without communication."""
         # `reduce` sees a batch of one text, number 0, with its padding, which callers exclude themselves.
         alone = jnp.zeros(self.ids.shape[1], jnp.int32)
         return jax.vmap(lambda *row: reduce(alone, 1, *row)[0])(*values)
 
+    @override
     def first(self, values: Float[Array, "n l d"]) -> Float[Array, "n d"]:
-        """The value of each row's first token."""
         return _along(values, self.held.argmax(axis=1))
 
+    @override
     def last(self, values: Float[Array, "n l d"]) -> Float[Array, "n d"]:
-        """The value of each row's last token."""
         # The first True of the mask from right to left.
         return _along(values, self.held.shape[1] - 1 - self.held[:, ::-1].argmax(axis=1))
 
+    @override
     def behind(self, prompts: Int[Array, " n"]) -> "PaddedRows":
-        """The same rows with prompts masked out."""
         rows = copy(self)
         rows.held = self.held & (self.ordinals >= prompts[:, None])
         return rows
@@ -184,24 +189,26 @@ class PackedRows(Rows):
         """Position of each text's first unmasked token, see `behind`."""
 
     @property
+    @override
     def texts(self) -> Int[Array, "r p"]:
-        """The text of each place, from `packed`."""
         return self._texts
 
     @property
+    @override
     def ordinals(self) -> Int[Array, "r p"]:
-        """The position."""
         return self.positions
 
     @property
+    @override
     def counts(self) -> Int[Array, " n"]:
-        """Number of tokens of each text."""
         return jnp.zeros(self._n, jnp.int32).at[self._segments].add(1, mode="drop")
 
+    @override
     def total(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
         """Segment sum."""
         return jax.ops.segment_sum(_flat(values), self._segments, self._n)
 
+    @override
     def foremost(self, values: Float[Array, "r p *d"]) -> Int[Array, "n *d"]:
         """Argmax by a scan along the row that restarts at every text."""
         along = [jnp.moveaxis(x, 1, 0) for x in (jnp.where(_like(self.held, values), values, -jnp.inf), self.places)]
@@ -221,28 +228,33 @@ class PackedRows(Rows):
         return self.last(found)
 
     @property
+    @override
     def numbers(self) -> Int[Array, "r p"]:
         """Flat index of each place."""
         return jnp.arange(self.ids.size, dtype=jnp.int32).reshape(self.ids.shape)
 
+    @override
     def spread(self, values: Shaped[Array, "n *d"]) -> Shaped[Array, "r p *d"]:
         """Gather each place's text."""
         return values[self._texts]
 
+    @override
     def reduced(self, reduce: Reduce, *values: Shaped[Array, "r p"]) -> Float[Array, "n *d"]:
         """Reduce all places at once; padding belongs to no text."""
         return reduce(self._segments, self._n, *map(_flat, values))
 
+    @override
     def first(self, values: Float[Array, "r p d"]) -> Float[Array, "n d"]:
         """The value at the start of each segment."""
         return _flat(values)[self._begins]
 
+    @override
     def last(self, values: Shaped[Array, "r p *d"]) -> Shaped[Array, "n *d"]:
         """The value at the end of each segment."""
         return _flat(values)[self._begins + jnp.maximum(self.counts - 1, 0)]
 
+    @override
     def behind(self, prompts: Int[Array, " n"]) -> "PackedRows":
-        """The same rows with prompts masked out."""
         rows = copy(self)
         rows._first = prompts[self._texts]
         rows.held = self.held & (self.positions >= rows._first)

@@ -47,7 +47,7 @@ class Student:
 
     @property
     def width(self) -> int:
-        """Width of the vectors."""
+        """Width `d` of the vectors, behind the head."""
         return head_width(self.config.head, pooled_width(self.config.pooling, self.config.encoder))
 
     @property

@@ -128,7 +128,7 @@ class Tokenizer:
 
     @property
     def special_tokens_map(self) -> dict[str, Any]:
-        """Content of special_tokens_map.json."""
+        """Content of special_tokens_map.json; `{}` without that file."""
         return json.loads(self._companions.get("special_tokens_map.json", "{}"))
 
     @property

@@ -16,7 +16,7 @@ from jdistill.config import UserError
 
 
 class Weight(NamedTuple):
-    """One parameter and its tensor."""
+    """A row of a weight table: a parameter, and where a Hugging Face file has its values."""
 
     key: str
     """Name of the tensor in a Hugging Face file, without the model's prefix."""

@@ -85,7 +85,7 @@ class EncoderConfig(Config):
 
     @property
     def width(self) -> int:
-        """Hidden size."""
+        """Width of the token vectors."""
         return self.hidden_size
 
     @property
@@ -118,7 +118,7 @@ class EncoderConfig(Config):
         raise NotImplementedError
 
     def weights(self) -> list[Weight]:
-        """The weight table."""
+        """The weight table: where a Hugging Face file has each parameter."""
         raise NotImplementedError
 
     def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> nnx.Module:

@@ -48,12 +48,12 @@ class Moments(NamedTuple):
 
     @property
     def mean(self) -> Float[np.ndarray, " w"]:
-        """Mean of the vectors."""
+        """Mean of the vectors, `[w]`."""
         return self.total / self.count
 
     @property
     def covariance(self) -> Float[np.ndarray, "w w"]:
-        """Covariance of the vectors."""
+        """Covariance of the vectors, `[w, w]`; divided by the count, not by one less."""
         return self.second - np.outer(self.mean, self.mean)
 
 

@@ -31,7 +31,7 @@ _TEXTS = SAMPLE_TOKENS // 4
 
 
 class Pruned(NamedTuple):
-    """A pruned model."""
+    """A pruned model, and what was kept of the full one."""
 
     model: Pretrained
     """As if read from a folder."""

@@ -40,6 +40,6 @@ def read(folder: Path) -> First:
 
 
 def write(student: Student, params: Mapping[str, Any], folder: Path) -> None:
-    """Write the module."""
+    """Write the table, and the tokenizer with the maximum length as its truncation."""
     student.tokenizer.save(folder, max_length=student.config.max_length)
     write_tensors(folder / "model.safetensors", to_hf_tensors(student, params))

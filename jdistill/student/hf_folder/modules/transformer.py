@@ -168,7 +168,7 @@ def check_task(folder: Path, *, sparse: bool) -> None:
 
 
 def write(student: Student, params: Mapping[str, Any], folder: Path) -> None:
-    """Write the module."""
+    """Write encoder, tokenizer and settings."""
     _write(student, to_hf_tensors(student, params), student.config.encoder.to_hf(), folder)
 
 
