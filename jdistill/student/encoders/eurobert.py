@@ -85,7 +85,6 @@ class EuroBertConfig(PreNormConfig):
 
     @override
     def to_hf(self) -> dict[str, Any]:
-        # With explicit head sizes, since a null would be read as another default.
         plain = self._resolved().model_dump(exclude={"kind", "rope_factor"})
         named = {"architectures": ["EuroBertModel"], "model_type": "eurobert"}
         return {**named, **plain, "rope_scaling": rope_scaling(self.rope_factor), "pad_token_id": None}
