@@ -55,7 +55,7 @@ class Model:
 
     @property
     def width(self) -> int:
-        """Width of the vectors."""
+        """Width of the vectors that `encode` returns by default, truncation included."""
         return self.student.width if self.truncate_dim is None else min(self.truncate_dim, self.student.width)
 
     def encode(

@@ -75,8 +75,10 @@ class _Lines:
 
 
 def _csv_records(stream: Stream, where: str) -> Iterator[ParsedRow]:
+    # Python's own limit is 128 KiB.
     csv.field_size_limit(LONGEST_LINE)
     lines = _Lines(stream, where)
+    # Without `strict`, a quotation mark in the wrong place would be interpreted somehow.
     reader = csv.reader(lines, strict=True)
     spread = stray = (
         ""  # first record that spans several lines, first record with a quotation mark inside an unquoted cell
@@ -110,6 +112,7 @@ def _has_stray_quote(cells: list[str], lines: list[str]) -> bool:
     if not inside:
         return False
     written = sum(line.count('"') for line in lines)
+    # A quoted cell with n marks in its text is written with 2 n + 2 of them.
     return written % 2 == 1 or written < 2 * inside + 2
 
 

@@ -59,7 +59,7 @@ def file_batches(path: Path, columns: Sequence[str], *, where: str = "") -> Iter
     """
     where = f"{where}{path}"
     if not path.is_file():
-        find_files(str(path))
+        find_files(str(path))  # raises, with a suggestion
     suffix = _suffix(path)
     if suffix not in _SUFFIXES:
         raise UserError(f"{where}: unknown file type. Expected one of {', '.join(_SUFFIXES)}; convert it.")
@@ -132,6 +132,7 @@ def _values(column: pa.Array, name: str, where: str, first: int) -> list[Any]:
     try:
         return column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):
+        # One value fails the whole column: find it, to name its row.
         for i in range(len(column)):
             try:
                 column[i].as_py()

@@ -73,6 +73,7 @@ def read_rows(name: str, source: SourceConfig) -> Iterator[Row]:
                     f"{batch.place(i)}, column '{wrong.column}': {wrong}."
                     + (f" Repair the row, or set data.{name}.empty: drop." if wrong.empty else "")
                 ) from None
+            # An input row with several documents may exceed the limit.
             rows = rows[: None if source.limit is None else source.limit - kept]
             counts = _Counts(len(rows[0].negatives), _count(rows[0].score))
             kept += len(rows)

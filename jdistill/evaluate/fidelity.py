@@ -114,6 +114,7 @@ def _other_scores(embeddings: Float[np.ndarray, "n d"]) -> Iterator[Float[np.nda
     for start in range(0, n, 256):
         scores = embeddings[start : start + 256] @ embeddings.T
         others = np.arange(n) != np.arange(start, start + len(scores))[:, None]
+        # Every row lacks exactly one element, its own.
         yield scores[others].reshape(len(scores), n - 1)
 
 

@@ -61,10 +61,12 @@ def _first_equal(vectors: Float[np.ndarray, "m d"]) -> Int[np.ndarray, " m"]:
 def first_best(scores: Float[np.ndarray, "q m"], top: int) -> Int[np.ndarray, "q k"]:
     """Positions of the `min(top, m)` highest scores of each row, best first; ties go to the lower position."""
     top = min(top, scores.shape[1])
+    # The lowest score that is kept. Of the scores equal to it, the first ones fill the remaining room.
     threshold = -np.partition(-scores, top - 1, axis=1)[:, top - 1 : top]
     above, equal = scores > threshold, scores == threshold
     room = top - above.sum(axis=1, keepdims=True)
     chosen = above | (equal & (np.cumsum(equal, axis=1) <= room))
+    # Ascending in each row, so that the stable sort leaves ties in order.
     positions = np.nonzero(chosen)[1].reshape(len(scores), top)
     order = np.argsort(-np.take_along_axis(scores, positions, axis=1), axis=1, kind="stable")
     return np.take_along_axis(positions, order, axis=1)

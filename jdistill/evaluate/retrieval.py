@@ -18,6 +18,7 @@ import numpy as np
 import pytrec_eval
 from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt, model_validator
+from typing_extensions import override
 
 from jdistill.config import Config, PathText, UserError
 from jdistill.data import WrongValueError, identifier, number, place_of, read_columns, text, title
@@ -28,7 +29,7 @@ _LARGEST_JUDGMENT = 2**31 - 1  # trec_eval counts in 32 bits
 
 
 class CorpusFile(Config):
-    """File of documents."""
+    """The documents to search, each with a unique id."""
 
     path: PathText = Field(description="Parquet, CSV or JSON-lines file, one document per row.")
     id: str = Field(default="id", description="Column of unique ids: strings or integers.")
@@ -39,7 +40,7 @@ class CorpusFile(Config):
 
 
 class QueriesFile(Config):
-    """File of queries."""
+    """The queries, each with a unique id; those without a relevant document are skipped."""
 
     path: PathText = Field(description="Parquet, CSV or JSON-lines file, one query per row.")
     id: str = Field(default="id", description="Column of unique ids: strings or integers.")
@@ -47,7 +48,7 @@ class QueriesFile(Config):
 
 
 class QrelsFile(Config):
-    """File of relevance judgments."""
+    """Which documents answer which query, and how well."""
 
     path: PathText = Field(description="Parquet, CSV or JSON-lines file, one judged pair per row.")
     query: str = Field(default="qid", description="Column of the query ids.")
@@ -131,12 +132,12 @@ class Retrieval(EvaluatorConfig):
         column = {document: i for i, document in enumerate(self._task.document_ids)}
         return np.asarray([column.get(query, -1) for query in self._task.query_ids])
 
+    @override
     def prepare(self) -> None:
-        """See EvaluatorConfig."""
         _ = self._task
 
+    @override
     def metrics(self, width: int) -> list[str]:
-        """See EvaluatorConfig."""
         return [f"{name}@{k}" for name, ks in self._cutoffs.items() for k in ks]
 
     @cached_property
@@ -163,6 +164,7 @@ def ranking_metrics(
     metrics = {}
     for name, ks in cutoffs.items():
         for k in dict.fromkeys(ks):
+            # Ranks instead of scores leave trec_eval no ties to break, see the module's docstring.
             run = {query: {d: float(-rank) for rank, d in enumerate(ids[:k])} for query, ids in rankings.items()}
             run = {query: ids for query, ids in run.items() if ids}
             measure = MEASURES[name]
@@ -190,6 +192,7 @@ def _read_task(corpus: CorpusFile, queries: QueriesFile, qrels: QrelsFile) -> Ta
         if "" in documents:
             where = place_of(corpus.path, corpus.text, documents.index(""))
             raise UserError(f"{where}: both title and text are empty, expected a text. Repair the row.")
+    # Sorted by id, so that ties, which go to the lower column, go to the lower id.
     order = sorted(range(len(documents)), key=document_ids.__getitem__)
 
     columns = read_columns(queries.path, {queries.id: identifier, queries.text: text})

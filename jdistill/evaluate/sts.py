@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from jdistill.config import PathText, UserError
 from jdistill.data import number, read_columns, text
@@ -52,12 +53,12 @@ class STS(EvaluatorConfig):
         first, second = both[: len(scores)], both[len(scores) :]
         return sts(first, second, scores, similarities=dict.fromkeys(("cosine", *self.similarities)))
 
+    @override
     def prepare(self) -> None:
-        """See EvaluatorConfig."""
         _ = self._pairs
 
+    @override
     def metrics(self, width: int) -> list[str]:
-        """See EvaluatorConfig."""
         names = dict.fromkeys(("cosine", *self.similarities))
         return [f"{kind}_{name}" for name in names for kind in ("pearson", "spearman")]
 
@@ -95,6 +96,7 @@ def sts(
     metrics = {}
     for name in similarities:
         predicted = SIMILARITIES[name](first.astype(np.float64), second.astype(np.float64))
+        # Rounding would otherwise be correlated with the human scores.
         collapsed = np.ptp(predicted) <= 1e-12 * max(1.0, float(np.abs(predicted).max()))
         metrics[f"pearson_{name}"] = 0.0 if collapsed else _pearson(predicted, scores)
         metrics[f"spearman_{name}"] = 0.0 if collapsed else _pearson(ranks(predicted), ranks(scores))

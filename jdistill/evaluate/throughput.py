@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
+from typing_extensions import override
 
 from jdistill.config import PathText
 from jdistill.data import read_columns, text
@@ -29,12 +30,12 @@ class Throughput(EvaluatorConfig):
         """`rows_per_second`."""
         return {"rows_per_second": rows_per_second(encode, self._texts, passes=self.passes, side=self.side)}
 
+    @override
     def prepare(self) -> None:
-        """See EvaluatorConfig."""
         _ = self._texts
 
+    @override
     def metrics(self, width: int) -> list[str]:
-        """See EvaluatorConfig."""
         return ["rows_per_second"]
 
     @cached_property

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from jdistill.config import PathText
 from jdistill.data import read_columns, text
@@ -45,12 +46,12 @@ class Triplet(EvaluatorConfig):
         n = len(anchors)
         return {"cosine_accuracy": triplet_accuracy(queries, documents[:n], documents[n:], margin=self.margin)}
 
+    @override
     def prepare(self) -> None:
-        """See EvaluatorConfig."""
         _ = self._triplets
 
+    @override
     def metrics(self, width: int) -> list[str]:
-        """See EvaluatorConfig."""
         return ["cosine_accuracy"]
 
     @cached_property

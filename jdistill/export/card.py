@@ -113,7 +113,7 @@ def _eval_results(info: CardInfo) -> Iterator[EvalResult]:
     for full_name, value in info.results.get(info.name, {}).items():
         evaluator, _, metric = full_name.rpartition("/")
         task = info.tasks.get(evaluator)
-        if task is None or value != value:
+        if task is None or value != value:  # not a number
             continue
         yield EvalResult(
             task_type=task.lower().replace(" ", "-"),

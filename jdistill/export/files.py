@@ -38,6 +38,7 @@ def replacing(folder: Path, **origin: Any) -> Iterator[Path]:
     _remove_leftovers(folder)
     fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     fresh.mkdir()
+    # From now on other exports leave the folder alone; the lock ends with this process, however it ends.
     held = _hold(fresh)
     try:
         yield fresh
@@ -47,6 +48,7 @@ def replacing(folder: Path, **origin: Any) -> Iterator[Path]:
         if folder == Path.cwd():  # renaming it would leave the user's shell in a deleted folder
             _replace_content(folder, fresh, old)
         else:
+            # Two renames, since one onto a folder with content fails.
             if folder.exists():
                 os.rename(folder, old)
             os.rename(fresh, folder)

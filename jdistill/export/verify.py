@@ -68,6 +68,7 @@ class Verification:
     @property
     def max_difference(self) -> float:
         """Maximum over all checks; infinite if any is NaN."""
+        # `max` would pass over a NaN, depending on its place.
         return max(float(np.nan_to_num(check.max_difference, nan=np.inf)) for check in self.checks)
 
     @property
@@ -152,7 +153,9 @@ def _compare(ours: Float[np.ndarray, "n d"], theirs: Float[np.ndarray, "n d"]) -
         raise ValueError(f"the student's vectors have shape {ours.shape}, those of the exported folder {theirs.shape}")
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
     lengths = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
+    # Long vectors, such as sparse ones, have proportionally larger rounding errors.
     difference = np.abs(ours - theirs).max() / max(1.0, lengths[0].max())
+    # A text without tokens may have a zero vector, which has no cosine.
     both_zero = (lengths[0] == 0) & (lengths[1] == 0)
     cosine = np.where(both_zero, 1.0, (ours * theirs).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-300))
     return float(difference), float(cosine.min())
@@ -169,6 +172,7 @@ def _sentence_transformer(folder: Path, module_files: Sequence[Path]) -> Any:
 
 def _encode(model: Any) -> Encode:
     def encode(texts: list[str], prompt: str) -> Float[np.ndarray, "n d"]:
+        # `prompt=""`, since None would use the model's default prompt.
         vectors = model.encode(
             texts, prompt_name=prompt or None, prompt=None if prompt else "", show_progress_bar=False
         )
@@ -179,6 +183,7 @@ def _encode(model: Any) -> Encode:
 
 def _is_known(folder: Path, module_files: Sequence[Path]) -> bool:
     """Whether the folder brings Python files, and all of them are among these, byte for byte."""
+    # With `trust_remote_code`, sentence-transformers may run any Python file of the folder, so all must be known.
     known = {file.name: file.read_bytes() for file in module_files}
     brought = [*folder.rglob("*.py")]
     return brought != [] and all(path.read_bytes() == known.get(path.name) for path in brought)
@@ -204,6 +209,7 @@ def _encode_by_transformers(model: Any, folder: Path) -> Encode:
         with torch.inference_mode():
             output = encoder(**inputs)
             features = {**inputs, "token_embeddings": output.logits if scores else output.last_hidden_state}
+            # Pooling reads it if `include_prompt` is false.
             if before:
                 features["prompt_length"] = _prompt_tokens(tokenizer, before)
             for module in modules:
@@ -226,6 +232,7 @@ def _offline() -> Iterator[None]:
     from transformers.utils import logging
 
     offline, bars, verbosity = constants.HF_HUB_OFFLINE, logging.is_progress_bar_enabled(), logging.get_verbosity()
+    # The environment variable is read only when the library is imported.
     constants.HF_HUB_OFFLINE = True
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -92,6 +92,7 @@ def _content(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}. Check the file's permissions.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}. {_RENEW}") from error
+    # None means that there is no file; a file with `null` is one of the wrong type.
     return "null" if content is None else content
 
 

@@ -76,6 +76,7 @@ def _matching(folder: Path, *patterns: str) -> set[Path]:
 
 def _hash(folder: Path, files: Iterable[Path], digest: Callable[[Path], str]) -> str:
     whole = hashlib.sha256()
+    # `glob` gives files in the order of the file system.
     for file in sorted(files, key=lambda file: file.relative_to(folder).as_posix()):
         whole.update(f"{file.relative_to(folder).as_posix()} {digest(file)}\n".encode())
     return whole.hexdigest()

@@ -12,7 +12,7 @@ ROUTERS = ("Router", "Asym")
 
 
 class Module(NamedTuple):
-    """One module."""
+    """A module of a model: its torch class, and where its files are."""
 
     type: str
     """Dotted path of its class."""

@@ -35,6 +35,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         name = canonical(key)
         if is_buffer(name):
             continue
+        # An old and a new name may be the same tensor twice; which of them counts would be chance.
         if name in tensors:
             raise UserError(f"{folder}: its weights contain {name} twice, also as {key}. Expected each name once.")
         tensors[name] = tensor
@@ -44,6 +45,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write float32 safetensors; arrays are made contiguous, since safetensors ignores strides."""
     plain = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
+    # Some releases of transformers refuse a file without `format`.
     save_file(plain, path, metadata={"format": "pt"})
 
 
@@ -67,6 +69,7 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
       UserError: if there are no weights, or a file in the index is missing.
     """
+    # As in transformers, which ignores the index next to a single file.
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
@@ -109,6 +112,7 @@ def _opened(path: Path) -> Any:
 def _check_types(path: Path, file: Any) -> None:
     odd: dict[str, list[str]] = {}
     for key in file.keys():  # noqa: SIM118 (not a mapping)
+        # A slice reads only the header.
         dtype = file.get_slice(key).get_dtype()
         if dtype not in FLOATS and not is_buffer(key) and key != "mapping":  # model2vec's map of tokens to rows
             odd.setdefault(dtype, []).append(key)

@@ -42,6 +42,7 @@ def balance_batches(rows: Rows, tokens: Tokens, free: Bool[np.ndarray, " n"]) ->
         apart = np.ptp(sums, axis=0)
         if half == 0 or (apart <= tolerance).all():
             break
+        # By the side, queries or documents, that is furthest from balanced.
         ranked = np.argsort(sums[:, np.argmax(apart / tolerance)], kind="stable")
         heavy, light = ranked[::-1][:half], ranked[:half]
         unequal = (np.abs(sums[heavy] - sums[light]) > tolerance).any(axis=1)
@@ -57,11 +58,13 @@ def balance_parts(rows: Rows, tokens: Tokens) -> Rows:
         return rows
     rows = np.take_along_axis(rows, np.argsort(tokens[rows].sum(axis=2), axis=1, kind="stable"), axis=1)
     first = (np.arange(size) + 1) // 2 % 2 == 0  # 0, 3, 4, 7, 8, ... of those sorted by length
+    # The first half has the additional row of an odd number.
     if 2 * first.sum() < size:
         first = ~first
     halves = rows[:, first], rows[:, ~first]
     for turn in range(_HALVES):
         halves = _exchanged(*halves, tokens, turn)
+    # Halves of unequal size cannot be stacked.
     if size % 2:
         return np.concatenate([balance_parts(half, tokens) for half in halves], axis=1)
     both = balance_parts(np.concatenate(halves), tokens)
@@ -75,6 +78,7 @@ def _exchanged(
     it.
     """
     ones, others = ones.copy(), others.copy()
+    # Queries and documents count relative to their totals.
     weights = 1.0 / np.maximum(tokens.sum(axis=0), 1)
     for start in range(0, len(ones), _CHUNK):
         a, b = ones[start : start + _CHUNK], others[start : start + _CHUNK]
@@ -84,6 +88,7 @@ def _exchanged(
         shape = (len(a), len(i), len(j))
         now, then = np.zeros(len(a)), np.zeros(shape)
         for side, weight in enumerate(weights):
+            # An exchange takes x - y from one group and gives it to the other: the gap changes by twice that.
             moved = 2 * (x[:, :, None, side] - y[:, None, :, side])
             now += (gaps[:, side] * weight) ** 2
             then += ((gaps[:, side, None, None] - moved) * weight) ** 2

@@ -31,11 +31,13 @@ def shared_texts(texts: Int[np.ndarray, "n t"]) -> Texts:
       texts: ids of all texts of each row, `[n, t]`; a row may contain a text twice.
     """
     ordered = np.sort(texts, axis=1)
+    # The first occurrence of a text in its row: repeats within a row do not make it shared.
     first = np.ones_like(ordered, bool)
     first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     rows_of_text = np.bincount(ordered[first])
     shared = first & (rows_of_text[ordered] > 1)
     rows, columns = np.nonzero(shared)
+    # `nonzero` goes row by row, so the texts of a row are contiguous.
     numbers, starts = np.unique(rows, return_index=True)
     values = ordered[rows, columns].tolist()
     ends = [*starts[1:].tolist(), len(values)] if len(values) else []
@@ -59,6 +61,7 @@ class DeferredRows:
 
     def take(self, size: int) -> list[int]:
         """The next batch: `size` rows, or fewer if no other waiting row fits."""
+        # Without shared texts every row fits.
         if not self._texts:
             self._next += size
             return self._rows[self._next - size : self._next].tolist()
@@ -112,6 +115,7 @@ def merge(short: list[list[int]], full: list[list[int]], buckets: Buckets, texts
     """
     donors = SwapPool(full, buckets, texts)
     first, target = 0, _Batch(short[0], buckets, texts)
+    # Rows of the last short batch go to `first`, the one being filled, until the two meet. What fits nowhere stays.
     for last in range(len(short) - 1, 0, -1):
         if first >= last:
             break
@@ -140,12 +144,13 @@ class _Batch:
         return self._seen.isdisjoint(self._texts.get(row, ())) and bool(shorter.all())
 
     def add(self, row: int) -> None:
-        """Append the row."""
+        """Append a row that `takes` has accepted."""
         self._rows.append(row)
         self._seen.update(self._texts.get(row, ()))
 
     def exchange(self, place: int, row: int) -> None:
         """Replace the row at index `place`."""
+        # No two rows of a batch share a text, so these texts leave the batch with their row.
         self._seen.difference_update(self._texts.get(self._rows[place], ()))
         self._seen.update(self._texts.get(row, ()))
         self._rows[place] = row
@@ -167,6 +172,7 @@ class SwapPool:
             target.add(row)
             return True
         for _ in range(min(_DONORS, len(self._batches))):
+            # In turn, so that exchanges spread over all batches.
             self._turn = (self._turn + 1) % len(self._batches)
             rows = self._batches[self._turn]
             if self._turn not in self._opened:

@@ -45,6 +45,7 @@ class Epochs:
         """The plan of this epoch; the two most recently used are cached."""
         if epoch == 0:
             return self.first
+        # Prefetching threads may ask for the same epoch, which is planned once.
         with self._lock:
             if epoch not in self._plans:
                 self._plans[epoch] = self._make(epoch)
@@ -67,10 +68,12 @@ class Epochs:
         """The plan adjusted to the steps and shapes of epoch 0, or None if that is impossible."""
         steps = len(self.first.rows)
         missing = steps - len(plan.rows)
+        # Every row must be seen, so a batch may be used twice, but none dropped.
         if self._keep_last and 0 < missing <= steps // _REPEATED:
             plan = Plan(*(np.concatenate([part, part[:missing]]) for part in plan))
         elif missing > 0 or (self._keep_last and missing < 0):
             return None
+        # Cheapest first: `argmax` below finds the first that is large enough.
         known = np.array(sorted(self.shapes, key=sum), np.int32)
         fits = (known[None, :, :] >= plan.shapes[:steps, None, :]).all(axis=-1)
         if not fits.any(axis=-1).all():
@@ -78,6 +81,7 @@ class Epochs:
         return Plan(plan.rows[:steps], known[fits.argmax(axis=1)])
 
     def _shuffled(self, plan: Plan, epoch: int) -> Plan:
+        # Attempts have the keys 0 to _ATTEMPTS - 1; this is one more.
         order = permutation(len(plan.rows), self._seed, epoch, _ATTEMPTS)
         return Plan(plan.rows[order], plan.shapes[order])
 

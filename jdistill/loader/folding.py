@@ -22,7 +22,7 @@ _TWICE = -1
 
 
 class Folds(NamedTuple):
-    """Pairs of rows."""
+    """Pairs of rows whose texts share encoder rows."""
 
     rows: Int[np.ndarray, "folds 2"]
     texts: Texts
@@ -52,10 +52,13 @@ def plan_folded(
     """
     folds = fold(lengths, texts, order, keep_last=keep_last)
     queries, documents = folded_lengths(lengths, folds.rows)
+    # The fold of an odd row, or one re-paired because of a shared text, may be longer than those the shapes were made
+    # for.
     if queries.max() > shapes[-1, 0] or documents.max() > shapes[-1, 1]:
         sides = (queries, multiples.query), (documents, multiples.document)
         longest = [round_up(side, multiple).max() if side.any() else 0 for side, multiple in sides]
         shapes = np.concatenate([shapes[:-1], np.maximum(shapes[-1:], longest).astype(np.int32)])
+    # The place of each row in the random order, by which the folds are ordered.
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     plan = plan_epoch(
@@ -121,6 +124,7 @@ def places(lengths: Int[np.ndarray, "k c"], *, padded: int, size: int) -> Int[np
       size: length of a shared row.
     """
     k, c = lengths.shape
+    # Text i of one row of a fold shares a row with text i of the other.
     pairs = lengths.reshape(k // 2, 2, c)[..., None]
     starts = (np.arange(k * c) * padded).reshape(k // 2, 2, c)[..., None]
     place, first, both = np.arange(size), pairs[:, 0], pairs.sum(axis=1)
@@ -130,6 +134,7 @@ def places(lengths: Int[np.ndarray, "k c"], *, padded: int, size: int) -> Int[np
 
 def _by_windows(rows: Int[np.ndarray, " m"], keys: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
     """Sort the rows by key within each window."""
+    # `lexsort` sorts by its last argument first: the window.
     return rows[np.lexsort((keys[rows], np.arange(len(rows)) * _WINDOWS // max(len(rows), 1)))]
 
 

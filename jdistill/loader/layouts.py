@@ -27,7 +27,7 @@ _WORTH = 0.02
 
 
 class Layout(Protocol):
-    """Interface of a layout."""
+    """What the loader asks of a layout."""
 
     @property
     def plan(self) -> Planner:
@@ -81,6 +81,7 @@ class Padded:
     pieces = None
 
     def __init__(self, config: LoaderConfig, lengths: Lengths, texts: Texts, *, batch_rows: int):
+        # All documents of a row are padded to one length.
         longest = lengths.documents.max(axis=1)
         shapes = _shapes(config, lengths.queries, longest, lengths.documents.shape[1])
         buckets = make_buckets(lengths.queries, longest, shapes)
@@ -116,6 +117,7 @@ class Folded:
     def __init__(self, config: LoaderConfig, lengths: Lengths, texts: Texts, *, batch_rows: int, pieces: int):
         rows, self._columns = lengths.documents.shape
         keep = config.last_batch == "keep"
+        # The lengths of folds hardly depend on the order of the rows, so these shapes suit every epoch.
         usual = folding.fold(lengths, texts, np.arange(rows), keep_last=keep)
         shapes = _shapes(config, *folding.folded_lengths(lengths, usual.rows), self._columns)
         self.plan = partial(
@@ -140,6 +142,7 @@ class Folded:
     def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: SideName) -> Tokens:
         """Tokens, with the positions of two texts per row."""
         longest = getattr(self._longest, side)
+        # Pieces among these rows: a host makes only its share of the batch.
         own = len(ids) * self.pieces // self._batch_rows
         lengths = table.lengths[ids].reshape(own, len(ids) // own, -1)
         shared = [folding.places(piece, padded=longest, size=getattr(shape, side)) for piece in lengths]
@@ -177,6 +180,7 @@ class Packed:
 
     def shape(self, rows: Int[np.ndarray, " n"], planned: Shape) -> Shape:
         """A shape of the first epoch, unless a later batch needs one more row."""
+        # Fewer rows than the smallest shape has are of no use, so no search is made for them.
         return self._holding(self._needed(rows, self._shapes[0]))
 
     def _needed(self, rows: Int[np.ndarray, " n"], enough: Shape) -> Shape:
@@ -202,6 +206,7 @@ class Packed:
     def tokens(self, table: TokenTable, ids: Int[np.ndarray, "b c"], shape: Shape, side: SideName) -> Tokens:
         """Tokens, with their positions in the packed rows."""
         longest, rows = getattr(self._longest, side), getattr(shape, side)
+        # Pieces among these rows: a host makes only its share of the batch.
         own = len(ids) * self.pieces // self._batch_rows
         lengths = table.lengths[ids].reshape(own, -1)
         packed = [packing.places(piece, padded=longest, rows=rows, capacity=self._capacity) for piece in lengths]

@@ -70,6 +70,7 @@ class Loader:
         self._prompts: dict[SideName, int] = {side: tokens for side, tokens in (prompts or {}).items() if tokens}
         self._hidden = dict(hidden or {})
         lengths = Lengths(_query_lengths(rows, queries), documents.lengths[rows.documents])
+        # Without any, no text keeps a row out of a batch.
         texts = shared_texts(_all_texts(rows)) if config.no_duplicates else {}
         self._tokens = lengths.queries + lengths.documents.sum(axis=1)
         self._layout = make_layout(config, lengths, texts, batch_rows=global_batch_size, pieces=pieces)
@@ -165,6 +166,7 @@ class Loader:
             return
         ahead = self.config.prefetch
         options = grain.ReadOptions(num_threads=min(ahead, 2), prefetch_buffer_size=ahead)
+        # Random access: the slice starts at `start` without making earlier batches.
         batches = iter(grain.MapDataset.source(_Steps(self, stop, host))[start:stop].to_iter_dataset(options))
         try:
             yield from batches
@@ -223,6 +225,7 @@ def _share(rows: int, host: tuple[int, int], pieces: int | None) -> slice:
     index, count = host
     if rows % count or not 0 <= index < count:
         raise ValueError(f"host {index} of {count}: {rows} rows cannot be shared evenly")
+    # A host makes whole pieces, since each is laid out by itself.
     if pieces is not None and pieces % count:
         raise ValueError(f"host {index} of {count}: {pieces} pieces cannot be shared evenly")
     return slice(index * rows // count, (index + 1) * rows // count)
@@ -247,10 +250,12 @@ def _fingerprint(
     prompts: Mapping[SideName, int],
     hidden: Mapping[SideName, HiddenTable],
 ) -> str:
+    # `prefetch` does not change batches.
     settings = config.model_dump(mode="json", exclude={"prefetch"})
     digest = hashlib.sha256(json.dumps([settings, global_batch_size, seed], sort_keys=True).encode())
     labels = () if rows.labels is None else (rows.labels,)
     for array in (rows.queries, rows.documents, rows.scores, *lengths, *labels):
+        # The shape as well: the bytes of [2, 3] and [3, 2] may be equal.
         digest.update(b"none" if array is None else str((array.shape, array.dtype.str)).encode())
         digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
     for side, tokens in sorted(prompts.items()):

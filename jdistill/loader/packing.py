@@ -37,6 +37,7 @@ def plan_packed(
     plan = plan_epoch(one, texts, order, batch_rows=batch_rows, keep_last=keep_last)
     documents = lengths.documents.sum(axis=1, dtype=np.int64)
     tokens = np.column_stack([lengths.queries, documents] if lengths.queries.any() else [documents])
+    # Rows that occur once, and share no text with another row, may move to any batch.
     free = np.bincount(plan.rows.ravel(), minlength=len(order)) == 1
     free[list(texts)] = False
     return plan._replace(rows=balance_parts(balance_batches(plan.rows, tokens, free), tokens))
@@ -144,6 +145,7 @@ def places(
 ) -> Int[np.ndarray, "rows capacity"]:
     """For each slot of the packed rows, the flat index into the `k * padded` padded tokens, -1 = empty, int32."""
     row, first = assign(lengths, capacity, rows)
+    # The index of each token in its text.
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     source = np.repeat(np.arange(len(lengths)) * padded, lengths) + within
     packed = np.full(rows * capacity, -1, np.int32)

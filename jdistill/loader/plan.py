@@ -55,6 +55,7 @@ def plan_epoch(
             "set loader.no_duplicates to false."
         )
     rows = np.stack([np.asarray(batch, np.int32) for batch in batches])
+    # Shapes are ordered by cost: the first that holds the longest row is the cheapest.
     longest = buckets.shapes[buckets.of_row[rows]].max(axis=1)
     return Plan(rows, buckets.shapes[holding(buckets.shapes, longest).argmax(axis=1)])
 
@@ -65,6 +66,7 @@ def _full_batches(
     """Full batches of one bucket each, and the leftover rows, short ones first."""
     batches: list[list[int]] = []
     left: list[Int[np.ndarray, " rows"]] = []
+    # By bucket, in random order within each.
     grouped = order[np.argsort(buckets.of_row[order], kind="stable")]
     starts = np.searchsorted(buckets.of_row[grouped], np.arange(len(buckets.shapes) + 1))
     for start, end in pairwise(starts):
@@ -73,6 +75,7 @@ def _full_batches(
         while len(waiting) >= batch_rows and len(batch := waiting.take(batch_rows)) == batch_rows:
             batches.append(batch)
             batch = []
+        # `batch` is what duplicates kept from becoming full.
         left += [np.array(batch, np.int32), waiting.rest()]
     return batches, np.concatenate(left)
 

@@ -94,6 +94,7 @@ def static_shapes(
         return np.array([(0, length) for length in lengths], np.int32)
     sides = (queries, multiples.query), (documents, multiples.document)
     edges = [np.array(static_lengths(side, multiple=multiple, at_most=_GRID)) for side, multiple in sides]
+    # A histogram on the grid: each row counts in the smallest cell that holds it.
     cell = [np.searchsorted(edge, side) for edge, (side, _) in zip(edges, sides, strict=True)]
     rows = np.bincount(cell[0] * len(edges[1]) + cell[1], minlength=len(edges[0]) * len(edges[1]))
     grid = np.stack(np.meshgrid(*edges, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -111,12 +112,14 @@ def _chosen(
     filled = rows > 0
     rows = rows[filled]
     holds = (grid[:, None, :] >= grid[None, filled, :]).all(axis=-1)
+    # [shape, cell]: the tokens of a row of the cell if padded to the shape.
     cost = np.where(holds, (grid @ weights).astype(np.float64)[:, None], np.inf)
 
     def with_one_more(shapes: list[int]) -> Float[np.ndarray, " cells"]:
         """Total padded tokens if a cell were added to these shapes, for each cell."""
         return np.minimum(cost, cost[shapes].min(axis=0)[None, :]) @ rows
 
+    # The largest shape must be there for the longest rows, and stays.
     chosen, best = [len(grid) - 1], with_one_more([len(grid) - 1])[-1]
     while len(chosen) < at_most:
         costs = with_one_more(chosen)
@@ -152,6 +155,7 @@ def static_lengths(lengths: Int[np.ndarray, " n"], *, multiple: int, at_most: in
     edges, counts = np.unique(round_up(lengths, multiple), return_counts=True)
     groups = min(at_most, len(edges))
     below = np.concatenate([[0], np.cumsum(counts)])
+    # One group: all texts up to an edge, padded to it.
     best: Float[np.ndarray, " edges"] = edges * below[1:].astype(np.float64)
     cuts = []
     for _ in range(groups - 1):
@@ -159,6 +163,7 @@ def static_lengths(lengths: Int[np.ndarray, " n"], *, multiple: int, at_most: in
         improved = best.copy()
         for j in range(1, len(edges)):
             costs = best[:j] + float(edges[j]) * (below[j + 1] - below[1 : j + 1])
+            # Up to edge i as before, and a new group after it, padded to edge j.
             i = int(np.argmin(costs))
             chosen[j], improved[j] = (i, costs[i]) if costs[i] < best[j] else (-1, best[j])
         chosen[0] = -1

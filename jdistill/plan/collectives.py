@@ -81,6 +81,7 @@ def find_collectives(text: str, devices: int) -> Found:
                 group = group_size(rest, devices)
                 total = totals.setdefault((kind, group), [0, 0, 0])
                 total[0] += times
+                # The output of a reduce-scatter is one device's part of the value.
                 total[1] += times * _bytes(result, rest) * (group if kind == "reduce-scatter" else 1)
                 total[2] += times if looped else 0
                 seen += 1
@@ -165,5 +166,6 @@ def _bytes(result: str, rest: str) -> int:
 
 
 def _array_bytes(dtype: str, dims: str) -> int:
+    # The digits of a dtype are its bits; a dimension may be `<=8`, of dynamic size.
     bits = {"pred": 8, "token": 0}.get(dtype) or int(re.sub(r"\D", "", dtype) or 0)
     return -(-prod(int(re.sub(r"\D", "", side)) for side in dims.split(",") if side) * bits // 8)

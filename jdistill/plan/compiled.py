@@ -96,10 +96,11 @@ def _compiled(lowered: Any) -> tuple[Any, str]:
 
 
 def memory_of(program: Any) -> Memory:
-    """Memory of a compiled program."""
+    """Bytes per device that a compiled program takes, by XLA's own account."""
     found = program.memory_analysis()
     return Memory(
         arguments=found.argument_size_in_bytes,
+        # The new state takes the memory of the old, which is donated.
         output=found.output_size_in_bytes - found.alias_size_in_bytes,
         temporary=found.temp_size_in_bytes,
         program=found.generated_code_size_in_bytes,
@@ -109,6 +110,7 @@ def memory_of(program: Any) -> Memory:
 
 def needed_bytes(message: str) -> int | None:
     """Bytes that a program would need, parsed from the compiler's out-of-memory message."""
+    # The compiler words this in several ways.
     forms = (r"Used ([\d.]+)([KMGT]) of", r"required for [\w ]+\(([\d.]+)([KMGT])\)", r"([\d.]+)([KMGT])\) exceeds")
     for form in forms:
         found = re.search(form, message)

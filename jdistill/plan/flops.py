@@ -31,7 +31,10 @@ def model_flops(job: Job, rows: int) -> float:
     for texts, shared in () if job.student.config.backbone == "cached" else job.rows.sides:
         tokens = rows * shared.length * shared.per_row
         length = tokens / (rows * texts)
+        # All matrices: the product, and backward its gradient by the input. Those trained: also the gradient by the
+        # matrix.
         total += (2.0 * (1 + backward) * matrices + 2.0 * learned + 6.0 * low_rank) * tokens
+        # Scores and weighted values: two products of d multiplications for every pair of tokens, twice that backward.
         total += 4.0 * (1 + 2 * backward) * encoder.depth * encoder.width * length * tokens
     return total + 6.0 * after_pooling * rows * job.rows.texts
 

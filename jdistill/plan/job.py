@@ -51,6 +51,7 @@ def state_form(job: Job, mesh: Mesh) -> TrainState:
         return make_state(params, job.terms, job.optimizer, job.groups, ema=job.ema is not None)
 
     shapes = jax.eval_shape(make, job.params)
+    # Sharded as in training, so that the same program is compiled.
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
@@ -72,6 +73,7 @@ def batch_form(job: Job, rows: int, chips: int) -> Batch:
         return Tokens(
             array(*shape, dtype=jnp.int32),
             array(*shape, dtype=jnp.bool_),
+            # As the loader packs: every piece has the same, whole number of encoder rows.
             packed=None
             if shared is None
             else array(pieces * shared.of_piece(rows // pieces), shared.length, dtype=jnp.int32),

@@ -69,6 +69,7 @@ def search_largest(
             tried = best + int((capacity - fits[best]) / slope)
         else:
             tried = (best + min(refused)) // 2 if refused else 2 * best
+        # The line leads beyond a size that does not fit: halve the distance instead.
         if refused and tried >= min(refused):
             tried = (best + min(refused)) // 2
         tried = max(min(tried, MANY * rows) // unit * unit, unit)

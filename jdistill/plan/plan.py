@@ -80,6 +80,7 @@ def make_plan(job: Job, topology: Topology, *, search: bool = False) -> Plan:
         mesh = make_mesh(topology_devices(topology.name), fsdp=job.fsdp)
         step = compile_step(job, mesh, rows)
     else:
+        # Shapes and shardings can be traced without devices.
         mesh = AbstractMesh((chips // job.fsdp, job.fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
         trace(job, mesh, rows)  # finds terms that do not match the data
         step = None
@@ -95,6 +96,7 @@ def make_plan(job: Job, topology: Topology, *, search: bool = False) -> Plan:
         traffic=traffic,
         roofline=roofline(
             topology,
+            # Each count leaves something out, so the larger one is the better lower bound.
             flops=max(flops, (step and step.flops) or 0.0),
             traffic=traffic,
             collectives=() if step is None else step.collectives,

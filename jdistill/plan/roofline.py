@@ -60,6 +60,7 @@ def seconds(collective: Collective, topology: Topology) -> float:
     k = collective.group
     if k < 2:
         return 0.0
+    # A permute sends the whole value on.
     share = 1.0 if collective.kind == "collective-permute" else (k - 1) / k
     passes = 2 if collective.kind == "all-reduce" else 1
     return passes * share * collective.bytes / link_rate(topology)

@@ -54,6 +54,7 @@ def _smaller(plan: Plan) -> str:
         shard = " and train.fsdp" if plan.topology.chips > 1 else ""
         return f"Raise train.microbatches{shard}, or use chips with more memory."
     pieces, unit = job.microbatches * ceil(rows / largest.rows), plan.topology.chips * job.rows.multiple
+    # Microbatches must divide the batch on every chip.
     while pieces < rows and rows % (pieces * unit):
         pieces += 1
     if rows % (pieces * unit):

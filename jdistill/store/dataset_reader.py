@@ -118,9 +118,11 @@ class DatasetReader:
         return flat.to_numpy(zero_copy_only=False).reshape(len(rows), -1)
 
     def _require_one_width(self, vectors: pa.Array, rows: Int[np.ndarray, " n"], name: str) -> None:
+        # A missing vector counts as one of length 0.
         lengths = pc.call_function("list_value_length", [vectors]).fill_null(0).to_numpy()
         width = self._width = self._width or int(lengths[0])
         wrong = np.flatnonzero((lengths != width) | (lengths == 0))
+        # Only if all widths are equal does a flat index tell the row.
         if not len(wrong) and vectors.flatten().null_count:
             holes = vectors.flatten().is_null().to_numpy(zero_copy_only=False)
             wrong = np.flatnonzero(holes) // width

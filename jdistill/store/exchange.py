@@ -104,10 +104,13 @@ def from_dataset(
         raise UserError(f"data set: has no column {', '.join(missing)}. It has: {', '.join(dataset.column_names)}.")
     given = description if description is not None else _description(dataset.info.description)
     prompts = _prompts(given)
+    # As Arrow tables: Python lists of numbers would take many times the memory.
     read = DatasetReader(dataset.with_format("arrow"), columns)
     write_texts(path, [(teacher, role, read.rows())], fingerprint={"data set": read.hash_of_texts(), "role": role})
     store = Store.open(path)
+    # One vector tells dtype and width.
     first = read.raw(0, np.array([0]))
+    # A stated dtype takes precedence over the column's; the width is always the column's.
     described = {
         "dtype": str(first.dtype) if str(first.dtype) in DTYPES else "float32",
         **given,
@@ -121,6 +124,7 @@ def from_dataset(
         for shard in writer.missing():
             writer.write(shard, _exact(read.take(places.of_shard(shard)), writer.description["dtype"]))
             progress.advance(writer.size(shard))
+    # Before the manifest: a teacher with ambiguous vectors must not become complete.
     _require_one_vector_each(read, places, store.rows(role))
     writer.finish()
     return store
@@ -191,6 +195,7 @@ def _require_one_vector_each(read: DatasetReader, places: _Places, rows: Rows) -
     count = len(rows.documents)
     for column, (side, ids) in enumerate(_sides(rows)):
         kept = places.of_vector[places.index[side][ids]]
+        # Cells whose text occurred in an earlier one, of which the vector was kept.
         again = np.flatnonzero(kept != column * count + np.arange(count))
         for first in range(0, len(again), PIECE):
             part = again[first : first + PIECE]

@@ -18,6 +18,7 @@ import numpy as np
 
 from jdistill.config import UserError
 
+# Without dots, at which `remove_stale` splits names.
 _HOST = socket.gethostname().replace(".", "-") or "localhost"
 
 
@@ -61,7 +62,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync(file: IO[Any]) -> None:
-    """Flush and fsync."""
+    """Flush and fsync, so that a rename cannot become durable before the content."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -70,8 +71,10 @@ def save_array(path: Path, array: np.ndarray) -> str:
     """Write one .npy file atomically; returns its sha256."""
     made = temporary(path)
     with made.open("wb") as file:
+        # A fixed version of the header: NumPy's releases must write the same bytes.
         np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
         sync(file)
+    # Of the file with its header, as `verify` computes it.
     digest = sha256_of(made)
     publish(made, path)
     return digest
@@ -162,6 +165,8 @@ class ArrayStream:
         self.path = path
         self.dtype = np.dtype(dtype)
         self.length = 0
+        # The header has to precede the values, but its shape is known only at the end. NumPy pads headers for this
+        # purpose, so that one for more values has the same length.
         self._file = path.open("wb")
         self._write_header()
 
@@ -201,6 +206,6 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # it exists, and is another user's
         return True
     return True

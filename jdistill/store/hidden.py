@@ -44,6 +44,7 @@ class HiddenTable:
         self.width: int = manifest["width"]
         self._offsets = open_array(folder / "offsets.npy")
         self._firsts = open_array(folder / "firsts.npy")
+        # A cache of this object: as a decorator, it would keep every object alive.
         self._shard = lru_cache(maxsize=None)(self._open_shard)
 
     @property
@@ -63,6 +64,7 @@ class HiddenTable:
         lengths = ends - starts
         if lengths.max(initial=0) > length:
             raise ValueError(f"a text of {lengths.max()} tokens does not fit into {length}")
+        # The bits of 0.0 are zeros in bfloat16 as well.
         padded = np.zeros((len(texts), length, self.width), _LAID_OUT[self.dtype])
         shards = np.searchsorted(self._firsts, texts, side="right") - 1
         for i in np.flatnonzero(lengths).tolist():
@@ -126,6 +128,7 @@ class HiddenWriter:
         self._offsets = np.concatenate([[0], np.cumsum(tokens.lengths, dtype=np.int64)])
         used = np.flatnonzero(tokens.lengths)
         tokens_per_shard = max(1, shard_bytes // (width * _LAID_OUT[dtype].itemsize))
+        # A shard begins at the first text that starts in the next `tokens_per_shard` tokens; texts are never split.
         begins = np.diff(self._offsets[used] // tokens_per_shard, prepend=-1) > 0
         self._shards = np.split(used, np.flatnonzero(begins)[1:])
 

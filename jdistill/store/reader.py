@@ -36,6 +36,7 @@ class Texts:
         self.sha256 = sha256
         """Hash of all texts; derived data is keyed by it."""
         self._offsets = open_array(folder / "offsets.npy", aside=folder.parent)
+        # As a memoryview, whose slices cost less than arrays.
         self._values = open_array(folder / "values.npy", aside=folder.parent).data
 
     def __len__(self) -> int:

@@ -70,15 +70,19 @@ class TeacherWriter:
             )
         (self.folder / "shards").mkdir(parents=True, exist_ok=True)
         remove_stale(self.folder)
+        # Processes of the same settings that start together write the same bytes, so it does not matter whose plan
+        # stays.
         if not (self.folder / "plan.json").is_file():
             self._write_plan(shard_rows, origin)
         self.plan = load_json(self.folder / "plan.json")
+        # The plan's description, not this process's: an earlier one may have written it.
         require_description(store, name, self.plan["description"], self.description)
         if self.plan["texts"] != store.texts.sha256:
             raise UserError(
                 f"store at {store.path}: the vectors of teacher '{name}' belong to a different set of texts. "
                 f"Move {self.folder} aside and rerun `jdistill embed`."
             )
+        # A complete teacher takes no further vectors, whatever their origin.
         if self.missing() and self.plan.get("origin") != origin:
             first, now = self.plan.get("origin") or "a model", origin or "a model"
             raise UserError(
@@ -89,12 +93,12 @@ class TeacherWriter:
 
     @property
     def shards(self) -> int:
-        """Number of shards."""
+        """Number of shards: `shard_rows` vectors each, the last one possibly fewer."""
         return self.plan["shards"]
 
     @property
     def rows(self) -> int:
-        """Number of vectors."""
+        """Number of vectors in all shards; a vector shared by both sides counts once."""
         return self.plan["rows"]
 
     def missing(self) -> list[int]:
@@ -110,6 +114,7 @@ class TeacherWriter:
         """The texts to embed for one shard, in the order of its vectors."""
         first = shard * self.plan["shard_rows"]
         numbers = self._texts[first : first + self.size(shard)]
+        # Queries come first in the plan, so the row number tells the side.
         sides: list[SideName] = [
             "query" if first + i < self.plan["query_rows"] else "document" for i in range(len(numbers))
         ]
@@ -134,6 +139,7 @@ class TeacherWriter:
         files = {"values": save_array(path.with_suffix(".npy"), stored.values)}
         if stored.scales is not None:
             files["scales"] = save_array(path.with_suffix(".scales.npy"), stored.scales)
+        # After the values: it marks the shard as complete.
         save_json(self._sidecar(shard), {"rows": len(vectors), "files": files})
 
     def finish(self) -> bool:
@@ -142,6 +148,7 @@ class TeacherWriter:
             return False
         hashes = [load_json(self._sidecar(shard), aside=self.folder) for shard in range(self.shards)]
         save_json(self.folder / "manifest.json", {**self.plan, "hashes": hashes})
+        # No process writes to a complete teacher, so temporary files of other machines are leftovers, too.
         remove_stale(self.folder, all_hosts=True)
         return True
 
@@ -155,6 +162,7 @@ class TeacherWriter:
                 f"{where}: returned vectors {list(vectors.shape)}, expected {list(expected)} for shard {shard}. "
                 f"The model's width has changed; move {self.folder} aside and rerun `jdistill embed`."
             )
+        # Checked as stored, since float16 overflows above 65,504.
         stored = to_stored(vectors, self.description["dtype"])
         with np.errstate(invalid="ignore"):
             rounded = to_float32(stored, self.description["dtype"])
@@ -184,6 +192,7 @@ class TeacherWriter:
         row_of: dict[bytes, int] = {}
         query_rows = 0
         for side, ids in self._needed():
+            # The model treats sides differently, so a text has a vector for each.
             if self.description.get("routes") == "per side":
                 row_of = {}
             for number, key in zip(ids.tolist(), prompted_keys(texts, ids, self._prompt(side)), strict=True):
@@ -194,6 +203,7 @@ class TeacherWriter:
                 index[side][number] = row
             query_rows = len(keys) if side == "query" else query_rows
         if not self._sides_differ():  # both sides share vectors, even if no row needs both
+            # -1 where a side has no row; where both have one, it is the same.
             index["query"] = index["document"] = np.maximum(index["query"], index["document"])
         save_array(self.folder / "keys.npy", np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16))
         save_array(self.folder / "texts.npy", np.asarray(owners, np.int32))
@@ -226,6 +236,7 @@ class TeacherWriter:
 
 def prompted_keys(texts: Any, ids: Int[np.ndarray, " n"], prompt: str) -> Iterator[bytes]:
     """First 16 bytes of the sha256 of `prompt + text`, for each text id."""
+    # The prompt is hashed once and its state copied for each text.
     start = hashlib.sha256(prompt.encode("utf-8"))
     for first in range(0, len(ids), 8192):
         for text in texts.take(ids[first : first + 8192]):

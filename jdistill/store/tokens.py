@@ -35,7 +35,7 @@ _BATCH = 4096
 
 
 class Tokenizer(Protocol):
-    """Interface of a tokenizer."""
+    """What the cache asks of a tokenizer."""
 
     @property
     def fingerprint(self) -> str:
@@ -44,7 +44,7 @@ class Tokenizer(Protocol):
 
     @property
     def pad_id(self) -> int:
-        """Id of the padding token."""
+        """Id written at padding, which is masked."""
         ...
 
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
@@ -79,6 +79,7 @@ class TokenTable:
             raise ValueError(f"a text of {lengths.max()} tokens does not fit into {length}")
         places = np.arange(length)
         mask = places < lengths[..., None]
+        # Any valid index does at padding.
         where = np.where(mask, self._offsets[ids][..., None] + places, 0)
         return np.where(mask, self._values[where], np.int32(self.pad_id)), mask
 

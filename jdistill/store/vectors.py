@@ -54,6 +54,7 @@ def to_stored(vectors: Float[np.ndarray, "n d"], dtype: str) -> Stored:
             return Stored(vectors.astype(ml_dtypes.bfloat16).view(np.uint16), None)
         if dtype == "int8":
             scales = _round_up(np.abs(vectors).max(axis=1) / np.float32(127))
+            # A zero vector has the scale 0.
             safe = np.where(scales > 0, scales, np.float32(1))
             return Stored(np.rint(vectors / safe[:, None]).astype(np.int8), scales)
         return Stored(vectors.astype(np.dtype(dtype)), None)
@@ -87,6 +88,7 @@ class TeacherVectors:
         """Source of imported vectors, such as "a data set"; None if the described model computed them."""
         self._shard_rows: int = self.manifest["shard_rows"]
         self._index = {side: open_array(folder / f"index.{side}.npy") for side in SIDES}
+        # A cache of this object: as a decorator, it would keep every object alive.
         self._shard = lru_cache(maxsize=None)(self._open_shard)
 
     def __len__(self) -> int:
@@ -134,13 +136,14 @@ class TeacherVectors:
         """Key -> row for the wanted keys that exist on that side, or with None on either side."""
         keys, queries = open_array(self.folder / "keys.npy"), self.manifest["query_rows"]
         first, last = {"query": (0, queries), "document": (queries, len(keys)), None: (0, len(keys))}[side]
+        # The first 8 of a key's 16 bytes, as integers, find candidates fast; whole keys decide below.
         heads = np.frombuffer(b"".join(key[:8] for key in wanted), np.uint64)
         near = first + np.flatnonzero(np.isin(keys[first:last, :8].copy().view(np.uint64)[:, 0], heads))
         found = {keys[row].tobytes(): int(row) for row in near}
         return {key: row for key, row in found.items() if key in wanted}
 
     def shard(self, shard: int) -> Float[np.ndarray, "s d"]:
-        """All vectors of one shard, float32."""
+        """All vectors of one shard in the order of the plan, float32 `[s, d]`."""
         return to_float32(self._shard(shard), self.dtype)
 
     def require_whole(self) -> None:
@@ -195,5 +198,7 @@ _LAID_OUT = {
 
 def _round_up(scales: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """The next float32 with 16 significant bits."""
+    # Of 24 significant bits the last 8 become 0, rounded up. A carry into the exponent gives the next power of two, as
+    # it should. Products with an int8 then need at most 23 bits, and are exact.
     bits = scales.astype(np.float32).view(np.uint32)
     return ((bits + np.uint32(0xFF)) & np.uint32(0xFFFFFF00)).view(np.float32)

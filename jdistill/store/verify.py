@@ -47,6 +47,7 @@ def _teacher_problems(store: Store, name: str) -> Iterator[str]:
         for part, digest in content["files"].items()
     }
     yield from _file_problems(f"verify {name}", files)
+    # These have no hash in the manifest. What they say is compared with the texts below.
     absent = [file for file in ("keys", "texts", "index.query", "index.document") if not _is_there(folder, file)]
     if absent:
         yield f"{folder}: missing or damaged: {', '.join(f'{file}.npy' for file in absent)}"

@@ -92,6 +92,7 @@ def write_texts(
     """
     path = Path(path)
     fingerprint = as_stored(fingerprint)
+    # Compared before any source is read, which may take long.
     if (path / "manifest.json").is_file():
         _require_same_data(path, fingerprint)
         return
@@ -101,11 +102,13 @@ def write_texts(
     shutil.rmtree(made, ignore_errors=True)
     try:
         manifest = _write_all(made, sources)
+        # Until there is a manifest the store counts as incomplete, so that files may arrive one by one.
         for file in sorted(made.rglob("*.npy")):
             place = path / file.relative_to(made)
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, place)
             sync_folder(place.parent)
+        # All renames must be on disk before the manifest that says so.
         sync_folder(path)
         save_json(path / "manifest.json", {"format": FORMAT, "fingerprint": fingerprint, **manifest})
     finally:
@@ -190,8 +193,10 @@ class _TextTable:
             raise UserError(
                 f"data.{source}: the text {text[:60]!r} is not valid Unicode: {error.reason}. Repair the text."
             ) from None
+        # With 128 bits, a collision is not to be expected even among billions of texts.
         key = hashlib.sha256(data).digest()[:16]
         number = self._numbers.setdefault(key, len(self._numbers))
+        # `setdefault` has given a new number: the text's first occurrence.
         if number == len(self.offsets) - 1:
             self._values.append(data)
             self.offsets.append(self.offsets[-1] + len(data))
@@ -234,6 +239,7 @@ class _RowTable:
         scores = () if row.score is None else row.score if isinstance(row.score, tuple) else (row.score,)
         parts = _Parts(row.query is not None, len(row.negatives), len(scores), row.label is not None)
         if self.parts is None:
+            # Checked at the first row only: all others must have as many.
             if row.score is not None and len(scores) not in (1, len(row.negatives), 1 + len(row.negatives)):
                 raise UserError(
                     f"data.{source}: its rows have {_told(parts)}. Expected 1 score, or one for the document and each "
@@ -265,6 +271,7 @@ class _RowTable:
         if self.parts.scores:
             arrays["scores"] = np.asarray(self.scores, np.float32).reshape(-1, self.parts.scores)
         if self.parts.label:
+            # Index by first occurrence in this role -> index in the manifest, which all roles share.
             shared = np.asarray([labels[label] for label in self.labels], np.int32)
             arrays["labels"] = shared[np.asarray(self.classes, np.int32)]
         hashes = {name: save_array(folder / f"{name}.npy", value) for name, value in arrays.items()}

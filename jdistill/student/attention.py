@@ -103,13 +103,18 @@ def attention(
     """
     length, heads, head_dim = queries.shape[1:]
     if keys.shape[2] != heads:
+        # Neighbouring query heads share a key head, as in transformers' `repeat_kv`. The kernels get one key per query
+        # head.
         keys, values = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (keys, values))
     factor = head_dim**-0.5 if scale is None else scale
     dropped = 0.0 if dropout_key is None else dropout_rate
     plain = Formula(factor, window, bias, dropped, dropout_key)
+    # Before an explicitly chosen kernel: a run with `splash` or `cudnn` and dropout still works, with plain XLA.
     if dropped or bias is not None:
         return _xla(queries, keys, values, places, plain)
     one_text = places.dtype == jnp.bool_
+    # Kernels see a key if its number equals the query's. With a mask all queries get 1, the number of valid keys:
+    # padding then attends to the text, as in `_attend`, and no row of the softmax is empty.
     segments = (jnp.ones(places.shape, jnp.int32) if one_text else places, places.astype(jnp.int32))
     ways = {
         "xla": lambda: _xla(queries, keys, values, places, plain),
@@ -150,6 +155,7 @@ def query_block(rows: int, heads: int, length: int) -> int | None:
     """
     if 4 * heads * length * length <= SCORES_BYTES:
         return None
+    # The largest power of two that fits; a float32 score has 4 bytes.
     return 1 << (max(BLOCK_BYTES // (4 * rows * heads * length), 1).bit_length() - 1)
 
 
@@ -172,6 +178,7 @@ def _attend_in_blocks(
     length = queries.shape[2]
     starts = jnp.arange(0, length, block)
     filled = len(starts) * block - length
+    # `lax.map` needs equal blocks. The filler's results are cut off at the end.
     queries = jnp.pad(queries, ((0, 0), (0, 0), (0, filled), (0, 0)))
     of_queries = jnp.pad(places, ((0, 0), (0, filled)))
     bias = None if how.bias is None else jnp.pad(how.bias, ((0, 0), (0, filled), (0, 0)))
@@ -182,6 +189,7 @@ def _attend_in_blocks(
         part = how._replace(bias=None if bias is None else here(bias, axis=1))
         return _attend(here(queries, axis=2), keys, values, here(of_queries, axis=1), places, part, first=start)
 
+    # [blocks n h q d] -> [n h blocks q d]
     attended = jnp.moveaxis(jax.lax.map(one, starts), 0, 2)
     return attended.reshape(*queries.shape)[:, :, :length]
 
@@ -199,6 +207,7 @@ def _attend(
     """Attention of the queries that start at place `first` to all keys; `how.bias` is that of these queries."""
     scores = jnp.einsum("nhld,nhmd->nhlm", queries, keys, preferred_element_type=jnp.float32)
     one_text = of_keys.dtype == jnp.bool_
+    # A mask restricts keys only; padding attends to the text too, and its result is never read.
     seen = of_keys[:, None, :] if one_text else of_queries[:, :, None] == of_keys[:, None, :]
     if how.window != FULL:
         seen = seen & kernels.band(of_keys.shape[1], how.window, first=first, count=of_queries.shape[1])[None]

@@ -104,6 +104,7 @@ def resolve(
       UserError: if parts of the student do not fit each other or the model.
     """
     encoder = chosen_encoder(config, pretrained)
+    # Only a random student's table can follow the tokenizer; a trained one has the rows that it has.
     if pretrained is None and tokenizer is not None and "vocab_size" not in encoder.model_fields_set:
         encoder = encoder.model_copy(update={"vocab_size": tokenizer.vocab_size})
     pooling = chosen_pooling(config, encoder, pretrained, () if tokenizer is None else tokenizer.special_ids)
@@ -145,6 +146,7 @@ def init_params(config: StudentConfig, architecture: Architecture, pretrained: P
     Raises:
       UserError: if the model lacks weights that the student needs.
     """
+    # Every part has its own key, so that adding one, such as LoRA, does not change how the others start.
     encoder_key, projection_key = jax.random.split(key)
     pooled = pooled_width(architecture.pooling, architecture.encoder)
     width = head_width(architecture.head, pooled)
@@ -172,6 +174,7 @@ def init_params(config: StudentConfig, architecture: Architecture, pretrained: P
 def from_pretrained(pretrained: Pretrained, *, dtype: Dtype = "float32") -> tuple[Student, Params]:
     """The model in a folder as a student, unchanged."""
     normalizes = bool(pretrained.head) and isinstance(pretrained.head[-1], Normalize)
+    # Stated, since by default the vectors of a plain transformers folder get unit length.
     config = StudentConfig(init=pretrained.where, normalize=normalizes, dtype=dtype)
     architecture = resolve(config, pretrained, pretrained.tokenizer, {})
     params = init_params(config, architecture, pretrained, jax.random.key(0))
@@ -263,6 +266,7 @@ def check_tokenizer_fits(architecture: Architecture, tokenizer: Tokenizer) -> No
       UserError: naming the setting.
     """
     encoder = architecture.encoder
+    # Added tokens may lie beyond the table, see `Tokenizer.within`.
     if tokenizer.plain_size > encoder.vocab_size:
         raise UserError(
             f"student.tokenizer: has {tokenizer.plain_size} tokens, but the encoder's embedding table has "
@@ -284,6 +288,7 @@ def _takes_words(config: StudentConfig, pretrained: Pretrained) -> bool:
 def _default_length(encoder: EncoderConfig, pretrained: Pretrained | None, tokenizer: Tokenizer | None) -> int | None:
     """The maximum length where the config sets none."""
     if pretrained is not None:
+        # A static embedding made of a transformer has no positions, and so no limit.
         return pretrained.max_length if encoder.kind == pretrained.encoder.kind else None
     if encoder.max_positions is None:
         return None

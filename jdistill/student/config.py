@@ -131,6 +131,7 @@ class StudentConfig(Config):
                     f"'{name}' is now set in the section 'prune', with the model as prune.init, and `jdistill prune` "
                     "writes the pruned model to prune.output, the folder to set as student.init."
                 )
+        # Nulls, which older resolved recipes have.
         return {name: value for name, value in content.items() if name not in MOVED_TO_PRUNE}
 
     @model_validator(mode="after")

@@ -163,5 +163,7 @@ def normalize(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     wide = x.astype(jnp.float32)
     squares = (wide * wide).sum(-1, keepdims=True)
     is_zero = squares == 0.0
+    # The root's argument is replaced, not only its result: the derivative of the root at 0 is infinite, and 0 times
+    # that is NaN.
     length = jnp.maximum(jnp.sqrt(jnp.where(is_zero, 1.0, squares)), 1e-12)
     return wide / length

@@ -82,6 +82,7 @@ def splash(
         ),
         interpret=interpret,
     )
+    # The kernel does not scale scores itself. It takes one row `[h, l, d]`, hence the vmap.
     by_head = [x.transpose(0, 2, 1, 3) for x in (queries * scale, keys, values)]
     segments = splash_kernel.SegmentIds(query_segments, key_segments)  # pyright: ignore[reportArgumentType]
     attended: Array = jax.vmap(kernel)(*by_head, segments)  # pyright: ignore[reportAssignmentType]
@@ -103,6 +104,7 @@ def cudnn(
     Passes a mask, which cuDNN takes as a bias shared by all heads. cuDNN's sequence lengths support only padding on the
     right, and its windows only causal attention.
     """
+    # [n 1 q k]
     mask = query_segments[:, None, :, None] == key_segments[:, None, None, :]
     if window != (None, None):
         mask = mask & band(queries.shape[1], window)[None, None]

@@ -46,6 +46,7 @@ def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> 
     centred = wide - wide.mean(-1, keepdims=True)
     inverse = jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + epsilon)
     normed = centred * inverse
+    # Broadcasting is explicit in this package, because tests raise on implicit rank promotion.
     row = (1,) * (x.ndim - 1) + (-1,)
     out = normed * scale.reshape(row) + bias.reshape(row)
     return out.astype(x.dtype), (normed.astype(x.dtype), inverse, scale)  # residuals in the dtype of x save memory

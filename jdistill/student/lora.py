@@ -64,6 +64,8 @@ def make_lora(config: LoraConfig, encoder: Mapping[str, Any], key: Array) -> Par
         level = lora
         for name in path.split("/"):
             level = level.setdefault(name, {})
+        # B starts at 0, so the student starts as the model it was; A must not be 0 as well, or neither would get a
+        # gradient.
         limit = inputs**-0.5
         level["a"] = jax.random.uniform(one, (inputs, config.rank), jnp.float32, -limit, limit)
         level["b"] = jnp.zeros((config.rank, outputs), jnp.float32)

@@ -80,9 +80,11 @@ class MaskedLM:
         unusable = [names[path] for path, value in found.items() if not np.isfinite(value).all()]
         if unusable:
             raise UserError(f"{where}: {', '.join(unusable)}: NaN or infinite values. Copy the model again.")
+        # With or without the model's prefix.
         table = next((value for name, value in tensors.items() if name.endswith(words)), None)
         if table is None:
             raise UserError(f"{where}: has no {words}. Use the folder of a complete masked language model.")
+        # Files may repeat the word embeddings as the decoder; as another parameter they would be trained apart.
         if self.decoder in tensors and not np.array_equal(tensors[self.decoder], table):
             found["decoder"] = tensors[self.decoder]
         kernel = {"dense.kernel": found["dense.kernel"].T}

@@ -12,6 +12,7 @@ from copy import copy
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
+from typing_extensions import override
 
 from jdistill.types import Tokens
 
@@ -61,6 +62,7 @@ class Rows:
 
     def largest(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
         """Maximum over the tokens of each text; minus infinity without tokens. The gradient goes to `foremost`."""
+        # The sum has one term other than 0, the maximum. `stop_gradient` keeps autodiff out of the search for it.
         found = self.total(jnp.where(self.chosen(self.foremost(jax.lax.stop_gradient(values))), values, 0.0))
         return jnp.where(_like(self.counts > 0, found), found, -jnp.inf)
 
@@ -107,55 +109,63 @@ class PaddedRows(Rows):
         self.ids = tokens.ids
         self.places = self.held = tokens.mask
         self.positions = jnp.arange(tokens.ids.shape[-1])[None]
+        # Not `held`, from which `behind` removes prompts: `ordinals` count these tokens, too.
         self._mask = tokens.mask
 
     @property
+    @override
     def texts(self) -> Int[Array, "n l"]:
         """The index of the row."""
         return jnp.broadcast_to(jnp.arange(self.ids.shape[0])[:, None], self.ids.shape)
 
     @property
+    @override
     def ordinals(self) -> Int[Array, "n l"]:
         """The place, counted from the row's first token."""
+        # The argmax of a mask is its first True: the first token, after any padding on the left.
         return self.positions - self._mask.argmax(axis=1)[:, None]
 
     @property
+    @override
     def counts(self) -> Int[Array, " n"]:
-        """Number of tokens of each row."""
         return self.held.sum(axis=1, dtype=jnp.int32)
 
+    @override
     def total(self, values: Float[Array, "n l *d"]) -> Float[Array, "n *d"]:
-        """Sum over the tokens of each row."""
         return (values * _like(self.held, values).astype(values.dtype)).sum(axis=1)
 
+    @override
     def foremost(self, values: Float[Array, "n l *d"]) -> Int[Array, "n *d"]:
-        """Argmax over the tokens of each row."""
         return jnp.where(_like(self.held, values), values, -jnp.inf).argmax(axis=1).astype(jnp.int32)
 
     @property
+    @override
     def numbers(self) -> Int[Array, "_ l"]:
-        """The position."""
         return self.positions
 
+    @override
     def spread(self, values: Shaped[Array, "n *d"]) -> Shaped[Array, "n l *d"]:
         """Broadcast along the row."""
         return jnp.broadcast_to(values[:, None], (*self.ids.shape, *values.shape[1:]))
 
+    @override
     def reduced(self, reduce: Reduce, *values: Shaped[Array, "n l"]) -> Float[Array, "n *d"]:
         """Reduce row by row with `vmap`, so that XLA can shard rows without communication."""
+        # `reduce` sees a batch of one text, number 0, with its padding, which callers exclude themselves.
         alone = jnp.zeros(self.ids.shape[1], jnp.int32)
         return jax.vmap(lambda *row: reduce(alone, 1, *row)[0])(*values)
 
+    @override
     def first(self, values: Float[Array, "n l d"]) -> Float[Array, "n d"]:
-        """The value of each row's first token."""
         return _along(values, self.held.argmax(axis=1))
 
+    @override
     def last(self, values: Float[Array, "n l d"]) -> Float[Array, "n d"]:
-        """The value of each row's last token."""
+        # The first True of the mask from right to left.
         return _along(values, self.held.shape[1] - 1 - self.held[:, ::-1].argmax(axis=1))
 
+    @override
     def behind(self, prompts: Int[Array, " n"]) -> "PaddedRows":
-        """The same rows with prompts masked out."""
         rows = copy(self)
         rows.held = self.held & (self.ordinals >= prompts[:, None])
         return rows
@@ -166,9 +176,11 @@ class PackedRows(Rows):
 
     def __init__(self, tokens: Tokens, packed: Int[Array, "r p"]) -> None:
         self._n, length = tokens.ids.shape
+        # `packed` is -1 at padding; any index does there, since padding is masked below.
         place = jnp.maximum(packed, 0)
         self.held = packed >= 0
         self.ids = tokens.ids.reshape(-1)[place]
+        # Flat indices of the padded array `[n, length]`; packed texts start in its first column.
         self.positions = place % length
         self._texts = place // length
         # Padding forms one more text, -1: it attends to itself, and no text attends to it.
@@ -177,24 +189,26 @@ class PackedRows(Rows):
         """Position of each text's first unmasked token, see `behind`."""
 
     @property
+    @override
     def texts(self) -> Int[Array, "r p"]:
-        """The text of each place, from `packed`."""
         return self._texts
 
     @property
+    @override
     def ordinals(self) -> Int[Array, "r p"]:
-        """The position."""
         return self.positions
 
     @property
+    @override
     def counts(self) -> Int[Array, " n"]:
-        """Number of tokens of each text."""
         return jnp.zeros(self._n, jnp.int32).at[self._segments].add(1, mode="drop")
 
+    @override
     def total(self, values: Float[Array, "r p *d"]) -> Float[Array, "n *d"]:
         """Segment sum."""
         return jax.ops.segment_sum(_flat(values), self._segments, self._n)
 
+    @override
     def foremost(self, values: Float[Array, "r p *d"]) -> Int[Array, "n *d"]:
         """Argmax by a scan along the row that restarts at every text."""
         along = [jnp.moveaxis(x, 1, 0) for x in (jnp.where(_like(self.held, values), values, -jnp.inf), self.places)]
@@ -209,32 +223,38 @@ class PackedRows(Rows):
 
         start = (along[0][0], jnp.broadcast_to(_like(numbers[0], along[0][0]), along[0][0].shape), along[1][0])
         _, found = jax.lax.scan(step, start, (along[0], numbers, along[1]))
+        # `found` is the argmax up to each place; at a text's last token it is that of the whole text.
         found = jnp.moveaxis(found, 0, 1)
         return self.last(found)
 
     @property
+    @override
     def numbers(self) -> Int[Array, "r p"]:
         """Flat index of each place."""
         return jnp.arange(self.ids.size, dtype=jnp.int32).reshape(self.ids.shape)
 
+    @override
     def spread(self, values: Shaped[Array, "n *d"]) -> Shaped[Array, "r p *d"]:
         """Gather each place's text."""
         return values[self._texts]
 
+    @override
     def reduced(self, reduce: Reduce, *values: Shaped[Array, "r p"]) -> Float[Array, "n *d"]:
         """Reduce all places at once; padding belongs to no text."""
         return reduce(self._segments, self._n, *map(_flat, values))
 
+    @override
     def first(self, values: Float[Array, "r p d"]) -> Float[Array, "n d"]:
         """The value at the start of each segment."""
         return _flat(values)[self._begins]
 
+    @override
     def last(self, values: Shaped[Array, "r p *d"]) -> Shaped[Array, "n *d"]:
         """The value at the end of each segment."""
         return _flat(values)[self._begins + jnp.maximum(self.counts - 1, 0)]
 
+    @override
     def behind(self, prompts: Int[Array, " n"]) -> "PackedRows":
-        """The same rows with prompts masked out."""
         rows = copy(self)
         rows._first = prompts[self._texts]
         rows.held = self.held & (self.positions >= rows._first)
@@ -248,6 +268,7 @@ class PackedRows(Rows):
     @property
     def _begins(self) -> Int[Array, " n"]:
         """Flat index of each text's first token; 0 without tokens."""
+        # One place per text is its first token. All others write to index n, out of range, and are dropped.
         begins = jnp.where(self.held & (self.positions == self._first), self.texts, self._n).reshape(-1)
         places = jnp.arange(begins.size, dtype=jnp.int32)
         return jnp.zeros(self._n, jnp.int32).at[begins].set(places, mode="drop")

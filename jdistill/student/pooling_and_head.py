@@ -42,6 +42,7 @@ def chosen_pooling(
             "be combined with others. List it alone."
         )
     modules = [isinstance(pooling, PoolingModule) for pooling in listed]
+    # False sorts before True: modes come first.
     if modules != sorted(modules):
         raise UserError(
             f"student.pooling: is {names}, but those without parameters ({', '.join(p for p in names if p in listed)}) "
@@ -110,6 +111,7 @@ def _normalizes(config: StudentConfig, pooling: Sequence[Pooling], found: Pretra
         return config.normalize
     if is_sparse(pooling) and (found is None or not is_sparse(found.pooling)):
         return False  # sparse vectors are usually compared by dot product
+    # A plain transformers folder does not say; then vectors get unit length.
     if found is None or not found.is_sentence_transformer:
         return not is_sparse(pooling)
     return bool(found.head) and isinstance(found.head[-1], Normalize)
@@ -164,6 +166,7 @@ def projected(
         for teacher, wide in sorted(teacher_widths.items())
         if config.projection == "linear" or (config.projection == "auto" and wide != width)
     }
+    # With `projection: none`, losses that compare vectors need equal widths.
     unlike = chosen or {teacher: wide for teacher, wide in teacher_widths.items() if wide != width}
     if unlike and is_sparse(pooling):
         teacher, wide = next(iter(unlike.items()))

@@ -54,6 +54,7 @@ def run_layers(
       remat: what the backward pass recomputes.
       scan: scan repeated layers. Ignored if hidden states of an earlier layer are wanted.
     """
+    # `jax.checkpoint` and `lax.scan` take arrays, so a layer is passed as a static graph and its arrays.
     parts = [nnx.split(layer) for layer in layers]
 
     def run(graph: Any, state: Any, x: Array, key: Array | None) -> Array:
@@ -64,6 +65,8 @@ def run_layers(
 
     depth, done = max(wanted), {0: hidden}
     graphs = [graph for graph, _ in parts[:depth]]
+    # `index` numbers layers so that those with equal graphs, which differ in weights only, have the same number. A scan
+    # returns only its last hidden state, so that no earlier one may be wanted.
     pattern = find_pattern([graphs.index(graph) for graph in graphs]) if scan and {*wanted} == {depth} else None
     number = 0
     while number < depth:
@@ -107,9 +110,11 @@ def find_pattern(kinds: Sequence[int]) -> Pattern | None:
     for first in range(len(kinds)):
         for period in range(1, (len(kinds) - first) // 2 + 1):
             turns = 1
+            # A slice beyond the end is shorter, and ends the loop.
             while kinds[first : first + period] == kinds[first + turns * period : first + (turns + 1) * period]:
                 turns += 1
             if turns > 1:
                 compiled = len(kinds) - period * (turns - 1)
                 found.append((compiled, Pattern(first, period, turns)))
+    # Ties go to the pattern that starts first, then to the shortest period.
     return min(found)[1] if found else None

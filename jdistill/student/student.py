@@ -42,11 +42,12 @@ class Student:
         if self.tokenizer is not None:  # `jdistill plan` needs no texts, and passes no tokenizer
             object.__setattr__(self, "tokenizer", self.tokenizer.within(self.config.encoder.vocab_size))
         module = nnx.eval_shape(lambda: make_module(self.config, jax.random.key(0)))
+        # Frozen dataclasses allow no assignment. The graph is made without computing any parameter.
         object.__setattr__(self, "_graph", nnx.split(module)[0])
 
     @property
     def width(self) -> int:
-        """Width of the vectors."""
+        """Width `d` of the vectors, behind the head."""
         return head_width(self.config.head, pooled_width(self.config.pooling, self.config.encoder))
 
     @property
@@ -151,6 +152,7 @@ def make_module(config: Architecture, key: Array) -> nnx.Module:
 
 def random_encoder(config: Architecture, key: Array) -> dict[str, Any]:
     """Random parameters of the encoder, as nested dicts."""
+    # One compiled program instead of an operation per parameter.
     return jax.jit(lambda k: nnx.to_pure_dict(nnx.state(make_module(config, k), nnx.Param)))(key)
 
 

@@ -27,6 +27,7 @@ class Tokenizer:
         self._companions = companions
         self._special_tokens = special_tokens
         self._config: dict[str, Any] = json.loads(companions.get("tokenizer_config.json", "{}"))
+        # Through JSON, since the library has no constructor from a dict.
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self._definition))
         # An option of transformers, which does not apply to static embeddings.
         self._splits_special = special_tokens and bool(self._config.get("split_special_tokens"))
@@ -75,6 +76,7 @@ class Tokenizer:
         """
         try:
             tokenizer = cls(definition, companions, special_tokens=special_tokens)
+            # Some faults of a file appear only when a text is encoded.
             tokenizer.encode(["a text"], None)
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -126,7 +128,7 @@ class Tokenizer:
 
     @property
     def special_tokens_map(self) -> dict[str, Any]:
-        """Content of special_tokens_map.json."""
+        """Content of special_tokens_map.json; `{}` without that file."""
         return json.loads(self._companions.get("special_tokens_map.json", "{}"))
 
     @property
@@ -142,6 +144,7 @@ class Tokenizer:
         `within`, and `split_special_tokens`.
         """
         content = [self._definition, self._special_tokens, self._truncation_side]
+        # Appended only where set, so that all other tokenizers keep the fingerprints that stores hold.
         content += [] if self._rows is None else [self._rows]
         content += ["split_special_tokens"] * self._splits_special
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
@@ -195,6 +198,7 @@ class Tokenizer:
           UserError: if a text has a token without a row in the embedding table.
         """
         self._truncate(max_length)
+        # `fast` leaves out character offsets.
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=self._special_tokens)
         rows = [encoding.ids for encoding in encodings]
         if self._rows is not None:
@@ -203,6 +207,7 @@ class Tokenizer:
 
     def _refuse_beyond(self, rows: int, texts: list[str], ids: list[list[int]]) -> None:
         for text, row in zip(texts, ids, strict=True):
+            # Refused here, since the lookup would silently give NaN for such an id.
             if row and max(row) >= rows:
                 token = self._tokenizer.id_to_token(max(row))
                 raise UserError(
@@ -217,6 +222,7 @@ class Tokenizer:
         Parity: sentence-transformers, which determines the prompt's tokens in the same way. Tokenizers that merge the
         prompt's last word with the text's first one make this approximate.
         """
+        # In a text with this prompt, a special token at the end, such as [SEP], would come after the text.
         ids = self.encode([prompt], None)[0]
         return len(ids) - bool(ids and ids[-1] in self.special_ids)
 
@@ -235,6 +241,7 @@ class Tokenizer:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        # Truncation is a state of the library's tokenizer, and part of what `to_str` writes.
         self._truncate(None if self._special_tokens else max_length)
         (folder / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
         self._truncate(None)
@@ -262,6 +269,7 @@ class Tokenizer:
         if max_length is None:
             self._tokenizer.no_truncation()
         else:
+            # The library truncates to `max_length` minus these.
             reserved = self._tokenizer.num_special_tokens_to_add(is_pair=False) if self._special_tokens else 0
             if max_length <= reserved:
                 raise ValueError(f"max_length {max_length} leaves no room besides {reserved} special tokens")

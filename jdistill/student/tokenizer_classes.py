@@ -63,7 +63,7 @@ def class_of(settings: Mapping[str, Any], hf: Mapping[str, Any]) -> str | None:
     named = named.removesuffix("Fast") if isinstance(named, str) else None
     kind = hf.get("model_type")
     registered = REGISTERED.get(kind) if isinstance(kind, str) else None
-    if named is not None and kind in REGISTERED and registered is None:
+    if named is not None and kind in REGISTERED and registered is None:  # transformers distrusts their files
         return None
     found = named or registered
     return found if found in CLASSES else None
@@ -87,10 +87,10 @@ def as_transformers(
     """
     kind = CLASSES.get(class_of(settings, hf) or "")
     model = definition.get("model") or {}
-    if kind is not None and model.get("type") not in (None, kind.model):
+    if kind is not None and model.get("type") not in (None, kind.model):  # the class cannot rebuild it
         kind = None
-    own = "added_tokens_decoder" in settings
-    named = {**({} if kind is None else kind.tokens), **settings, **({} if own else special_tokens)}
+    own = "added_tokens_decoder" in settings  # it replaces the two older files, which are then not read
+    named = {**({} if kind is None else kind.tokens), **settings, **({} if own else special_tokens)}  # later ones win
     named = {**named, **{name: _content(named[name]) for name in NAMED if name in named}}
     built = definition if kind is None else {**definition, **kind.build(definition, named)}
     ids = _ids(model.get("vocab") or {})
@@ -98,7 +98,7 @@ def as_transformers(
         definition = {**definition, "added_tokens": _with_first_form(definition, named, added_tokens, kind is None)}
     added = _added(definition, settings, named, ids, generic=kind is None, special_tokens=special_tokens)
     built = {**built, "added_tokens": added}
-    ids = {**ids, **{token["content"]: token["id"] for token in added}}
+    ids = {**ids, **{token["content"]: token["id"] for token in added}}  # for the templates
     if kind is not None and kind.template is not None:
         return {**built, "post_processor": kind.template(named, lambda token: ids.get(token, 0))}
     if "post_processor" not in definition and ("add_bos_token" in settings or "add_eos_token" in settings):
@@ -127,6 +127,7 @@ def _with_first_form(
     tokens: dict[int, dict[str, Any]] = {}
     for content, place in added_tokens.items():
         flags = {"normalized": content not in special, "special": content in special}
+        # None: `_added` gives it the next free one.
         tokens[place] = {"id": None if generic else place, "content": content, **_PLAIN, **flags}
     from_file = {token["id"]: token for token in definition.get("added_tokens") or []}
     if generic:
@@ -154,6 +155,7 @@ def _added(
     """The added tokens, ascending: those in the files, then special tokens that only the settings name."""
     listed = settings.get("added_tokens_decoder") or {}
     from_file = definition.get("added_tokens") or []
+    # A class that rebuilds its tokenizer takes added tokens from `added_tokens_decoder` alone, if there is one.
     first = from_file if generic or "added_tokens_decoder" not in settings else []
     tokens = {token["content"]: dict(token) for token in first}
     for place in sorted(listed, key=int):
@@ -163,6 +165,7 @@ def _added(
         content = token["content"]
         tokens[content] = {"id": tokens.get(content, {}).get("id"), "content": content, **plain}
     extra = [*_listed(named, "additional_special_tokens"), *_listed(named, _EXTRA)]
+    # transformers appends, in this order, what the settings name but no file lists.
     for token in [*(named.get(name) for name in NAMED), *extra]:
         content = _content(token)
         if not isinstance(content, str) or content in tokens:
@@ -170,6 +173,7 @@ def _added(
         given = special_tokens.get("mask_token") if content == named.get("mask_token") else None
         lstrip = given.get("lstrip", False) if isinstance(given, Mapping) else False
         tokens[content] = {"id": None, "content": content, **_PLAIN, "lstrip": lstrip}
+    # As the library numbers added tokens: one that is in the vocabulary keeps its id, others follow at the end.
     free = len(ids)
     for token in tokens.values():
         if token["id"] is None or not generic:
@@ -206,6 +210,7 @@ def _around(ends: tuple[str | None, str | None], id_of: Callable[[str], int]) ->
 def _bert_template(named: Mapping[str, Any], id_of: Callable[[str], int]) -> Definition:
     cls, sep = named["cls_token"], named["sep_token"]
     whole = _around((cls, sep), id_of)
+    # BERT's pairs have one [CLS], at the start; those of `_around` repeat it.
     second = [{"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": sep, "type_id": 1}}]
     return {**whole, "pair": [*whole["single"], *second]}
 
@@ -294,6 +299,7 @@ def _gemma(definition: Definition, named: Mapping[str, Any]) -> Definition:
 def _xlm_roberta(definition: Definition, named: Mapping[str, Any]) -> Definition:
     normalizer = definition.get("normalizer") or {}
     steps = normalizer.get("normalizers") if normalizer.get("type") == "Sequence" else [normalizer]
+    # Of the file's normalizers the class keeps only `Precompiled`, SentencePiece's table of characters.
     scheme = "always" if named.get("add_prefix_space", True) else "never"
     joined = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": True}
     vocabulary = definition["model"]["vocab"]
@@ -307,7 +313,7 @@ def _xlm_roberta(definition: Definition, named: Mapping[str, Any]) -> Definition
 
 def _camembert(definition: Definition, named: Mapping[str, Any]) -> Definition:
     built = _xlm_roberta(definition, named)
-    unknown = _ids(definition["model"]["vocab"]).get(named["unk_token"], 0)
+    unknown = _ids(definition["model"]["vocab"]).get(named["unk_token"], 0)  # in XLM-RoBERTa it is always 3
     return {**built, "model": {**built["model"], "unk_id": unknown}}
 
 

@@ -39,6 +39,7 @@ def read_tokenizer(
     settings = {**read_json(folder / "tokenizer_config.json"), **(options or {})}
     kind = class_of(settings, hf)
     definition = _definition(folder, kind)
+    # `Tokenizer` drops the file's truncation, but the side on which it cuts still applies.
     cut = definition.get("truncation")
     if cut and not settings.get("truncation_side"):
         settings["truncation_side"] = str(cut.get("direction", "right")).lower()
@@ -46,6 +47,7 @@ def read_tokenizer(
     where = folder / "tokenizer.json"
     try:
         definition = as_transformers(definition, settings, special, hf, added)
+    # The files are anybody's, and may have any type at any key.
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where}: does not fit the tokenizer_class {settings['tokenizer_class']!r} in "
@@ -53,6 +55,7 @@ def read_tokenizer(
         ) from error
     companions = read_companions(folder)
     if kind is not None:
+        # The settings then name the padding token, which `Tokenizer.pad_id` reads there.
         defaults = {key: token for key, token in CLASSES[kind].tokens.items() if key not in special}
         settings = {**defaults, **settings}
     if lowercase and not _lowercases(definition.get("normalizer")):

@@ -16,7 +16,7 @@ from jdistill.config import UserError
 
 
 class Weight(NamedTuple):
-    """One parameter and its tensor."""
+    """A row of a weight table: a parameter, and where a Hugging Face file has its values."""
 
     key: str
     """Name of the tensor in a Hugging Face file, without the model's prefix."""
@@ -55,6 +55,7 @@ def from_hf(
     named = {key.removeprefix(prefix): value for key, value in tensors.items()}
     rows = {weight.key for weight in table}
     expected = flatten(shapes)
+    # All problems are collected before any is reported: wrong folders usually have several, and one says less.
     unknown = sorted(k for k in named if k not in rows and not any(re.fullmatch(p, k) for p in ignored))
     missing = sorted(k for k in rows if k not in named)
     filled = {weight.path: _parameter(weight, named[weight.key]) for weight in table if weight.key in named}
@@ -89,6 +90,7 @@ def to_hf(table: Sequence[Weight], params: Mapping[str, Any]) -> dict[str, np.nd
       ValueError: if table and parameters do not cover each other.
     """
     flat = flatten(params)
+    # Only a wrong table gets here, never a user's file, so this is no UserError.
     if set(flat) != {weight.path for weight in table}:
         raise ValueError(f"table and parameters differ: {sorted(set(flat) ^ {weight.path for weight in table})}")
     rows: dict[str, list[Weight]] = {}

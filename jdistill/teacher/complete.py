@@ -35,6 +35,8 @@ def recorded_loading() -> Iterator[list[Loaded]]:
     from transformers import PreTrainedModel
 
     found: list[Loaded] = []
+    # As the class has it, a classmethod object: attribute access would give a bound method, which could not be put
+    # back.
     original = PreTrainedModel.__dict__["from_pretrained"]
 
     @functools.wraps(original.__func__)

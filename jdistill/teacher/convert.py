@@ -53,6 +53,7 @@ def convert(model: str, out: str | Path) -> Path:
         try:
             read_folder(fresh)
         except UserError as error:
+            # The user knows only the source, not the temporary folder.
             raise UserError(str(error).replace(str(fresh), str(source))) from error
     return out
 
@@ -93,7 +94,7 @@ def _convert_place(place: Path, target: Path, *, alone: bool) -> None:
     if safe or (alone and not pickled):
         copied |= {*weight_files(place), *place.glob("model.safetensors.index.json")}
     for file in copied:
-        if not file.name.endswith(".bin.index.json"):
+        if not file.name.endswith(".bin.index.json"):  # it lists pickles
             shutil.copyfile(file, target / file.name)
     if pickled:
         _write_safetensors(place, target / "model.safetensors")

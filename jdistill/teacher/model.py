@@ -88,6 +88,7 @@ class Teacher:
         """Split the members into batches of similar length, to limit padding; batches of long texts are smaller."""
         left = sorted(members, key=lambda i: -len(texts[i].text))
         while left:
+            # The longest of the rest, to which the batch is padded.
             tokens = self._tokens(texts[left[0]])
             size = max(min(self.config.batch_size, self.config.batch_size * FULL_BATCH // tokens), 1)
             yield left[:size]
@@ -144,6 +145,7 @@ class Teacher:
         found = {} if folder is None else hashes(config, folder)
         if "weight_hash" not in found:
             found["weight_hash"] = _hash_state(self._model)
+        # The hub's cache names the folder of a snapshot by its commit.
         commit = folder.name if hub and folder is not None and is_commit(folder.name) else None
         return {
             "model": config.model,
@@ -214,6 +216,7 @@ def _end_after(model: Any, layer: int, where: str) -> None:
         return {**features, "token_embeddings": states[layer]}
 
     for module in transformers:
+        # sentence-transformers then passes them on as `all_layer_embeddings`.
         module.auto_model.config.output_hidden_states = True
         module.register_forward_hook(earlier)
 

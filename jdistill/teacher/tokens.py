@@ -90,6 +90,7 @@ def _keep(path: Path, answer: Answer) -> None:
 
 
 def _asked(question: Question) -> Answer:
+    # No CUDA device either: a GPU's memory belongs to JAX.
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(

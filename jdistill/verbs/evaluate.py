@@ -85,6 +85,7 @@ def _heldout_ids(store: Store, config: FidelityConfig) -> dict[SideName, Int[np.
     rows = store.rows("heldout")
     documents = np.unique(rows.documents[:, 0])
     queries = np.empty(0, documents.dtype) if rows.queries is None else np.setdiff1d(rows.queries, documents)
+    # Ascending numbers of documents, then of queries, so that one cut separates them.
     chosen = config.rows(len(documents) + len(queries))
     last = int(np.searchsorted(chosen, len(documents)))
     found: dict[SideName, Int[np.ndarray, " n"]] = {"document": documents[chosen[:last]]}

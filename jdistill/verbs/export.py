@@ -64,6 +64,7 @@ def export(run: str, out: str, overrides: Sequence[str] = (), *, results: Result
     def check(fresh: Path) -> None:
         texts = [*PROBES, *_special_texts(model), *_heldout_texts(recipe)]
         expected = reference_vectors(model, texts, projection=options.projection, teacher=options.teacher)
+        # Verified in a temporary folder; the report names the final one.
         found = replace(verify(fresh, texts, expected, tolerance=options.tolerance, module_files=files), folder=out)
         if not found.passed:
             raise UserError(

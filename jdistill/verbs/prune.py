@@ -59,6 +59,7 @@ def prune(recipe: Recipe) -> str:
     assert pretrained is not None
     texts = training_texts(recipe, store, student.prompts.resolved(pretrained.prompts))
     pruned = prune_model(config, student, pretrained, texts)
+    # The pruned model already has its layers, encoder and tokenizer.
     remaining = student.model_copy(update={"keep_layers": None, "encoder": None, "tokenizer": None})
     made, params = make_student(remaining, teacher_widths={}, key=jax.random.key(recipe.seed), pretrained=pruned.model)
     check_poolings(made.config, params, where=pretrained.where)

@@ -47,8 +47,10 @@ def train(recipe: Recipe) -> TrainResult:
     check_student(recipe, student, evaluators)
     mesh = make_mesh(fsdp=recipe.train.fsdp)
     check_rows(recipe.train.global_batch_size, mesh)
+    # Before the loader, which tokenizes all texts.
     check_terms(recipe, store, student, params, mesh)
     check_packing(recipe.loader.packing, mesh.devices.flat[0].platform)
+    # The token cache is written once; other processes read it.
     with process_0_first():
         loader = make_loader(recipe, store, student, params, pieces=mesh.size * recipe.train.microbatches)
     run = Run(

@@ -44,6 +44,7 @@ else:
 MODEL_TYPES = {name: encoder for encoder in ENCODERS for name in encoder.model_types}
 """`model_type` of a Hugging Face `config.json` -> architecture."""
 
+# Read from the `Literal` of `kind`, since a RoBERTa has three.
 MASKED_LM_KINDS = tuple(
     kind
     for encoder in ENCODERS

@@ -62,6 +62,7 @@ class EncoderConfig(Config):
     kind: str
     vocab_size: VocabSize
     hidden_size: HiddenSize
+    # Not dumped: a resolved config states the sizes themselves.
     size: str | None = Field(default=None, exclude=True)
     """Name of a published model of this kind, such as `tiny` for `bert` or `ettin-17m` for `modernbert`; sets the
     defaults of depth, widths and heads."""
@@ -69,6 +70,8 @@ class EncoderConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_size(cls, data: Any) -> Any:
+        # Before validation, so that explicit sizes override those of the named model, which override the fields'
+        # defaults.
         if not isinstance(data, Mapping) or data.get("size") is None:
             return data
         name, given = data["size"], {field: value for field, value in data.items() if field != "size"}
@@ -82,7 +85,7 @@ class EncoderConfig(Config):
 
     @property
     def width(self) -> int:
-        """Hidden size."""
+        """Width of the token vectors."""
         return self.hidden_size
 
     @property
@@ -115,7 +118,7 @@ class EncoderConfig(Config):
         raise NotImplementedError
 
     def weights(self) -> list[Weight]:
-        """The weight table."""
+        """The weight table: where a Hugging Face file has each parameter."""
         raise NotImplementedError
 
     def make_module(self, computing: Computing, *, rngs: nnx.Rngs) -> nnx.Module:
@@ -159,6 +162,7 @@ class EncoderConfig(Config):
           UserError: if the encoder has no layers, a layer does not exist, or the layers do not form an encoder.
         """
         self.check_layers(layers)
+        # Layers are renumbered: a file has no gaps. A layer may be listed twice, and becomes two.
         kept = {str(i): params["layers"][str(layer)] for i, layer in enumerate(layers)}
         return self.with_layers(layers), {**params, "layers": kept}
 

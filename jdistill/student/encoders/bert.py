@@ -32,6 +32,7 @@ class BertConfig(PostNormConfig):
         "minilm-l12": model_size(layers=12, width=384, intermediate=1536, heads=12),
     }
     hf_prefix: ClassVar[str] = "bert."
+    # Buffers that older releases of transformers saved, and heads; `masked_lm` reads its own.
     hf_ignored: ClassVar[tuple[str, ...]] = (
         r"embeddings\.(position_ids|token_type_ids)",
         r"(pooler|cls|classifier|qa_outputs)\..*",

@@ -50,6 +50,7 @@ class DistilBertConfig(PostNormConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "DistilBertConfig":
         # `sinusoidal_pos_embds` is ignored too: it says how positions were initialised.
         theirs = {ours: hf[name] for ours, name in NAMES.items() if name in hf}
+        # DistilBERT's default for a missing `n_layers`, unlike BERT's.
         return parse(cls, {**BASE, "num_hidden_layers": 6, **same_named(cls, {**hf, **theirs})}, where=where)
 
     @override

@@ -77,6 +77,7 @@ class EuroBertConfig(PreNormConfig):
     @classmethod
     @override
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "EuroBertConfig":
+        # What transformers assumes where a file has none, unlike the field's default.
         theta = hf.get("rope_theta") or DEFAULT_THETA
         rope = read_rope(hf.get("rope_scaling") or hf.get("rope_parameters"), theta, where=where)
         given = same_named(cls, hf) | {"rope_theta": rope.theta, "rope_factor": rope.factor}

@@ -137,6 +137,7 @@ class Gemma3Config(SlidingConfig):
         # With is_causal false, transformers' windows are one token wider than in any published model.
         refuse(hf, {"attn_logit_softcapping": (), "is_causal": (True,)}, where=where)
         sections = hf.get("rope_parameters") or {}
+        # transformers 5 has a section per type of layer; 4 has `rope_scaling`, for full attention layers only.
         scaled = {**(sections.get("full_attention") or {}), **(hf.get("rope_scaling") or {})}
         rope = read_rope(scaled, hf.get("rope_theta") or cls.model_fields["rope_theta"].default, where=where)
         theta = hf.get("rope_local_base_freq") or cls.model_fields["local_rope_theta"].default

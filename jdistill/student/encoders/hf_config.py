@@ -33,6 +33,7 @@ def read_rope(parameters: Mapping[str, Any] | None, theta: float, *, where: str)
       UserError: if scaling is neither default nor linear.
     """
     section = parameters or {}
+    # `type` is the older name of `rope_type`.
     kind = section.get("rope_type", section.get("type", "default"))
     if kind not in ("default", "linear") or section.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise UserError(
@@ -88,6 +89,7 @@ def check_heads(
     Raises:
       ValueError: if sizes are not divisible.
     """
+    # With a given `head_dim`, heads times `head_dim` need not be the hidden size.
     if (divides or head_dim is None) and width % heads:
         raise ValueError(f"hidden_size {width} is not divisible by {heads} attention heads. Make it a multiple.")
     wide = width // heads if head_dim is None else head_dim

@@ -107,10 +107,12 @@ class NomicBertConfig(TransformerConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "NomicBertConfig":
         # `rotary_scaling_factor` is ignored, as transformers does.
         refuse(hf, _PLAIN, where=where)
+        # Where a file has both names, the new one counts.
         given = {ours: hf[old] for old, ours in _OLD.items() if hf.get(old) is not None} | same_named(cls, hf)
         if hf.get("activation_function") is not None:
             given["hidden_act"] = _GATED[hf["activation_function"]]
         if hf.get("n_embd") is not None:
+            # GPT-2's rule for a null or missing `n_inner`.
             given.setdefault("intermediate_size", 4 * hf["n_embd"])
         theta = given.get("rope_theta", cls.model_fields["rope_theta"].default)
         rope = read_rope(hf.get("rope_scaling") or hf.get("rope_parameters"), theta, where=where)
@@ -136,6 +138,7 @@ class NomicBertConfig(TransformerConfig):
             for part, name in enumerate(("query", "key", "value")):
                 rows += linear_rows(f"{hf}.attn.Wqkv", f"{ours}.{name}", bias=False, part=(part, 3))
             rows += linear_rows(f"{hf}.attn.out_proj", f"{ours}.out", bias=False)
+            # The activation is applied to fc12, not to fc11.
             for key, name in {"fc11": "up", "fc12": "gate", "fc2": "down"}.items():
                 rows += linear_rows(f"{hf}.mlp.{key}", f"{ours}.{name}", bias=False)
             rows += norm_rows(f"{hf}.norm1", f"{ours}.attention_norm")
@@ -183,4 +186,5 @@ class Embeddings(nnx.Module):
     def __call__(self, ids: Int[Array, "r p"]) -> Float[Array, "r p d"]:
         """`ids [r, p] -> [r, p, d]`."""
         dtype = self.computing.dtype
+        # Single texts have token type 0 throughout, so its vector is added everywhere.
         return self.norm(lookup(self.words[...], ids, dtype) + self.types[...][:1][None].astype(dtype))

@@ -63,6 +63,7 @@ class Embeddings(nnx.Module):
         """`ids [r, p] -> [r, p, d]`; `positions` has one row if all rows are equal."""
         # Padding may exceed the position table; its result is never used.
         added = self.positions[...][jnp.minimum(positions, self.positions.shape[0] - 1)]
+        # Single texts have token type 0 throughout, so its vector is added everywhere.
         added = added if self.types is None else self.types[...][:1][None] + added
         dtype = self.computing.dtype
         return self.norm(lookup(self.words[...], ids, dtype) + added.astype(dtype))
@@ -89,6 +90,7 @@ class Layer(nnx.Module):
         dropout_key: Array | None,
     ) -> Float[Array, "r p d"]:
         """The same shape; tokens attend only to tokens of the same text. `bias` is added to the scores."""
+        # Dropout where transformers has it: of attention weights, and of both outputs before the residual.
         weights_key, attended_key, output_key = keys(dropout_key, 3)
         rate = self.computing.dropout
         q, k, v = (part(x).reshape(*x.shape[:2], self.heads, -1) for part in (self.query, self.key, self.value))
@@ -123,6 +125,7 @@ class PostNorm(nnx.Module):
         self.computing = computing
         self.embeddings = Embeddings(config, computing, epsilon=epsilon, types=types, rngs=rngs)
         numbers = range(config.num_hidden_layers)
+        # By name, as in nested parameters and weight tables, whose paths are `layers.0...`.
         self.layers = nnx.Dict({str(i): Layer(config, computing, epsilon=epsilon, rngs=rngs) for i in numbers})
 
     def positions(self, rows: Rows) -> Int[Array, "_ p"]:
@@ -159,6 +162,8 @@ def positions_from_mask(rows: Rows, padding: int) -> Int[Array, "r p"]:
     Parity: `create_position_ids_from_input_ids` of transformers' RoBERTa.
     """
     uncounted = rows.held & (rows.ids == padding)
+    # Such tokens up to each place of the row; below, those before the text's first token, which belong to other texts
+    # of a packed row, are subtracted.
     before = jnp.cumsum(uncounted, axis=1, dtype=jnp.int32) - uncounted.astype(jnp.int32)
     begins = jnp.maximum(jnp.arange(rows.ids.shape[1])[None] - rows.ordinals, 0)
     inside = before - jnp.take_along_axis(before, begins, axis=1)

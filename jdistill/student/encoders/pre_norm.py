@@ -150,6 +150,7 @@ class RotaryLayer(nnx.Module):
         self.options, self.computing = options, computing
         width, inner, std = config.hidden_size, config.intermediate_size, config.initializer_range
         output_std = std if options.output_std is None else options.output_std
+        # All heads together may be wider or narrower than the hidden size.
         heads, kv = config.num_attention_heads * options.head_dim, options.kv_heads * options.head_dim
         biased, mlp_biased = options.attention_bias, options.mlp_bias
         self.query = Linear(width, heads, std=std, rngs=rngs, bias=biased)
@@ -161,6 +162,7 @@ class RotaryLayer(nnx.Module):
         self.mlp_norm = norm(width)
         self.query_norm, self.key_norm = (norm(options.head_dim) if options.head_norms else None for _ in range(2))
         around = options.norms == "around"
+        # Norms that are None have no parameters, and so no row in the weight table.
         self.attended_norm, self.output_norm = (norm(width) if around else None for _ in range(2))
 
     def __call__(

@@ -118,9 +118,11 @@ class Qwen3Config(SlidingConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "Qwen3Config":
         theta = hf.get("rope_theta") or DEFAULT_THETA
         rope = read_rope(hf.get("rope_scaling") or hf.get("rope_parameters"), theta, where=where)
+        # transformers' default for a missing key is 32, but null means as many as query heads.
         heads = hf.get("num_attention_heads") if "num_key_value_heads" in hf else 32
         given = {**_DEFAULTS, "num_key_value_heads": heads, **same_named(cls, hf)}
         depth, full = given["num_hidden_layers"], hf.get("max_window_layers", 28)
+        # In transformers, `sliding_window` alone has no effect.
         if not hf.get("use_sliding_window"):
             full = depth
             given.pop("sliding_window", None)

@@ -82,6 +82,7 @@ class RobertaConfig(PostNormConfig):
     @property
     @override
     def max_positions(self) -> int | None:
+        # Tokens never have positions 0 to `pad_token_id`.
         return self.max_position_embeddings - self.pad_token_id - 1
 
     @classmethod
@@ -89,6 +90,7 @@ class RobertaConfig(PostNormConfig):
     def from_hf(cls, hf: Mapping[str, Any], *, where: str) -> "RobertaConfig":
         refuse(hf, {"position_embedding_type": ("absolute",), "is_decoder": (False,)}, where=where)
         kind = hf.get("model_type", "roberta")
+        # Their transformers classes have BERT's vocabulary size as a default.
         tokens = {} if kind == "roberta" else {"vocab_size": 30522}
         return parse(cls, {"kind": kind, **_DEFAULTS, **tokens, **same_named(cls, hf)}, where=where)
 

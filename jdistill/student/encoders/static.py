@@ -65,6 +65,7 @@ class Static(nnx.Module):
 
     def __init__(self, config: StaticConfig, computing: Computing, *, rngs: nnx.Rngs) -> None:
         self.computing = computing
+        # Standard deviation 1, as torch's `nn.EmbeddingBag`, which StaticEmbedding is.
         self.words = nnx.Param(normal(rngs, 1.0, config.vocab_size, config.hidden_size))
 
     def __call__(

@@ -16,6 +16,7 @@ def locate(name: str, *, revision: str | None = None, tokenizer_only: bool = Fal
     """
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
+    # A mistyped path is refused here, before the hub answers with an error about ids.
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise UserError(f"{name}: no such folder. Set a model's folder or a Hugging Face id, such as 'owner/model'.")
     from huggingface_hub import snapshot_download

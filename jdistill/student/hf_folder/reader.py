@@ -72,6 +72,7 @@ def read_folder(folder: str | Path, poolings: Sequence[Pooling | type[PoolingMod
       UserError: if something is missing or not supported.
     """
     folder = Path(folder)
+    # First, so that such a folder is refused for its actual reason, not for the first file that does not parse.
     refuse_what_no_student_reads(folder)
     listed = modules_of(folder)
     if not listed:
@@ -129,6 +130,7 @@ def _poolings(
     modules: Named, encoder: EncoderConfig, known: Mapping[str, Known], folder: Path
 ) -> tuple[list[Pooling], dict[str, Any], bool, Named]:
     """The poolings, their parameters by index, whether modes pool the prompt, and the modules that follow."""
+    # StaticEmbedding averages by itself, without a Pooling module.
     if encoder.kind == "static":
         return ["mean"], {}, True, modules
     pooling: list[Pooling] = []
@@ -141,6 +143,7 @@ def _poolings(
             modes, include_prompt = by_mode.read(path)
             pooling += modes
             continue
+        # Besides Pooling it is the only class of sentence-transformers in `POOLINGS`.
         found = known.get(name, Splade)
         module, weights = parametric.read(found, path, encoder, before=pooled_width(pooling, encoder))
         if weights is not None:

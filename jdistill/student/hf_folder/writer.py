@@ -45,6 +45,7 @@ def write_folder(student: Student, params: Mapping[str, Any], folder: Path, *, p
 
     def place(cls: str, *, in_root: bool = False) -> Path:
         """List a module in modules.json, and return the folder for its files."""
+        # The names that sentence-transformers' `save` gives: index and class.
         path = "" if in_root else f"{len(listed)}_{cls.rpartition('.')[2]}"
         listed.append({"idx": len(listed), "name": str(len(listed)), "path": path, "type": cls})
         return folder / path
@@ -56,6 +57,7 @@ def write_folder(student: Student, params: Mapping[str, Any], folder: Path, *, p
             transformer.write_masked_lm(student, params, place(transformer.MASKED_LM_CLASS, in_root=True))
         else:
             transformer.write(student, params, place(transformer.CLASS, in_root=True))
+        # One module for all modes; `chosen_pooling` makes sure that they come first.
         modes: list[Mode] = [pooling for pooling in config.pooling if not isinstance(pooling, PoolingModule)]
         if modes:
             by_mode.write(modes, config.encoder.width, place(by_mode.CLASS), include_prompt=config.include_prompt)
@@ -73,6 +75,7 @@ def write_folder(student: Student, params: Mapping[str, Any], folder: Path, *, p
         if student.normalizes:
             normalize.write(Normalize(), {}, place(normalize.CLASS))
 
+    # modules.json names these classes as `file.Class`, which sentence-transformers finds in the root of the folder.
     for file in parametric.module_files(config.pooling):
         shutil.copyfile(file, folder / file.name)
     write_json(folder / "modules.json", listed)

@@ -50,6 +50,7 @@ def pool(
       Parity: sentence-transformers Pooling, which calls `mean_sqrt_len` `mean_sqrt_len_tokens`, and skips the prompt
       with `include_prompt: false`.
     """
+    # Sums over hundreds of tokens would lose precision in bfloat16.
     wide, behind = hidden.astype(jnp.float32), rows if prompts is None else rows.behind(prompts)
     return jnp.concatenate(
         [

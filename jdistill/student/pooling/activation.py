@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from typing_extensions import override
 
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import dense
@@ -49,8 +50,8 @@ class Activation(PoolingModule):
         bound = encoder.width**-0.5  # as in torch.nn.Linear
         return {"linear": {"kernel": jax.random.uniform(key, shape, jnp.float32, -bound, bound)}}
 
+    @override
     def weights(self) -> list[Weight]:
-        """The linear layer's."""
         return linear_rows("linear", "linear", bias=self.bias)
 
     def __call__(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from jdistill.config import UserError
 from jdistill.student.encoders.base import EncoderConfig
@@ -89,8 +90,8 @@ class LatentAttention(PoolingModule):
             rows += linear_rows(name, name, bias=name in ("up", "down"))
         return rows
 
+    @override
     def to_module(self, encoder: EncoderConfig) -> dict[str, Any]:
-        """All sizes."""
         return {
             "token_width": encoder.width,
             "latents": self.latents,
@@ -100,12 +101,13 @@ class LatentAttention(PoolingModule):
         }
 
     @classmethod
+    @override
     def from_module(cls, config: Mapping[str, Any]) -> "LatentAttention":
-        """From the sizes."""
         width, attention = config["token_width"], config["attention_width"]
         return cls(
             latents=config["latents"],
             heads=config["heads"],
+            # None, as in a recipe that leaves it out: parameters are kept only if both poolings are equal.
             attention_width=None if attention == width else attention,
             inner=config["inner_width"] // width,
         )
@@ -140,6 +142,8 @@ class LatentAttention(PoolingModule):
             x.reshape(*x.shape[:-1], self.heads, -1)
             for x in (queries, dense(latents, params["key"]["kernel"]), dense(latents, params["value"]["kernel"]))
         )
+        # r, p: row and place; h, w: head and its width; j: latent. Each place attends by itself, so packing needs no
+        # mask.
         scores = jnp.einsum("rphw,jhw->rhpj", queries, keys) * queries.shape[-1] ** -0.5
         attended = jnp.einsum("rhpj,jhw->rphw", jax.nn.softmax(scores, axis=-1), values)
         return dense(attended.reshape(*attended.shape[:2], -1), params["out"]["kernel"])

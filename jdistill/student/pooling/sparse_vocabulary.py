@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+from typing_extensions import override
 
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.modules import linear_rows
@@ -51,8 +52,8 @@ class SparseVocabulary(PoolingModule):
         """As for `activation`."""
         return Activation(bias=self.bias).init(encoder, key)
 
+    @override
     def weights(self) -> list[Weight]:
-        """The linear layer's."""
         return linear_rows("linear", "linear", bias=self.bias)
 
     def to_module(self, encoder: EncoderConfig) -> dict[str, Any]:
@@ -65,8 +66,8 @@ class SparseVocabulary(PoolingModule):
         }
 
     @classmethod
+    @override
     def from_module(cls, config: Mapping[str, Any]) -> "SparseVocabulary":
-        """From `bias` and `excluded`."""
         return cls(bias=config["bias"], excluded=config["excluded"])
 
     def with_special_tokens(self, ids: Sequence[int]) -> "SparseVocabulary":
@@ -105,11 +106,13 @@ def largest_of_tokens(
       n: number of texts.
       size: vocabulary size.
     """
+    # Values are >= 0, so starting from zeros does not change a maximum.
     return jnp.zeros((n, size), values.dtype).at[texts, ids].max(values, mode="drop")
 
 
 def _forward(values: Array, texts: Array, ids: Array, n: int, size: int) -> tuple[Array, Any]:
     largest: Any = largest_of_tokens(values, texts, ids, n, size)
+    # Positions that attain their maximum; -1 equals no value, so ignored positions do not.
     return largest, (values == largest.at[texts, ids].get(mode="fill", fill_value=-1), texts, ids)
 
 

@@ -124,6 +124,7 @@ class Splade(PoolingModule):
             jnp.pad(bias, (0, beyond)).reshape(count, block),
         )
         reduce = self._largest if self.strategy == "max" else self._sum
+        # A loop, so that the scores of only one block are in memory: `map` runs its steps one after the other.
         pooled = jax.lax.map(lambda part: reduce(x, part, rows), parts)
         return jnp.moveaxis(pooled, 0, 1).reshape(pooled.shape[1], -1)[:, :size]
 
@@ -136,10 +137,14 @@ class Splade(PoolingModule):
         of the maximum, so only that is saved, and the scores are not recomputed.
         """
 
+        # `prevent_cse` guards against XLA merging the recomputation with the forward pass, which a loop rules out
+        # anyway.
         @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names("first"), prevent_cse=False)
         def largest(x: Array, words: Array, bias: Array) -> Array:
             scores = dense(x, words.T, bias)
             first = checkpoint_name(rows.foremost(jax.lax.stop_gradient(scores)), "first")
+            # The sum has one term other than 0. Its derivative needs only the mask, so the scores' recomputation is
+            # dropped.
             return rows.total(jnp.where(rows.chosen(first), scores, 0.0))
 
         return _saturated(largest(x, *part), self.activation)

@@ -48,12 +48,12 @@ class Moments(NamedTuple):
 
     @property
     def mean(self) -> Float[np.ndarray, " w"]:
-        """Mean of the vectors."""
+        """Mean of the vectors, `[w]`."""
         return self.total / self.count
 
     @property
     def covariance(self) -> Float[np.ndarray, "w w"]:
-        """Covariance of the vectors."""
+        """Covariance of the vectors, `[w, w]`; divided by the count, not by one less."""
         return self.second - np.outer(self.mean, self.mean)
 
 
@@ -83,6 +83,7 @@ class Sample:
         self, encoder: EncoderConfig, params: Mapping[str, Any], ids: Sequence[Sequence[int]], *, pad_id: int
     ) -> None:
         computing = Computing(jnp.dtype("float32"), scan=False)
+        # Only the graph is needed, so no random parameters are computed.
         module = nnx.eval_shape(lambda: encoder.make_module(computing, rngs=nnx.Rngs(0)))
         self._graph, self._params, self._depth = nnx.split(module)[0], params, encoder.depth
         self._ids, self._pad_id = _some(ids, SAMPLE_TOKENS), pad_id
@@ -107,6 +108,7 @@ class Sample:
         def summed(through: Through, hidden: Array, held: Bool[Array, "n l"]) -> dict[str, Any]:
             real = held.reshape(-1, 1)
             values = {name: of(name, *(z.reshape(-1, z.shape[-1]) for z in pair)) for name, pair in through.items()}
+            # `where`, not a product, which would turn infinity at padding into NaN.
             return {"count": real.sum(), **jax.tree.map(lambda x: jnp.where(real, x, 0.0).sum(0), values)}
 
         return self._summed(names, summed)
@@ -122,14 +124,17 @@ class Sample:
             through: Through = {}
             encoder = nnx.merge(self._graph, params)
             for name in names:
+                # Runs while JAX traces: `through` then holds traced arrays, of this call alone.
                 _wrap(encoder, name, lambda heard, x, y: through.__setitem__(heard, (x, y)))
             rows = rows_of(tokens)
             return summed(through, encoder(rows, layers=(self._depth,))[self._depth], rows.held)
 
         total: Any = None
+        # Accelerators round float32 products to bfloat16 or TF32, too coarse for covariances that are inverted later.
         with jax.default_matmul_precision("highest"):
             batches = _batches(self._ids, self._pad_id)
             for tokens in counted(batches, "read a sample", unit="batches"):
+                # Added up on the host in float64, which JAX does not compute by default.
                 part = jax.tree.map(lambda x: np.asarray(x, np.float64), of_batch(self._params, tokens))
                 total = part if total is None else jax.tree.map(np.add, total, part)
         return total
@@ -158,6 +163,7 @@ def _some(ids: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
     """The first non-empty texts that have this many tokens in total; at least one text."""
     full = [list(row[:LONGEST]) for row in ids if row]
     ends = np.cumsum([len(row) for row in full])
+    # Including the text at which the sum reaches `tokens`.
     return full[: max(1, int(np.searchsorted(ends, tokens)) + 1)]
 
 
@@ -167,6 +173,7 @@ def _batches(ids: list[list[int]], pad_id: int) -> Iterator[Tokens]:
     for row in ids:
         by_length.setdefault(max(16, 1 << (len(row) - 1).bit_length()), []).append(row)
     for length, rows in sorted(by_length.items()):
+        # Always as many rows, the last ones empty, so that each length is compiled once.
         size = _BATCH_TOKENS // length
         for start in range(0, len(rows), size):
             table, lengths = np.full((size, length), pad_id, np.int32), np.zeros((size, 1), np.int64)

@@ -46,16 +46,19 @@ def narrow(
     old, new, depth = sizes_of(before), sizes_of(after), before.depth
     sources = {"query": new.width < old.width, "out": new.heads < old.heads}
     sources |= {"up": new.width < old.width, "down": new.intermediate < old.intermediate}
+    # One pass over the sample, before any cut: all matrices are fitted to inputs of the original model.
     moments = sample.moments([f"layers.{i}.{name}" for i in range(depth) for name, cut in sources.items() if cut])
     if sources["out"]:
         choices = choose_heads(flat, moments, old, new, depth)
         for i, choice in enumerate(choices):
+            # The input of `out` is all heads side by side, so a head is `head_width` neighbouring columns.
             queries = _columns(choice.queries, old.head_width, old.heads)
             shared = _columns(choice.shared, old.head_width, old.shared)
             _cut_input(flat, f"layers.{i}", "out", moments, queries)
             for name, kept in (("query", queries), ("key", shared), ("value", shared)):
                 _cut_output(flat, f"layers.{i}.{name}", kept)
         if "distance_bias" in flat:
+            # All layers share this table, and for that `choose_heads` gave them all the same heads.
             flat["distance_bias"] = flat["distance_bias"][:, choices[0].queries]
     if sources["down"]:
         for i in range(depth):
@@ -64,6 +67,7 @@ def narrow(
             for name in READERS["up"]:
                 _cut_output(flat, f"layers.{i}.{name}", kept)
     if sources["query"]:
+        # The residual stream as the matrices read it, behind the norms.
         stream = [moments[f"layers.{i}.{name}"] for i in range(depth) for name in ("query", "up")] + [moments["hidden"]]
         centred = any(isinstance(norm, LayerNorm) for norm in sample.norms().values())
         kept = (
@@ -81,6 +85,7 @@ def narrow(
             if path in flat:
                 flat[path] = flat[path] @ kept
         if before.scaled_words:
+            # The encoder multiplies words by the root of its width, which is smaller now.
             flat["embeddings.words"] *= (old.width / new.width) ** 0.5
     return nest({path: np.ascontiguousarray(value, np.float32) for path, value in flat.items()})
 
@@ -101,7 +106,7 @@ def _cut_input(
     """Restrict the input of the matrices in `READERS[source]` to `kept`, and compensate for what is lost."""
     for name in READERS[source]:
         kernel, bias = f"{layer}.{name}.kernel", f"{layer}.{name}.bias"
-        if kernel not in flat:
+        if kernel not in flat:  # such as `gate`, which not all have
             continue
         back, shift = least_squares(moments[f"{layer}.{source}"], kept, biased=bias in flat)
         if bias in flat:
@@ -144,6 +149,7 @@ def least_squares(moments: Moments, encode: Float[np.ndarray, "w k"], *, biased:
     C = moments.covariance if biased else moments.second
     lost = C - (C @ encode) @ encode.T
     left = encode.T @ C @ encode
+    # `max` keeps the system solvable where the input is 0 in the whole sample.
     ridge = RIDGE * max(np.trace(C) / len(C), 1e-30) * np.eye(len(left))
     back = encode.T + np.linalg.solve(left + ridge, encode.T @ lost)
     shift = moments.mean - (moments.mean @ encode) @ back if biased else np.zeros(len(C))

@@ -31,7 +31,7 @@ _TEXTS = SAMPLE_TOKENS // 4
 
 
 class Pruned(NamedTuple):
-    """A pruned model."""
+    """A pruned model, and what was kept of the full one."""
 
     model: Pretrained
     """As if read from a folder."""
@@ -54,6 +54,7 @@ def prune(config: PruneConfig, student: StudentConfig, pretrained: Pretrained, t
       UserError: if the cuts are incompatible with the model or with each other.
     """
     encoder, tokenizer = chosen_encoder(student, pretrained), student_tokenizer(student, pretrained)
+    # Sizes and head are checked before the texts are read, which takes far longer.
     after = cut_encoder(encoder, config)
     _check_head(config, student, pretrained)
     inherited = pretrained.max_length if encoder.kind == pretrained.encoder.kind else None
@@ -63,6 +64,7 @@ def prune(config: PruneConfig, student: StudentConfig, pretrained: Pretrained, t
         tokenizer, tokens, phrase = _fewer_tokens(
             config.vocabulary, encoder, tokenizer, texts, max_length=max_length, where=pretrained.where
         )
+        # A static embedding has its words at the top.
         table = params if encoder.depth == 0 else params["embeddings"]
         table = {**table, "words": table["words"][tokens]}
         params = table if encoder.depth == 0 else {**params, "embeddings": table}
@@ -73,6 +75,7 @@ def prune(config: PruneConfig, student: StudentConfig, pretrained: Pretrained, t
         params = {"words": _narrow_table(params["words"], after.width)}
         kept.append(f"width {after.width} of {encoder.width} by pca")
     elif config.resizes:
+        # The vocabulary is cut by now, and the sample tokenized with it, as the pruned model will tokenize.
         length = LONGEST if max_length is None else min(max_length, LONGEST)
         sample = Sample(encoder, params, tokenizer.encode(texts.sample(_TEXTS), length), pad_id=tokenizer.pad_id)
         by = "importance" if config.width is None else config.width.by or "importance"
@@ -131,6 +134,7 @@ def _fewer_tokens(
     special = {token for token in special_tokens(tokenizer) if ids[token] < encoder.vocab_size}
     kept = kept_tokens(wanted, subwords, ids, special, counts)
     smaller = rebuilt_tokenizer(tokenizer, subwords, kept)
+    # RoBERTa's positions start at `pad_token_id + 1`; other encoders have no such field.
     padding = getattr(encoder, "pad_token_id", smaller.pad_id)
     if padding != smaller.pad_id:
         raise UserError(
@@ -182,6 +186,7 @@ def _with_encoder(
     known = {row.key for row in pretrained.encoder.weights()}
     for name, tensor in pretrained.tensors.items():
         if name.removeprefix(pretrained.encoder.hf_prefix) not in known:
+            # Nothing names these tensors, so they are told by their first axis.
             by_token = tokens is not None and np.shape(tensor)[:1] == (pretrained.encoder.vocab_size,)
             tensors[name] = tensor[tokens] if by_token else tensor
     pooling = pretrained.pooling if tokens is None else [_renumbered(each, tokens) for each in pretrained.pooling]

@@ -59,6 +59,7 @@ def group_importance(
     """
     C = moments.covariance if biased else moments.second
     groups = len(kernel) // size
+    # [groups size] indices, for the diagonal blocks `[groups size size]` of C
     starts = np.arange(groups)[:, None] * size + np.arange(size)
     blocks = C[starts[:, :, None], starts[:, None, :]]
     rows = kernel[starts]
@@ -99,6 +100,7 @@ def choose_heads(
         biased = f"{out}.bias" in flat
         importance.append(group_importance(moments[out], flat[f"{out}.kernel"], old.head_width, biased=biased))
     if "distance_bias" in flat:
+        # As shares of their layer, so that layers with large activations do not decide alone.
         together = sum((each / max(each.sum(), 1e-30) for each in importance), np.zeros(old.heads))
         importance = [together] * depth
     return [_choice(each, old, new) for each in importance]
@@ -112,6 +114,8 @@ def _choice(importance: Float[np.ndarray, " heads"], old: Sizes, new: Sizes) -> 
     by_group = importance.reshape(old.shared, group)
     if new.shared < old.shared:
         shared = largest(by_group.sum(1), new.shared)
+        # Whole groups go.
         return HeadChoice((shared[:, None] * group + np.arange(group)).ravel(), shared)
+    # As many of every group, so that all key heads stay in use by equally many query heads.
     queries = [g * group + largest(each, new.heads // new.shared) for g, each in enumerate(by_group)]
     return HeadChoice(np.concatenate(queries), np.arange(old.shared))

@@ -27,6 +27,7 @@ class Sizes(NamedTuple):
 def sizes_of(encoder: Any) -> Sizes:
     """The sizes of an encoder with layers."""
     heads = encoder.num_attention_heads
+    # Without this field heads divide the width equally; without `num_key_value_heads` no keys are shared.
     head_width = getattr(encoder, "head_dim", None) or encoder.hidden_size // heads
     shared = getattr(encoder, "num_key_value_heads", None) or heads
     return Sizes(encoder.hidden_size, heads, shared, head_width, encoder.intermediate_size)
@@ -40,6 +41,7 @@ def cut_encoder(encoder: EncoderConfig, cuts: PruneConfig) -> EncoderConfig:
     """
     changes = _vocabulary(encoder, cuts) | (_sizes(encoder, cuts) if cuts.resizes else {})
     try:
+        # `model_copy` would skip the encoder's own checks, such as that heads divide the width.
         return type(encoder).model_validate(encoder.model_dump() | changes)
     except ValidationError as error:
         said = "; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors())
@@ -100,6 +102,7 @@ def _heads(encoder: EncoderConfig, cuts: PruneConfig, before: Sizes) -> dict[str
                 f"prune.width.to to that and leave heads out, or set prune.intermediate instead."
             )
         return {"num_attention_heads": width // before.head_width}
+    # Stated, since its default would follow from the new sizes.
     changes = {"head_dim": before.head_width, "num_attention_heads": heads}
     if "num_key_value_heads" in fields:
         changes["num_key_value_heads"] = _shared(heads, before)

@@ -126,6 +126,7 @@ class Unigram:
         return {
             **self._model,
             "vocab": [[token, self._scores[token]] for token in order],
+            # The id is an index in the list of the model, not counting added tokens.
             "unk_id": None if unknown is None else order.index(self._model["vocab"][unknown][0]),
         }
 
@@ -144,6 +145,7 @@ class BytePairs:
         self._end: str = model.get("end_of_word_suffix") or ""
         self.ids: dict[str, int] = dict(model["vocab"])
         self._pairs: list[tuple[str, str]] = [_pair(merge) for merge in model["merges"]]
+        # Reversed, so that of a merge listed twice the first, with precedence, stays.
         self._ranks = {pair: rank for rank, pair in reversed(list(enumerate(self._pairs)))}
 
     def always(self) -> set[str]:
@@ -168,8 +170,10 @@ class BytePairs:
             known = [(rank, place) for place, rank in enumerate(ranks) if rank is not None]
             if not known:
                 return set()
+            # The merge with the lowest rank, and of several the leftmost, as the library applies merges.
             place = min(known)[1]
             symbols[place : place + 2] = [self._merged(*symbols[place : place + 2])]
+        # Merges that end elsewhere do not make this token.
         return seen & self.ids.keys() if symbols == [token] else set()
 
     def plain(self, token: str) -> str:
@@ -182,6 +186,7 @@ class BytePairs:
         merges = [
             merge
             for merge, pair in zip(self._model["merges"], self._pairs, strict=True)
+            # A merge whose result or part is no token makes the library refuse the file.
             if {*pair, self._merged(*pair)} <= known
         ]
         return {
@@ -200,6 +205,7 @@ class BytePairs:
         return character, self._mark + character, both, self._mark + both
 
     def _merged(self, left: str, right: str) -> str:
+        # The right part's mark, such as `##`, goes when it is no longer at the start of a token.
         return left + right[len(self._mark) :]
 
     def _symbols(self, token: str) -> list[str]:

@@ -53,6 +53,7 @@ class PruningTexts:
         """All texts, in chunks of a few thousand; beyond COUNTED, a random fraction of each group."""
         share = min(1.0, COUNTED / max(1, sum(len(group.ids) for group in self._groups)))
         for group in self._groups:
+            # Sorted, so that the store is read from front to back.
             ids = group.ids if share == 1.0 else np.sort(self._draw(group, int(share * len(group.ids))))
             for start in range(0, len(ids), _CHUNK):
                 yield self._texts(ids[start : start + _CHUNK], group.prompt)

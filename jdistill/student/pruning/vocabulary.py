@@ -37,6 +37,7 @@ def count_tokens(
     counts = np.zeros(size, np.int64)
     for texts in counted(chunks, "count tokens", unit="chunks"):
         rows = tokenizer.encode(texts, max_length)
+        # The empty array makes the concatenation of no texts possible.
         counts += np.bincount(np.concatenate([np.zeros(0, np.int64), *rows]).astype(np.int64), minlength=size)
     return counts
 
@@ -65,6 +66,7 @@ def kept_tokens(
       UserError: if the tokens that are always kept exceed the size.
     """
     seen = {token for token in subwords.ids if counts[ids[token]]}
+    # "▁" stands for the space in SentencePiece vocabularies.
     characters = {c for token in seen for c in subwords.plain(token)} | set(string.printable) | {"▁"}
     kept = {*special, *subwords.always(), *subwords.letters(characters)}
     size, least = vocabulary.size or len(ids), vocabulary.min_count or 0
@@ -75,9 +77,11 @@ def kept_tokens(
         )
     order = sorted(ids, key=lambda token: (-counts[ids[token]], bool(PLACEHOLDER.fullmatch(token)), ids[token]))
     for token in order:
+        # `order` is by count, so none after this one is counted more often.
         if len(kept) == size or counts[ids[token]] < least:
             break
         more = {token, *(subwords.parts(token) if token in subwords.ids else ())} - kept
+        # A token without those it is merged from could never be reached.
         if len(kept) + len(more) <= size:
             kept |= more
     return sorted(kept, key=ids.__getitem__)
@@ -117,6 +121,7 @@ def rebuilt_tokenizer(tokenizer: Tokenizer, subwords: SubwordModel, kept: Sequen
         if token["content"] in new
     ]
     definition["post_processor"] = _renumbered(definition.get("post_processor"), new)
+    # The library numbers added tokens itself and ignores their ids in the file, so they are compared afterwards.
     made = tokenizer.with_files(definition, _companions(tokenizer, kept, new))
     if made.ids != new:
         differing = sorted(token for token in new.keys() | made.ids.keys() if new.get(token) != made.ids.get(token))

@@ -25,6 +25,7 @@ def important_dimensions(stream: Sequence[Moments], width: int) -> Float[np.ndar
     """
     importance = np.zeros(len(stream[0].total))
     for moments in stream:
+        # Root mean square of each dimension, relative to the sum over dimensions: all depths count the same.
         size = np.sqrt(np.diag(moments.second))
         importance += size / size.sum()
     return np.eye(len(importance))[:, largest(importance, width)]
@@ -48,14 +49,18 @@ def principal_directions(stream: Sequence[Moments], width: int, *, centred: bool
       model formats have no rotation between layers. Schoenemann 1966, "A generalized solution of the orthogonal
       Procrustes problem".
     """
+    # Relative to the trace, so that all depths count the same.
     C = sum((moments.second / np.trace(moments.second) for moments in stream), np.zeros(()))
     near = important_dimensions(stream, width)
     d = len(near)
     mean = np.full((d, 1), d**-0.5) if centred else np.zeros((d, 0))
     new_mean = np.full((width, 1), width**-0.5) if centred else np.zeros((width, 0))
+    # Projects out the direction of the mean, which is kept apart.
     rest = np.eye(d) - mean @ mean.T
+    # `eigh` sorts ascending.
     vectors = np.linalg.eigh(rest @ C @ rest)[1][:, ::-1]
     subspace = vectors[:, : width - mean.shape[1]]
+    # Procrustes: the rotation of the basis that is closest to `near` is U V^T of this product's decomposition.
     left, _, right = np.linalg.svd(subspace.T @ near @ (np.eye(width) - new_mean @ new_mean.T), full_matrices=False)
     return mean @ new_mean.T + subspace @ left @ right
 
@@ -103,7 +108,9 @@ def fitted_norms(
         shifts = f"{name}.bias" in flat
         centre = (mean["z"], mean["y"]) if shifts else (np.zeros(()), np.zeros(()))
         variance, along = mean["zz"] - centre[0] ** 2, mean["zy"] - centre[0] * centre[1]
+        # A dimension that never varies gets the scale 0 instead of a division by zero.
         scale = along / np.maximum(variance, 1e-12)
+        # Parameters of Gemma's norms are stored minus 1.
         fitted[f"{name}.scale"] = scale - (norm.offset if isinstance(norm, RMSNorm) else 0.0)
         if shifts:
             fitted[f"{name}.bias"] = centre[1] - scale * centre[0]

@@ -25,6 +25,7 @@ ACTIVATION_CLASSES: dict[str, str] = {
 }
 """Name -> torch class in `config.json`; its default is Tanh."""
 
+# Files name a class by either of its two paths in torch.
 _ACTIVATIONS = {path: name for name, path in ACTIVATION_CLASSES.items()} | {
     f"torch.nn.{path.rpartition('.')[2]}": name for name, path in ACTIVATION_CLASSES.items()
 }
@@ -47,6 +48,7 @@ def read(folder: Path) -> tuple[Dense, dict[str, np.ndarray]]:
     """
     path = folder / "config.json"
     config = read_json(path)
+    # A missing key means Tanh, the default of sentence-transformers' class, not ours.
     activation = config.get("activation_function", ACTIVATION_CLASSES["tanh"])
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise UserError(
@@ -65,6 +67,7 @@ def read(folder: Path) -> tuple[Dense, dict[str, np.ndarray]]:
         "residual": config.get("use_residual", False),
     }
     module = parse(Dense, options, where=str(path))
+    # Without `in_features` the width is 0, which no tensor fits.
     shapes = jax.eval_shape(lambda: module.init(module.in_features or 0, jax.random.key(0)))
     table = rows(bias=module.bias, residual="residual" in shapes)
     return module, weights.from_hf(table, read_tensors(folder), shapes, where=str(folder))

@@ -33,6 +33,6 @@ def read(folder: Path) -> tuple[LayerNorm, dict[str, np.ndarray]]:
 
 
 def write(module: LayerNorm, params: Mapping[str, Any], folder: Path) -> None:
-    """Write the module."""
+    """Write both files; epsilon is torch's default, and not stored."""
     write_json(folder / "config.json", {"dimension": int(np.shape(params["scale"])[0])})
     write_tensors(folder / "model.safetensors", weights.to_hf(ROWS, params))

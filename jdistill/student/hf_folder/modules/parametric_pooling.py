@@ -56,6 +56,8 @@ def read(
     if (given := config.get("before", 0)) != before:
         raise UserError(f"{path}: before is {given}, but the poolings before it have width {before}.")
     if isinstance(found, PoolingModule):
+        # As the recipe calls it: whether parameters are kept depends on equality with the recipe's pooling, `kind`
+        # included.
         pooling = pooling.model_copy(update={"kind": found.kind})
     if not pooling.weights():
         return pooling, None
@@ -99,6 +101,7 @@ def check_exportable(poolings: Sequence[Pooling]) -> None:
             )
         if file.suffix != ".py" or not file.stem.isidentifier() or not file.is_file():
             raise UserError(f"{where} cannot be exported: module_file is {file}, expected a Python file. Name one.")
+    # The files lie side by side in the folder's root.
     taken: dict[str, Path] = {}
     for file in module_files(poolings):
         if taken.setdefault(file.name, file) != file or (file.name == OWN_FILE.name and file != OWN_FILE):

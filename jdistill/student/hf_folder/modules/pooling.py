@@ -36,6 +36,7 @@ def read(folder: Path) -> tuple[list[Mode], bool]:
             "may have been interrupted. Copy or download the model again."
         )
     config = read_json(path)
+    # Keys of unknown modes count only where they are on: writers list all modes they know, most of them false.
     unknown = [key for key, value in config.items() if value and key not in (*POOLING_KEYS, *_OTHER_KEYS)]
     if unknown:
         raise UserError(
@@ -46,6 +47,7 @@ def read(folder: Path) -> tuple[list[Mode], bool]:
     if "pooling_mode" not in config:
         return [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or ["mean"], include_prompt
     listed = config["pooling_mode"]
+    # sentence-transformers 5.4 calls one mode `mean_sqrt_len_tokens`.
     names = [name.removesuffix("_tokens") for name in ([listed] if isinstance(listed, str) else listed)]
     modes: list[Mode] = [mode for name in names for mode in MODES if mode == name]
     if len(modes) != len(names) or not modes:

@@ -26,6 +26,7 @@ def read(folder: Path) -> First:
     if "embeddings" in tensors:
         table = tensors.pop("embeddings")
         try:
+            # model2vec shares rows between similar tokens: `mapping` is the row of each token, `weights` its factor.
             table = table[tensors.pop("mapping")] if "mapping" in tensors else table
             table = table * tensors.pop("weights")[:, None] if "weights" in tensors else table
         except (IndexError, ValueError) as error:
@@ -39,6 +40,6 @@ def read(folder: Path) -> First:
 
 
 def write(student: Student, params: Mapping[str, Any], folder: Path) -> None:
-    """Write the module."""
+    """Write the table, and the tokenizer with the maximum length as its truncation."""
     student.tokenizer.save(folder, max_length=student.config.max_length)
     write_tensors(folder / "model.safetensors", to_hf_tensors(student, params))

@@ -84,6 +84,7 @@ def read_settings(folder: Path) -> Settings:
     tokenizer = _section(content, "tokenizer_args", "processor_kwargs", path)
     config = _section(content, "config_args", "config_kwargs", path)
     length = tokenizer.get("model_max_length") or content.get("max_seq_length")
+    # `bool` is a subclass of `int`.
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
         raise UserError(f"{path}: max_seq_length is {length!r}; expected an integer >= 1, or null.")
     return Settings(
@@ -167,7 +168,7 @@ def check_task(folder: Path, *, sparse: bool) -> None:
 
 
 def write(student: Student, params: Mapping[str, Any], folder: Path) -> None:
-    """Write the module."""
+    """Write encoder, tokenizer and settings."""
     _write(student, to_hf_tensors(student, params), student.config.encoder.to_hf(), folder)
 
 
@@ -175,6 +176,7 @@ def write_masked_lm(student: Student, params: Mapping[str, Any], folder: Path) -
     """Write the module with the masked language model head, which is the parameters of the student's SPLADE."""
     encoder, own = student.config.encoder, params["pooling"]["0"]
     head = masked_lm(encoder, where="student.pooling: splade")
+    # A model with a head has the encoder's tensors under its prefix, next to those of the head.
     tensors = {f"{encoder.hf_prefix}{name}": tensor for name, tensor in to_hf_tensors(student, params).items()}
     _write(student, {**tensors, **head.write(own)}, {**encoder.to_hf(), **head.config(own)}, folder)
 
@@ -185,6 +187,7 @@ def _write(student: Student, tensors: Mapping[str, np.ndarray], hf: Mapping[str,
     side = "right" if config.encoder.kind in COUNT_PADDING else None
     student.tokenizer.save(folder, max_length=limit, padding_side=side)
     write_tensors(folder / "model.safetensors", tensors)
+    # The name that all releases read; later ones also call it `dtype`.
     write_json(folder / "config.json", {**hf, "torch_dtype": "float32"})
     # If the model is uncased, the tokenizer itself lower-cases.
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
