@@ -9,23 +9,23 @@ from collections.abc import Iterator, Sequence
 from typing import Self
 
 from jdistill.config import UserError
-from jdistill.data.batch import Batch, ParsedRow, batched, place, require_columns
+from jdistill.data.chunk import Chunk, ParsedRow, in_chunks, place, require_columns
 from jdistill.data.lines import LONGEST_LINE, Stream, decoded, read_lines
 
 _QUOTED = 'In .csv, a text with quotation marks is written "6"" pipe"; or convert the file to .jsonl.'
 
 
-def csv_batches(stream: Stream, columns: Sequence[str], where: str) -> Iterator[Batch]:
+def csv_chunks(stream: Stream, columns: Sequence[str], where: str) -> Iterator[Chunk]:
     """Rows of a .csv file."""
-    return _batches(_csv_records(stream, where), columns, where)
+    return _chunks(_csv_records(stream, where), columns, where)
 
 
-def tsv_batches(stream: Stream, columns: Sequence[str], where: str) -> Iterator[Batch]:
+def tsv_chunks(stream: Stream, columns: Sequence[str], where: str) -> Iterator[Chunk]:
     """Rows of a .tsv file."""
-    return _batches(_tsv_records(stream, where), columns, where)
+    return _chunks(_tsv_records(stream, where), columns, where)
 
 
-def _batches(records: Iterator[ParsedRow], columns: Sequence[str], where: str) -> Iterator[Batch]:
+def _chunks(records: Iterator[ParsedRow], columns: Sequence[str], where: str) -> Iterator[Chunk]:
     header = next(records, None)
     if header is None:
         raise UserError(f"{where}: is empty, expected a header line with the column names.")
@@ -43,7 +43,7 @@ def _batches(records: Iterator[ParsedRow], columns: Sequence[str], where: str) -
                 )
             yield record._replace(values=[cells[i] for i in places])
 
-    return batched(where, columns, rows())
+    return in_chunks(where, columns, rows())
 
 
 def _tsv_records(stream: Stream, where: str) -> Iterator[ParsedRow]:

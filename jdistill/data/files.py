@@ -1,4 +1,4 @@
-"""Reads local parquet, csv, tsv and jsonl files as batches of columns, with one batch in memory at a time."""
+"""Reads local parquet, csv, tsv and jsonl files as chunks of columns, with one chunk in memory at a time."""
 
 import difflib
 import glob
@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jdistill.config import UserError
-from jdistill.data import batch as sizes
-from jdistill.data.batch import Batch, require_columns
-from jdistill.data.delimited import csv_batches, tsv_batches
-from jdistill.data.json_lines import json_batches
+from jdistill.data import chunk as sizes
+from jdistill.data.chunk import Chunk, require_columns
+from jdistill.data.delimited import csv_chunks, tsv_chunks
+from jdistill.data.json_lines import json_chunks
 from jdistill.data.lines import Stream
 from jdistill.data.values import WrongValueError
 
@@ -46,7 +46,7 @@ def _hint(path: Path) -> str:
     )
 
 
-def file_batches(path: Path, columns: Sequence[str], *, where: str = "") -> Iterator[Batch]:
+def file_chunks(path: Path, columns: Sequence[str], *, where: str = "") -> Iterator[Chunk]:
     """Read the named columns of one file. Values of csv and tsv files are strings.
 
     Args:
@@ -87,9 +87,9 @@ def read_columns(path: str | Path, columns: Mapping[str, Callable[[Any], Any]]) 
     """
     whole: dict[str, list[Any]] = {column: [] for column in columns}
     for file in find_files(str(path)):
-        for batch in file_batches(file, list(columns)):
+        for chunk in file_chunks(file, list(columns)):
             for column, convert in columns.items():
-                whole[column] += _converted(batch, column, convert)
+                whole[column] += _converted(chunk, column, convert)
     if not all(whole.values()):
         raise UserError(f"{path}: has no rows, expected at least one.")
     return whole
@@ -98,33 +98,33 @@ def read_columns(path: str | Path, columns: Mapping[str, Callable[[Any], Any]]) 
 def place_of(path: str | Path, column: str, index: int) -> str:
     """File, row and line of item `index` of a column returned by `read_columns`, for messages."""
     for file in find_files(str(path)):
-        for batch in file_batches(file, [column]):
-            if index < batch.size:
-                return batch.place(index)
-            index -= batch.size
+        for chunk in file_chunks(file, [column]):
+            if index < chunk.size:
+                return chunk.place(index)
+            index -= chunk.size
     raise IndexError(f"{path} has fewer rows")
 
 
-def _converted(batch: Batch, column: str, convert: Callable[[Any], Any]) -> list[Any]:
+def _converted(chunk: Chunk, column: str, convert: Callable[[Any], Any]) -> list[Any]:
     found = []
-    for i, value in enumerate(batch.columns[column]):
+    for i, value in enumerate(chunk.columns[column]):
         try:
             found.append(convert(value))
         except WrongValueError as wrong:
             raise UserError(
-                f"{batch.place(i)}, column '{column}': {wrong}. Repair the row, or choose another column."
+                f"{chunk.place(i)}, column '{column}': {wrong}. Repair the row, or choose another column."
             ) from None
     return found
 
 
-def _parquet(path: Path, columns: Sequence[str], where: str) -> Iterator[Batch]:
+def _parquet(path: Path, columns: Sequence[str], where: str) -> Iterator[Chunk]:
     with pq.ParquetFile(path) as file:
         require_columns(columns, file.schema_arrow.names, where=where)
         first = 1
-        for batch in file.iter_batches(batch_size=sizes.BATCH_ROWS, columns=list(columns)):
-            values = {name: _values(batch.column(name), f"column '{name}'", where, first) for name in columns}
-            yield Batch(where, first, values)
-            first += batch.num_rows
+        for chunk in file.iter_batches(batch_size=sizes.CHUNK_ROWS, columns=list(columns)):
+            values = {name: _values(chunk.column(name), f"column '{name}'", where, first) for name in columns}
+            yield Chunk(where, first, values)
+            first += chunk.num_rows
 
 
 def _values(column: pa.Array, name: str, where: str, first: int) -> list[Any]:
@@ -145,11 +145,11 @@ def _values(column: pa.Array, name: str, where: str, first: int) -> list[Any]:
         raise
 
 
-_READERS: dict[str, Callable[[Stream, Sequence[str], str], Iterator[Batch]]] = {
-    ".csv": csv_batches,
-    ".tsv": tsv_batches,
-    ".jsonl": json_batches,
-    ".ndjson": json_batches,
+_READERS: dict[str, Callable[[Stream, Sequence[str], str], Iterator[Chunk]]] = {
+    ".csv": csv_chunks,
+    ".tsv": tsv_chunks,
+    ".jsonl": json_chunks,
+    ".ndjson": json_chunks,
 }
 _SUFFIXES = (".parquet", *_READERS)
 

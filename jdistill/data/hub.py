@@ -1,4 +1,4 @@
-"""Reads Hugging Face data sets as batches of columns, streamed or not; `datasets` is imported on first use."""
+"""Reads Hugging Face data sets as chunks of columns, streamed or not; `datasets` is imported on first use."""
 
 import csv
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jdistill.config import UserError
-from jdistill.data.batch import Batch, require_columns
+from jdistill.data.chunk import Chunk, require_columns
 from jdistill.data.config import SourceConfig
 
-_BATCH_ROWS = 1000
+_CHUNK_ROWS = 1000
 
 
-def hub_batches(source: SourceConfig, *, where: str = "") -> Iterator[Batch]:
+def hub_chunks(source: SourceConfig, *, where: str = "") -> Iterator[Chunk]:
     """The mapped columns of `source.dataset`.
 
     Raises:
@@ -26,10 +26,10 @@ def hub_batches(source: SourceConfig, *, where: str = "") -> Iterator[Batch]:
         require_columns(columns, data.column_names, where=where)
         data = data.select_columns(columns)
     first = 1
-    for batch in _read(data, where):
-        require_columns(columns, list(batch), where=where)
-        yield Batch(where, first, {column: list(batch[column]) for column in columns})
-        first += len(batch[columns[0]])
+    for chunk in _read(data, where):
+        require_columns(columns, list(chunk), where=where)
+        yield Chunk(where, first, {column: list(chunk[column]) for column in columns})
+        first += len(chunk[columns[0]])
 
 
 def local_files(source: SourceConfig) -> list[tuple[str, Path]]:
@@ -53,11 +53,11 @@ def _is_note(name: str) -> bool:
 
 
 def _read(data: Any, where: str) -> Iterator[dict[str, Any]]:
-    """The batches of a data set; any exception of the package is reported as a problem of the data."""
-    batches = data.iter(batch_size=_BATCH_ROWS)
+    """The chunks of a data set; any exception of the package is reported as a problem of the data."""
+    chunks = data.iter(batch_size=_CHUNK_ROWS)
     while True:
         try:
-            batch = next(batches)
+            chunk = next(chunks)
         except StopIteration:
             return
         except Exception as error:
@@ -65,7 +65,7 @@ def _read(data: Any, where: str) -> Iterator[dict[str, Any]]:
             raise UserError(
                 f"{where}: cannot be read: {type(error).__name__}: {reason}. Repair the data set."
             ) from error
-        yield batch
+        yield chunk
 
 
 def _load(source: SourceConfig, where: str) -> Any:

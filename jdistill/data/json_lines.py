@@ -7,18 +7,18 @@ from itertools import chain, islice
 from typing import Any
 
 from jdistill.config import UserError
-from jdistill.data import batch
-from jdistill.data.batch import Batch, ParsedRow, batched, place, require_columns
+from jdistill.data import chunk
+from jdistill.data.chunk import Chunk, ParsedRow, in_chunks, place, require_columns
 from jdistill.data.lines import Stream, read_lines
 
 
-def json_batches(stream: Stream, columns: Sequence[str], where: str) -> Iterator[Batch]:
-    """Rows of a .jsonl file. A column may be missing in some rows, but not in all rows of the first batch."""
+def json_chunks(stream: Stream, columns: Sequence[str], where: str) -> Iterator[Chunk]:
+    """Rows of a .jsonl file. A column may be missing in some rows, but not in all rows of the first chunk."""
     rows = _objects(stream, where)
-    first = list(islice(rows, batch.BATCH_ROWS))
+    first = list(islice(rows, chunk.CHUNK_ROWS))
     if first:
         require_columns(columns, list(dict.fromkeys(key for row in first for key in row[2])), where=where)
-    return batched(
+    return in_chunks(
         where,
         columns,
         (ParsedRow(line, size, [row.get(column) for column in columns]) for line, size, row in chain(first, rows)),

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jdistill.config import UserError
-from jdistill.data.batch import Batch
+from jdistill.data.chunk import Chunk
 from jdistill.data.config import ColumnMap, SourceConfig
-from jdistill.data.files import file_batches, find_files
-from jdistill.data.hub import hub_batches, local_files
+from jdistill.data.files import file_chunks, find_files
+from jdistill.data.hub import hub_chunks, local_files
 from jdistill.data.values import WrongValueError, label, number, text
 
 _log = logging.getLogger(__name__)
@@ -58,19 +58,19 @@ def read_rows(name: str, source: SourceConfig) -> Iterator[Row]:
     """
     kept = dropped = 0
     counts = _Counts(source.columns.keep_negatives, None)
-    for batch in _batches(name, source):
-        for i in range(batch.size):
+    for chunk in _chunks(name, source):
+        for i in range(chunk.size):
             if kept == source.limit:
                 _tell_dropped(name, kept, dropped)
                 return
             try:
-                rows = _rows(source.columns, batch, i, counts)
+                rows = _rows(source.columns, chunk, i, counts)
             except _WrongCellError as wrong:
                 if wrong.empty and source.empty == "drop":
                     dropped += 1
                     continue
                 raise UserError(
-                    f"{batch.place(i)}, column '{wrong.column}': {wrong}."
+                    f"{chunk.place(i)}, column '{wrong.column}': {wrong}."
                     + (f" Repair the row, or set data.{name}.empty: drop." if wrong.empty else "")
                 ) from None
             # An input row with several documents may exceed the limit.
@@ -110,17 +110,17 @@ def _fingerprint(source: SourceConfig) -> dict[str, Any]:
     return {"source": content, "files": marks}
 
 
-def _batches(name: str, source: SourceConfig) -> Iterator[Batch]:
+def _chunks(name: str, source: SourceConfig) -> Iterator[Chunk]:
     where = f"data.{name}: "
     if source.path is None:
-        yield from hub_batches(source, where=where)
+        yield from hub_chunks(source, where=where)
         return
     try:
         files = find_files(source.path)
     except UserError as error:
         raise UserError(f"{where}{error}") from None
     for file in files:
-        yield from file_batches(file, source.columns.used, where=where)
+        yield from file_chunks(file, source.columns.used, where=where)
 
 
 def _tell_dropped(name: str, kept: int, dropped: int) -> None:
@@ -128,22 +128,22 @@ def _tell_dropped(name: str, kept: int, dropped: int) -> None:
         _log.warning("data.%s: kept %d rows, dropped %d that lack a text or score", name, kept, dropped)
 
 
-def _rows(columns: ColumnMap, batch: Batch, i: int, expected: _Counts) -> list[Row]:
+def _rows(columns: ColumnMap, chunk: Chunk, i: int, expected: _Counts) -> list[Row]:
     """The rows of one input row: one per document, of which there is usually one."""
-    name = None if columns.label is None else _cell(columns.label, label, batch.columns[columns.label][i])
+    name = None if columns.label is None else _cell(columns.label, label, chunk.columns[columns.label][i])
     if columns.text is not None:
-        return [Row(None, _text(columns.text, batch.columns[columns.text][i]), (), None, name)]
+        return [Row(None, _text(columns.text, chunk.columns[columns.text][i]), (), None, name)]
     assert columns.query is not None
     assert columns.document is not None
-    query = _text(columns.query, batch.columns[columns.query][i])
-    value = batch.columns[columns.document][i]
+    query = _text(columns.query, chunk.columns[columns.query][i])
+    value = chunk.columns[columns.document][i]
     documents = [_text(columns.document, text) for text in (value if isinstance(value, list) else [value])]
     if not documents:
         raise _WrongCellError(columns.document, "has no value, expected a text", empty=True)
-    negatives, found = _negatives(columns, batch, i, expected.negatives) if columns.negatives else ((), 0)
+    negatives, found = _negatives(columns, chunk, i, expected.negatives) if columns.negatives else ((), 0)
     rows = []
     for j, document in enumerate(documents):
-        scores = _scores(columns, batch, i, (j, len(documents)), found)
+        scores = _scores(columns, chunk, i, (j, len(documents)), found)
         if scores is not None:
             scores = _checked(columns.score_columns[-1], scores, found, len(negatives), expected.scores)
         rows.append(Row(query, document, negatives, scores, name))
@@ -161,11 +161,11 @@ def _cell(column: str, convert: Callable[[Any], Any], value: Any) -> Any:
         raise _WrongCellError(column, str(wrong), empty=wrong.empty) from None
 
 
-def _negatives(columns: ColumnMap, batch: Batch, i: int, expected: int | None) -> tuple[tuple[str, ...], int]:
+def _negatives(columns: ColumnMap, chunk: Chunk, i: int, expected: int | None) -> tuple[tuple[str, ...], int]:
     """The negatives to keep, and the number in the data."""
     found: list[tuple[str, Any]] = []
     for column in columns.negative_columns:
-        value = batch.columns[column][i]
+        value = chunk.columns[column][i]
         found += [(column, text) for text in (value if isinstance(value, list) else [value])]
     texts = [_text(column, value) for column, value in found[: columns.keep_negatives]]
     column = columns.negative_columns[-1]
@@ -183,7 +183,7 @@ def _negatives(columns: ColumnMap, batch: Batch, i: int, expected: int | None) -
 
 
 def _scores(
-    columns: ColumnMap, batch: Batch, i: int, document: tuple[int, int], negatives: int
+    columns: ColumnMap, chunk: Chunk, i: int, document: tuple[int, int], negatives: int
 ) -> tuple[float, ...] | None:
     """All scores of one row, in the order of the columns; with several documents, the first column has one for each."""
     if not columns.score_columns:
@@ -191,7 +191,7 @@ def _scores(
     index, documents = document
     scores: list[float] = []
     for place, column in enumerate(columns.score_columns):
-        value = batch.columns[column][i]
+        value = chunk.columns[column][i]
         values = value if isinstance(value, list) else [value]
         if not values:
             raise _WrongCellError(column, "has no scores, expected a number", empty=True)

@@ -4,6 +4,6 @@ Import `jdistill.export.verify` explicitly: it may import torch.
 """
 
 from jdistill.export.card import CardInfo, TeacherInfo, make_card, write_card
-from jdistill.export.config import ExportConfig, Projection
+from jdistill.export.config import ExportConfig, ExportedProjection
 
-__all__ = ["CardInfo", "ExportConfig", "Projection", "TeacherInfo", "make_card", "write_card"]
+__all__ = ["CardInfo", "ExportConfig", "ExportedProjection", "TeacherInfo", "make_card", "write_card"]

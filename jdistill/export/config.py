@@ -6,13 +6,13 @@ from pydantic import Field, PositiveFloat
 
 from jdistill.config import Config
 
-Projection = Literal["drop", "dense"]
+ExportedProjection = Literal["drop", "dense"]
 
 
 class ExportConfig(Config):
     """How the student is exported."""
 
-    projection: Projection = Field(
+    projection: ExportedProjection = Field(
         default="drop",
         description="What to do with the projection to the teacher's space: 'drop' exports the student's own vectors; "
         "'dense' appends it as a Dense module, so that the vectors can be compared with the teacher's.",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jdistill.config import UserError
-from jdistill.export.config import Projection
+from jdistill.export.config import ExportedProjection
 from jdistill.export.files import replacing
 from jdistill.student import Student
 from jdistill.student.hf_folder import check_exportable, write_folder
@@ -19,7 +19,7 @@ def export_model(
     params: Mapping[str, Any],
     folder: str | Path,
     *,
-    projection: Projection = "drop",
+    projection: ExportedProjection = "drop",
     teacher: str | None = None,
     check: Callable[[Path], None] | None = None,
     origin: Mapping[str, Any] | None = None,

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jdistill.export.config import Projection
+from jdistill.export.config import ExportedProjection
 from jdistill.export.hf import projected_to
 from jdistill.model import Model
 from jdistill.student.head import normalize
 
 
 def reference_vectors(
-    model: Model, texts: Sequence[str], *, projection: Projection = "drop", teacher: str | None = None
+    model: Model, texts: Sequence[str], *, projection: ExportedProjection = "drop", teacher: str | None = None
 ) -> dict[str, Float[np.ndarray, "n d"]]:
     """Vectors for `verify`: prompt name -> the model's vectors of all texts, as exported.
 

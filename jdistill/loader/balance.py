@@ -22,12 +22,12 @@ _HALVES = 2
 _CHUNK = 256
 """Pairs processed together; bounds memory."""
 
-Rows = Int[np.ndarray, "groups rows"]
-Tokens = Int[np.ndarray, "n sides"]
+RowGroups = Int[np.ndarray, "groups rows"]
+TokenCounts = Int[np.ndarray, "n sides"]
 """For every row of the store, the number of tokens of its query, if any, and of its documents."""
 
 
-def balance_batches(rows: Rows, tokens: Tokens, free: Bool[np.ndarray, " n"]) -> Rows:
+def balance_batches(rows: RowGroups, tokens: TokenCounts, free: Bool[np.ndarray, " n"]) -> RowGroups:
     """The batches after exchanges.
 
     Args:
@@ -51,7 +51,7 @@ def balance_batches(rows: Rows, tokens: Tokens, free: Bool[np.ndarray, " n"]) ->
     return rows
 
 
-def balance_parts(rows: Rows, tokens: Tokens) -> Rows:
+def balance_parts(rows: RowGroups, tokens: TokenCounts) -> RowGroups:
     """Reorder each batch's rows so that equal contiguous parts have texts of all lengths, and similar sums."""
     count, size = rows.shape
     if size == 1:
@@ -72,8 +72,8 @@ def balance_parts(rows: Rows, tokens: Tokens) -> Rows:
 
 
 def _exchanged(
-    ones: Rows, others: Rows, tokens: Tokens, turn: int, free: Bool[np.ndarray, " n"] | None = None
-) -> tuple[Rows, Rows]:
+    ones: RowGroups, others: RowGroups, tokens: TokenCounts, turn: int, free: Bool[np.ndarray, " n"] | None = None
+) -> tuple[RowGroups, RowGroups]:
     """Exchange one row of each pair of groups such that their difference becomes smallest, if any exchange reduces
     it.
     """

@@ -20,11 +20,11 @@ _DONORS = 64
 _PARTNERS = 64
 """Number of batches, and of rows in each, tried for a row; enough unless a text is in most batches."""
 
-Texts = Mapping[int, tuple[int, ...]]
+SharedTexts = Mapping[int, tuple[int, ...]]
 """Row -> those of its texts that occur in other rows too. Rows without such texts are absent: they fit every batch."""
 
 
-def shared_texts(texts: Int[np.ndarray, "n t"]) -> Texts:
+def shared_texts(texts: Int[np.ndarray, "n t"]) -> SharedTexts:
     """The texts of each row that occur in other rows too.
 
     Args:
@@ -49,7 +49,7 @@ def shared_texts(texts: Int[np.ndarray, "n t"]) -> Texts:
 class DeferredRows:
     """A queue of rows; batches take them in order, except rows that share a text with the batch."""
 
-    def __init__(self, rows: Int[np.ndarray, " n"], texts: Texts):
+    def __init__(self, rows: Int[np.ndarray, " n"], texts: SharedTexts):
         self._rows = rows
         self._texts = texts
         self._next = 0
@@ -103,7 +103,9 @@ class DeferredRows:
         seen.update(texts)
 
 
-def merge(short: list[list[int]], full: list[list[int]], buckets: Buckets, texts: Texts, *, batch_rows: int) -> None:
+def merge(
+    short: list[list[int]], full: list[list[int]], buckets: Buckets, texts: SharedTexts, *, batch_rows: int
+) -> None:
     """Move rows of the later short batches into the earlier ones as far as possible, in place.
 
     Args:
@@ -131,7 +133,7 @@ def merge(short: list[list[int]], full: list[list[int]], buckets: Buckets, texts
 class _Batch:
     """A batch whose rows change: its texts, and its maximum lengths."""
 
-    def __init__(self, rows: list[int], buckets: Buckets, texts: Texts):
+    def __init__(self, rows: list[int], buckets: Buckets, texts: SharedTexts):
         self._rows = rows
         self._lengths = buckets.shapes[buckets.of_row[rows]].max(axis=0)
         self._buckets = buckets
@@ -159,7 +161,7 @@ class _Batch:
 class SwapPool:
     """Full batches that can exchange a row for another."""
 
-    def __init__(self, batches: list[list[int]], buckets: Buckets, texts: Texts):
+    def __init__(self, batches: list[list[int]], buckets: Buckets, texts: SharedTexts):
         self._batches = batches
         self._buckets = buckets
         self._texts = texts

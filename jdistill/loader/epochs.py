@@ -13,10 +13,10 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int
 
-from jdistill.loader.plan import Plan
+from jdistill.loader.plan import EpochPlan
 from jdistill.loader.shapes import Shape
 
-Planner = Callable[[Int[np.ndarray, " n"]], Plan]
+Planner = Callable[[Int[np.ndarray, " n"]], EpochPlan]
 """Random order of all rows -> the epoch's batches."""
 
 _ATTEMPTS = 3
@@ -36,12 +36,12 @@ class Epochs:
         self._keep_last = keep_last
         self._seed = seed
         self._lock = threading.Lock()
-        self._plans: OrderedDict[int, Plan] = OrderedDict()
+        self._plans: OrderedDict[int, EpochPlan] = OrderedDict()
         self.first = self._shuffled(self._attempt(0, 0), 0)
         self.shapes = tuple(Shape(int(q), int(d)) for q, d in np.unique(self.first.shapes, axis=0))
         """All planned shapes of the batches, the same in every epoch, ascending."""
 
-    def plan(self, epoch: int) -> Plan:
+    def plan(self, epoch: int) -> EpochPlan:
         """The plan of this epoch; the two most recently used are cached."""
         if epoch == 0:
             return self.first
@@ -54,23 +54,23 @@ class Epochs:
             self._plans.move_to_end(epoch)
             return self._plans[epoch]
 
-    def _make(self, epoch: int) -> Plan:
+    def _make(self, epoch: int) -> EpochPlan:
         for attempt in range(_ATTEMPTS):
             plan = self._fitted(self._attempt(epoch, attempt))
             if plan is not None:
                 return self._shuffled(plan, epoch)
         return self._shuffled(self.first, epoch)
 
-    def _attempt(self, epoch: int, attempt: int) -> Plan:
+    def _attempt(self, epoch: int, attempt: int) -> EpochPlan:
         return self._planner(permutation(self._rows, self._seed, epoch, attempt))
 
-    def _fitted(self, plan: Plan) -> Plan | None:
+    def _fitted(self, plan: EpochPlan) -> EpochPlan | None:
         """The plan adjusted to the steps and shapes of epoch 0, or None if that is impossible."""
         steps = len(self.first.rows)
         missing = steps - len(plan.rows)
         # Every row must be seen, so a batch may be used twice, but none dropped.
         if self._keep_last and 0 < missing <= steps // _REPEATED:
-            plan = Plan(*(np.concatenate([part, part[:missing]]) for part in plan))
+            plan = EpochPlan(*(np.concatenate([part, part[:missing]]) for part in plan))
         elif missing > 0 or (self._keep_last and missing < 0):
             return None
         # Cheapest first: `argmax` below finds the first that is large enough.
@@ -78,12 +78,12 @@ class Epochs:
         fits = (known[None, :, :] >= plan.shapes[:steps, None, :]).all(axis=-1)
         if not fits.any(axis=-1).all():
             return None
-        return Plan(plan.rows[:steps], known[fits.argmax(axis=1)])
+        return EpochPlan(plan.rows[:steps], known[fits.argmax(axis=1)])
 
-    def _shuffled(self, plan: Plan, epoch: int) -> Plan:
+    def _shuffled(self, plan: EpochPlan, epoch: int) -> EpochPlan:
         # Attempts have the keys 0 to _ATTEMPTS - 1; this is one more.
         order = permutation(len(plan.rows), self._seed, epoch, _ATTEMPTS)
-        return Plan(plan.rows[order], plan.shapes[order])
+        return EpochPlan(plan.rows[order], plan.shapes[order])
 
 
 def permutation(n: int, *key: int) -> Int[np.ndarray, " n"]:

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int
 
 from jdistill.config import UserError
-from jdistill.loader.duplicates import Texts
-from jdistill.loader.plan import Plan, plan_epoch
+from jdistill.loader.duplicates import SharedTexts
+from jdistill.loader.plan import EpochPlan, plan_epoch
 from jdistill.loader.shapes import Lengths, Shape, make_buckets, round_up
 
 _WINDOWS = 32
@@ -25,20 +25,20 @@ class Folds(NamedTuple):
     """Pairs of rows whose texts share encoder rows."""
 
     rows: Int[np.ndarray, "folds 2"]
-    texts: Texts
+    texts: SharedTexts
     """Texts of both rows of a fold that must not occur twice in a batch."""
 
 
 def plan_folded(
     lengths: Lengths,
-    texts: Texts,
+    texts: SharedTexts,
     shapes: Int[np.ndarray, "shapes 2"],
     multiples: Shape,
     order: Int[np.ndarray, " n"],
     *,
     batch_rows: int,
     keep_last: bool,
-) -> Plan:
+) -> EpochPlan:
     """Batches of folds; the two rows of a fold are adjacent.
 
     Args:
@@ -68,10 +68,10 @@ def plan_folded(
         batch_rows=batch_rows // 2,
         keep_last=keep_last,
     )
-    return Plan(folds.rows[plan.rows].reshape(len(plan.rows), batch_rows), plan.shapes)
+    return EpochPlan(folds.rows[plan.rows].reshape(len(plan.rows), batch_rows), plan.shapes)
 
 
-def fold(lengths: Lengths, texts: Texts, order: Int[np.ndarray, " n"], *, keep_last: bool) -> Folds:
+def fold(lengths: Lengths, texts: SharedTexts, order: Int[np.ndarray, " n"], *, keep_last: bool) -> Folds:
     """Pair the shortest row with the longest, the second shortest with the second longest, and so on.
 
     Rows that share a text are not paired. Pairing is random among rows of similar length; the lengths of the folds are
@@ -138,7 +138,7 @@ def _by_windows(rows: Int[np.ndarray, " m"], keys: Int[np.ndarray, " n"]) -> Int
     return rows[np.lexsort((keys[rows], np.arange(len(rows)) * _WINDOWS // max(len(rows), 1)))]
 
 
-def _part(short: list[int], long: list[int], texts: Texts) -> None:
+def _part(short: list[int], long: list[int], texts: SharedTexts) -> None:
     """Swap rows that are paired with one sharing a text with the nearest that resolves the conflict, in place."""
     for i in range(len(short)):
         if _apart(short[i], long[i], texts):
@@ -152,7 +152,7 @@ def _part(short: list[int], long: list[int], texts: Texts) -> None:
             raise _too_frequent()
 
 
-def _apart(row: int, other: int, texts: Texts) -> bool:
+def _apart(row: int, other: int, texts: SharedTexts) -> bool:
     return set(texts.get(row, ())).isdisjoint(texts.get(other, ()))
 
 

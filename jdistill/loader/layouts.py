@@ -14,9 +14,9 @@ from jaxtyping import Int
 from jdistill.config import UserError
 from jdistill.loader import folding, packing
 from jdistill.loader.config import LoaderConfig
-from jdistill.loader.duplicates import Texts
+from jdistill.loader.duplicates import SharedTexts
 from jdistill.loader.epochs import Planner
-from jdistill.loader.plan import Plan, plan_epoch
+from jdistill.loader.plan import EpochPlan, plan_epoch
 from jdistill.loader.shapes import Lengths, Shape, make_buckets, round_up, static_shapes
 from jdistill.store import TokenTable
 from jdistill.store.vectors import SideName
@@ -39,7 +39,7 @@ class Layout(Protocol):
         """Number of parts of a batch that are laid out separately; None if any number works."""
         ...
 
-    def begin(self, first: Plan) -> list[Shape]:
+    def begin(self, first: EpochPlan) -> list[Shape]:
         """The shapes of the first epoch's batches; must be called before `shape`."""
         ...
 
@@ -60,7 +60,7 @@ class Layout(Protocol):
         ...
 
 
-def make_layout(config: LoaderConfig, lengths: Lengths, texts: Texts, *, batch_rows: int, pieces: int) -> Layout:
+def make_layout(config: LoaderConfig, lengths: Lengths, texts: SharedTexts, *, batch_rows: int, pieces: int) -> Layout:
     """The layout selected by the config.
 
     Raises:
@@ -80,7 +80,7 @@ class Padded:
 
     pieces = None
 
-    def __init__(self, config: LoaderConfig, lengths: Lengths, texts: Texts, *, batch_rows: int):
+    def __init__(self, config: LoaderConfig, lengths: Lengths, texts: SharedTexts, *, batch_rows: int):
         # All documents of a row are padded to one length.
         longest = lengths.documents.max(axis=1)
         shapes = _shapes(config, lengths.queries, longest, lengths.documents.shape[1])
@@ -90,7 +90,7 @@ class Padded:
         self._batch_rows = batch_rows
         self._columns = lengths.documents.shape[1]
 
-    def begin(self, first: Plan) -> list[Shape]:
+    def begin(self, first: EpochPlan) -> list[Shape]:
         """The planned shapes."""
         return _planned(first)
 
@@ -114,7 +114,7 @@ class Padded:
 class Folded:
     """A long and a short text per row, in buckets of similar length."""
 
-    def __init__(self, config: LoaderConfig, lengths: Lengths, texts: Texts, *, batch_rows: int, pieces: int):
+    def __init__(self, config: LoaderConfig, lengths: Lengths, texts: SharedTexts, *, batch_rows: int, pieces: int):
         rows, self._columns = lengths.documents.shape
         keep = config.last_batch == "keep"
         # The lengths of folds hardly depend on the order of the rows, so these shapes suit every epoch.
@@ -127,7 +127,7 @@ class Folded:
         self._batch_rows = batch_rows
         self._longest = _longest(config, lengths)
 
-    def begin(self, first: Plan) -> list[Shape]:
+    def begin(self, first: EpochPlan) -> list[Shape]:
         """The planned shapes."""
         return _planned(first)
 
@@ -157,7 +157,7 @@ class Packed:
     """As many texts per row as fit, separately for every piece of a batch."""
 
     def __init__(
-        self, config: LoaderConfig, lengths: Lengths, texts: Texts, capacity: int, *, batch_rows: int, pieces: int
+        self, config: LoaderConfig, lengths: Lengths, texts: SharedTexts, capacity: int, *, batch_rows: int, pieces: int
     ):
         keep = config.last_batch == "keep"
         self.plan = partial(packing.plan_packed, lengths, texts, batch_rows=batch_rows, keep_last=keep)
@@ -168,7 +168,7 @@ class Packed:
         self._longest = _longest(config, lengths)
         self._shapes: list[Shape] = []
 
-    def begin(self, first: Plan) -> list[Shape]:
+    def begin(self, first: EpochPlan) -> list[Shape]:
         """One shape for all batches, or two if a few large batches would enlarge all others too much."""
         needed = np.array([self._needed(rows, Shape(0, 0)) for rows in first.rows], np.int64)
         shapes = static_shapes(needed[:, 0], needed[:, 1], multiples=Shape(1, 1), at_most=2, columns=1)
@@ -219,7 +219,7 @@ class Packed:
         return f"{pieces}{rows} rows of {self._capacity} tokens"
 
 
-def _planned(plan: Plan) -> list[Shape]:
+def _planned(plan: EpochPlan) -> list[Shape]:
     return [Shape(*shape) for shape in plan.shapes.tolist()]
 
 

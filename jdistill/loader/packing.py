@@ -9,8 +9,8 @@ from jaxtyping import Int
 
 from jdistill.config import UserError
 from jdistill.loader.balance import balance_batches, balance_parts
-from jdistill.loader.duplicates import Texts
-from jdistill.loader.plan import Plan, plan_epoch
+from jdistill.loader.duplicates import SharedTexts
+from jdistill.loader.plan import EpochPlan, plan_epoch
 from jdistill.loader.shapes import Buckets, Lengths
 
 _FEW = 64
@@ -18,8 +18,8 @@ _FEW = 64
 
 
 def plan_packed(
-    lengths: Lengths, texts: Texts, order: Int[np.ndarray, " n"], *, batch_rows: int, keep_last: bool
-) -> Plan:
+    lengths: Lengths, texts: SharedTexts, order: Int[np.ndarray, " n"], *, batch_rows: int, keep_last: bool
+) -> EpochPlan:
     """Batches with nearly equal numbers of tokens.
 
     Args:

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Int
 
 from jdistill.config import UserError
-from jdistill.loader.duplicates import DeferredRows, Texts, merge
+from jdistill.loader.duplicates import DeferredRows, SharedTexts, merge
 from jdistill.loader.shapes import Buckets, holding
 
 
-class Plan(NamedTuple):
+class EpochPlan(NamedTuple):
     """The batches of one epoch, in order."""
 
     rows: Int[np.ndarray, "steps rows"]
@@ -25,8 +25,8 @@ class Plan(NamedTuple):
 
 
 def plan_epoch(
-    buckets: Buckets, texts: Texts, order: Int[np.ndarray, " n"], *, batch_rows: int, keep_last: bool
-) -> Plan:
+    buckets: Buckets, texts: SharedTexts, order: Int[np.ndarray, " n"], *, batch_rows: int, keep_last: bool
+) -> EpochPlan:
     """Assign rows to batches in the given random order.
 
     Args:
@@ -57,11 +57,11 @@ def plan_epoch(
     rows = np.stack([np.asarray(batch, np.int32) for batch in batches])
     # Shapes are ordered by cost: the first that holds the longest row is the cheapest.
     longest = buckets.shapes[buckets.of_row[rows]].max(axis=1)
-    return Plan(rows, buckets.shapes[holding(buckets.shapes, longest).argmax(axis=1)])
+    return EpochPlan(rows, buckets.shapes[holding(buckets.shapes, longest).argmax(axis=1)])
 
 
 def _full_batches(
-    buckets: Buckets, texts: Texts, order: Int[np.ndarray, " n"], batch_rows: int
+    buckets: Buckets, texts: SharedTexts, order: Int[np.ndarray, " n"], batch_rows: int
 ) -> tuple[list[list[int]], Int[np.ndarray, " left"]]:
     """Full batches of one bucket each, and the leftover rows, short ones first."""
     batches: list[list[int]] = []
@@ -81,7 +81,7 @@ def _full_batches(
 
 
 def _mixed_batches(
-    left: Int[np.ndarray, " left"], texts: Texts, batch_rows: int
+    left: Int[np.ndarray, " left"], texts: SharedTexts, batch_rows: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Batches across buckets: full ones, and short ones."""
     waiting = DeferredRows(left, texts)
@@ -92,7 +92,7 @@ def _mixed_batches(
 
 
 def _completed(
-    short: list[list[int]], buckets: Buckets, texts: Texts, order: Int[np.ndarray, " n"], batch_rows: int
+    short: list[list[int]], buckets: Buckets, texts: SharedTexts, order: Int[np.ndarray, " n"], batch_rows: int
 ) -> list[list[int]]:
     """Complete short batches with rows that are no longer than theirs, with different rows for each batch."""
     completed, start = [], 0

@@ -8,7 +8,7 @@ from jdistill.store.exchange import VectorColumns, from_dataset, to_dataset
 from jdistill.store.hidden import HiddenTable, HiddenWriter
 from jdistill.store.reader import Rows, Store, Texts
 from jdistill.store.teacher_writer import Prompted, TeacherWriter
-from jdistill.store.tokens import Tokenizer, TokenTable, token_table
+from jdistill.store.tokens import TokenizerLike, TokenTable, token_table
 from jdistill.store.vectors import TeacherVectors
 from jdistill.store.verify import verify
 from jdistill.store.writer import write_texts
@@ -23,7 +23,7 @@ __all__ = [
     "TeacherWriter",
     "Texts",
     "TokenTable",
-    "Tokenizer",
+    "TokenizerLike",
     "VectorColumns",
     "check_teacher",
     "check_width",

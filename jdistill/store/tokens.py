@@ -34,7 +34,7 @@ from jdistill.store.reader import Texts
 _BATCH = 4096
 
 
-class Tokenizer(Protocol):
+class TokenizerLike(Protocol):
     """What the cache asks of a tokenizer."""
 
     @property
@@ -91,7 +91,7 @@ def token_table(
     store_path: str | Path,
     texts: Texts,
     *,
-    tokenizer: Tokenizer,
+    tokenizer: TokenizerLike,
     prompt: str,
     max_length: int,
     ids: Iterable[int] | Int[np.ndarray, "..."],
@@ -135,7 +135,7 @@ def token_table(
 
 
 def _write(
-    folder: Path, texts: Texts, used: Int[np.ndarray, " u"], tokenizer: Tokenizer, prompt: str, max_length: int
+    folder: Path, texts: Texts, used: Int[np.ndarray, " u"], tokenizer: TokenizerLike, prompt: str, max_length: int
 ) -> None:
     lengths = np.zeros(len(texts), np.int64)
     with ArrayStream(folder / "values.npy", np.int32) as values, Progress("tokenize", len(used)) as progress:

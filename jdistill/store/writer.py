@@ -46,7 +46,7 @@ FORMAT = 1
 _PIECE = 1000  # rows between two progress updates
 
 
-class Row(Protocol):
+class RowLike(Protocol):
     """Interface of a training example."""
 
     @property
@@ -76,7 +76,7 @@ class Row(Protocol):
 
 
 def write_texts(
-    path: str | Path, sources: Iterable[tuple[str, str, Iterable[Row]]], *, fingerprint: Mapping[str, Any]
+    path: str | Path, sources: Iterable[tuple[str, str, Iterable[RowLike]]], *, fingerprint: Mapping[str, Any]
 ) -> None:
     """Write the texts and rows of all sources, or do nothing if the store exists.
 
@@ -135,7 +135,7 @@ def _require_same_data(path: Path, fingerprint: Mapping[str, Any]) -> None:
     raise UserError(f"store at {path}: was made from other data: {'; '.join(changed)}. Choose another store path.")
 
 
-def _write_all(folder: Path, sources: Iterable[tuple[str, str, Iterable[Row]]]) -> dict[str, Any]:
+def _write_all(folder: Path, sources: Iterable[tuple[str, str, Iterable[RowLike]]]) -> dict[str, Any]:
     (folder / "texts").mkdir(parents=True)
     roles: dict[str, _RowTable] = {}
     with (
@@ -235,7 +235,7 @@ class _RowTable:
     def __len__(self) -> int:
         return 0 if self.parts is None else len(self.documents) // (1 + self.parts.negatives)
 
-    def append(self, row: Row, source: str, texts: _TextTable) -> None:
+    def append(self, row: RowLike, source: str, texts: _TextTable) -> None:
         scores = () if row.score is None else row.score if isinstance(row.score, tuple) else (row.score,)
         parts = _Parts(row.query is not None, len(row.negatives), len(scores), row.label is not None)
         if self.parts is None:

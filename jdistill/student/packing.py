@@ -20,7 +20,7 @@ Reduce = Callable[..., Array]
 """`(texts [places], n, *values [places]) -> [n, ...]`; `texts` are indices in [0, n), or n for places to ignore."""
 
 
-class Rows:
+class TokenRows:
     """`r` rows of `p` places with the tokens of `n` texts. A place is a slot of a row: a token or padding."""
 
     ids: Int[Array, "r p"]
@@ -88,7 +88,7 @@ class Rows:
         """The value of each text's first token; arbitrary without tokens."""
         raise NotImplementedError
 
-    def behind(self, prompts: Int[Array, " n"]) -> "Rows":
+    def behind(self, prompts: Int[Array, " n"]) -> "TokenRows":
         """The same rows with the first `prompts` tokens of each text masked out; `ordinals` are unchanged."""
         raise NotImplementedError
 
@@ -97,12 +97,12 @@ class Rows:
         raise NotImplementedError
 
 
-def rows_of(tokens: Tokens) -> Rows:
+def rows_of(tokens: Tokens) -> TokenRows:
     """The rows for the encoder: packed if `tokens.packed` is set, else one text per row."""
     return PaddedRows(tokens) if tokens.packed is None else PackedRows(tokens, tokens.packed)
 
 
-class PaddedRows(Rows):
+class PaddedRows(TokenRows):
     """One text per row, padded on either side."""
 
     def __init__(self, tokens: Tokens) -> None:
@@ -171,7 +171,7 @@ class PaddedRows(Rows):
         return rows
 
 
-class PackedRows(Rows):
+class PackedRows(TokenRows):
     """Several texts per row, each contiguous, with its first token at position 0."""
 
     def __init__(self, tokens: Tokens, packed: Int[Array, "r p"]) -> None:

@@ -20,7 +20,7 @@ from jdistill.student.encoders import EncoderConfig
 from jdistill.student.encoders.base import Computing
 from jdistill.student.head import Normalize, apply_head, head_width
 from jdistill.student.lora import merge_lora, merged_encoder
-from jdistill.student.packing import Rows, rows_of
+from jdistill.student.packing import TokenRows, rows_of
 from jdistill.student.pooling import is_sparse, pool, pooled_width
 from jdistill.student.projection import project
 from jdistill.student.tokenizer import Tokenizer
@@ -132,7 +132,7 @@ class Student:
         return nnx.merge(self._graph, params["encoder"])
 
     def _pooled(
-        self, params: PyTree[Array], hidden: Float[Array, "r p d"], rows: Rows, prompts: Int[Array, " n"] | None
+        self, params: PyTree[Array], hidden: Float[Array, "r p d"], rows: TokenRows, prompts: Int[Array, " n"] | None
     ) -> Float[Array, "n d"]:
         config, own = self.config, params.get("pooling", {})
         pooled = pool(hidden, rows, config.pooling, own, config.encoder, params["encoder"], prompts)

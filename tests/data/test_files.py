@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jdistill.config import UserError
-from jdistill.data.files import file_batches, find_files
+from jdistill.data.files import file_chunks, find_files
 from jdistill.data.files import read_columns as read_converted
 from jdistill.data.values import identifier, number, text
 
@@ -53,8 +53,8 @@ def test_every_format_gives_the_same_columns(tmp_path, name):
 
 def test_text_that_looks_like_a_number_stays_text_in_a_csv_batch(tmp_path):
     (tmp_path / "a.csv").write_text("q,d\n007,1e3\nNA,\n")
-    (batch,) = file_batches(tmp_path / "a.csv", ["q", "d"])
-    assert batch.columns == {"q": ["007", "NA"], "d": ["1e3", ""]}
+    (chunk,) = file_chunks(tmp_path / "a.csv", ["q", "d"])
+    assert chunk.columns == {"q": ["007", "NA"], "d": ["1e3", ""]}
 
 
 def test_compressed_text_formats(tmp_path):
@@ -64,11 +64,11 @@ def test_compressed_text_formats(tmp_path):
 
 
 def test_batches_number_their_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr("jdistill.data.batch.BATCH_ROWS", 2)
+    monkeypatch.setattr("jdistill.data.chunk.CHUNK_ROWS", 2)
     for name, write in list(WRITERS.items())[::3]:
         write(tmp_path / name)
-        batches = list(file_batches(tmp_path / name, ["q"]))
-        assert [(batch.first, batch.size) for batch in batches] == [(1, 2), (3, 1)], name
+        batches = list(file_chunks(tmp_path / name, ["q"]))
+        assert [(chunk.first, chunk.size) for chunk in batches] == [(1, 2), (3, 1)], name
 
 
 def test_long_lines_are_joined_over_block_borders(tmp_path):

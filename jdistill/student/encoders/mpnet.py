@@ -21,7 +21,7 @@ from jdistill.student.encoders.hf_config import BASE, refuse, same_named
 from jdistill.student.encoders.post_norm import PostNorm, PostNormConfig, positions_from_mask, table
 from jdistill.student.masked_lm import MaskedLM
 from jdistill.student.modules import normal
-from jdistill.student.packing import Rows
+from jdistill.student.packing import TokenRows
 from jdistill.student.weights import Weight
 
 PADDING = 1
@@ -113,11 +113,11 @@ class MPNet(PostNorm):
         self.distance_bias = nnx.Param(normal(rngs, config.initializer_range, BUCKETS, heads))
 
     @override
-    def positions(self, rows: Rows) -> Int[Array, "r p"]:
+    def positions(self, rows: TokenRows) -> Int[Array, "r p"]:
         return positions_from_mask(rows, PADDING)
 
     @override
-    def score_bias(self, rows: Rows) -> Float[Array, "h p p"]:
+    def score_bias(self, rows: TokenRows) -> Float[Array, "h p p"]:
         # Packed texts have no gaps, so distances within a row equal distances within the text.
         return bias_of_distances(self.distance_bias[...], rows.ids.shape[1])
 

@@ -18,7 +18,7 @@ from jdistill.student.encoders.base import Computing, HiddenSize, InnerSize, Lay
 from jdistill.student.encoders.hf_config import Activation
 from jdistill.student.layers import ACTIVATIONS, dropout, keys, lookup
 from jdistill.student.modules import LayerNorm, Linear, linear_rows, norm_rows, normal
-from jdistill.student.packing import Rows
+from jdistill.student.packing import TokenRows
 from jdistill.student.stack import run_layers
 from jdistill.student.weights import Weight
 
@@ -128,17 +128,17 @@ class PostNorm(nnx.Module):
         # By name, as in nested parameters and weight tables, whose paths are `layers.0...`.
         self.layers = nnx.Dict({str(i): Layer(config, computing, epsilon=epsilon, rngs=rngs) for i in numbers})
 
-    def positions(self, rows: Rows) -> Int[Array, "_ p"]:
+    def positions(self, rows: TokenRows) -> Int[Array, "_ p"]:
         """Index into the position embedding table at each place; one row if all rows are equal."""
         # As in BERT, positions count from the start of the row, including padding on the left.
         return rows.positions
 
-    def score_bias(self, rows: Rows) -> Float[Array, "h p p"] | None:
+    def score_bias(self, rows: TokenRows) -> Float[Array, "h p p"] | None:
         """Added to the attention scores of every layer."""
         return None
 
     def __call__(
-        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
+        self, rows: TokenRows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
         """Hidden states after each of `layers`; 0 is the embeddings."""
         bias = self.score_bias(rows)
@@ -154,7 +154,7 @@ class PostNorm(nnx.Module):
         )
 
 
-def positions_from_mask(rows: Rows, padding: int) -> Int[Array, "r p"]:
+def positions_from_mask(rows: TokenRows, padding: int) -> Int[Array, "r p"]:
     """RoBERTa's positions: they start at `padding + 1`; `padding`, the id of the padding token, is its position.
 
     A padding token within a text, from a literal `<pad>`, also has position `padding` and is not counted.

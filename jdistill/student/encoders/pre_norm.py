@@ -23,7 +23,7 @@ from jdistill.student.encoders.base import Computing, EncoderConfig, Transformer
 from jdistill.student.kernels import Window
 from jdistill.student.layers import FLOAT32, dropout, gated, keys, lookup
 from jdistill.student.modules import LayerNorm, Linear, RMSNorm, linear_rows, norm_rows, normal
-from jdistill.student.packing import Rows
+from jdistill.student.packing import TokenRows
 from jdistill.student.rotary import Rope, RopeTables, rope_tables, rotate
 from jdistill.student.stack import run_layers
 from jdistill.student.weights import Weight
@@ -240,7 +240,7 @@ class RotaryEncoder(nnx.Module):
         self.final_norm = final_norm
 
     def __call__(
-        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
+        self, rows: TokenRows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
         """Hidden states after each of `layers`; 0 is the embeddings, and the last layer's pass the final norm."""
         depth, computing = len(self.layers), self.computing

@@ -26,7 +26,7 @@ from jdistill.student.encoders.post_norm import (
     table,
 )
 from jdistill.student.masked_lm import MaskedLM
-from jdistill.student.packing import Rows
+from jdistill.student.packing import TokenRows
 from jdistill.student.weights import Weight
 
 Kind = Literal["roberta", "xlm-roberta", "camembert"]
@@ -127,5 +127,5 @@ class Roberta(PostNorm):
         self.padding = config.pad_token_id
 
     @override
-    def positions(self, rows: Rows) -> Int[Array, "r p"]:
+    def positions(self, rows: TokenRows) -> Int[Array, "r p"]:
         return positions_from_mask(rows, self.padding)

@@ -15,7 +15,7 @@ from jdistill.config import UserError
 from jdistill.student.encoders.base import Computing, EncoderConfig, HiddenSize, VocabSize
 from jdistill.student.layers import dropout, lookup
 from jdistill.student.modules import normal
-from jdistill.student.packing import Rows
+from jdistill.student.packing import TokenRows
 from jdistill.student.weights import Weight
 
 
@@ -69,7 +69,7 @@ class Static(nnx.Module):
         self.words = nnx.Param(normal(rngs, 1.0, config.vocab_size, config.hidden_size))
 
     def __call__(
-        self, rows: Rows, *, layers: Sequence[int], dropout_key: Array | None = None
+        self, rows: TokenRows, *, layers: Sequence[int], dropout_key: Array | None = None
     ) -> dict[int, Float[Array, "r p d"]]:
         """The embedding of each token; the only layer is 0."""
         hidden = lookup(self.words[...], rows.ids, self.computing.dtype)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from jdistill.outside import Outside
 from jdistill.student.encoders.base import EncoderConfig
-from jdistill.student.packing import Rows
+from jdistill.student.packing import TokenRows
 from jdistill.student.pooling.activation import Activation
 from jdistill.student.pooling.base import PoolingModule, PoolingParams
 from jdistill.student.pooling.latent_attention import LatentAttention
@@ -28,7 +28,7 @@ Pooling = Mode | Annotated[OwnPooling | PoolingModule, OUTSIDE]
 
 def pool(
     hidden: Float[Array, "r p d"],
-    rows: Rows,
+    rows: TokenRows,
     poolings: Sequence[Pooling],
     params: Mapping[str, PoolingParams],
     encoder: EncoderConfig,

@@ -12,7 +12,7 @@ from typing_extensions import override
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import dense
 from jdistill.student.modules import linear_rows
-from jdistill.student.packing import Rows
+from jdistill.student.packing import TokenRows
 from jdistill.student.pooling.base import OWN_FILE, PoolingModule, PoolingParams
 from jdistill.student.weights import Weight
 
@@ -57,7 +57,7 @@ class Activation(PoolingModule):
     def __call__(
         self,
         hidden: Float[Array, "r p d"],
-        rows: Rows,
+        rows: TokenRows,
         params: PoolingParams,
         encoder: EncoderConfig,
         encoder_params: Mapping[str, Any],

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jdistill.config import Kind
 from jdistill.papers import Papers
 from jdistill.student.encoders.base import EncoderConfig
-from jdistill.student.packing import Rows
+from jdistill.student.packing import TokenRows
 from jdistill.student.weights import Weight
 
 OWN_FILE = Path(__file__).parents[2] / "export/modules/jdistill_pooling.py"
@@ -86,7 +86,7 @@ class PoolingModule(Kind):
     def __call__(
         self,
         hidden: Float[Array, "r p d"],
-        rows: Rows,
+        rows: TokenRows,
         params: PoolingParams,
         encoder: EncoderConfig,
         encoder_params: Mapping[str, Any],

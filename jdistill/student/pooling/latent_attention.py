@@ -14,7 +14,7 @@ from jdistill.config import UserError
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import dense, gelu, layer_norm
 from jdistill.student.modules import linear_rows, norm_rows
-from jdistill.student.packing import Rows
+from jdistill.student.packing import TokenRows
 from jdistill.student.pooling.base import OWN_FILE, PoolingModule, PoolingParams
 from jdistill.student.pooling.modes import mean
 from jdistill.student.weights import Weight
@@ -124,7 +124,7 @@ class LatentAttention(PoolingModule):
     def __call__(
         self,
         hidden: Float[Array, "r p d"],
-        rows: Rows,
+        rows: TokenRows,
         params: PoolingParams,
         encoder: EncoderConfig,
         encoder_params: Mapping[str, Any],

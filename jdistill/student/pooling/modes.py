@@ -10,24 +10,24 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jdistill.student.packing import Rows
+from jdistill.student.packing import TokenRows
 
 Mode = Literal["mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
 
 _EPSILON = 1e-9
 
 
-def mean(hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d"]:
+def mean(hidden: Float[Array, "r p d"], rows: TokenRows) -> Float[Array, "n d"]:
     """`sum_t h_t / max(count, 1e-9)`."""
     return rows.total(hidden) / jnp.maximum(_counts(rows), _EPSILON)[:, None]
 
 
-def mean_sqrt_len(hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d"]:
+def mean_sqrt_len(hidden: Float[Array, "r p d"], rows: TokenRows) -> Float[Array, "n d"]:
     """`sum_t h_t / sqrt(max(count, 1e-9))`."""
     return rows.total(hidden) / jnp.sqrt(jnp.maximum(_counts(rows), _EPSILON))[:, None]
 
 
-def weightedmean(hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d"]:
+def weightedmean(hidden: Float[Array, "r p d"], rows: TokenRows) -> Float[Array, "n d"]:
     """`sum_t w_t h_t / max(sum_t w_t, 1e-9)` with weights 1, 2, 3, ... from the first token on.
 
     Source: Muennighoff 2022 (SGPT), arXiv:2202.08904, eq. 2.
@@ -36,22 +36,22 @@ def weightedmean(hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d
     return rows.total(hidden * weights[:, :, None]) / jnp.maximum(rows.total(weights), _EPSILON)[:, None]
 
 
-def cls(hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d"]:
+def cls(hidden: Float[Array, "r p d"], rows: TokenRows) -> Float[Array, "n d"]:
     """The first token, after any padding on the left."""
     return rows.first(hidden)
 
 
-def lasttoken(hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d"]:
+def lasttoken(hidden: Float[Array, "r p d"], rows: TokenRows) -> Float[Array, "n d"]:
     """The last token; zeros if there is none."""
     return rows.last(hidden) * (rows.counts > 0).astype(jnp.float32)[:, None]
 
 
-def maximum(hidden: Float[Array, "r p d"], rows: Rows) -> Float[Array, "n d"]:
+def maximum(hidden: Float[Array, "r p d"], rows: TokenRows) -> Float[Array, "n d"]:
     """The largest value of each dimension over the tokens."""
     return rows.largest(hidden)
 
 
-MODES: dict[Mode, Callable[[Array, Rows], Array]] = {
+MODES: dict[Mode, Callable[[Array, TokenRows], Array]] = {
     "mean": mean,
     "cls": cls,
     "max": maximum,
@@ -61,5 +61,5 @@ MODES: dict[Mode, Callable[[Array, Rows], Array]] = {
 }
 
 
-def _counts(rows: Rows) -> Float[Array, " n"]:
+def _counts(rows: TokenRows) -> Float[Array, " n"]:
     return rows.counts.astype(jnp.float32)

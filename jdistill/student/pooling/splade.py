@@ -15,7 +15,7 @@ from jdistill.papers import Papers
 from jdistill.student.encoders import masked_lm
 from jdistill.student.encoders.base import EncoderConfig
 from jdistill.student.layers import dense
-from jdistill.student.packing import Rows
+from jdistill.student.packing import TokenRows
 from jdistill.student.pooling.base import PoolingModule, PoolingParams
 from jdistill.student.weights import Weight
 
@@ -106,7 +106,7 @@ class Splade(PoolingModule):
     def __call__(
         self,
         hidden: Float[Array, "r p d"],
-        rows: Rows,
+        rows: TokenRows,
         params: PoolingParams,
         encoder: EncoderConfig,
         encoder_params: Mapping[str, Any],
@@ -129,7 +129,7 @@ class Splade(PoolingModule):
         return jnp.moveaxis(pooled, 0, 1).reshape(pooled.shape[1], -1)[:, :size]
 
     def _largest(
-        self, x: Float[Array, "r p d"], part: tuple[Float[Array, "k d"], Float[Array, " k"]], rows: Rows
+        self, x: Float[Array, "r p d"], part: tuple[Float[Array, "k d"], Float[Array, " k"]], rows: TokenRows
     ) -> Float[Array, "n k"]:
         """The maximum over tokens, for a block of the vocabulary; ties go to the first token.
 
@@ -150,7 +150,7 @@ class Splade(PoolingModule):
         return _saturated(largest(x, *part), self.activation)
 
     def _sum(
-        self, x: Float[Array, "r p d"], part: tuple[Float[Array, "k d"], Float[Array, " k"]], rows: Rows
+        self, x: Float[Array, "r p d"], part: tuple[Float[Array, "k d"], Float[Array, " k"]], rows: TokenRows
     ) -> Float[Array, "n k"]:
         """The sum over tokens, for a block of the vocabulary. The backward pass recomputes the scores."""
 

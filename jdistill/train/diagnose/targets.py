@@ -43,7 +43,7 @@ def check_targets(terms: Mapping[str, LossConfig], batch: Batch) -> list[str]:
     Raises:
       UserError: if a teacher's vector contains NaN or infinity.
     """
-    columns = local_candidate_ids(batch)
+    columns = columns_of(batch)
     found = []
     for teacher in batch.targets:
         users = ", ".join(f"losses.{name}" for name, term in terms.items() if teacher in term.teachers)
@@ -58,7 +58,7 @@ def check_targets(terms: Mapping[str, LossConfig], batch: Batch) -> list[str]:
     return found
 
 
-def local_candidate_ids(batch: Batch) -> list[Column]:
+def columns_of(batch: Batch) -> list[Column]:
     """The columns of the first rows of a batch."""
     columns = []
     if batch.queries is not None and batch.query_ids is not None:

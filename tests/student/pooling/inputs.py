@@ -9,7 +9,7 @@ import numpy as np
 
 from jdistill.loader.packing import packed_rows, places
 from jdistill.student.encoders import BertConfig
-from jdistill.student.packing import PackedRows, PaddedRows, Rows
+from jdistill.student.packing import PackedRows, PaddedRows, TokenRows
 from jdistill.student.pooling import PoolingModule
 from jdistill.types import Tokens
 
@@ -27,11 +27,11 @@ def hidden() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(*MASKS.shape, ENCODER.width)).astype(np.float32)
 
 
-def padded() -> Rows:
+def padded() -> TokenRows:
     return PaddedRows(Tokens(jnp.asarray(IDS, jnp.int32), jnp.asarray(MASKS)))
 
 
-def packed(values: np.ndarray) -> tuple[Rows, jax.Array]:
+def packed(values: np.ndarray) -> tuple[TokenRows, jax.Array]:
     """The texts that are padded on the right, packed, with their values `[n, l, d]` in the places where they stand."""
     right = np.array([0, 1, 3])
     mask, ids, lengths = MASKS[right], IDS[right], MASKS[right].sum(1)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from jdistill.config import UserError
 
-BATCH_ROWS = 8192
+CHUNK_ROWS = 8192
 _BATCH_BYTES = 1 << 26
 
 
-class Batch(NamedTuple):
+class Chunk(NamedTuple):
     """Consecutive rows, by column."""
 
     where: str
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
         return len(next(iter(self.columns.values())))
 
     def place(self, i: int) -> str:
-        """Location of the batch's row `i`, for messages."""
+        """Location of the chunk's row `i`, for messages."""
         return place(self.where, self.first + i, None if self.lines is None else self.lines[i])
 
 
@@ -49,17 +49,17 @@ def place(where: str, row: int, line: int | None = None) -> str:
     return f"{where}, row {row}" + (f" (line {line})" if line not in (None, row) else "")
 
 
-def batched(where: str, columns: Sequence[str], rows: Iterable[ParsedRow]) -> Iterator[Batch]:
-    """Group rows into batches of at most `BATCH_ROWS` rows and about 64 MiB."""
+def in_chunks(where: str, columns: Sequence[str], rows: Iterable[ParsedRow]) -> Iterator[Chunk]:
+    """Group rows into chunks of at most `CHUNK_ROWS` rows and about 64 MiB."""
     first, size, kept = 1, 0, list[ParsedRow]()
     for row in rows:
         kept.append(row)
         size += row.bytes
-        if len(kept) == BATCH_ROWS or size > _BATCH_BYTES:
-            yield _batch(where, columns, first, kept)
+        if len(kept) == CHUNK_ROWS or size > _BATCH_BYTES:
+            yield _chunk(where, columns, first, kept)
             first, size, kept = first + len(kept), 0, []
     if kept:
-        yield _batch(where, columns, first, kept)
+        yield _chunk(where, columns, first, kept)
 
 
 def require_columns(columns: Sequence[str], existing: Sequence[str], *, where: str) -> None:
@@ -80,6 +80,6 @@ def require_columns(columns: Sequence[str], existing: Sequence[str], *, where: s
             raise UserError(f"{where}: has no column '{column}'. It has: {listed}.{hint}")
 
 
-def _batch(where: str, columns: Sequence[str], first: int, rows: list[ParsedRow]) -> Batch:
+def _chunk(where: str, columns: Sequence[str], first: int, rows: list[ParsedRow]) -> Chunk:
     values = {column: [row.values[i] for row in rows] for i, column in enumerate(columns)}
-    return Batch(where, first, values, [row.line for row in rows])
+    return Chunk(where, first, values, [row.line for row in rows])
