@@ -20,5 +20,5 @@ python3 -m uv venv --quiet --python 3.12 .venv
 python3 -m uv pip install --quiet --python .venv/bin/python --constraint constraints.txt '.[tpu]'
 
 rm -f exit
-nohup setsid bash -c 'tpu/again.sh .venv/bin/jdistill train "$@"; echo $? >exit' bash "$@" >log 2>&1 </dev/null &
+nohup setsid bash -c 'tpu/retry.sh .venv/bin/jdistill train "$@"; echo $? >exit' bash "$@" >log 2>&1 </dev/null &
 echo $! >pid

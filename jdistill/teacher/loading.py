@@ -9,7 +9,7 @@ from jdistill.folders.code import refuse_foreign_code
 from jdistill.folders.modules import all_modules
 from jdistill.folders.pickles import import_torch, pickle_files
 from jdistill.folders.refusals import refuse_without_vocabulary, transformers_in
-from jdistill.teacher.complete import check_complete, check_finite, recorded_loading
+from jdistill.teacher.check_weights import check_complete, check_finite, recorded_loading
 from jdistill.teacher.config import TeacherConfig
 from jdistill.teacher.describe import find_folder, is_local, require_model
 

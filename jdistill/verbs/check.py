@@ -13,10 +13,10 @@ from jdistill.student import Student
 from jdistill.student.build import resolve
 from jdistill.student.tokenizer_folder import read_tokenizer
 from jdistill.train.hidden_cache import check_something_learns
-from jdistill.verbs.checks import check_labels, check_student, check_surroundings, check_terms
+from jdistill.verbs.before_training import check_labels, check_student, check_surroundings, check_terms
 from jdistill.verbs.evaluate import make_evaluators
 from jdistill.verbs.prune import check_pruned
-from jdistill.verbs.tokens import check_tokenizer
+from jdistill.verbs.tokenizer_check import check_tokenizer
 from jdistill.verbs.train import check_projections, open_store, teacher_widths
 
 

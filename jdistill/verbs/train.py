@@ -19,10 +19,10 @@ from jdistill.student.build import describe_student, read_pretrained
 from jdistill.train import Run, TrainResult
 from jdistill.train import train as train_student
 from jdistill.train.hidden_cache import check_something_learns, hidden_table
-from jdistill.verbs.checks import check_labels, check_student, check_surroundings, check_terms
+from jdistill.verbs.before_training import check_labels, check_student, check_surroundings, check_terms
 from jdistill.verbs.evaluate import evaluate_params, make_evaluators
 from jdistill.verbs.prune import check_pruned
-from jdistill.verbs.tokens import check_tokenizer
+from jdistill.verbs.tokenizer_check import check_tokenizer
 
 LANES = 128
 """Lanes of a TPU vector register; row lengths are padded to multiples of it."""

@@ -15,7 +15,7 @@ import pytest
 from jdistill.config import UserError
 from jdistill.parallel import as_process_0, check_shared, host_share, joined, leave, local_copy, make_mesh, row_sharding
 from jdistill.parallel.processes import HEARTBEAT_SECONDS, Address, _in_cluster, _is_loss, address
-from tests.together import BOUND, Together, free_port
+from tests.several_processes import BOUND, Together, free_port
 
 
 def test_three_options_are_one_address() -> None:
@@ -100,7 +100,7 @@ def mesh_of(owners: list[int]) -> jax.sharding.Mesh:
 
 
 def test_a_folder_that_is_not_shared_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jdistill.parallel.agreement.SEEN_SECONDS", 0)
+    monkeypatch.setattr("jdistill.parallel.synchronize.SEEN_SECONDS", 0)
     with pytest.raises(UserError, match="on a disk that all hosts share"):
         check_shared(tmp_path / "config.yaml")
     (tmp_path / "config.yaml").touch()
@@ -125,7 +125,7 @@ FAILS = """
 import jax
 from jdistill import verbs
 from jdistill.config import UserError
-from jdistill.parallel.agreement import wait_for_all
+from jdistill.parallel.synchronize import wait_for_all
 def train(recipe):
     print("C++ and Python print", flush=True)
     wait_for_all()
@@ -170,7 +170,7 @@ def assert_reported(message: str, code: int, *, process: int) -> None:
 SILENT = """
 import sys
 from jdistill import verbs
-from jdistill.parallel.agreement import wait_for_all
+from jdistill.parallel.synchronize import wait_for_all
 def train(recipe):
     wait_for_all()
     print("together", file=sys.stderr, flush=True)

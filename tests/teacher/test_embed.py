@@ -4,7 +4,7 @@ import pytest
 from jdistill.config import UserError
 from jdistill.store import Store, check_teacher, verify
 from jdistill.teacher import Teacher, describe, embed
-from tests.store.disturbed import hashes
+from tests.store.killed import hashes
 
 
 def test_every_text_of_the_store_is_embedded_with_the_prompt_of_its_side(store, config):

@@ -18,7 +18,7 @@ TRAIN = ["--", "configs/debug.yaml", "name=a b"]
 
 
 def bash(*words: object, path: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "WATCH_SECONDS": "0", "AGAIN_SECONDS": "0", **variables}
+    environment = {**os.environ, "WATCH_SECONDS": "0", "RETRY_SECONDS": "0", **variables}
     if path is not None:
         environment["PATH"] = f"{path}:{environment['PATH']}"
     command = ["bash", *(str(word) for word in words)]
@@ -126,7 +126,7 @@ esac
 
 @pytest.mark.parametrize(("code", "starts"), [(0, 1), (1, 1), (2, 1), (75, 3), (134, 3)])
 def test_again_starts_what_asks_for_it(tmp_path: Path, code: int, starts: int) -> None:
-    ended = bash("tpu/again.sh", "bash", "-c", f"echo x >>{tmp_path}/starts; exit {code}", AGAIN="2")
+    ended = bash("tpu/retry.sh", "bash", "-c", f"echo x >>{tmp_path}/starts; exit {code}", RETRIES="2")
     assert ended.returncode == code
     assert len((tmp_path / "starts").read_text().split()) == starts
 
@@ -138,7 +138,7 @@ def test_again_hands_sigterm_on_and_starts_nothing_after_it(tmp_path: Path) -> N
         f"pathlib.Path({str(tmp_path / 'ready')!r}).open('a').write('x')\n"
         "time.sleep(60)\n"
     )
-    started = subprocess.Popen(["bash", "tpu/again.sh", sys.executable, "-c", program], cwd=ROOT)
+    started = subprocess.Popen(["bash", "tpu/retry.sh", sys.executable, "-c", program], cwd=ROOT)
     end = time.monotonic() + 60
     while not (tmp_path / "ready").exists() or not (tmp_path / "ready").read_text():
         assert time.monotonic() < end

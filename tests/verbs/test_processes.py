@@ -14,8 +14,8 @@ from jdistill import cli
 from jdistill.checkpoint import complete_steps, load_student_params
 from jdistill.parallel.processes import HEARTBEAT_SECONDS
 from jdistill.parallel.sharding import SMALLEST
+from tests.several_processes import Together, done
 from tests.tiny import VOCABULARY, tiny_static_folder
-from tests.together import Together, done
 from tests.train.test_loop import state_of
 from tests.verbs.conftest import make_job
 

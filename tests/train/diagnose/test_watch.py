@@ -9,7 +9,7 @@ from jdistill.losses import EmbedCosine, InfoNCE, LossConfig, Matryoshka
 from jdistill.train.diagnose import Watch
 from jdistill.train.diagnose.watch import STEPS
 from jdistill.types import LossInputs
-from tests.train.diagnose.sharp import Sharp
+from tests.train.diagnose.shrinking_temperature import ShrinkingTemperature
 from tests.train.test_loop import metrics
 from tests.train.tiny_run import run
 
@@ -69,7 +69,7 @@ def test_a_run_through_a_projection_alone_is_warned(tmp_path, student):
 
 
 def test_a_run_logs_and_warns(tmp_path, student, capsys):
-    terms = {"align": EmbedCosine(teacher="big"), "sharp": Sharp(), "silent": Silent()}
+    terms = {"align": EmbedCosine(teacher="big"), "sharp": ShrinkingTemperature(), "silent": Silent()}
     result = run(tmp_path, student, terms=terms, optimizer={"peak_lr": 0.5}, schedule={"warmup": 0})
     held, silent = result.warnings
     assert silent.startswith("losses.silent: is exactly 0")

@@ -1,6 +1,6 @@
 """Several `jdistill` commands on this machine that train together, as on several hosts; every wait has a bound.
 
-Import as `from tests.together import Together, done`.
+Import as `from tests.several_processes import Together, done`.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Writes a whole store again and again, killed at every system call that makes something durable; run as a program.
 
-    python disturbed.py FOLDER kill    every run must end like the first, which nothing disturbed
-    python disturbed.py FOLDER share   several processes write one store at once
+    python killed.py FOLDER kill    every run must end like the first, which was never killed
+    python killed.py FOLDER share   several processes write one store at once
 
 One process imports, then forks per run: a run takes milliseconds, so that every moment can be tried, not five of them.
 """

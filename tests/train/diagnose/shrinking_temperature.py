@@ -10,7 +10,7 @@ from jdistill.losses.temperature import Learned, Temperature, temperature_of, te
 from jdistill.types import LossInputs
 
 
-class Sharp(LossConfig):
+class ShrinkingTemperature(LossConfig):
     """Lowest where its temperature is lowest."""
 
     kind: Literal["sharp"] = "sharp"

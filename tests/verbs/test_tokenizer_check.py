@@ -12,12 +12,12 @@ from jdistill.config import UserError
 from jdistill.student import StudentConfig, Tokenizer
 from jdistill.student.tokenizer_texts import AWKWARD
 from jdistill.teacher.tokens import Answer, Question, transformers_version
-from jdistill.verbs import load_recipe, tokens
-from jdistill.verbs.tokens import Compared, check_tokenizer, difference
+from jdistill.verbs import load_recipe, tokenizer_check
+from jdistill.verbs.tokenizer_check import Compared, check_tokenizer, difference
 from tests.folders.test_code import change
 from tests.tiny import tiny_bert_folder, tiny_static_folder, write_tokenizer
 from tests.verbs.conftest import Job
-from tests.verbs.test_checks import both_refuse
+from tests.verbs.test_before_training import both_refuse
 
 pytestmark = pytest.mark.skipif(transformers_version() is None, reason="transformers is not installed")
 
@@ -33,7 +33,7 @@ def misread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder whose tokenizer.json lower-cases while its class does not, read by us as if the class did not count."""
     folder = tiny_bert_folder(tmp_path / "m", layers=1)
     change(folder / "tokenizer_config.json", do_lower_case=False)
-    monkeypatch.setattr(tokens, "read_tokenizer", lambda folder, **_: Tokenizer.from_folder(folder))
+    monkeypatch.setattr(tokenizer_check, "read_tokenizer", lambda folder, **_: Tokenizer.from_folder(folder))
     return folder
 
 
@@ -77,7 +77,7 @@ def test_settings_of_sentence_transformers_count_on_both_sides(settings: dict[st
 def test_what_transformers_cannot_load_is_only_noted(
     embedded: Job, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tokens, "ask", lambda _: Answer("", (), "ValueError no such class"))
+    monkeypatch.setattr(tokenizer_check, "ask", lambda _: Answer("", (), "ValueError no such class"))
     train = {**embedded.content["train"], "steps": 1, "evaluate_every": None}
     recipe = embedded.write("noted.yaml", run=str(tmp_path / "run"), train=train)
     expected_text = f"tokens not compared: transformers {transformers_version()} cannot load the tokenizer: ValueError"
@@ -89,12 +89,12 @@ def test_what_transformers_cannot_load_is_only_noted(
 
 
 def test_what_there_is_nothing_to_ask_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tokens, "ask", lambda _: pytest.fail("was asked"))
+    monkeypatch.setattr(tokenizer_check, "ask", lambda _: pytest.fail("was asked"))
     static = tiny_static_folder(tmp_path / "static")
     for init in (static, tmp_path / "nowhere", "no/model", tmp_path):
         assert check_tokenizer(recipe_of(init=str(init)), download=False) is None
     write_tokenizer(tmp_path / "static")
-    monkeypatch.setattr(tokens, "transformers_version", lambda: None)
+    monkeypatch.setattr(tokenizer_check, "transformers_version", lambda: None)
     assert check_tokenizer(recipe_of(init="no/model", tokenizer=str(tmp_path / "static")), download=False) is None
 
 
@@ -131,8 +131,8 @@ def test_a_difference_in_cut_texts_alone(tmp_path: Path) -> None:
 
 
 def test_what_to_do_follows_from_the_release() -> None:
-    assert "Install transformers 5" in tokens._advice("4.57.1")
-    assert "Re-save the tokenizer" in tokens._advice("5.23.0")
+    assert "Install transformers 5" in tokenizer_check._advice("4.57.1")
+    assert "Re-save the tokenizer" in tokenizer_check._advice("5.23.0")
 
 
 def test_a_model_of_the_hub_is_compared_where_it_was_downloaded(
@@ -145,7 +145,7 @@ def test_a_model_of_the_hub_is_compared_where_it_was_downloaded(
     (place / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     asked: list[Question] = []
-    monkeypatch.setattr(tokens, "ask", lambda question: asked.append(question) or Answer("", (), "no"))
+    monkeypatch.setattr(tokenizer_check, "ask", lambda question: asked.append(question) or Answer("", (), "no"))
     for download in (False, True):
         assert check_tokenizer(recipe_of(init="own/model"), download=download) is not None
     assert [Path(question.folder) for question in asked] == [snapshot, snapshot]

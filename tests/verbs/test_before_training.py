@@ -12,7 +12,7 @@ import pytest
 
 from jdistill import cli
 from jdistill.config import UserError
-from jdistill.verbs.checks import _check_writable
+from jdistill.verbs.before_training import _check_writable
 from tests.tiny import tiny_bert_folder, write_tokenizer
 from tests.verbs.conftest import Job
 
