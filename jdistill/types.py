@@ -88,7 +88,7 @@ class Vectors(NamedTuple):
     """The student's outputs for one batch, which training passes to the objective."""
 
     columns: PairEmbeddings
-    hidden: dict[int, PairEmbeddings]
+    at_layer: dict[int, PairEmbeddings]
     """Number of layers -> the vectors if the student ended there; only the layers that some term reads."""
     projections: dict[str, Projection]
     """Teacher -> the projection into its space; teachers without one are absent."""
@@ -133,7 +133,7 @@ class LossInputs(NamedTuple):
     """The term's teacher, or its teachers' vectors concatenated; None for a term without one."""
     projection: Projection | None
     """From the student's width to the teacher's, if there is one."""
-    hidden: dict[int, Side]
+    at_layer: dict[int, Side]
     """Number of layers -> the student's vectors if it ended there; only the layers that the term reads."""
     rows: Int[Array, " b"]
     """Index of each row in the whole batch, which is also the column of its document in `all_documents`."""

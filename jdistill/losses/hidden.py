@@ -56,9 +56,9 @@ class Hidden(LossConfig):
         Raises:
           UserError: if the student has no such earlier layer.
         """
-        if self.layer not in inputs.hidden:
+        if self.layer not in inputs.at_layer:
             raise UserError(
                 f"hidden: layer is {self.layer}, but the student has no such earlier layer. Lower it; for the last "
                 "layer use embed_cosine, embed_l2 or embed_mse."
             )
-        return over_columns(inputs._replace(student=inputs.hidden[self.layer]), DISTANCES[self.distance])
+        return over_columns(inputs._replace(student=inputs.at_layer[self.layer]), DISTANCES[self.distance])

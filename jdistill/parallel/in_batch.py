@@ -59,7 +59,7 @@ def make_objective(terms: Mapping[str, LossConfig], mesh: Mesh, *, gathered_byte
         return lax.pmean(per_device(vectors, targets, ids, scores, labels, parameters, *rest), AXES)
 
     whole, rows = PartitionSpec(), PartitionSpec(AXES)
-    split = Vectors(columns=rows, hidden=rows, projections=whole)  # pyright: ignore[reportArgumentType]
+    split = Vectors(columns=rows, at_layer=rows, projections=whole)  # pyright: ignore[reportArgumentType]
     specs = (split, rows, rows, rows, rows, whole, whole, whole)
 
     def objective(
@@ -106,7 +106,7 @@ def make_device_objective(
         key: Array,
     ) -> tuple[Array, dict[str, Array]]:
         student = gather(vectors.columns, axes)
-        hidden = {layer: gather(columns, axes) for layer, columns in vectors.hidden.items()}
+        at_layer = {layer: gather(columns, axes) for layer, columns in vectors.at_layer.items()}
         teaching = {teacher: gather(columns, axes) for teacher, columns in targets.items()}
         text_ids = gather_ids(*ids, axes)
         all_scores, all_labels = (None if x is None else _whole(x, axes) for x in (scores, labels))
@@ -119,7 +119,7 @@ def make_device_objective(
                 student=student,
                 teacher=teacher,
                 projection=one_projection([vectors.projections.get(teacher) for teacher in teachers[name]], student),
-                hidden=hidden,
+                at_layer=at_layer,
                 # Device i holds the i-th b rows of the batch; without axes the index is 0.
                 rows=lax.axis_index(axes) * b + jnp.arange(b),
                 ids=text_ids,

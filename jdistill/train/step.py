@@ -108,8 +108,8 @@ def _of_batch(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, micro
     def loss_fn(trained: Params, frozen: Params, batch: Batch, draws: Draws) -> tuple[Array, dict[str, Array]]:
         params, (progress, student_key, term_key) = join(trained, frozen), draws
         texts, encoding = (batch.queries, batch.documents), encoding_params(params)
-        hidden = in_microbatches(encode, encoding, texts, student_key, count=microbatches, mesh=mesh)
-        return objective(vectors_of(hidden, params), batch, params["losses"], progress, term_key)
+        by_layer = in_microbatches(encode, encoding, texts, student_key, count=microbatches, mesh=mesh)
+        return objective(vectors_of(by_layer, params), batch, params["losses"], progress, term_key)
 
     # Differentiate outside the objective's shard_map: the gradient is that of the mean over the global batch.
     return jax.value_and_grad(loss_fn, has_aux=True)
@@ -124,9 +124,9 @@ def _of_pieces(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, micr
     ) -> tuple[Array, dict[str, Array]]:
         frozen, (progress, _, term_key) = shared
         params = join(trained, frozen)
-        hidden = encode(encoding_params(params), (piece.queries, piece.documents), row_keys)
+        by_layer = encode(encoding_params(params), (piece.queries, piece.documents), row_keys)
         ids = (piece.query_ids, piece.document_ids)
-        vectors = vectors_of(hidden, params)
+        vectors = vectors_of(by_layer, params)
         learned = params["losses"]
         return objective(vectors, piece.targets, ids, piece.scores, piece.labels, learned, progress, term_key)
 
@@ -143,11 +143,14 @@ def encoding_params(params: Params) -> PyTree[Array]:
     return {name: values for name, values in params["student"].items() if name != "projection"}
 
 
-def vectors_of(hidden: dict[int, PairEmbeddings], params: Params) -> Vectors:
+def vectors_of(by_layer: dict[int, PairEmbeddings], params: Params) -> Vectors:
     """Encoder outputs per layer as the `Vectors` that the objective takes."""
-    earlier, last = {layer: columns for layer, columns in hidden.items() if layer != max(hidden)}, hidden[max(hidden)]
+    earlier, last = (
+        {layer: columns for layer, columns in by_layer.items() if layer != max(by_layer)},
+        by_layer[max(by_layer)],
+    )
     maps = params["student"].get("projection", {})
-    return Vectors(last, earlier, {teacher: Projection(**values) for teacher, values in maps.items()})
+    return Vectors(by_layer[last], earlier, {teacher: Projection(**values) for teacher, values in maps.items()})
 
 
 def encode_columns(

@@ -18,7 +18,7 @@ LAYERS = 3
 
 class Inputs(NamedTuple):
     student: PairEmbeddings
-    hidden: dict[int, PairEmbeddings]
+    at_layer: dict[int, PairEmbeddings]
     teachers: dict[str, PairEmbeddings]
     """Each near the student's vectors projected to its width."""
     near: dict[str, PairEmbeddings]
@@ -69,7 +69,7 @@ def plain(*, rows: int = ROWS, negatives: int = 0, queries: bool = True) -> Inpu
     count = rows * (1 + negatives)
     return Inputs(
         student=student,
-        hidden={layer: _each(lambda x, y: x + 0.5 * y, student, columns()) for layer in range(LAYERS)},
+        at_layer={layer: _each(lambda x, y: x + 0.5 * y, student, columns()) for layer in range(LAYERS)},
         teachers={
             name: _each(
                 lambda x, y, name=name: x @ kernels[name] + y @ kernels[name] * 0.5 + noise[name], student, columns()
@@ -95,7 +95,7 @@ def change(
     """The same with a function applied to the arrays of the student, of the teachers, to the ids or to the scores."""
     return inputs._replace(
         student=_each(student, inputs.student),
-        hidden={layer: _each(student, columns) for layer, columns in inputs.hidden.items()},
+        at_layer={layer: _each(student, columns) for layer, columns in inputs.at_layer.items()},
         teachers={name: _each(teacher, columns) for name, columns in inputs.teachers.items()},
         near={name: _each(teacher, columns) for name, columns in inputs.near.items()},
         ids=inputs.ids if ids is None else (None if inputs.ids[0] is None else ids(inputs.ids[0]), ids(inputs.ids[1])),

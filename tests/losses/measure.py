@@ -37,7 +37,7 @@ def vectors(case: Case, inputs: Inputs) -> Vectors:
         for t in case.loss.teachers
     }
     projected = case.projection and case.loss.needs().projection
-    return Vectors(inputs.student, {layer: inputs.hidden[layer] for layer in wanted}, maps if projected else {})
+    return Vectors(inputs.student, {layer: inputs.at_layer[layer] for layer in wanted}, maps if projected else {})
 
 
 def targets(case: Case, inputs: Inputs) -> dict[str, PairEmbeddings]:
@@ -78,7 +78,7 @@ def view_of(case: Case, given: Vectors, parameters: dict, parts: Batch) -> LossI
         # By name, not in the order of the dict: going through jit sorts it.
         teacher=concatenated([side(parts.targets[t]) for t in case.loss.teachers]),
         projection=concatenated([given.projections[t] for t in case.loss.teachers if t in given.projections]),
-        hidden={layer: side(columns) for layer, columns in given.hidden.items()},
+        at_layer={layer: side(columns) for layer, columns in given.at_layer.items()},
         rows=jnp.arange(documents.shape[0]),
         ids=TextIds(queries, documents[:, 0], documents[:, 1:], queries, documents.T.reshape(-1)),
         scores=parts.scores,
@@ -148,7 +148,7 @@ def expected(label: str, name: str) -> Result:
 
     student = vectors(case, inputs)
     parameters = {key: tensor(x, leaf=True) for key, x in learned(case).items()}
-    columns, hidden = texts(student.columns, True), {k: texts(x, True) for k, x in student.hidden.items()}
+    columns, hidden = texts(student.columns, True), {k: texts(x, True) for k, x in student.at_layer.items()}
     maps = {t: tuple(tensor(x, leaf=True) for x in p) for t, p in student.projections.items()}
     teachers = [texts(x, False) for x in targets(case, inputs).values()]
     scores = scores_for(case, inputs)
@@ -158,7 +158,7 @@ def expected(label: str, name: str) -> Result:
             student=_unbound(columns),
             teacher=_unbound(Texts(*_cat(teachers))) if teachers else None,
             projection=tuple(_cat([maps[t] for t in case.loss.teachers])) if maps else None,
-            hidden={layer: _unbound(x) for layer, x in hidden.items()},
+            at_layer={layer: _unbound(x) for layer, x in hidden.items()},
             ids=(None if queries is None else torch.tensor(queries), torch.tensor(documents)),
             scores=None if scores is None else tensor(scores),
             labels=torch.tensor(inputs.labels.astype(np.int64)) if case.labels else None,

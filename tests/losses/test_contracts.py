@@ -58,8 +58,8 @@ def test_one_float32_value_per_row(label: str, dtype: jnp.dtype) -> None:
     case = CASES[label]
     inputs = plain(negatives=1)
     given, parts = jax.tree.map(jnp.asarray, (vectors(case, inputs), batch(case, inputs)))
-    columns, hidden, targets = jax.tree.map(lambda x: x.astype(dtype), (given.columns, given.hidden, parts.targets))
-    given, parts = given._replace(columns=columns, hidden=hidden), parts._replace(targets=targets)
+    columns, hidden, targets = jax.tree.map(lambda x: x.astype(dtype), (given.columns, given.at_layer, parts.targets))
+    given, parts = given._replace(columns=columns, at_layer=hidden), parts._replace(targets=targets)
     values = jax.eval_shape(lambda: case.loss(view_of(case, given, learned(case), parts)))
     assert (values.shape, values.dtype) == ((inputs.rows,), jnp.float32)
 

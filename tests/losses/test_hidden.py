@@ -32,7 +32,7 @@ def test_it_asks_for_its_layer_and_a_way_to_the_teacher():
 def test_it_is_the_embed_loss_of_the_layers_vectors():
     ours = Hidden(layer=2, distance="mse", teacher=TEACHER)
     there = view(case(ours), INPUT)
-    moved = there._replace(student=there.hidden[2])
+    moved = there._replace(student=there.at_layer[2])
     np.testing.assert_array_equal(ours(there), EmbedMSE(teacher=TEACHER)(moved))
     assert not np.allclose(ours(there), EmbedMSE(teacher=TEACHER)(there))
 
@@ -46,7 +46,7 @@ def test_hand_computed():
 
     there = there._replace(
         student=put([9.0, 9.0], [9.0, 9.0]),
-        hidden={1: put([3.0, 0.0], [1.0, 0.0])},
+        at_layer={1: put([3.0, 0.0], [1.0, 0.0])},
         teacher=put([0.0, 4.0], [2.0, 0.0]),
         projection=None,
     )
@@ -56,15 +56,15 @@ def test_hand_computed():
 
 def test_only_the_layer_and_the_projection_learn():
     loss = Hidden(layer=1, teacher=TEACHER)
-    given = vectors(case(loss), INPUT)._replace(hidden=INPUT.hidden)
+    given = vectors(case(loss), INPUT)._replace(at_layer=INPUT.hidden)
 
     def mean(student: Vectors) -> jax.Array:
         return loss(view_of(case(loss), student, {}, batch(case(loss), INPUT))).mean()
 
     gradient = jax.jit(jax.grad(mean))(jax.tree.map(jnp.asarray, given))
     moved = jax.tree.map(lambda x: bool(jnp.any(x != 0)), gradient)
-    assert not any(jax.tree.leaves((moved.columns, moved.hidden[0], moved.hidden[2])))
-    assert all(jax.tree.leaves((moved.hidden[1], moved.projections)))
+    assert not any(jax.tree.leaves((moved.columns, moved.at_layer[0], moved.at_layer[2])))
+    assert all(jax.tree.leaves((moved.at_layer[1], moved.projections)))
 
 
 def test_a_layer_that_the_student_does_not_have_is_refused():

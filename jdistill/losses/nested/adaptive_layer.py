@@ -88,20 +88,20 @@ class AdaptiveLayer(NestedLoss):
         Raises:
           UserError: if the student has no earlier layers.
         """
-        if not inputs.hidden:
+        if not inputs.at_layer:
             raise UserError(
                 "adaptive_layer trains earlier layers of the student, but it has none. Use its 'loss' as the term."
             )
         # A layer's own key follows from its number, so that its random numbers do not depend on which layers are drawn.
         draw_key, own_key = jax.random.split(inputs.key)
-        last = inputs._replace(hidden={}, key=jax.random.fold_in(own_key, len(inputs.hidden)))
-        drawn = draw(draw_key, len(inputs.hidden), self.layers_per_step or len(inputs.hidden))
+        last = inputs._replace(at_layer={}, key=jax.random.fold_in(own_key, len(inputs.at_layer)))
+        drawn = draw(draw_key, len(inputs.at_layer), self.layers_per_step or len(inputs.at_layer))
         total = self.last_layer_weight * self.loss(last)
         # The divergence trains the earlier layer; the last layer is its fixed target.
-        taught = lax.stop_gradient(inputs._replace(hidden={}, projection=None, parameters={}))
-        for layer in sorted(inputs.hidden):
-            learning = Learning(inputs.hidden[layer], inputs.projection, inputs.parameters)
-            earlier = partial(self._earlier, layer, len(inputs.hidden))
+        taught = lax.stop_gradient(inputs._replace(at_layer={}, projection=None, parameters={}))
+        for layer in sorted(inputs.at_layer):
+            learning = Learning(inputs.at_layer[layer], inputs.projection, inputs.parameters)
+            earlier = partial(self._earlier, layer, len(inputs.at_layer))
             # The draw is known on the devices only, so every layer is in the program, and a condition skips it.
             total += if_drawn(earlier, (drawn == layer).any(), learning, (taught, own_key))
         return total

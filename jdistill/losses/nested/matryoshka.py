@@ -82,7 +82,7 @@ class Matryoshka(NestedLoss):
     def _value(self, inputs: LossInputs, dim: int, weight: float, key: Array) -> Float[Array, " b"]:
         seen = inputs._replace(
             student=prefix(inputs.student, dim),
-            hidden={layer: prefix(side, dim) for layer, side in inputs.hidden.items()},
+            at_layer={layer: prefix(side, dim) for layer, side in inputs.at_layer.items()},
             teacher=self._teacher(inputs, dim),
             # By its length, so that a prefix has the same random numbers whichever others are drawn.
             key=jax.random.fold_in(key, dim),

@@ -33,7 +33,7 @@ class Given(NamedTuple):
     """The case's teacher; of several, side by side."""
     projection: tuple[Tensor, Tensor] | None
     """Kernel `[d, t]` and bias `[t]`, leaves."""
-    hidden: dict[int, Texts]
+    at_layer: dict[int, Texts]
     """Layers done -> vectors, leaves."""
     ids: tuple[Tensor | None, Tensor]
     """Numbers of the queries `[n]` and documents `[n, c]`."""

@@ -41,7 +41,7 @@ KEY = jax.random.fold_in(jax.random.key(7), 0)
 
 def at_layer(layer: int, reference: Reference) -> Reference:
     """The reference on the student's vectors of that layer."""
-    return lambda given: reference(given._replace(student=given.hidden[layer]))
+    return lambda given: reference(given._replace(student=given.at_layer[layer]))
 
 
 def each(function: Callable[[Tensor], Tensor], texts: Texts) -> Texts:
@@ -68,7 +68,7 @@ def over_prefixes(
         seen = given._replace(student=each(unit(dim), given.student), projection=projection)
         if given.teacher is not None:
             seen = seen._replace(teacher=teacher(given.teacher, dim))
-        seen = seen._replace(hidden={k: each(unit(dim), x) for k, x in given.hidden.items()})
+        seen = seen._replace(at_layer={k: each(unit(dim), x) for k, x in given.at_layer.items()})
         return reference(seen)
 
     return lambda given: sum(w * value(given, dim) for dim, w in zip(dims, weights, strict=True))
@@ -144,7 +144,7 @@ def adaptive_layers(
         final = softmax(torch.cat(given.student.columns()).detach() / temperature, dim=-1)
         total = last * at(3)(given)
         for layer in layers:
-            here = given.hidden[layer]
+            here = given.at_layer[layer]
             weight = {"uniform": 1, "log": 1 / (1 + math.log(1 + layer)), "linear": 1 / (1 + layer)}[weighting]
             total = total + prior * weight * at(layer)(given._replace(student=here)) / len(layers)
             ours = log_softmax(torch.cat(here.columns()) / temperature, dim=-1)

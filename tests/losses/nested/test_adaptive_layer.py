@@ -32,7 +32,7 @@ def test_each_layer_counts_by_its_weight_and_their_number():
     there = seen(adaptive())
     inner = EmbedMSE(teacher=TEACHER)
     last = inner(there)
-    layers = [inner(there._replace(student=there.hidden[i])) for i in range(3)]
+    layers = [inner(there._replace(student=there.at_layer[i])) for i in range(3)]
     linear = adaptive(kl_div_weight=0, last_layer_weight=3, prior_layers_weight=0.5, layer_weighting="linear")
     expected = 3 * last + 0.5 / 3 * (layers[0] + layers[1] / 2 + layers[2] / 3)
     np.testing.assert_allclose(linear(there), expected, rtol=1e-6)
@@ -42,7 +42,7 @@ def test_each_layer_counts_by_its_weight_and_their_number():
 def test_one_layer_a_step_is_that_layer_alone():
     loss = adaptive(layers_per_step=1, kl_div_weight=0, last_layer_weight=0)
     there = seen(loss)
-    layers = [EmbedMSE(teacher=TEACHER)(there._replace(student=there.hidden[i])) for i in range(3)]
+    layers = [EmbedMSE(teacher=TEACHER)(there._replace(student=there.at_layer[i])) for i in range(3)]
     drawing = jax.jit(lambda key: loss(there._replace(key=key)))
     found = set()
     for seed in range(8):
@@ -57,7 +57,7 @@ def test_the_divergence_is_from_the_last_layer_over_the_texts_of_a_row():
     there = seen(loss)
     expected = np.zeros(INPUT.rows)
     for layer in range(3):
-        columns = zip(_texts(there.hidden[layer]), _texts(there.student), strict=True)
+        columns = zip(_texts(there.at_layer[layer]), _texts(there.student), strict=True)
         expected += np.mean([_kl(ours / 0.5, last / 0.5) for ours, last in columns], axis=0)
     np.testing.assert_allclose(loss(there), 2 * 0.5 * expected, rtol=1e-4)
 
@@ -80,7 +80,7 @@ def test_the_last_layer_does_not_learn_from_the_divergence():
 
     gradient = jax.jit(jax.grad(mean))(jax.tree.map(jnp.asarray, vectors(case, INPUT)))
     assert not any(bool(jnp.any(x != 0)) for x in jax.tree.leaves((gradient.columns, gradient.projections)))
-    assert all(bool(jnp.any(x != 0)) for x in jax.tree.leaves(gradient.hidden))
+    assert all(bool(jnp.any(x != 0)) for x in jax.tree.leaves(gradient.at_layer))
 
 
 def test_more_layers_than_there_are_means_all():
@@ -92,7 +92,7 @@ def test_each_layer_draws_its_own_prefixes():
     inner = Matryoshka(loss=EmbedMSE(), dims=(12, 7, 3), dims_per_step=1)
     loss = AdaptiveLayer(loss=inner, layers_per_step=None, kl_div_weight=0, teacher=TEACHER)
     there = seen(loss)
-    same = there._replace(hidden=dict.fromkeys(range(3), there.student))
+    same = there._replace(at_layer=dict.fromkeys(range(3), there.student))
     alone = {d: float(Matryoshka(loss=EmbedMSE(), dims=(d,), teacher=TEACHER)(same).mean()) for d in inner.dims}
     possible = [alone[a] + (alone[b] + alone[c] + alone[d]) / 3 for a in alone for b in alone for c in alone
                 for d in alone]  # fmt: skip
@@ -105,7 +105,7 @@ def test_each_layer_draws_its_own_prefixes():
 
 def test_a_student_without_layers_is_refused():
     with pytest.raises(UserError, match="adaptive_layer trains earlier layers of the student, but it has none"):
-        adaptive()(seen(adaptive())._replace(hidden={}))
+        adaptive()(seen(adaptive())._replace(at_layer={}))
 
 
 @pytest.mark.parametrize("inner", [Hidden(layer=1), Matryoshka(loss=Hidden(layer=1), dims=(4,))])
