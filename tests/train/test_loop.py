@@ -33,9 +33,9 @@ class KilledError(Exception):
     pass
 
 
-def killed_at(step: int) -> Any:
+def killed_at(step: int, **options: Any) -> Any:
     """A loader whose batch of this step never comes."""
-    loader = tiny_loader()
+    loader = tiny_loader(**options)
     stream = loader.stream
 
     def until(start: int, stop: int, host: tuple[int, int] = (0, 1)) -> Any:
@@ -88,6 +88,16 @@ def test_killed_and_resumed_equals_never_killed(tmp_path: Path, student: Any, wh
     assert_same(state_of(tmp_path, 12), state_of(whole, 12))
     assert_same(result.params, load_student_params(whole))
     assert load_result(tmp_path) == load_result(whole)
+
+
+def test_killed_and_resumed_with_batches_of_two_shapes(tmp_path: Path, student: Any) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(whole, student, loader=tiny_loader(shapes=2))
+    with pytest.raises(KilledError):
+        run(killed, student, loader=killed_at(7, shapes=2))
+    run(killed, student, loader=tiny_loader(shapes=2))
+    assert metrics(killed) == metrics(whole)
+    assert_same(state_of(killed, 12), state_of(whole, 12))
 
 
 def test_resume_on_another_number_of_devices_is_close(tmp_path: Path, student: Any, whole: Path) -> None:

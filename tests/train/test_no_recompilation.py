@@ -57,7 +57,7 @@ def test_nothing_is_compiled_over_50_steps_of_mixed_lengths(
         lengths.append(batch.documents.ids.shape[-1])
         compiled.append(len(compilations))
 
-    loader = Watched(tiny_loader(), see)
+    loader = Watched(tiny_loader(shapes=2), see)
     run(
         tmp_path / "run", student, loader=loader, steps=WARM + 60, log_every=1, evaluate=None, fsdp=fsdp, save_every=100
     )
