@@ -1,7 +1,7 @@
 """Strict numerics for every test: eight CPU devices, no silent dtype or rank promotion, shapes checked.
 
 JDISTILL_TEST_PLATFORM=cuda or tpu runs tests on the devices of this machine instead; those of tests/train/
-test_microbatches.py take however many there are, and are worth it: compilers got the gradient of pieces wrong before.
+test_microbatches.py take however many there are, and are worth it: compilers got their gradient wrong before.
 
 JDISTILL_TEST_COMPILER=quick, as the Makefile sets it, compiles with the older of XLA's generators of CPU code, checks
 no shapes, and leaves out the tests marked `optimized`. These need the compiler that users have; the Makefile runs them

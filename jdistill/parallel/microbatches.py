@@ -1,11 +1,11 @@
-"""Data-parallel encoding, in one piece or several (GradCache).
+"""Data-parallel encoding, of the whole batch or in microbatches (GradCache).
 
 Each device encodes its own rows with its own copy of the parameters, so no activations are communicated, and the
-gradient is reduced over devices once, after the last piece.
+gradient is reduced over devices once, after the last microbatch.
 
-With several pieces, only the activations of one piece are in memory, while the loss still uses all vectors of the batch
+With several microbatches, only the activations of one are in memory, while the loss still uses all vectors of the batch
 at once. This is Gao et al. 2021 (arXiv:2101.06983) by means of JAX's rematerialisation: the forward pass keeps only a
-piece's vectors, and the backward pass encodes each piece again, with the same dropout. The cost is one more forward
+microbatch's vectors, and the backward pass encodes each again, with the same dropout. The cost is one more forward
 pass.
 """
 
@@ -36,21 +36,21 @@ def in_microbatches(
     count: int,
     mesh: Mesh,
 ) -> Vectors:
-    """`encode(params, inputs, keys)`, computed in `count` pieces.
+    """`encode(params, inputs, keys)`, computed in `count` microbatches.
 
     Args:
       encode: pure, rows independent: `(params, inputs, keys) -> arrays` with one row per key, in order. It receives all
         parameters, some rows and a key for each. A row's key depends only on its index in the whole batch, so dropout
-        does not depend on the number of pieces or devices.
+        does not depend on the number of microbatches or devices.
       params: sharded over `mesh` as by `state_sharding`.
       inputs: arrays whose first axis is sharded over `mesh`; the first has one row per vector, others, such as packed
-        tokens, may have more or fewer. Each piece has the same number of rows on each device.
+        tokens, may have more or fewer. Each microbatch has the same number of rows on each device.
       key: PRNG key from which the rows' keys are derived.
-      count: number of pieces; 1 computes everything at once.
+      count: number of microbatches; 1 computes everything at once.
       mesh: the devices.
 
     Raises:
-      UserError: if the rows do not divide evenly into the pieces.
+      UserError: if the rows do not divide evenly into the microbatches.
     """
     rows = jax.tree.leaves(inputs)[0].shape[0]
     check_rows(rows, mesh) if count == 1 else check_pieces(rows, count, mesh)
@@ -60,9 +60,9 @@ def in_microbatches(
         params, keys = gather_params(params, specs), row_keys(key, inputs)
         if count == 1:
             return encode(params, inputs, keys)
-        # Close over the parameters, so that the backward pass accumulates a single gradient of them over the pieces.
-        piece = jax.checkpoint(lambda piece: encode(params, *piece))
-        encoded = lax.map(piece, split(count, (inputs, keys)))
+        # Close over the parameters, so that the backward pass sums a single gradient of them over the microbatches.
+        encode_one = jax.checkpoint(lambda microbatch: encode(params, *microbatch))
+        encoded = lax.map(encode_one, split(count, (inputs, keys)))
         # [count, n / count, ...] -> [n, ...], the inverse of `split`: rows are in their order again.
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), encoded)
 
@@ -81,18 +81,18 @@ def row_keys(key: Array, inputs: Any) -> Array:
 
 
 def split(count: int, rows: PyTree[Array]) -> PyTree[Array]:
-    """Reshape the rows `[n, ...]` of each array to pieces `[count, n / count, ...]`."""
+    """Reshape the rows `[n, ...]` of each array to microbatches `[count, n / count, ...]`."""
     return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), rows)
 
 
 def check_pieces(rows: int, count: int, mesh: Mesh) -> None:
-    """Raise if the pieces would not be of equal size.
+    """Raise if the microbatches would not be of equal size.
 
     Raises:
-      UserError: with the numbers of rows, pieces and devices.
+      UserError: with the numbers of rows, microbatches and devices.
     """
     if rows % (count * mesh.size):
         raise UserError(
-            f"train.microbatches: {count} pieces on {mesh.size} devices do not divide a global batch of {rows} rows. "
-            f"Make train.global_batch_size a multiple of {count * mesh.size}."
+            f"train.microbatches: {count} microbatches on {mesh.size} devices do not divide a global batch of {rows} "
+            f"rows. Make train.global_batch_size a multiple of {count * mesh.size}."
         )

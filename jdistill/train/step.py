@@ -59,15 +59,15 @@ def make_train_step(
       mesh: devices over which the batch is sharded by rows and the state by `state_sharding`.
       seed: together with the step, determines dropout and the losses' random numbers.
       total_steps: length of the run; losses receive `step / total_steps` as progress.
-      microbatches: number of pieces in which the batch is encoded; the losses are computed per piece, too, if none of
+      microbatches: parts in which the batch is encoded; the losses are computed for each part, too, if none of
         them compares rows with each other.
       ema: decay of the moving average of the student's parameters; None without one.
     """
     encode = partial(encode_columns, student, needed_layers(student, terms))
-    # Without in-batch comparisons, gradients of the pieces are accumulated in one pass. Otherwise the losses need all
-    # vectors of the batch first, and the pieces are encoded a second time for the gradient (GradCache).
+    # Without in-batch comparisons, gradients of the microbatches are accumulated in one pass. Otherwise the losses need
+    # all vectors of the batch first, and the microbatches are encoded a second time for the gradient (GradCache).
     by_pieces = microbatches > 1 and not any(term.needs().batch for term in terms.values())
-    gradient_fn = _of_pieces if by_pieces else _of_batch
+    gradient_fn = _of_microbatches if by_pieces else _of_batch
     gradient_of = gradient_fn(encode, terms, mesh, microbatches)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -115,20 +115,22 @@ def _of_batch(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, micro
     return jax.value_and_grad(loss_fn, has_aux=True)
 
 
-def _of_pieces(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, microbatches: int) -> GradientOf:
+def _of_microbatches(encode: Encode, terms: Mapping[str, LossConfig], mesh: Mesh, microbatches: int) -> GradientOf:
     """The losses get one microbatch of a device's rows at a time."""
     objective = make_device_objective(terms, mesh)
 
     def loss_fn(
-        trained: Params, piece: Batch, row_keys: Array, shared: tuple[Params, Draws]
+        trained: Params, microbatch: Batch, row_keys: Array, shared: tuple[Params, Draws]
     ) -> tuple[Array, dict[str, Array]]:
         frozen, (progress, _, term_key) = shared
         params = join(trained, frozen)
-        by_layer = encode(encoding_params(params), (piece.queries, piece.documents), row_keys)
-        ids = (piece.query_ids, piece.document_ids)
+        by_layer = encode(encoding_params(params), (microbatch.queries, microbatch.documents), row_keys)
+        ids = (microbatch.query_ids, microbatch.document_ids)
         vectors = vectors_of(by_layer, params)
         learned = params["losses"]
-        return objective(vectors, piece.targets, ids, piece.scores, piece.labels, learned, progress, term_key)
+        return objective(
+            vectors, microbatch.targets, ids, microbatch.scores, microbatch.labels, learned, progress, term_key
+        )
 
     def gradient_of(
         trained: Params, frozen: Params, batch: Batch, draws: Draws

@@ -89,6 +89,6 @@ def test_memory_is_that_of_one_piece() -> None:
 
 def test_pieces_that_do_not_divide_are_refused() -> None:
     with pytest.raises(
-        UserError, match=r"3 pieces on 2 devices do not divide a global batch of 32 rows.*multiple of 6"
+        UserError, match=r"3 microbatches on 2 devices do not divide a global batch of 32 rows.*multiple of 6"
     ):
         in_microbatches(lambda _, x, keys: x, {}, jnp.zeros((ROWS, 1)), jax.random.key(0), count=3, mesh=mesh_of(2))

@@ -117,5 +117,5 @@ def test_a_run_in_microbatches_with_dropout_learns(tmp_path: Path) -> None:
 
 
 def test_pieces_that_do_not_divide_are_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.microbatches: 3 pieces on 2 devices"):
+    with pytest.raises(UserError, match=r"train\.microbatches: 3 microbatches on 2 devices"):
         run(tmp_path / "run", tiny_student(tmp_path), microbatches=3)

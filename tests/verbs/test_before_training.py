@@ -183,7 +183,7 @@ def test_pieces_that_do_not_divide_the_batch(embedded: Job, capsys: pytest.Captu
         capsys.readouterr()
         assert cli.main([*verb, recipe, "train.microbatches=3"]) == 2
         expected = (
-            f"3 pieces on {devices} devices do not divide a global batch of 16 rows. .* multiple of {3 * devices}"
+            f"3 microbatches on {devices} devices do not divide a global batch of 16 rows. .* multiple of {3 * devices}"
         )
         assert re.search(expected, capsys.readouterr().err)
     assert not (tmp_path / "run").exists()

@@ -55,7 +55,7 @@ def mega_batch_margin(
     """Pull each query to its own document, and push it from the hardest other one.
 
     The larger the batch, the harder the hardest negative: meant for batches of thousands of pairs, which
-    `train.microbatches` encodes in pieces with the same result.
+    `train.microbatches` encodes in microbatches with the same result.
         loss_i = relu(positive_margin - cos(q_i, d_i)) + relu(max_{j != i} cos(q_i, d_j) - negative_margin)
 
     Args:
