@@ -15,6 +15,9 @@ from jdistill.config import UserError
 AXES = ("data", "fsdp")
 """Both axes shard the rows of the batch; "fsdp" also shards parameters, see sharding.py."""
 
+EMPTY_ARRAYS_CRASH = jax.__version_info__[:2] == (0, 11)
+"""The compiler of jaxlib 0.11 crashes (pass shardy-xla) where an array without elements leaves a shard_map, as what a
+loss keeps for its backward pass does: the hard negatives of rows that have none, for example."""
 
 Specs = PyTree[PartitionSpec]
 
@@ -95,4 +98,14 @@ def run_sharded(
       checked: whether JAX tracks over which mesh axes values vary. Attention kernels need False; then the gradient of a
         replicated input is summed at this boundary over the axes on which it is replicated.
     """
+    if EMPTY_ARRAYS_CRASH:
+        per_device = jax.checkpoint(per_device, policy=_has_elements, prevent_cse=False)
     return jax.shard_map(per_device, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=checked)(*arrays)
+
+
+def _has_elements(primitive: Any, *operands: Any, **options: Any) -> bool:
+    """Rematerialisation policy: keep every result for the backward pass, except arrays without elements."""
+    made = options.get("shape") or options.get("slice_sizes") or ()
+    if primitive.name == "slice":
+        made = np.subtract(options["limit_indices"], options["start_indices"])
+    return 0 not in made and all(0 not in getattr(x, "shape", ()) for x in operands)

@@ -1,13 +1,14 @@
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec
 
 from jdistill.config import UserError
 from jdistill.parallel import make_mesh, replicated, row_sharding
-from jdistill.parallel.mesh import lay_out
+from jdistill.parallel.mesh import AXES, EMPTY_ARRAYS_CRASH, lay_out, run_sharded
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,28 @@ def test_rows_are_split_and_other_values_are_whole() -> None:
     for mesh in (make_mesh(), make_mesh(fsdp=4)):
         assert {s.data.shape for s in jax.device_put(x, row_sharding(mesh)).addressable_shards} == {(2, 3)}
         assert {s.data.shape for s in jax.device_put(x, replicated(mesh)).addressable_shards} == {(16, 3)}
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_no_array_without_elements_crosses_where_the_compiler_crashes(
+    crashes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows without hard negatives: their share of the loss is an array of none, and so is what its derivative needs."""
+    monkeypatch.setattr("jdistill.parallel.mesh.EMPTY_ARRAYS_CRASH", crashes or EMPTY_ARRAYS_CRASH)
+    x = jnp.arange(32.0).reshape(16, 1, 2)
+
+    def per_device(x: jax.Array) -> jax.Array:
+        first, others = jnp.sin(x[:, 0]), jnp.sin(x[:, 1:] * jnp.cos(x[:, 1:]))
+        return jax.lax.pmean(first.mean() + others.sum(), AXES)
+
+    def loss(x: jax.Array) -> jax.Array:
+        return run_sharded(per_device, x, mesh=make_mesh(), inputs=PartitionSpec(AXES), outputs=PartitionSpec())
+
+    gradient = jax.grad(loss)
+    np.testing.assert_allclose(jax.jit(gradient)(x), np.cos(x) / 32, rtol=1e-6)
+    crossing = [
+        v.aval.size for e in jax.make_jaxpr(gradient)(x).eqns if "shard_map" in str(e.primitive) for v in e.outvars
+    ]
+    assert crossing
+    if crashes:
+        assert all(crossing)
