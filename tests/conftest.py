@@ -76,7 +76,7 @@ def _skipped_without_a_teacher() -> Iterator[None]:
     try:
         yield
     except ImportError as error:  # transformers without torch has classes that raise one when they are used
-        missing = "torch" if "requires the PyTorch library" in str(error) else (error.name or "").split(".")[0]
+        missing = "torch" if "PyTorch was not found" in str(error) else (error.name or "").split(".")[0]
         if missing in TEACHERS:
             pytest.skip(f"needs {missing}")
         raise
