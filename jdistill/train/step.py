@@ -147,10 +147,8 @@ def encoding_params(params: Params) -> PyTree[Array]:
 
 def vectors_of(by_layer: dict[int, PairEmbeddings], params: Params) -> Vectors:
     """Encoder outputs per layer as the `Vectors` that the objective takes."""
-    earlier, last = (
-        {layer: columns for layer, columns in by_layer.items() if layer != max(by_layer)},
-        by_layer[max(by_layer)],
-    )
+    last = max(by_layer)
+    earlier = {layer: columns for layer, columns in by_layer.items() if layer != last}
     maps = params["student"].get("projection", {})
     return Vectors(by_layer[last], earlier, {teacher: Projection(**values) for teacher, values in maps.items()})
 

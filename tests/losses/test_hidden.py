@@ -56,7 +56,7 @@ def test_hand_computed():
 
 def test_only_the_layer_and_the_projection_learn():
     loss = Hidden(layer=1, teacher=TEACHER)
-    given = vectors(case(loss), INPUT)._replace(at_layer=INPUT.hidden)
+    given = vectors(case(loss), INPUT)._replace(at_layer=INPUT.at_layer)
 
     def mean(student: Vectors) -> jax.Array:
         return loss(view_of(case(loss), student, {}, batch(case(loss), INPUT))).mean()
