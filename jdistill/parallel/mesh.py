@@ -98,7 +98,7 @@ def run_sharded(
       checked: whether JAX tracks over which mesh axes values vary. Attention kernels need False; then the gradient of a
         replicated input is summed at this boundary over the axes on which it is replicated.
     """
-    if EMPTY_ARRAYS_CRASH:
+    if EMPTY_ARRAYS_CRASH and checked:  # losses are; encoding is not, and has no such arrays
         per_device = jax.checkpoint(per_device, policy=_has_elements, prevent_cse=False)
     return jax.shard_map(per_device, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=checked)(*arrays)
 
