@@ -33,7 +33,7 @@ quick: venv  ## the fast tests only
 	$(PYTEST) -m "optimized and not slow and not exhaustive" $(OPTIMIZED)
 
 exhaustive: venv  ## the test cases that `make test` skips; before a release
-	$(QUICKLY) -m exhaustive
+	$(PYTEST) -m exhaustive
 
 unit: venv
 	$(QUICKLY) -m "not exhaustive"

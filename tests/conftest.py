@@ -4,8 +4,8 @@ JDISTILL_TEST_PLATFORM=cuda or tpu runs tests on the devices of this machine ins
 test_microbatches.py take however many there are, and are worth it: compilers got their gradient wrong before.
 
 JDISTILL_TEST_COMPILER=quick, as the Makefile sets it, compiles with the older of XLA's generators of CPU code, checks
-no shapes, and leaves out the tests marked `optimized`. These need the compiler that users have; the Makefile runs them
-on their own, with shapes checked.
+no shapes within losses, and leaves out the tests marked `optimized`. These need the compiler that users have; the
+Makefile runs them on their own, with all shapes checked.
 """
 
 import os
@@ -32,11 +32,9 @@ OLDER_CODE = "--xla_cpu_use_fusion_emitters=false"
 """Compiles in three quarters of the time where few optimizations are wanted. jax 0.11 no longer has it."""
 
 # Before the first import of the package, so that every annotated function checks shapes and dtypes as it runs. Checks
-# double the time of tracing a loss, so in `make test` only the tests marked `optimized` do them, which have every loss.
-if not QUICK:
-    jaxtyping.install_import_hook(
-        ["jdistill.losses", "jdistill.parallel", "jdistill.student.pooling"], "beartype.beartype"
-    )
+# double the time of tracing a loss, so in `make test` only the tests marked `optimized` check losses: they have all.
+CHECKED = ["jdistill.parallel", "jdistill.student.pooling", *([] if QUICK else ["jdistill.losses"])]
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -27,7 +27,7 @@ def replacing(folder: Path, **origin: Any) -> Iterator[Path]:
 
     Args:
       folder: what to replace.
-      origin: JSON values that the marker records beside the list of files; `read_origin` returns them.
+      origin: JSON values that the marker records beside the list of files; `read_marker` returns them.
 
     Raises:
       UserError: if `folder` contains files that no export wrote.
@@ -138,7 +138,7 @@ def _entries(folder: Path) -> set[str]:
     return found
 
 
-def read_origin(folder: Path) -> dict[str, Any]:
+def read_marker(folder: Path) -> dict[str, Any]:
     """What an export's marker records; empty if there is none or it cannot be read."""
     try:
         content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
@@ -149,5 +149,5 @@ def read_origin(folder: Path) -> dict[str, Any]:
 
 def _listed(folder: Path) -> list[str]:
     """The files of the export in a folder; none if its marker cannot be read."""
-    files = read_origin(folder).get("files")
+    files = read_marker(folder).get("files")
     return [str(name) for name in files] if isinstance(files, list) else []

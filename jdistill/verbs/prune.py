@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jdistill.config import UserError
-from jdistill.export.files import read_origin
+from jdistill.export.files import read_marker
 from jdistill.export.hf import export_model
 from jdistill.recipe import Recipe
 from jdistill.store import Store
@@ -95,7 +95,7 @@ def check_pruned(recipe: Recipe) -> None:
             f"student.init: {output} does not exist yet. Run jdistill prune with the same recipe first; it prunes the "
             "model of prune.init and writes this folder."
         )
-    recorded = read_origin(output).get(ORIGIN)
+    recorded = read_marker(output).get(ORIGIN)
     if recorded is None:
         raise UserError(
             f"student.init: {output} was not written by jdistill prune. Expected its output; without the section "
